@@ -1,0 +1,1 @@
+"""The image gateway: catalogue, uploads, feed and the GraphQL API over them."""

@@ -1,0 +1,31 @@
+"""Who is calling, as their token says it. What they may do is decided by their memberships, in the catalogue."""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from app.lifecycle import ROLE_RANK, ProjectRole
+
+
+@dataclass(frozen=True, slots=True)
+class Viewer:
+    """A caller. `subject` is the token's `sub`, `expires_at` the end of its validity in UTC.
+
+    Without a token the subject is empty: nobody is a member of anything by that name.
+    """
+
+    subject: str
+    name: str | None = None
+    expires_at: datetime | None = None
+
+    @property
+    def anonymous(self) -> bool:
+        """Whether there was no token."""
+        return not self.subject
+
+
+ANONYMOUS = Viewer(subject="")
+
+
+def includes(role: ProjectRole, needed: ProjectRole) -> bool:
+    """Whether a role holds all the rights of another."""
+    return ROLE_RANK[role] >= ROLE_RANK[needed]
