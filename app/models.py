@@ -1,0 +1,255 @@
+"""The tables. The migrations in `app/migrations/` make them; a test compares the two.
+
+Sizes are bytes. Instants are in UTC. Ids carry their type as a prefix and are what the API shows.
+"""
+
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any
+
+from sqlalchemy import JSON, BigInteger, DateTime, Dialect, Index, Integer, String, Text, text
+from sqlalchemy.types import TypeDecorator
+from sqlmodel import Field, SQLModel
+from ulid import ULID
+
+from app.lifecycle import (
+    Architecture,
+    DiskFormat,
+    EventKind,
+    FailureCode,
+    ImageStatus,
+    ImageType,
+    ImageVisibility,
+    JobKind,
+    JobState,
+    ProjectRole,
+    UploadState,
+)
+
+
+def new_id(prefix: str) -> str:
+    """A new id, `prefix_` and a ULID in lower case: later ones sort later."""
+    return f"{prefix}_{str(ULID()).lower()}"
+
+
+def now() -> datetime:
+    """This instant, in UTC."""
+    return datetime.now(UTC)
+
+
+class Instant(TypeDecorator[datetime]):
+    """A point in time in UTC. SQLite forgets the zone, so it is put back on the way out."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        return None if value is None else value.astimezone(UTC)
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        return None if value is None else value.replace(tzinfo=UTC)
+
+
+class Word(TypeDecorator[StrEnum]):
+    """A member of a vocabulary, kept as its text, so that a new member needs no migration."""
+
+    impl = Text
+    cache_ok = True
+
+    def __init__(self, vocabulary: type[StrEnum]) -> None:
+        super().__init__()
+        self.vocabulary = vocabulary
+
+    def process_bind_param(self, value: StrEnum | None, dialect: Dialect) -> str | None:
+        return None if value is None else self.vocabulary(value).value
+
+    def process_result_value(self, value: str | None, dialect: Dialect) -> StrEnum | None:
+        return None if value is None else self.vocabulary(value)
+
+
+# One reading of each kind of column, so that every dialect gets the same.
+_ID = String(40)
+_NAME = Text
+
+
+class Organization(SQLModel, table=True):
+    id: str = Field(default_factory=lambda: new_id("org"), sa_type=_ID, primary_key=True)
+    name: str = Field(sa_type=_NAME, unique=True)
+    created_at: datetime = Field(default_factory=now, sa_type=Instant)
+
+
+class Project(SQLModel, table=True):
+    """A tenant. The limits are its quota; null takes the deployment's default."""
+
+    __table_args__ = (Index("project_name", "organization_id", "name", unique=True),)
+
+    id: str = Field(default_factory=lambda: new_id("prj"), sa_type=_ID, primary_key=True)
+    organization_id: str = Field(sa_type=_ID, foreign_key="organization.id")
+    name: str = Field(sa_type=_NAME)
+    created_at: datetime = Field(default_factory=now, sa_type=Instant)
+    custom_images_limit: int | None = None
+    image_storage_limit: int | None = Field(default=None, sa_type=BigInteger)
+    snapshots_per_volume_limit: int | None = None
+
+
+class Membership(SQLModel, table=True):
+    """What somebody, known by the `sub` of their token, is in a project."""
+
+    __table_args__ = (Index("membership_subject", "subject", "project_id"),)
+
+    project_id: str = Field(primary_key=True, sa_type=_ID, foreign_key="project.id")
+    subject: str = Field(sa_type=_NAME, primary_key=True)
+    role: ProjectRole = Field(sa_type=Word(ProjectRole))
+    created_at: datetime = Field(default_factory=now, sa_type=Instant)
+
+
+class Blob(SQLModel, table=True):
+    """A stored qcow2. `stored_size` counts allocated clusters, `file_size` is what a download brings."""
+
+    id: str = Field(default_factory=lambda: new_id("blb"), sa_type=_ID, primary_key=True)
+    key: str = Field(sa_type=_NAME, unique=True)
+    virtual_size: int = Field(sa_type=BigInteger)
+    stored_size: int = Field(sa_type=BigInteger)
+    file_size: int = Field(sa_type=BigInteger)
+    sha256: str | None = Field(default=None, sa_type=_NAME)
+    created_at: datetime = Field(default_factory=now, sa_type=Instant)
+
+
+def _live(name: str, *columns: str) -> Index:
+    """An index over the images that are not deleted."""
+    live = text("deleted_at IS NULL")
+    return Index(name, *columns, sqlite_where=live, postgresql_where=live)
+
+
+class Image(SQLModel, table=True):
+    """An image of the catalogue, or, with `deleted_at`, the tombstone of one.
+
+    `name_key` is the name as it is compared and sorted; `size_key` is the virtual size, or -1 while unknown.
+    The file name is kept as JSON, since a text of PostgreSQL can't hold every character that a user can send.
+    `reserved_size` are the bytes of quota promised to it until `stored_size` is known.
+    """
+
+    __table_args__ = (
+        _live("image_by_created_at", "project_id", "created_at", "id"),
+        _live("image_by_name", "project_id", "name_key", "id"),
+        _live("image_by_size", "project_id", "size_key", "id"),
+        _live("image_by_status", "project_id", "status", "id"),
+        _live("image_by_type", "project_id", "type", "id"),
+        Index("image_blob", "blob_id"),
+    )
+
+    id: str = Field(default_factory=lambda: new_id("img"), sa_type=_ID, primary_key=True)
+    project_id: str = Field(sa_type=_ID, foreign_key="project.id")
+    revision: int = 1
+    type: ImageType = Field(default=ImageType.CUSTOM, sa_type=Word(ImageType))
+    status: ImageStatus = Field(default=ImageStatus.QUEUED, sa_type=Word(ImageStatus))
+    visibility: ImageVisibility = Field(default=ImageVisibility.PROJECT, sa_type=Word(ImageVisibility))
+    name: str = Field(sa_type=_NAME)
+    name_key: str = Field(sa_type=_NAME)
+    os_family: str | None = Field(default=None, sa_type=_NAME)
+    os_version: str | None = Field(default=None, sa_type=_NAME)
+    architecture: Architecture | None = Field(default=None, sa_type=Word(Architecture))
+    labels: list[dict[str, str]] = Field(default_factory=list, sa_type=JSON)
+    protected: bool = False
+    created_by: str = Field(sa_type=_NAME)
+    created_at: datetime = Field(default_factory=now, sa_type=Instant)
+    updated_at: datetime = Field(default_factory=now, sa_type=Instant)
+    deleted_at: datetime | None = Field(default=None, sa_type=Instant)
+    size_key: int = Field(default=-1, sa_type=BigInteger)
+    virtual_size: int | None = Field(default=None, sa_type=BigInteger)
+    stored_size: int | None = Field(default=None, sa_type=BigInteger)
+    reserved_size: int = Field(default=0, sa_type=BigInteger)
+    sha256: str | None = Field(default=None, sa_type=_NAME)
+    blob_id: str | None = Field(default=None, sa_type=_ID, foreign_key="blob.id")
+    source_file_name: str = Field(sa_type=JSON)
+    source_size: int = Field(sa_type=BigInteger)
+    source_sha256: str | None = Field(default=None, sa_type=_NAME)
+    source_declared_format: DiskFormat | None = Field(default=None, sa_type=Word(DiskFormat))
+    source_detected_format: DiskFormat | None = Field(default=None, sa_type=Word(DiskFormat))
+    warnings: list[str] = Field(default_factory=list, sa_type=JSON)
+    failure_code: FailureCode | None = Field(default=None, sa_type=Word(FailureCode))
+    failure_message: str | None = Field(default=None, sa_type=_NAME)
+    failure_hint: str | None = Field(default=None, sa_type=_NAME)
+    failure_retriable: bool | None = None
+    failed_at: datetime | None = Field(default=None, sa_type=Instant)
+
+
+class Upload(SQLModel, table=True):
+    """The bytes that an image waits for. Which parts have come is known to the object store alone.
+
+    `source_kept` is true as long as the store may still hold the bytes. `result_id` is the id of the blob that
+    they become: chosen at the start, so that every attempt to convert them finds what an earlier one finished.
+    """
+
+    __table_args__ = (
+        Index("upload_image", "image_id"),
+        Index("upload_expiry", "state", "expires_at"),
+    )
+
+    id: str = Field(default_factory=lambda: new_id("upl"), sa_type=_ID, primary_key=True)
+    image_id: str = Field(sa_type=_ID, foreign_key="image.id")
+    state: UploadState = Field(default=UploadState.OPEN, sa_type=Word(UploadState))
+    key: str = Field(sa_type=_NAME, unique=True)
+    reference: str = Field(default="", sa_type=_NAME)
+    size: int = Field(sa_type=BigInteger)
+    part_size: int = Field(sa_type=BigInteger)
+    format: DiskFormat = Field(sa_type=Word(DiskFormat))
+    source_kept: bool = True
+    result_id: str = Field(default_factory=lambda: new_id("blb"), sa_type=_ID)
+    created_at: datetime = Field(default_factory=now, sa_type=Instant)
+    expires_at: datetime = Field(sa_type=Instant)
+
+
+class Job(SQLModel, table=True):
+    """Work to do, once. `token` grows with every claim, and every write of a worker has to name it."""
+
+    __table_args__ = (Index("job_due", "state", "due_at"), Index("job_image", "image_id"))
+
+    id: str = Field(default_factory=lambda: new_id("job"), sa_type=_ID, primary_key=True)
+    kind: JobKind = Field(sa_type=Word(JobKind))
+    state: JobState = Field(default=JobState.WAITING, sa_type=Word(JobState))
+    image_id: str | None = Field(default=None, sa_type=_ID, foreign_key="image.id")
+    detail: dict[str, Any] = Field(default_factory=dict, sa_type=JSON)
+    attempts: int = 0
+    token: int = 0
+    due_at: datetime = Field(default_factory=now, sa_type=Instant)
+    lease_until: datetime | None = Field(default=None, sa_type=Instant)
+    created_at: datetime = Field(default_factory=now, sa_type=Instant)
+
+
+# SQLite gives consecutive row ids to an INTEGER alone; everywhere else a feed may outgrow 32 bits.
+_SEQUENCE = BigInteger().with_variant(Integer, "sqlite")
+
+
+class Event(SQLModel, table=True):
+    """A row of the feed. `seq` is assigned in the order of commits and never given twice."""
+
+    __table_args__ = (
+        Index("event_project", "project_id", "seq"),
+        Index("event_image", "image_id", "seq"),
+        {"sqlite_autoincrement": True},
+    )
+
+    seq: int | None = Field(default=None, sa_type=_SEQUENCE, primary_key=True)
+    occurred_at: datetime = Field(default_factory=now, sa_type=Instant)
+    kind: EventKind = Field(sa_type=Word(EventKind))
+    project_id: str = Field(sa_type=_ID, foreign_key="project.id")
+    image_id: str = Field(sa_type=_ID)
+    actor: str | None = Field(default=None, sa_type=_NAME)
+    detail: dict[str, Any] = Field(default_factory=dict, sa_type=JSON)
+
+
+class IdempotencyKey(SQLModel, table=True):
+    """A creation that was asked for with a key: the same again gives the same image."""
+
+    __tablename__ = "idempotency_key"
+
+    project_id: str = Field(primary_key=True, sa_type=_ID, foreign_key="project.id")
+    key: str = Field(sa_type=_NAME, primary_key=True)
+    fingerprint: str = Field(sa_type=_NAME)
+    image_id: str = Field(sa_type=_ID, foreign_key="image.id")
+    created_at: datetime = Field(default_factory=now, sa_type=Instant)
+
+
+# Named for the migrations, which have to spell out what SQLModel derives.
+TABLES = SQLModel.metadata
