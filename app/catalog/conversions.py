@@ -1,0 +1,177 @@
+"""What a worker does to the catalogue: begin a conversion, end it well or badly, and what follows from it.
+
+Every write here is fenced by the claim of the job (architecture, rule 3); each may raise LeaseLost.
+"""
+
+from dataclasses import dataclass
+
+from sqlmodel import col, select
+
+from app.catalog import images, jobs
+from app.catalog.jobs import Claim
+from app.catalog.uploads import NO_FAILURE, give_up
+from app.database import Database
+from app.errors import ImageFailed
+from app.lifecycle import DiskFormat, ImageStatus, JobKind, UploadState
+from app.models import Blob, Image, Upload
+from app.settings import GIB
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """What is to be converted: object keys, the declared format, sizes in bytes and the file's declared SHA-256."""
+
+    image_id: str
+    project_id: str
+    upload_id: str
+    source_key: str
+    source_size: int
+    result_id: str
+    declared_format: DiskFormat
+    declared_sha256: str | None
+
+    @property
+    def result_key(self) -> str:
+        """The key under which the qcow2 is stored."""
+        return result_key(self.result_id)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came out: sizes in bytes, and what the owner should know of it."""
+
+    detected_format: DiskFormat
+    virtual_size: int
+    stored_size: int
+    file_size: int
+    warnings: tuple[str, ...] = ()
+
+
+async def begin(database: Database, claim: Claim) -> Assignment | None:
+    """Take a conversion up; the image is SAVING from here on. None when nothing is left to do."""
+    async with database.transaction() as tx:
+        upload = await tx.session.get(Upload, claim.detail["upload"])
+        image = await tx.session.get(Image, claim.image_id)
+        if image is None or upload is None or image.deleted_at or not upload.source_kept:
+            await jobs.finish(tx, claim)
+            return None
+        await jobs.hold(tx, claim)
+        if image.status == ImageStatus.QUEUED:
+            await images.move(tx, image, ImageStatus.SAVING, **NO_FAILURE)
+        return Assignment(
+            image_id=image.id,
+            project_id=image.project_id,
+            upload_id=upload.id,
+            source_key=upload.key,
+            source_size=upload.size,
+            result_id=upload.result_id,
+            declared_format=upload.format,
+            declared_sha256=image.source_sha256,
+        )
+
+
+async def succeed(database: Database, claim: Claim, assignment: Assignment, outcome: Outcome) -> None:
+    """The result is stored and verified: the image is ACTIVE, its source is dropped, its SHA-256 is worked out."""
+    async with database.transaction() as tx:
+        await jobs.finish(tx, claim)
+        image = await tx.session.get_one(Image, assignment.image_id)
+        blob = Blob(
+            id=assignment.result_id,
+            key=assignment.result_key,
+            virtual_size=outcome.virtual_size,
+            stored_size=outcome.stored_size,
+            file_size=outcome.file_size,
+        )
+        tx.session.add(blob)
+        await tx.session.flush()
+        await images.move(
+            tx,
+            image,
+            ImageStatus.ACTIVE,
+            blob_id=blob.id,
+            virtual_size=outcome.virtual_size,
+            size_key=outcome.virtual_size,
+            stored_size=outcome.stored_size,
+            reserved_size=0,
+            source_detected_format=outcome.detected_format,
+            warnings=list(outcome.warnings),
+        )
+        await images.drop_source(tx, image, UploadState.COMPLETED)
+        jobs.start(tx, JobKind.HASH, image_id=image.id, blob=blob.id)
+
+
+async def fail(database: Database, claim: Claim, assignment: Assignment, failure: ImageFailed) -> None:
+    """The conversion came to an end without an image. The uploaded bytes stay, for a retry."""
+    async with database.transaction() as tx:
+        await jobs.finish(tx, claim)
+        image = await tx.session.get_one(Image, assignment.image_id)
+        await images.fail(tx, image, failure)
+
+
+async def refuse_early(database: Database, claim: Claim, upload_id: str, failure: ImageFailed | None) -> None:
+    """The beginning of an upload was looked at; with a failure, the rest is not waited for."""
+    async with database.transaction() as tx:
+        await jobs.finish(tx, claim)
+        upload = await tx.session.get(Upload, upload_id)
+        image = await tx.session.get(Image, claim.image_id)
+        if failure is None or upload is None or image is None or upload.state != UploadState.OPEN:
+            return
+        await give_up(tx, image, UploadState.ABORTED, failure)
+
+
+async def blob_to_hash(database: Database, claim: Claim) -> str | None:
+    """The key of the blob that a HASH job is about; None when it is gone or has its hash."""
+    async with database.transaction() as tx:
+        blob = await tx.session.get(Blob, claim.detail["blob"])
+        if blob is None or blob.sha256 is not None:
+            await jobs.finish(tx, claim)
+            return None
+        return blob.key
+
+
+async def keep_hash(database: Database, claim: Claim, sha256: str) -> None:
+    """Write down the SHA-256 of a blob, and tell the watchers of every image that names it."""
+    async with database.transaction() as tx:
+        await jobs.finish(tx, claim)
+        blob = await tx.session.get(Blob, claim.detail["blob"])
+        if blob is None:
+            return
+        blob.sha256 = sha256
+        query = select(Image).where(Image.blob_id == blob.id, col(Image.deleted_at).is_(None))
+        for image in (await tx.session.execute(query)).scalars():
+            await images.change(tx, image, ["sha256"], sha256=sha256)
+
+
+async def keys_to_erase(database: Database, claim: Claim) -> tuple[list[Upload], list[str]]:
+    """What an ERASE job is to free: the bytes of uploads, and objects by their keys.
+
+    With an upload goes the result of a conversion that was not wanted any more when it came.
+    """
+    async with database.read() as session:
+        query = select(Upload).where(col(Upload.id).in_(claim.detail.get("uploads", [])))
+        uploads = list((await session.execute(query)).scalars())
+        results = [upload.result_id for upload in uploads]
+        blobs = set((await session.execute(select(Blob.id).where(col(Blob.id).in_(results)))).scalars())
+    unwanted = [result_key(result) for result in results if result not in blobs]
+    return uploads, [*claim.detail.get("keys", []), *unwanted]
+
+
+async def known_keys(database: Database) -> set[str]:
+    """Every key that a row still names: what the store holds beside these is an orphan."""
+    async with database.read() as session:
+        blobs = (await session.execute(select(Blob.key))).scalars().all()
+        kept = select(Upload.key, Upload.result_id).where(col(Upload.source_kept).is_(True))
+        known = set(blobs)
+        for key, result in (await session.execute(kept)).all():
+            known |= {key, result_key(result)}
+        return known
+
+
+def result_key(blob_id: str) -> str:
+    """The key under which a blob is stored."""
+    return f"blobs/{blob_id}.qcow2"
+
+
+def minimum_boot_disk(virtual_size: int) -> int:
+    """The smallest boot disk, in GiB, of a VM that is launched from a disk of `virtual_size` bytes."""
+    return max(1, -(-virtual_size // GIB))

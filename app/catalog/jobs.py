@@ -1,0 +1,128 @@
+"""Jobs: claimed under a lease, fenced by a token, given on when their worker falls silent (architecture, rule 3)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, cast
+
+from sqlalchemy import CursorResult, and_, delete, or_, update
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlmodel import col, select
+
+from app.database import Database, Transaction
+from app.errors import LeaseLost
+from app.lifecycle import JobKind, JobState
+from app.models import Job, now
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """The right to do a job, for as long as nobody else holds a later token."""
+
+    job_id: str
+    kind: JobKind
+    token: int
+    attempt: int
+    image_id: str | None
+    detail: dict[str, Any]
+
+
+def start(tx: Transaction, kind: JobKind, *, image_id: str | None = None, **detail: Any) -> Job:
+    """Write down a job; it is announced when the transaction has committed."""
+    job = Job(kind=kind, image_id=image_id, detail=detail)
+    tx.session.add(job)
+    tx.jobs.append(job)
+    return job
+
+
+async def claim(database: Database, job_id: str, lease: timedelta) -> Claim | None:
+    """Take a job that is due, or whose lease has run out. None when it is somebody else's, or done."""
+    async with database.transaction() as tx:
+        at = now()
+        taken = await _execute(
+            tx.session,
+            update(Job)
+            .where(col(Job.id) == job_id, _claimable(at))
+            .values(
+                state=JobState.RUNNING,
+                token=Job.token + 1,
+                attempts=Job.attempts + 1,
+                lease_until=at + lease,
+            ),
+        )
+        if not taken:
+            return None
+        job = (await tx.session.execute(select(Job).where(Job.id == job_id))).scalar_one()
+        return Claim(job.id, job.kind, job.token, job.attempts, job.image_id, dict(job.detail))
+
+
+async def renew(database: Database, claim: Claim, lease: timedelta) -> None:
+    """Keep the job for another `lease`. Raises LeaseLost."""
+    async with database.transaction() as tx:
+        await _write(tx.session, claim, lease_until=now() + lease)
+
+
+async def hold(tx: Transaction, claim: Claim) -> None:
+    """Fence a worker's write: raises LeaseLost, and so undoes the transaction, when the job is not its own."""
+    await _write(tx.session, claim, token=claim.token)
+
+
+async def finish(tx: Transaction, claim: Claim) -> None:
+    """The job is done. Raises LeaseLost."""
+    await _write(tx.session, claim, state=JobState.DONE, lease_until=None)
+
+
+async def hand_back(database: Database, claim: Claim, *, delay: timedelta, failed: bool = True) -> None:
+    """Let someone do the job later. One that did not fail costs no attempt. Harmless when the lease is lost."""
+    async with database.transaction() as tx:
+        values: dict[str, Any] = {"state": JobState.WAITING, "lease_until": None, "due_at": now() + delay}
+        if not failed:
+            values["attempts"] = Job.attempts - 1
+        await _execute(tx.session, update(Job).where(_held(claim)).values(**values))
+
+
+async def cancel_of_image(tx: Transaction, image_id: str) -> None:
+    """Whatever is under way for an image is not wanted any more; its workers find out when they write."""
+    await _execute(
+        tx.session,
+        update(Job)
+        .where(col(Job.image_id) == image_id, col(Job.state) != JobState.DONE)
+        .values(state=JobState.DONE, lease_until=None, token=Job.token + 1),
+    )
+
+
+async def due(database: Database, limit: int = 100) -> Sequence[tuple[JobKind, str]]:
+    """Jobs that nobody took, or whose worker fell silent: kind and id, those that wait longest first."""
+    query = select(Job.kind, Job.id).where(_claimable(now())).order_by(col(Job.due_at)).limit(limit)
+    async with database.read() as session:
+        return [(JobKind(kind), job_id) for kind, job_id in (await session.execute(query)).all()]
+
+
+def _claimable(at: Any) -> Any:
+    return or_(
+        and_(col(Job.state) == JobState.WAITING, col(Job.due_at) <= at),
+        and_(col(Job.state) == JobState.RUNNING, col(Job.lease_until) < at),
+    )
+
+
+def _held(claim: Claim) -> Any:
+    return and_(col(Job.id) == claim.job_id, col(Job.token) == claim.token, col(Job.state) == JobState.RUNNING)
+
+
+async def _write(session: AsyncSession, claim: Claim, **values: Any) -> None:
+    if not await _execute(session, update(Job).where(_held(claim)).values(**values)):
+        raise LeaseLost(f"job {claim.job_id} is not held any more")
+
+
+async def _execute(session: AsyncSession, statement: Any) -> int:
+    """Run an UPDATE; the number of rows that it met."""
+    statement = statement.execution_options(synchronize_session=False)
+    return cast("CursorResult[Any]", await session.execute(statement)).rowcount
+
+
+async def prune(database: Database, keep: timedelta) -> None:
+    """Forget jobs that were done long ago."""
+    async with database.transaction() as tx:
+        await _execute(
+            tx.session, delete(Job).where(col(Job.state) == JobState.DONE, col(Job.created_at) < now() - keep)
+        )
