@@ -1,0 +1,44 @@
+"""The job queue on Dramatiq: a message names a job, and the workers' actor for its kind takes it from there."""
+
+import structlog
+from dramatiq import Broker, Message
+from dramatiq.brokers.stub import StubBroker
+from dramatiq.middleware import AsyncIO
+
+from app.errors import GatewayError
+
+QUEUE = "images"
+
+log = structlog.get_logger()
+
+
+class QueueUnavailable(GatewayError):
+    """Raised when no message can be sent."""
+
+
+class DramatiqQueue:
+    """`ports.JobQueue` on a broker."""
+
+    def __init__(self, broker: Broker) -> None:
+        self._broker = broker
+        broker.declare_queue(QUEUE)
+
+    def send(self, kind: str, job_id: str) -> None:
+        """As the port says: what can't be sent is found by the sweep."""
+        message: Message[None] = Message(
+            queue_name=QUEUE, actor_name=kind.lower(), args=(job_id,), kwargs={}, options={}
+        )
+        try:
+            self._broker.enqueue(message)
+        except Exception:
+            log.warning("queue.send_failed", job=job_id, exc_info=True)
+
+    async def check(self) -> None:
+        """As the port says."""
+        if QUEUE not in self._broker.get_declared_queues():
+            raise QueueUnavailable("the job queue has not been declared")
+
+
+def local_broker() -> StubBroker:
+    """Dramatiq's in-process broker. What it retries, limits or keeps is left out: the job's row does all that."""
+    return StubBroker(middleware=[AsyncIO()])

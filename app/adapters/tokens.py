@@ -1,0 +1,117 @@
+"""Bearer tokens: JSON Web Tokens (RFC 7519), signed with the gateway's secret or by an OIDC issuer.
+
+The algorithm is the configuration's, never the token's own word (RFC 8725, section 3.1).
+"""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import httpx
+import jwt
+
+from app.errors import NotAuthenticated
+from app.settings import Settings
+from app.viewer import Viewer
+
+# Tokens of our own name this, so that an address signed with the same secret can't pass for one.
+_AUDIENCE = "image-gateway"
+_CLOCK_SKEW_SECONDS = 10
+_KEYS_LIFETIME_SECONDS = 300
+_ISSUER_SILENT = "the token can't be checked now: its issuer does not answer"
+
+
+@dataclass(frozen=True, slots=True)
+class SecretTokens:
+    """Tokens of the embedded mode: HS256 with the gateway's own secret."""
+
+    secret: bytes
+
+    def issue(self, subject: str, *, name: str | None = None, valid: timedelta = timedelta(days=30)) -> str:
+        """A token for `subject`, good for `valid` from now."""
+        claims: dict[str, Any] = {"sub": subject, "aud": _AUDIENCE, "iat": datetime.now(UTC)}
+        claims["exp"] = claims["iat"] + valid
+        if name is not None:
+            claims["name"] = name
+        return jwt.encode(claims, self.secret, algorithm="HS256")
+
+    async def viewer(self, token: str) -> Viewer:
+        """Who the token speaks for. Raises NotAuthenticated."""
+        return _viewer(token, lambda: self.secret, algorithm="HS256", audience=_AUDIENCE, issuer=None)
+
+
+@dataclass(slots=True)
+class IssuerTokens:
+    """Tokens of an OIDC issuer, checked against the keys that it publishes (OpenID Connect Discovery 1.0)."""
+
+    issuer: str
+    audience: str | None
+    algorithm: str
+    jwks_url: str | None = None
+    _keys: jwt.PyJWKClient | None = None
+
+    async def viewer(self, token: str) -> Viewer:
+        """Who the token speaks for. Raises NotAuthenticated, also when the issuer can't be reached."""
+        # PyJWKClient fetches with a blocking client, and keeps the keys for a while.
+        return await asyncio.to_thread(self._viewer, token)
+
+    def _viewer(self, token: str) -> Viewer:
+        return _viewer(token, lambda: self._key_of(token), self.algorithm, audience=self.audience, issuer=self.issuer)
+
+    def _key_of(self, token: str) -> jwt.PyJWK:
+        if self._keys is None:
+            url = self.jwks_url or self._discovered()
+            self._keys = jwt.PyJWKClient(url, lifespan=_KEYS_LIFETIME_SECONDS, timeout=5)
+        return self._keys.get_signing_key_from_jwt(token)
+
+    def _discovered(self) -> str:
+        address = self.issuer.rstrip("/") + "/.well-known/openid-configuration"
+        try:
+            answer = httpx.get(address, timeout=5)
+            return str(answer.raise_for_status().json()["jwks_uri"])
+        except (httpx.HTTPError, ValueError, KeyError) as error:
+            raise NotAuthenticated(_ISSUER_SILENT) from error
+
+
+Tokens = SecretTokens | IssuerTokens
+
+
+def tokens_of(settings: Settings) -> Tokens:
+    """What checks tokens under this configuration."""
+    if settings.jwt_issuer is None:
+        return SecretTokens(settings.secret_bytes)
+    return IssuerTokens(settings.jwt_issuer, settings.jwt_audience, settings.jwt_algorithm, settings.jwks_url)
+
+
+def _viewer(token: str, key: Callable[[], Any], algorithm: str, *, audience: str | None, issuer: str | None) -> Viewer:
+    try:
+        claims = jwt.decode(
+            token,
+            key(),
+            algorithms=[algorithm],
+            audience=audience,
+            issuer=issuer,
+            leeway=_CLOCK_SKEW_SECONDS,
+            options={"require": ["exp", "sub"], "verify_aud": audience is not None},
+        )
+        return _speaks_for(claims)
+    except jwt.ExpiredSignatureError as error:
+        raise NotAuthenticated("the token has expired: get a new one") from error
+    except jwt.PyJWKClientConnectionError as error:
+        raise NotAuthenticated(_ISSUER_SILENT) from error
+    except (jwt.PyJWTError, ValueError, OverflowError) as error:
+        raise NotAuthenticated("the token does not hold: it is malformed, or signed by someone else") from error
+
+
+def _speaks_for(claims: dict[str, Any]) -> Viewer:
+    """Raises ValueError when the claims name nobody, or an end that no calendar has."""
+    subject, name = claims["sub"], claims.get("name")
+    if not subject or not subject.isprintable():
+        raise ValueError("the subject is empty, or can't be kept")
+    return Viewer(
+        subject=subject,
+        name=name if isinstance(name, str) else None,
+        expires_at=datetime.fromtimestamp(int(claims["exp"]), UTC),
+    )
