@@ -1,0 +1,223 @@
+"""What mutations and lists take."""
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, TypeVar
+
+import strawberry
+
+from app.catalog import images
+from app.catalog.images import ImageFilter as Wanted
+from app.catalog.images import ImageOrder, ImagePatch
+from app.catalog.uploads import NewImage
+from app.errors import InvalidInput
+from app.graphql.enums import OrderDirection
+from app.graphql.scalars import ByteSize
+from app.lifecycle import Architecture, DiskFormat, ImageStatus, ImageType, ImageVisibility
+
+Given = TypeVar("Given")
+Member = TypeVar("Member", bound=StrEnum)
+
+_MAXIMUM_TEXT = 255
+_MAXIMUM_TEXTS = 100
+
+
+@strawberry.input(description="The name of an image in a project.")
+class ProjectImageName:
+    project_id: strawberry.ID = strawberry.field(description="The project.")
+    name: str = strawberry.field(
+        description="The name, without regard to case; of several, the newest that is ACTIVE is taken."
+    )
+
+
+@strawberry.input(one_of=True, description="How to find one image.")
+class ImageLookup:
+    id: strawberry.ID | None = strawberry.field(default=strawberry.UNSET, description="By its id.")
+    name: ProjectImageName | None = strawberry.field(default=strawberry.UNSET, description="By its name.")
+
+
+@strawberry.input(description="Which images are wanted. What is left out does not matter.")
+class ImageFilter:
+    types: list[ImageType] | None = strawberry.field(default=None, description="Any of these types.")
+    statuses: list[ImageStatus] | None = strawberry.field(default=None, description="Any of these statuses.")
+    visibilities: list[ImageVisibility] | None = strawberry.field(
+        default=None, description="Any of these visibilities."
+    )
+    os_families: list[str] | None = strawberry.field(
+        default=None, description="Any of these families of operating systems."
+    )
+    name_contains: str | None = strawberry.field(
+        default=None, description="This text in the name, without regard to case."
+    )
+    launchable: bool | None = strawberry.field(default=None, description="Whether servers can be launched from it now.")
+    created_after: datetime | None = strawberry.field(default=None, description="Created later than this.")
+    created_before: datetime | None = strawberry.field(default=None, description="Created earlier than this.")
+
+    def wanted(self) -> Wanted:
+        """The filter as the catalogue takes it. Raises InvalidInput."""
+        for name, texts in (("nameContains", [self.name_contains or ""]), ("osFamilies", self.os_families or [])):
+            if len(texts) > _MAXIMUM_TEXTS or any(len(text) > _MAXIMUM_TEXT for text in texts):
+                raise InvalidInput(
+                    f"At most {_MAXIMUM_TEXTS} texts of {_MAXIMUM_TEXT} characters can be looked for.",
+                    field=("filter", name),
+                )
+            for text in texts:
+                images.require_text(text, ("filter", name))
+        return Wanted(
+            types=_each_once(self.types),
+            statuses=_each_once(self.statuses),
+            visibilities=_each_once(self.visibilities),
+            os_families=self.os_families,
+            name_contains=self.name_contains,
+            launchable=self.launchable,
+            created_after=self.created_after,
+            created_before=self.created_before,
+        )
+
+
+@strawberry.input(name="ImageOrder", description="How images are sorted; those that are equal, by id.")
+class ImageOrderInput:
+    field: ImageOrder = strawberry.field(description="What by.")
+    direction: OrderDirection = strawberry.field(description="Which way.")
+
+
+@strawberry.input(description="The operating system on an image.")
+class OperatingSystemInput:
+    family: str = strawberry.field(description="For example ubuntu, rocky or windows.")
+    version: str | None = strawberry.field(default=None, description="For example 24.04.")
+
+
+@strawberry.input(description="A label to put on an image.")
+class LabelInput:
+    key: str = strawberry.field(description="The key, 1 to 63 characters.")
+    value: str = strawberry.field(description="The value, at most 255 characters.")
+
+
+@strawberry.input(description="A file that will be uploaded.")
+class UploadInput:
+    file_name: str = strawberry.field(
+        description="What the file is called. Its ending tells the format, unless format does."
+    )
+    size: ByteSize = strawberry.field(description="Bytes of the file.")
+    format: DiskFormat | None = strawberry.field(default=None, description="The format of the file.")
+    sha256: str | None = strawberry.field(
+        default=None, description="SHA-256 of the file in hex, checked before the image becomes ACTIVE."
+    )
+    multipart: bool | None = strawberry.field(
+        default=None,
+        description="False asks for one part, allowed up to 50 GiB; larger images are always sent in parts.",
+    )
+
+
+@strawberry.input(one_of=True, description="Where the image comes from.")
+class ImageSourceInput:
+    upload: UploadInput | None = strawberry.field(
+        default=strawberry.UNSET, description="From a file that will be uploaded."
+    )
+
+
+@strawberry.input(description="An image to create.")
+class CreateImageInput:
+    project_id: strawberry.ID = strawberry.field(description="The project that will own it.")
+    name: str = strawberry.field(description="Its name, 1 to 255 characters.")
+    source: ImageSourceInput = strawberry.field(description="Where it comes from.")
+    os: OperatingSystemInput | None = strawberry.field(default=None, description="The operating system on it.")
+    architecture: Architecture | None = strawberry.field(
+        default=Architecture.X86_64, description="The processor that it is made for."
+    )
+    labels: list[LabelInput] | None = strawberry.field(default=None, description="Labels to put on it.")
+    idempotency_key: str | None = strawberry.field(
+        default=None, description="The same key and input again give the same image, not another one."
+    )
+
+    def new_image(self) -> NewImage:
+        """The request as the catalogue takes it. Raises InvalidInput."""
+        upload = self.source.upload
+        if not upload:
+            raise InvalidInput("Say where the image comes from.", field=("source",))
+        return NewImage(
+            project_id=self.project_id,
+            name=self.name,
+            file_name=upload.file_name,
+            size=int(upload.size),
+            format=upload.format,
+            sha256=upload.sha256,
+            multipart=upload.multipart,
+            os_family=self.os.family if self.os else None,
+            os_version=self.os.version if self.os else None,
+            architecture=self.architecture,
+            labels=_pairs(self.labels or []),
+            idempotency_key=self.idempotency_key,
+        )
+
+
+@strawberry.input(description="An upload whose parts have all been sent.")
+class CompleteUploadInput:
+    upload_id: strawberry.ID = strawberry.field(description="The upload.")
+
+
+@strawberry.input(description="An upload to give up.")
+class AbortUploadInput:
+    upload_id: strawberry.ID = strawberry.field(description="The upload.")
+
+
+@strawberry.input(description="An image in ERROR to convert again.")
+class RetryImageInput:
+    image_id: strawberry.ID = strawberry.field(description="The image.")
+
+
+@strawberry.input(description="Changes to an image. What is left out stays as it is; null clears what may be cleared.")
+class UpdateImageInput:
+    image_id: strawberry.ID = strawberry.field(description="The image.")
+    expected_revision: int | None = strawberry.field(
+        default=None, description="Refuse the change when the image has another revision by now."
+    )
+    name: strawberry.Maybe[str | None] = strawberry.field(description="A new name.", default=None)
+    os: strawberry.Maybe[OperatingSystemInput | None] = strawberry.field(
+        description="Another operating system; null clears it.", default=None
+    )
+    labels: strawberry.Maybe[list[LabelInput] | None] = strawberry.field(
+        description="All labels from now on; null clears them.", default=None
+    )
+    protected: strawberry.Maybe[bool | None] = strawberry.field(
+        description="Whether it is protected against deletion.", default=None
+    )
+
+    def patch(self) -> ImagePatch:
+        """The changes as the catalogue takes them. Raises InvalidInput."""
+        values: dict[str, dict[str, Any]] = {}
+        if self.name is not None:
+            name = images.clean_name(_not_cleared(self.name.value, "name"))
+            values["name"] = {"name": name, "name_key": images.name_key(name)}
+        if self.os is not None:
+            system = self.os.value
+            family, version = images.clean_os(system.family, system.version) if system else (None, None)
+            values["os"] = {"os_family": family, "os_version": version}
+        if self.labels is not None:
+            values["labels"] = {"labels": images.clean_labels(_pairs(self.labels.value or []))}
+        if self.protected is not None:
+            values["protected"] = {"protected": _not_cleared(self.protected.value, "protected")}
+        return ImagePatch(values)
+
+
+@strawberry.input(description="An image to delete.")
+class DeleteImageInput:
+    image_id: strawberry.ID = strawberry.field(description="The image.")
+    expected_revision: int | None = strawberry.field(
+        default=None, description="Refuse when the image has another revision by now."
+    )
+
+
+def _not_cleared(value: Given | None, field: str) -> Given:
+    """Strawberry lets a null through where a field may be left out. Raises InvalidInput."""
+    if value is None:
+        raise InvalidInput("This can't be cleared.", field=(field,), hint="Leave it out to keep it as it is.")
+    return value
+
+
+def _each_once(members: list[Member] | None) -> list[Member] | None:
+    return None if members is None else sorted(set(members))
+
+
+def _pairs(labels: list[LabelInput]) -> tuple[tuple[str, str], ...]:
+    return tuple((label.key, label.value) for label in labels)

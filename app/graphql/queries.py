@@ -1,0 +1,197 @@
+"""What can be read. Every resolver opens a session of its own, since they run side by side."""
+
+from contextlib import suppress
+from datetime import datetime
+from typing import Annotated
+
+import strawberry
+
+from app.catalog import feed, images, tenancy
+from app.catalog.feed import cursor_of, position_of
+from app.catalog.images import ImageOrder, sort_key
+from app.catalog.watching import Happened
+from app.errors import InvalidInput, NotFound, UserMistake
+from app.graphql.context import Context, Info, asks_for
+from app.graphql.enums import OrderDirection
+from app.graphql.inputs import ImageFilter, ImageLookup, ImageOrderInput
+from app.graphql.scalars import EventCursor
+from app.graphql.types.connections import (
+    PageInfo,
+    cursor_for,
+    page_fields,
+    window_of,
+)
+from app.graphql.types.events import ImageEventConnection, ImageEventEdge, event_node
+from app.graphql.types.images import Image, ImageConnection
+from app.graphql.types.node import Node
+from app.graphql.types.tenancy import After, First, Organization, Project, Viewer
+from app.graphql.types.uploads import ImageUpload
+
+Last = Annotated[int | None, strawberry.argument(description="How many, 1 to 100, from the end.")]
+Before = Annotated[str | None, strawberry.argument(description="A cursor: only what comes before it.")]
+ProjectId = Annotated[strawberry.ID, strawberry.argument(description="The project.")]
+_MAXIMUM_NODES = 100
+_KEYS: dict[ImageOrder, type[datetime] | type[int]] = {ImageOrder.CREATED_AT: datetime, ImageOrder.SIZE: int}
+
+
+@strawberry.type(description="What can be read.")
+class Query:
+    @strawberry.field(description="Anything that has an id.")
+    async def node(
+        self, info: Info, id: Annotated[strawberry.ID, strawberry.argument(description="Its id.")]
+    ) -> Node | None:
+        return await find_node(info.context, id)
+
+    @strawberry.field(description="Several things by their ids, in that order; at most 100.")
+    async def nodes(
+        self,
+        info: Info,
+        ids: Annotated[list[strawberry.ID], strawberry.argument(description="Their ids, at most 100.")],
+    ) -> list[Node | None]:
+        if len(ids) > _MAXIMUM_NODES:
+            raise InvalidInput(f"At most {_MAXIMUM_NODES} ids can be asked for at once.", field=("ids",))
+        return [await _node_or_error(info.context, id_) for id_ in ids]
+
+    @strawberry.field(description="You: who the token speaks for.")
+    async def viewer(self, info: Info) -> Viewer | None:
+        return _viewer(info.context)
+
+    @strawberry.field(description="A project that you belong to.")
+    async def project(
+        self, info: Info, id: Annotated[strawberry.ID, strawberry.argument(description="Its id.")]
+    ) -> Project | None:
+        async with info.context.gateway.database.read() as session:
+            return Project.of(await tenancy.project_for(session, info.context.viewer, id, field=("id",)))
+
+    @strawberry.field(description="Every image that the project can see.")
+    async def images(
+        self,
+        info: Info,
+        project_id: ProjectId,
+        filter: Annotated[ImageFilter | None, strawberry.argument(description="Which images.")] = None,
+        order_by: Annotated[
+            ImageOrderInput | None,
+            strawberry.argument(description="How sorted; the newest first by default."),
+        ] = None,
+        first: First = None,
+        after: After = None,
+        last: Last = None,
+        before: Before = None,
+    ) -> ImageConnection | None:
+        wanted = (filter or ImageFilter()).wanted()
+        order = order_by.field if order_by else ImageOrder.CREATED_AT
+        descending = order_by is None or order_by.direction is OrderDirection.DESC
+        name = f"images-{order}-{'desc' if descending else 'asc'}"
+        window = window_of(name, first, after, last, before, keys=_KEYS.get(order, str))
+        database = info.context.gateway.database
+
+        async def count() -> int:
+            async with database.read() as session:
+                return await images.count_images(session, project_id, wanted)
+
+        # Page and position are read from one state of the database: nothing falls between them.
+        async with database.read() as session:
+            await tenancy.project_for(session, info.context.viewer, project_id)
+            page = await images.list_images(session, project_id, wanted, order, window, descending=descending)
+            position = await feed.newest_position(session) if asks_for(info, "asOf") else 0
+        cursors = [cursor_for(name, sort_key(row, order), row.id) for row in page.rows]
+        nodes = [Image.of(row) for row in page.rows]
+        return ImageConnection(as_of=EventCursor(cursor_of(position)), count=count, **page_fields(page, nodes, cursors))
+
+    @strawberry.field(description="One image.")
+    async def image(
+        self, info: Info, by: Annotated[ImageLookup, strawberry.argument(description="How to find it.")]
+    ) -> Image | None:
+        viewer = info.context.viewer
+        async with info.context.gateway.database.read() as session:
+            if isinstance(by.id, str):
+                return Image.of(await tenancy.image_for(session, viewer, by.id, field=("by", "id")))
+            if not by.name:
+                raise InvalidInput("Say which image: by id or by name.", field=("by",))
+            await tenancy.project_for(session, viewer, by.name.project_id, field=("by", "name", "projectId"))
+            row = await images.image_named(session, by.name.project_id, by.name.name)
+        if row is None:
+            raise NotFound("There is no image of that name.", field=("by", "name", "name"))
+        return Image.of(row)
+
+    @strawberry.field(
+        description="Position of the newest event: read the catalogue, subscribe after this, and nothing is missed."
+    )
+    async def event_cursor(self, info: Info) -> EventCursor:
+        async with info.context.gateway.database.read() as session:
+            return EventCursor(cursor_of(await feed.newest_position(session)))
+
+    @strawberry.field(
+        description="What has happened to images of a project, oldest first: the feed that the subscription follows."
+    )
+    async def image_events(
+        self,
+        info: Info,
+        project_id: ProjectId,
+        image_id: Annotated[strawberry.ID | None, strawberry.argument(description="Only of this image.")] = None,
+        after: Annotated[
+            EventCursor | None,
+            strawberry.argument(description="Only what came after this; else from the oldest kept."),
+        ] = None,
+        first: First = None,
+    ) -> ImageEventConnection | None:
+        window = window_of("events", first, None)
+        position = 0 if after is None else position_of(after)
+        async with info.context.gateway.database.read() as session:
+            await tenancy.project_for(session, info.context.viewer, project_id)
+            events = await feed.events_after(
+                session, position, window.limit + 1, project_id=project_id, image_id=image_id
+            )
+            ids = list({event.image_id for event in events})
+            known = await images.visible_images(session, info.context.viewer, ids)
+        happened = [Happened(event, known.get(event.image_id)) for event in events[: window.limit]]
+        return _event_page(happened, more=len(events) > window.limit, earlier=after is not None)
+
+
+def _event_page(happened: list[Happened], *, more: bool, earlier: bool) -> ImageEventConnection:
+    nodes = [event_node(item) for item in happened]
+    return ImageEventConnection(
+        edges=[ImageEventEdge(cursor=node.cursor, node=node) for node in nodes],
+        nodes=list(nodes),
+        page_info=PageInfo(
+            has_next_page=more,
+            has_previous_page=earlier,
+            start_cursor=nodes[0].cursor if nodes else None,
+            end_cursor=nodes[-1].cursor if nodes else None,
+        ),
+    )
+
+
+def _viewer(context: Context) -> Viewer:
+    viewer = context.viewer
+    return Viewer(id=strawberry.ID(f"usr_{viewer.subject}"), subject=viewer.subject, name=viewer.name)
+
+
+async def find_node(context: Context, id_: str) -> Node:
+    """What has this id, if the caller may see it. Raises NotFound."""
+    kind = id_.partition("_")[0] if tenancy.is_id(id_) else None
+    found: Node | None = None
+    if kind == "img" and (image := await context.loaders.images.load(id_)):
+        found = Image.of(image)
+    elif kind == "prj" and (project := await context.loaders.projects.load(id_)):
+        found = Project.of(project)
+    elif kind == "org" and (organization := await context.loaders.organizations.load(id_)):
+        found = Organization.of(organization)
+    elif kind == "upl":
+        with suppress(NotFound):
+            async with context.gateway.database.read() as session:
+                upload, _image = await context.gateway.uploads.upload_for(session, context.viewer, id_)
+            found = ImageUpload.of(upload)
+    elif id_ == f"usr_{context.viewer.subject}":
+        found = _viewer(context)
+    if found is None:
+        raise NotFound("There is nothing with this id.", field=("id",))
+    return found
+
+
+async def _node_or_error(context: Context, id_: str) -> Node | None:
+    try:
+        return await find_node(context, id_)
+    except UserMistake as mistake:
+        # An exception in a list fails that item alone.
+        return mistake  # type: ignore[return-value]

@@ -1,0 +1,55 @@
+"""The schema: queries, mutations and subscriptions, with the limits on what one operation may ask for."""
+
+from collections.abc import Sequence
+
+from strawberry.schema.config import StrawberryConfig
+
+from app.graphql.limits import QueryLimits, limit_extensions
+from app.graphql.masking import GatewaySchema
+from app.graphql.mutations import Mutation
+from app.graphql.payloads import InputError
+from app.graphql.queries import Query
+from app.graphql.scalars import SCALARS
+from app.graphql.subscriptions import Subscription
+from app.graphql.types.events import (
+    ImageCreated,
+    ImageDeleted,
+    ImageProgressed,
+    ImageStatusChanged,
+    ImageUpdated,
+)
+from app.graphql.types.images import Image
+from app.graphql.types.tenancy import Organization, Project, Viewer
+from app.graphql.types.uploads import ImageUpload
+
+# Types that are reached through an interface alone.
+_IMPLEMENTATIONS: Sequence[type] = (
+    Image,
+    ImageUpload,
+    InputError,
+    Organization,
+    Project,
+    Viewer,
+    ImageCreated,
+    ImageDeleted,
+    ImageProgressed,
+    ImageStatusChanged,
+    ImageUpdated,
+)
+
+
+def build_schema(limits: QueryLimits | None = None, *, ordered: bool = False) -> GatewaySchema:
+    """A schema whose operations keep within `limits`. One that is `ordered` is for printing alone: it breaks unions."""
+    return GatewaySchema(
+        query=Query,
+        mutation=Mutation,
+        subscription=Subscription,
+        types=_IMPLEMENTATIONS,
+        config=StrawberryConfig(scalar_map=dict(SCALARS), sort_schema=ordered),
+        extensions=limit_extensions(limits or QueryLimits()),
+    )
+
+
+def sdl() -> str:
+    """The schema as text, in a fixed order: what `schema.graphql` holds."""
+    return build_schema(ordered=True).as_str() + "\n"

@@ -1,0 +1,240 @@
+"""Subscriptions on a socket: the graphql-transport-ws protocol.
+
+https://github.com/enisdenjo/graphql-ws/blob/master/PROTOCOL.md. Strawberry's handler keeps the protocol's
+state; here is what differs: who is calling, messages that are malformed, and mistakes that cost one operation
+only.
+
+A socket is closed with 4403 when its token is refused or has expired: clients of this protocol then connect
+again with new parameters, which they don't after 4401.
+"""
+
+import asyncio
+import json
+import uuid
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing, suppress
+from datetime import timedelta
+from typing import Any, cast
+
+import structlog
+from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
+from strawberry.http.async_base_view import AsyncWebSocketAdapter
+from strawberry.http.exceptions import (
+    NonJsonMessageReceived,
+    NonTextMessageReceived,
+    WebSocketDisconnected,
+)
+from strawberry.schema import BaseSchema
+from strawberry.subscriptions.protocols.graphql_transport_ws.handlers import (
+    BaseGraphQLTransportWSHandler,
+    Operation,
+)
+from strawberry.subscriptions.protocols.graphql_transport_ws.types import (
+    CompleteMessage,
+    ConnectionInitMessage,
+    Message,
+    NextMessage,
+    NextMessagePayload,
+    SubscribeMessage,
+)
+
+from app.errors import NotAuthenticated
+from app.graphql.contract import (
+    Alarm,
+    Authenticate,
+    Caller,
+    MakeContext,
+    OperationContext,
+    SetAlarm,
+    StreamEnd,
+    bearer_token,
+)
+from app.graphql.execution import OperationRequest, answers, encode, refusal
+from app.graphql.limits import QueryLimits
+from app.graphql.masking import CodedError
+from app.graphql.transport_http import RequestRefused, operation_in
+
+INTERNAL_ERROR = 1011
+MESSAGE_TOO_BIG = 1009
+CLOSE_CODES = {
+    StreamEnd.TOKEN_EXPIRED: (4403, "Token expired"),
+    StreamEnd.SHUTTING_DOWN: (1001, "Going away"),
+}
+
+log = structlog.get_logger()
+
+
+class SocketMessages(AsyncWebSocketAdapter):
+    """JSON messages on a Starlette socket, each of at most `limit` characters."""
+
+    def __init__(self, socket: WebSocket, limit: int) -> None:
+        self._socket = socket
+        self._limit = limit
+
+    async def iter_json(self, *, ignore_parsing_errors: bool = False) -> AsyncGenerator[object, None]:
+        while self._socket.application_state is WebSocketState.CONNECTED:
+            received = await self._socket.receive()
+            if received["type"] == "websocket.disconnect":
+                return
+            text = received.get("text")
+            if text is None:
+                raise NonTextMessageReceived
+            if len(text) > self._limit:
+                await self.close(MESSAGE_TOO_BIG, f"Messages may have {self._limit} characters")
+                return
+            try:
+                message = json.loads(text)
+            except (ValueError, RecursionError):
+                raise NonJsonMessageReceived from None
+            yield message
+
+    async def send_json(self, message: Mapping[str, object]) -> None:
+        try:
+            await self._socket.send_text(encode(message))
+        # Starlette tells by RuntimeError that the socket was closed before.
+        except (WebSocketDisconnect, RuntimeError):
+            raise WebSocketDisconnected from None
+
+    async def close(self, code: int, reason: str) -> None:
+        with suppress(WebSocketDisconnect, RuntimeError):
+            await self._socket.close(code, reason)
+
+
+class SubscriptionSocket(BaseGraphQLTransportWSHandler[OperationContext, None]):
+    """One connection. `handle` serves it until it is closed."""
+
+    def __init__(
+        self,
+        socket: WebSocket,
+        schema: BaseSchema,
+        *,
+        authenticate: Authenticate,
+        make_context: MakeContext,
+        limits: QueryLimits,
+        set_alarm: SetAlarm,
+        connection_init_seconds: float,
+    ) -> None:
+        super().__init__(
+            view=None,  # type: ignore[arg-type]  # asked by connection_init only, which is handled here
+            websocket=SocketMessages(socket, limits.body_bytes),
+            context=None,  # type: ignore[arg-type]  # every operation has a context of its own
+            root_value=None,
+            schema=schema,
+            connection_init_wait_timeout=timedelta(seconds=connection_init_seconds),
+        )
+        self._socket = socket
+        self._authenticate = authenticate
+        self._make_context = make_context
+        self._limits = limits
+        self._set_alarm = set_alarm
+        self._caller: Caller | None = None
+        self._expiry: Alarm | None = None
+        self._ending: asyncio.Task[None] | None = None
+
+    def end(self, end: StreamEnd) -> None:
+        """Close the socket soon, telling the client why."""
+        self._ending = asyncio.create_task(self.websocket.close(*CLOSE_CODES[end]))
+
+    async def shutdown(self) -> None:
+        """Called when the socket has gone: stops its operations."""
+        if self._expiry:
+            self._expiry.cancel()
+        await super().shutdown()
+
+    async def handle_message(self, message: Message) -> None:
+        """Serves one message, or closes the socket with 4400 when it is none of the protocol's."""
+        if _is_well_formed(message):
+            await super().handle_message(message)
+        else:
+            await self.handle_invalid_message("Invalid message")
+
+    async def handle_connection_init(self, message: ConnectionInitMessage) -> None:
+        """Finds out who is calling: by the payload's Authorization, or the handshake's."""
+        if self.connection_init_received:
+            return await self.websocket.close(4429, "Too many initialisation requests")
+        self.connection_init_received = True
+        if self.connection_init_timeout_task:
+            self.connection_init_timeout_task.cancel()
+        try:
+            self._caller = await self._authenticate(self._token(message.get("payload") or {}))
+        except NotAuthenticated as error:
+            # RFC 6455, section 5.5: a reason has at most 123 bytes.
+            reason = str(error).encode()[:120].decode(errors="ignore")
+            return await self.websocket.close(4403, reason or "Forbidden")
+        except Exception:
+            log.exception("websocket_authentication_failed")
+            return await self.websocket.close(INTERNAL_ERROR, "Something went wrong")
+        await self.send_message({"type": "connection_ack"})
+        self.connection_acknowledged = True
+        if self._caller.expires_at:
+            self._expiry = self._set_alarm(self._caller.expires_at, lambda: self.end(StreamEnd.TOKEN_EXPIRED))
+
+    async def handle_subscribe(self, message: SubscribeMessage) -> None:
+        """Starts an operation, or answers it with an error when it can't be taken."""
+        error = self._refuse(message) if self.connection_acknowledged else None
+        if error and message["id"] not in self.operations:
+            answer = refusal(error, uuid.uuid4().hex)
+            await self.send_message({"id": message["id"], "type": "error", "payload": answer.body["errors"]})
+        else:
+            await super().handle_subscribe(message)
+
+    async def run_operation(self, operation: Operation[OperationContext, None]) -> None:
+        """Sends the answers of one operation."""
+        correlation_id = uuid.uuid4().hex
+        try:
+            # Operations start only after connection_init has found out who is calling.
+            caller = cast(Caller, self._caller)
+            context = self._make_context(self._socket, caller, correlation_id)
+            await self._send_answers(operation, context)
+        except WebSocketDisconnected:
+            pass
+        except Exception as error:
+            await self._send_errors(operation, refusal(error, correlation_id).body["errors"])
+
+    async def _send_answers(self, operation: Operation[OperationContext, None], context: OperationContext) -> None:
+        request = OperationRequest(operation.query, operation.variables, operation.operation_name or None)
+        async with aclosing(answers(self.schema, request, context)) as stream:
+            async for answer in stream:
+                if not answer.executed:
+                    return await self._send_errors(operation, answer.body["errors"])
+                payload = cast(NextMessagePayload, answer.body)
+                await operation.send_operation_message(NextMessage(id=operation.id, type="next", payload=payload))
+        await operation.send_operation_message(CompleteMessage(id=operation.id, type="complete"))
+
+    async def _send_errors(self, operation: Operation[OperationContext, None], errors: list[Any]) -> None:
+        with suppress(WebSocketDisconnected):
+            await operation.send_operation_message({"id": operation.id, "type": "error", "payload": errors})
+
+    def _refuse(self, message: SubscribeMessage) -> CodedError | None:
+        limit = self._limits.subscriptions_per_connection
+        if len(self.operations) >= limit:
+            text = f"This connection has {limit} operations under way, and more are not allowed."
+            return CodedError(text, "TOO_MANY_SUBSCRIPTIONS", limit=limit)
+        try:
+            operation_in(message["payload"], self._limits)
+        except RequestRefused as refused:
+            return CodedError(refused.message, refused.code)
+        return None
+
+    def _token(self, payload: Mapping[str, object]) -> str | None:
+        for name, value in payload.items():
+            if name.lower() == "authorization" and value is not None:
+                return bearer_token(str(value))
+        return bearer_token(self._socket.headers.get("authorization"))
+
+
+def _is_well_formed(message: object) -> bool:
+    """Whether a message has the form that its type asks for. What `subscribe` carries is looked at later."""
+    if not isinstance(message, dict) or not isinstance(message.get("type"), str):
+        return False
+    match message["type"]:
+        case "subscribe":
+            return _has_id(message) and isinstance(message.get("payload"), dict)
+        case "complete":
+            return _has_id(message)
+        case _:
+            return isinstance(message.get("payload"), dict | None)
+
+
+def _has_id(message: dict[str, object]) -> bool:
+    return isinstance(message.get("id"), str) and message["id"] != ""

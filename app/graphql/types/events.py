@@ -1,0 +1,143 @@
+"""What happens to images: the items of the feed."""
+
+from datetime import datetime
+from typing import Annotated, Any
+
+import strawberry
+
+from app.catalog.feed import cursor_of
+from app.catalog.watching import Happened, Item, Progressed, Resync
+from app.graphql.context import Info
+from app.graphql.scalars import EventCursor
+from app.graphql.types.connections import Edge, PageInfo
+from app.graphql.types.images import Image, ImageFailure, ImageProgress, progress_on_board
+from app.lifecycle import EventKind, FailureCode, ImageStatus
+from app.models import Image as ImageRow
+
+
+@strawberry.interface(description="Something that happened to an image.")
+class ImageEvent:
+    cursor: EventCursor = strawberry.field(description="Its place in the feed.")
+    occurred_at: datetime = strawberry.field(description="When it happened.")
+    image_id: strawberry.ID = strawberry.field(description="The image that it happened to.")
+    row: strawberry.Private[ImageRow | None]
+
+    @strawberry.field(description="The image as it is by now; null when it has been deleted.")
+    def image(self) -> Image | None:
+        return None if self.row is None else Image.of(self.row)
+
+
+@strawberry.type(description="An image was created.")
+class ImageCreated(ImageEvent):
+    pass
+
+
+@strawberry.type(description="The status of an image moved.")
+class ImageStatusChanged(ImageEvent):
+    from_: ImageStatus = strawberry.field(name="from", description="The status before.")
+    to: ImageStatus = strawberry.field(description="The status after.")
+    failure: ImageFailure | None = strawberry.field(description="Why, when it went to ERROR.")
+
+
+@strawberry.type(description="Something else about an image changed.")
+class ImageUpdated(ImageEvent):
+    fields: list[str] = strawberry.field(description="The fields of Image that differ now.")
+
+
+@strawberry.type(description="An image was deleted.")
+class ImageDeleted(ImageEvent):
+    image_name: str = strawberry.field(description="What it was called.")
+
+
+@strawberry.type(
+    description="An image got further. It is not stored: of several, only the newest comes. "
+    "Its cursor is that of the newest stored event."
+)
+class ImageProgressed(ImageEvent):
+    progress: ImageProgress = strawberry.field(description="How far it is.")
+
+
+@strawberry.type(
+    description="The cursor asked for is not in the feed any more: read the catalogue again, then go on from here."
+)
+class ResyncRequired:
+    cursor: EventCursor = strawberry.field(description="From where the feed goes on.")
+    oldest: EventCursor = strawberry.field(description="The oldest cursor that still works.")
+
+
+ImageFeedItem = Annotated[
+    ImageCreated | ImageStatusChanged | ImageUpdated | ImageDeleted | ImageProgressed | ResyncRequired,
+    strawberry.union("ImageFeedItem", description="What a watcher of a feed is sent."),
+]
+FeedItem = ImageCreated | ImageStatusChanged | ImageUpdated | ImageDeleted | ImageProgressed | ResyncRequired
+
+
+@strawberry.type(description="An event of a page, and its cursor.")
+class ImageEventEdge(Edge[ImageEvent]):
+    pass
+
+
+@strawberry.type(description="A page of what has happened, oldest first.")
+class ImageEventConnection:
+    edges: list[ImageEventEdge | None] | None = strawberry.field(description="The events, with cursors.")
+    nodes: list[ImageEvent | None] | None = strawberry.field(description="The events, without cursors.")
+    page_info: PageInfo = strawberry.field(description="Where the page lies.")
+
+
+def event_node(happened: Happened) -> ImageCreated | ImageStatusChanged | ImageUpdated | ImageDeleted:
+    """The GraphQL form of a stored event."""
+    event, detail = happened.event, happened.event.detail
+    common: dict[str, Any] = {
+        "cursor": EventCursor(cursor_of(happened.position)),
+        "occurred_at": event.occurred_at,
+        "image_id": strawberry.ID(event.image_id),
+        "row": happened.image,
+    }
+    match event.kind:
+        case EventKind.CREATED:
+            return ImageCreated(**common)
+        case EventKind.UPDATED:
+            return ImageUpdated(fields=detail["fields"], **common)
+        case EventKind.DELETED:
+            return ImageDeleted(image_name=detail["imageName"], **common)
+        case EventKind.STATUS_CHANGED:
+            return ImageStatusChanged(
+                from_=ImageStatus(detail["from"]),
+                to=ImageStatus(detail["to"]),
+                failure=_failure(detail.get("failure")),
+                **common,
+            )
+
+
+def feed_item(info: Info, item: Item) -> FeedItem | None:
+    """The GraphQL form of what a watcher is sent; None for progress that has been overtaken."""
+    match item:
+        case Happened():
+            return event_node(item)
+        case Resync():
+            return ResyncRequired(
+                cursor=EventCursor(cursor_of(item.position)), oldest=EventCursor(cursor_of(item.oldest))
+            )
+        case Progressed():
+            progress = progress_on_board(info, item.image.id)
+            if progress is None:
+                return None
+            return ImageProgressed(
+                cursor=EventCursor(cursor_of(item.position)),
+                occurred_at=progress.updated_at,
+                image_id=strawberry.ID(item.image.id),
+                row=item.image,
+                progress=progress,
+            )
+
+
+def _failure(detail: dict[str, Any] | None) -> ImageFailure | None:
+    if detail is None:
+        return None
+    return ImageFailure(
+        code=FailureCode(detail["code"]),
+        message=detail["message"],
+        hint=detail["hint"],
+        retriable=detail["retriable"],
+        occurred_at=datetime.fromisoformat(detail["occurredAt"]),
+    )

@@ -1,0 +1,250 @@
+"""An image and what belongs to it."""
+
+from datetime import datetime
+from typing import Annotated
+
+import strawberry
+
+from app.catalog.conversions import minimum_boot_disk
+from app.graphql.context import Info
+from app.graphql.scalars import ByteSize, EventCursor
+from app.graphql.types.connections import Connection
+from app.graphql.types.node import Node
+from app.graphql.types.tenancy import Project
+from app.graphql.types.uploads import ImageUpload, SignedRequest, signature_end, signed_request
+from app.lifecycle import (
+    Architecture,
+    DiskFormat,
+    FailureCode,
+    ImagePhase,
+    ImageStatus,
+    ImageType,
+    ImageVisibility,
+    ProjectRole,
+)
+from app.models import Blob
+from app.models import Image as ImageRow
+from app.viewer import includes
+
+_UNDER_WAY = (ImageStatus.QUEUED, ImageStatus.SAVING)
+
+
+@strawberry.type(description="The operating system on an image, as its owner states it.")
+class OperatingSystem:
+    family: str = strawberry.field(description="For example ubuntu, rocky or windows; lower case.")
+    version: str | None = strawberry.field(description="For example 24.04.")
+    display_name: str = strawberry.field(description="Family and version, for people.")
+
+
+@strawberry.type(description="A key and a value that the owner put on an image.")
+class Label:
+    key: str = strawberry.field(description="The key; an image has each key once.")
+    value: str = strawberry.field(description="The value.")
+
+
+@strawberry.type(description="What you may do with an image now.")
+class ImagePermissions:
+    launch: bool = strawberry.field(description="Whether a server may be launched from it.")
+    edit: bool = strawberry.field(description="Whether you may change it.")
+    delete: bool = strawberry.field(description="Whether you may delete it.")
+
+
+@strawberry.type(description="The image came from an uploaded file.")
+class UploadSource:
+    file_name: str = strawberry.field(description="What the file was called. It is data, never a path.")
+    declared_format: DiskFormat | None = strawberry.field(description="The format that was declared.")
+    detected_format: DiskFormat | None = strawberry.field(description="The format that the file turned out to be.")
+    size: ByteSize = strawberry.field(description="Bytes of the file.")
+    sha256: str | None = strawberry.field(description="The file's SHA-256 as it was declared, lower-case hex.")
+
+
+ImageSource = Annotated[UploadSource, strawberry.union("ImageSource", description="Where an image came from.")]
+
+
+@strawberry.type(description="How far an image is that is not there yet.")
+class ImageProgress:
+    phase: ImagePhase = strawberry.field(description="What is being done.")
+    percent: float = strawberry.field(description="How much of this phase is done, 0 to 100.")
+    bytes_done: ByteSize = strawberry.field(description="Bytes of this phase that are done.")
+    bytes_total: ByteSize | None = strawberry.field(description="Bytes of this phase in all, when that is known.")
+    eta_seconds: int | None = strawberry.field(description="Seconds that the phase will still take, estimated.")
+    updated_at: datetime = strawberry.field(description="When this was so.")
+
+
+@strawberry.type(description="Why an image is in ERROR, and what to do.")
+class ImageFailure:
+    code: FailureCode = strawberry.field(description="What kind of failure it is.")
+    message: str = strawberry.field(description="What went wrong, for people.")
+    hint: str = strawberry.field(description="What to do now.")
+    retriable: bool = strawberry.field(description="Whether retryImage can help.")
+    occurred_at: datetime = strawberry.field(description="When it happened.")
+
+
+@strawberry.type(description="A disk image that servers can be launched from, or that is on its way to that.")
+class Image(Node):
+    revision: int = strawberry.field(
+        description="Grows by one with every change; send it back as expectedRevision to overwrite nobody."
+    )
+    name: str = strawberry.field(description="The name. It need not be unique.")
+    type: ImageType = strawberry.field(description="Where it comes from.")
+    status: ImageStatus = strawberry.field(description="How far it is.")
+    visibility: ImageVisibility = strawberry.field(description="Who can see it.")
+    architecture: Architecture | None = strawberry.field(description="The processor that it is made for.")
+    virtual_size: ByteSize | None = strawberry.field(
+        description="Bytes of the disk that a server sees; null until it is known."
+    )
+    min_boot_disk_gib: int | None = strawberry.field(
+        description="The virtual size rounded up to whole GiB: the smallest boot disk."
+    )
+    stored_size: ByteSize | None = strawberry.field(description="Bytes of the qcow2's clusters: what is stored.")
+    sha256: str | None = strawberry.field(
+        description="SHA-256 of the stored qcow2, lower-case hex; null until shortly after ACTIVE."
+    )
+    protected: bool = strawberry.field(description="Whether it is protected against deletion.")
+    warnings: list[str] = strawberry.field(description="What its owner should know, for example what was left out.")
+    created_at: datetime = strawberry.field(description="When it was created.")
+    updated_at: datetime = strawberry.field(description="When it changed last.")
+    row: strawberry.Private[ImageRow]
+
+    @staticmethod
+    def of(row: ImageRow) -> "Image":
+        """The node of a row."""
+        size = row.virtual_size
+        return Image(
+            id=strawberry.ID(row.id),
+            revision=row.revision,
+            name=row.name,
+            type=row.type,
+            status=row.status,
+            visibility=row.visibility,
+            architecture=row.architecture,
+            virtual_size=None if size is None else ByteSize(size),
+            min_boot_disk_gib=None if size is None else minimum_boot_disk(size),
+            stored_size=None if row.stored_size is None else ByteSize(row.stored_size),
+            sha256=row.sha256,
+            protected=row.protected,
+            warnings=row.warnings,
+            created_at=row.created_at,
+            updated_at=row.updated_at,
+            row=row,
+        )
+
+    @strawberry.field(description="The operating system on it.")
+    def os(self) -> OperatingSystem | None:
+        family, version = self.row.os_family, self.row.os_version
+        if family is None:
+            return None
+        shown = f"{family.capitalize()} {version}" if version else family.capitalize()
+        return OperatingSystem(family=family, version=version, display_name=shown)
+
+    @strawberry.field(description="The labels on it, by key.")
+    def labels(self) -> list[Label]:
+        return [Label(key=label["key"], value=label["value"]) for label in self.row.labels]
+
+    @strawberry.field(description="The project that owns it.")
+    async def project(self, info: Info) -> Project | None:
+        row = await info.context.loaders.projects.load(self.row.project_id)
+        return None if row is None else Project.of(row)
+
+    @strawberry.field(description="Where it came from.")
+    def source(self) -> ImageSource | None:
+        return UploadSource(
+            file_name=self.row.source_file_name,
+            declared_format=self.row.source_declared_format,
+            detected_format=self.row.source_detected_format,
+            size=ByteSize(self.row.source_size),
+            sha256=self.row.source_sha256,
+        )
+
+    @strawberry.field(description="Where its bytes go, while they are still expected.")
+    async def upload(self, info: Info) -> ImageUpload | None:
+        if self.status != ImageStatus.QUEUED:
+            return None
+        row = await info.context.loaders.open_uploads.load(self.id)
+        return None if row is None else ImageUpload.of(row)
+
+    @strawberry.field(description="How far it is, while it is QUEUED or SAVING.")
+    async def progress(self, info: Info) -> ImageProgress | None:
+        if self.status not in _UNDER_WAY:
+            return None
+        upload = await info.context.loaders.open_uploads.load(self.id) if self.status == ImageStatus.QUEUED else None
+        known = progress_on_board(info, self.id)
+        # What was last heard of an upload says nothing any more once all its bytes are there.
+        if known is not None and (known.phase is ImagePhase.UPLOADING) == (upload is not None):
+            return known
+        if upload is None:
+            return _progress(ImagePhase.WAITING, 0, self.row.source_size, self.updated_at)
+        receipt = await info.context.gateway.uploads.receipt(upload)
+        phase = ImagePhase.AWAITING_UPLOAD if receipt.last_byte_at is None else ImagePhase.UPLOADING
+        return _progress(phase, receipt.received_bytes, upload.size, receipt.last_byte_at or self.created_at)
+
+    @strawberry.field(description="Why it is in ERROR.")
+    def failure(self) -> ImageFailure | None:
+        row = self.row
+        if row.failure_code is None or row.failed_at is None or row.status != ImageStatus.ERROR:
+            return None
+        return ImageFailure(
+            code=row.failure_code,
+            message=row.failure_message or "",
+            hint=row.failure_hint or "",
+            retriable=bool(row.failure_retriable),
+            occurred_at=row.failed_at,
+        )
+
+    @strawberry.field(description="What you may do with it now.")
+    async def viewer_can(self, info: Info) -> ImagePermissions:
+        role = await info.context.loaders.roles.load(self.row.project_id)
+        member = role is not None and includes(role, ProjectRole.MEMBER)
+        return ImagePermissions(
+            launch=member and self.status == ImageStatus.ACTIVE,
+            edit=member,
+            delete=member and not self.protected,
+        )
+
+    @strawberry.field(
+        description="From where the qcow2 can be downloaded, with range requests; null until the image is ACTIVE."
+    )
+    async def download(self, info: Info) -> SignedRequest | None:
+        if self.row.blob_id is None:
+            return None
+        async with info.context.gateway.database.read() as session:
+            blob = await session.get(Blob, self.row.blob_id)
+        if blob is None:
+            return None
+        end = signature_end(info.context)
+        request = info.context.gateway.store.sign_download(blob.key, f"{self.name}.qcow2", end)
+        return signed_request(info.context, request)
+
+
+@strawberry.type(name="ImageConnection", description="A page of images.")
+class ImageConnection(Connection[Image]):
+    as_of: EventCursor = strawberry.field(
+        description="Feed position as of which the page was read: subscribe after it, and nothing is missed."
+    )
+
+
+def progress_on_board(info: Info, image_id: str) -> ImageProgress | None:
+    """The newest progress that this process has heard of."""
+    known = info.context.gateway.board.of(image_id)
+    if known is None:
+        return None
+    report = known.report
+    return ImageProgress(
+        phase=ImagePhase(report.phase),
+        percent=known.percent,
+        bytes_done=ByteSize(report.bytes_done),
+        bytes_total=None if report.bytes_total is None else ByteSize(report.bytes_total),
+        eta_seconds=known.eta_seconds,
+        updated_at=report.updated_at,
+    )
+
+
+def _progress(phase: ImagePhase, done: int, total: int, at: datetime) -> ImageProgress:
+    return ImageProgress(
+        phase=phase,
+        percent=round(100 * done / total, 1) if total else 0.0,
+        bytes_done=ByteSize(done),
+        bytes_total=ByteSize(total),
+        eta_seconds=None,
+        updated_at=at,
+    )

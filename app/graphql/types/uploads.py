@@ -1,0 +1,155 @@
+"""An upload, its parts, and the signed requests that bring and fetch bytes."""
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import Annotated
+
+import strawberry
+
+from app.catalog.pages import Page
+from app.catalog.uploads import handle_of
+from app.graphql.context import Context, Info
+from app.graphql.enums import PartStatus
+from app.graphql.scalars import URL, ByteSize
+from app.graphql.types.connections import Connection, cursor_for, page_fields, window_of
+from app.graphql.types.node import Node
+from app.graphql.types.tenancy import After, First
+from app.lifecycle import ProjectRole, UploadState
+from app.models import Upload as UploadRow
+from app.models import now
+from app.ports import SignedRequest as Signed
+from app.ports import UploadReceipt
+from app.viewer import includes
+
+_BY_NUMBER = "part-number"
+
+
+@strawberry.type(description="An HTTP header to send along.")
+class Header:
+    name: str = strawberry.field(description="The header's name.")
+    value: str = strawberry.field(description="The header's value.")
+
+
+@strawberry.type(description="An HTTP request that whoever has it may make until it expires.")
+class SignedRequest:
+    method: str = strawberry.field(description="The HTTP method.")
+    url: URL = strawberry.field(description="The address; it holds the signature, so keep it to yourself.")
+    headers: list[Header] = strawberry.field(description="Headers that have to be sent exactly so.")
+    expires_at: datetime = strawberry.field(description="When the address stops working.")
+
+
+def signed_request(context: Context, request: Signed) -> SignedRequest:
+    """A signed request with an address that clients can use."""
+    return SignedRequest(
+        method=request.method,
+        url=URL(context.address(request)),
+        headers=[Header(name=name, value=value) for name, value in request.headers],
+        expires_at=request.expires_at,
+    )
+
+
+def signature_end(context: Context) -> datetime:
+    """Until when an address that is signed now shall work."""
+    return now() + timedelta(seconds=context.gateway.settings.signature_seconds)
+
+
+@strawberry.type(description="A run of bytes of the file, sent by one request.")
+class UploadPart:
+    number: int = strawberry.field(description="1 for the first part.")
+    offset: ByteSize = strawberry.field(description="Where in the file the part begins, in bytes.")
+    size: ByteSize = strawberry.field(description="How long the part has to be, in bytes.")
+    status: PartStatus = strawberry.field(description="Whether it has arrived.")
+    row: strawberry.Private[UploadRow]
+
+    @strawberry.field(
+        description="How to send the part: its bytes are the body. Null when the upload takes none, or not from you."
+    )
+    async def request(self, info: Info) -> SignedRequest | None:
+        context = info.context
+        role = await context.loaders.roles.load((await _project_of(context, self.row)) or "")
+        if self.row.state != UploadState.OPEN or role is None or not includes(role, ProjectRole.MEMBER):
+            return None
+        store, handle = context.gateway.store, handle_of(self.row)
+        return signed_request(context, store.sign_part(handle, self.number, signature_end(context)))
+
+
+async def _project_of(context: Context, row: UploadRow) -> str | None:
+    image = await context.loaders.images.load(row.image_id)
+    return None if image is None else image.project_id
+
+
+@strawberry.type(description="The bytes that an image waits for.")
+class ImageUpload(Node):
+    state: UploadState = strawberry.field(description="What became of the upload.")
+    size: ByteSize = strawberry.field(description="Bytes of the whole file.")
+    part_size: ByteSize = strawberry.field(description="Bytes of every part but the last.")
+    part_count: int = strawberry.field(description="How many parts there are.")
+    expires_at: datetime = strawberry.field(
+        description="When the upload ends if no byte comes; every byte that does moves it on."
+    )
+    row: strawberry.Private[UploadRow]
+
+    @staticmethod
+    def of(row: UploadRow) -> "ImageUpload":
+        """The node of a row."""
+        return ImageUpload(
+            id=strawberry.ID(row.id),
+            state=row.state,
+            size=ByteSize(row.size),
+            part_size=ByteSize(row.part_size),
+            part_count=handle_of(row).part_count,
+            expires_at=row.expires_at,
+            row=row,
+        )
+
+    @strawberry.field(description="Bytes of the parts that have arrived.")
+    async def received_bytes(self, info: Info) -> ByteSize | None:
+        return ByteSize((await self._receipt(info)).received_bytes)
+
+    @strawberry.field(
+        description="The parts, by number. An interrupted client asks for status: MISSING to learn what is left."
+    )
+    async def parts(
+        self,
+        info: Info,
+        status: Annotated[PartStatus | None, strawberry.argument(description="Only parts of this status.")] = None,
+        first: First = None,
+        after: After = None,
+    ) -> Connection[UploadPart] | None:
+        window = window_of(_BY_NUMBER, first, after, keys=int)
+        received = set((await self._receipt(info)).parts)
+        numbers = [
+            number
+            for number in range(1, self.part_count + 1)
+            if status is None or (number in received) == (status is PartStatus.RECEIVED)
+        ]
+        beyond = [number for number in numbers if window.after is None or number > window.after.key]
+        page = Page(beyond[: window.limit], len(beyond) > window.limit, window.after is not None)
+        return self._part_page(page, received, len(numbers))
+
+    def _part_page(self, page: Page[int], received: set[int], total: int) -> Connection[UploadPart]:
+        async def count() -> int:
+            return total
+
+        handle = handle_of(self.row)
+        nodes: Sequence[UploadPart] = [
+            UploadPart(
+                number=number,
+                offset=ByteSize(handle.part_offset(number)),
+                size=ByteSize(handle.part_length(number)),
+                status=PartStatus.RECEIVED if number in received else PartStatus.MISSING,
+                row=self.row,
+            )
+            for number in page.rows
+        ]
+        cursors = [cursor_for(_BY_NUMBER, number, self.id) for number in page.rows]
+        return Connection[UploadPart](count=count, **page_fields(page, nodes, cursors))
+
+    async def _receipt(self, info: Info) -> UploadReceipt:
+        if self.row.state != UploadState.OPEN:
+            done = self.row.state == UploadState.COMPLETED
+            return UploadReceipt(range(1, self.part_count + 1), self.row.size, True) if done else UploadReceipt()
+        receipt = await info.context.gateway.uploads.receipt(self.row)
+        if receipt.sealed:
+            return UploadReceipt(range(1, self.part_count + 1), self.row.size, True)
+        return receipt
