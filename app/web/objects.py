@@ -1,0 +1,150 @@
+"""`/objects/…`: parts of uploads come in, objects go out, where the object store is a folder.
+
+Whoever has a signed address needs no token.
+"""
+
+from collections.abc import Awaitable, Callable, Sequence
+from secrets import token_hex
+
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
+
+from app.adapters.content_disposition import attachment
+from app.adapters.folder import FolderStore
+from app.adapters.folder_addresses import PartAddress
+from app.adapters.folder_intake import HEAD_BYTES
+from app.adapters.folder_reader import ObjectReader
+from app.errors import GatewayError
+from app.web.objects_body import Body
+from app.web.objects_errors import Refusal, error_answer
+from app.web.objects_ranges import is_unchanged, requested_range
+
+OnHead = Callable[[str], Awaitable[None]]
+OnBytes = Callable[[str, int], None]
+
+_METHODS = ("GET", "HEAD", "PUT")
+
+
+def object_routes(
+    store: FolderStore,
+    on_head: OnHead | None = None,
+    on_bytes: OnBytes | None = None,
+    *,
+    allowed_origins: Sequence[str] = (),
+    silence_seconds: float = 60,
+) -> list[Route]:
+    """The routes that serve the addresses which `store` signs.
+
+    `on_head` is awaited with the key when the first 256 KiB of part 1, or all of it, are in the file: receiving
+    waits for it, and fails when it raises. `on_bytes` is called with the key and the number of bytes that
+    were just written, about every 2 MiB and twice a second at least; those of a part that fails, or comes
+    again, are among them. `allowed_origins` may use the addresses from browsers ("*" for all). A client that
+    sends nothing for `silence_seconds` is taken for gone, so that another request can bring its part.
+    """
+    endpoint = _ObjectEndpoint(store, on_head, on_bytes, silence_seconds)
+    cross_origin = Middleware(
+        CORSMiddleware,
+        allow_origins=tuple(allowed_origins),
+        allow_methods=_METHODS,
+        allow_headers=("range", "if-range", "if-none-match"),
+        expose_headers=("etag", "content-range", "content-disposition"),
+    )
+    return [Route("/objects/{key:path}", endpoint, name="object", middleware=[cross_origin])]
+
+
+class _ObjectEndpoint:
+    """A plain ASGI application: only that sees the body as it comes, and may answer before its end."""
+
+    def __init__(
+        self, store: FolderStore, on_head: OnHead | None, on_bytes: OnBytes | None, silence_seconds: float
+    ) -> None:
+        self._store = store
+        self._on_head = on_head
+        self._on_bytes = on_bytes
+        self._silence_seconds = silence_seconds
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope)
+        body = Body(request, receive, self._silence_seconds)
+        try:
+            if request.method == "PUT":
+                response = await self._receive_part(request, body)
+            elif request.method in _METHODS:
+                return await self._send_object(request, receive, send)
+            else:
+                allow = {"allow": ", ".join(_METHODS)}
+                raise Refusal(405, "METHOD_NOT_ALLOWED", "Nothing here takes this method.", "Use PUT or GET.", allow)
+        except GatewayError as error:
+            response = error_answer(error)
+        await _respond(response, body, scope, receive, send)
+
+    async def _receive_part(self, request: Request, body: Body) -> Response:
+        part = self._store.addresses.read_part(request.path_params["key"], request.query_params)
+        body.expect(part.length)
+        await self._store.receive_part(part, body, _Arrival(part, self._on_head, self._on_bytes))
+        # Of these very bytes, and of no others: their checksum would cost more than writing them.
+        return Response(headers={"etag": f'"{token_hex(16)}"'})
+
+    async def _send_object(self, request: Request, receive: Receive, send: Send) -> None:
+        key = request.path_params["key"]
+        name = self._store.addresses.read_download(key, request.query_params)
+        reader = await self._store.open_object(key)
+        try:
+            response = self._download(request, reader, name)
+            await response(request.scope, receive, send)
+        finally:
+            self._store.release(reader)
+
+    def _download(self, request: Request, reader: ObjectReader, name: str) -> Response:
+        headers = {"etag": reader.etag, "accept-ranges": "bytes", "cache-control": "private"}
+        if is_unchanged(request.headers, reader.etag):
+            return Response(status_code=304, headers=headers)
+        # A range is defined for GET alone (RFC 9110, section 14.2).
+        asked = requested_range(request.headers, reader.size, reader.etag) if request.method == "GET" else None
+        start, end = asked or (0, reader.size)
+        headers |= {
+            "content-length": str(end - start),
+            "content-disposition": attachment(name),
+            "content-type": "application/octet-stream",
+            "x-content-type-options": "nosniff",
+        }
+        if asked:
+            headers["content-range"] = f"bytes {start}-{end - 1}/{reader.size}"
+        if request.method == "HEAD":
+            return Response(headers=headers)
+        chunks = self._store.chunks(reader, start, end)
+        return StreamingResponse(chunks, status_code=206 if asked else 200, headers=headers)
+
+
+class _Arrival:
+    """Told of each batch of a part that was written; tells those who want to know."""
+
+    def __init__(self, part: PartAddress, on_head: OnHead | None, on_bytes: OnBytes | None) -> None:
+        self._key = part.key
+        self._on_bytes = on_bytes
+        self._on_head = on_head if part.number == 1 else None
+        self._head_missing = min(HEAD_BYTES, part.length)
+
+    async def __call__(self, count: int) -> None:
+        if self._on_bytes is not None:
+            self._on_bytes(self._key, count)
+        self._head_missing -= count
+        if self._on_head is not None and self._head_missing <= 0:
+            on_head, self._on_head = self._on_head, None
+            await on_head(self._key)
+
+
+async def _respond(response: Response, body: Body, scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer; where the body was not read to its end, so that the client sees the answer before the close."""
+    if body.exhausted:
+        return await response(scope, receive, send)
+    response.headers["connection"] = "close"
+    await send({"type": "http.response.start", "status": response.status_code, "headers": response.raw_headers})
+    # The answer is complete with this, but only its formal end has the server close the connection.
+    await send({"type": "http.response.body", "body": bytes(response.body), "more_body": True})
+    await body.drop_rest()
+    await send({"type": "http.response.body", "body": b"", "more_body": False})

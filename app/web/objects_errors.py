@@ -1,0 +1,84 @@
+"""What goes wrong at `/objects/…`, as JSON: {"error": {"code", "message", "hint"}}, nothing internal in it."""
+
+from starlette.responses import JSONResponse, Response
+
+from app.errors import (
+    Forbidden,
+    GatewayError,
+    InvalidInput,
+    ObjectMissing,
+    PartsArriving,
+    StoreFull,
+    StoreUnavailable,
+    TooLarge,
+    UploadClosed,
+    UserMistake,
+)
+
+
+class Refusal(GatewayError):
+    """Raised when a request is answered with an error of HTTP's own. `headers` go with the answer."""
+
+    def __init__(self, status: int, code: str, message: str, hint: str, headers: dict[str, str]) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.message = message
+        self.hint = hint
+        self.headers = headers
+
+
+# Errors whose own text says what is true for the caller.
+_MISTAKES: dict[type[UserMistake], int] = {Forbidden: 403, InvalidInput: 400, TooLarge: 413}
+
+# Errors of the store, whose text is for operators: status, code, message, hint.
+_STORE_ERRORS: dict[type[GatewayError], tuple[int, str, str, str]] = {
+    UploadClosed: (
+        409,
+        "UPLOAD_CLOSED",
+        "The upload takes no bytes: it is completed, was aborted, or has expired.",
+        "Ask the API for the state of the image.",
+    ),
+    PartsArriving: (
+        409,
+        "PART_ARRIVING",
+        "Another request is bringing this part, or the upload is being completed.",
+        "Wait for the other request to end, then ask the API which parts are missing.",
+    ),
+    StoreFull: (
+        507,
+        "STORE_FULL",
+        "There is no room for these bytes.",
+        "Send the part again later: the upload stays open and keeps the parts that have arrived.",
+    ),
+    StoreUnavailable: (
+        503,
+        "STORE_UNAVAILABLE",
+        "The object store can't be used right now.",
+        "Send the request again later: the upload keeps the parts that have arrived.",
+    ),
+    ObjectMissing: (
+        404,
+        "NOT_FOUND",
+        "There is no such object.",
+        "It was deleted: ask the API for the image.",
+    ),
+}
+
+
+def error_answer(error: GatewayError) -> Response:
+    """The answer that tells a caller of an error. Raises the error when none is foreseen."""
+    if isinstance(error, Refusal):
+        return _answer(error.status, error.code, error.message, error.hint, error.headers)
+    for mistake, status in _MISTAKES.items():
+        if isinstance(error, mistake):
+            return _answer(status, error.code, error.message, error.hint)
+    for kind, told in _STORE_ERRORS.items():
+        if isinstance(error, kind):
+            return _answer(*told)
+    raise error
+
+
+def _answer(status: int, code: str, message: str, hint: str | None, headers: dict[str, str] | None = None) -> Response:
+    content = {"error": {"code": code, "message": message, "hint": hint}}
+    return JSONResponse(content, status_code=status, headers=headers)
