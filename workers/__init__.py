@@ -1,0 +1,1 @@
+"""The jobs: what becomes of an uploaded disk image between its last byte and ACTIVE."""

@@ -1,0 +1,140 @@
+"""One short actor per kind of job: claim it, do the duty under its lease, and end it one way or the other."""
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+
+import dramatiq
+import structlog
+
+from app.adapters.dramatiq_queue import QUEUE
+from app.catalog import conversions, jobs
+from app.catalog.jobs import Claim
+from app.database import Database
+from app.errors import LeaseLost, StoreError
+from app.lifecycle import FailureCode, JobKind
+from app.settings import Settings
+from workers.duties import Duties, given_up, pause
+from workers.errors import Cancelled
+
+log = structlog.get_logger()
+
+Duty = Callable[[Claim, threading.Event], Awaitable[None]]
+
+# Lower goes first: what someone waits for goes before what is cleaned up.
+_PRIORITIES = {JobKind.INSPECT_HEAD: 0, JobKind.CONVERT: 1, JobKind.ERASE: 2, JobKind.HASH: 3}
+
+
+@dataclass(slots=True)
+class Foreman:
+    """Runs jobs of this process and can hand them all back. Lives in the workers' event loop."""
+
+    database: Database
+    duties: Duties
+    settings: Settings
+    _running: set[asyncio.Task[None]] = field(default_factory=set)
+    _stopping: bool = False
+
+    @property
+    def _lease(self) -> timedelta:
+        return timedelta(seconds=self.settings.lease_seconds)
+
+    @property
+    def _by_kind(self) -> Mapping[JobKind, Duty]:
+        return {
+            JobKind.INSPECT_HEAD: self.duties.inspect_head,
+            JobKind.CONVERT: self.duties.convert,
+            JobKind.HASH: self.duties.hash,
+            JobKind.ERASE: self.duties.erase,
+        }
+
+    async def run(self, job_id: str) -> None:
+        """Do a job, unless it is done, wanted no more, or in other hands."""
+        task = asyncio.current_task()
+        if self._stopping or task is None:
+            return
+        self._running.add(task)
+        try:
+            claim = await jobs.claim(self.database, job_id, self._lease)
+            if claim is not None:
+                await self._do(claim)
+        finally:
+            self._running.discard(task)
+
+    async def stop(self) -> None:
+        """Hand back what is being done, and take nothing more."""
+        self._stopping = True
+        running = list(self._running)
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+
+    async def _do(self, claim: Claim) -> None:
+        cancelled = threading.Event()
+        try:
+            if claim.attempt > self.settings.job_attempts and await self._give_up(claim, FailureCode.INTERNAL):
+                return
+            async with self._leased(claim, cancelled):
+                await self._by_kind[claim.kind](claim, cancelled)
+        except (LeaseLost, Cancelled):
+            log.info("job.lost", job=claim.job_id, kind=claim.kind)
+        except asyncio.CancelledError:
+            await jobs.hand_back(self.database, claim, delay=timedelta(0), failed=False)
+            log.info("job.handed_back", job=claim.job_id, kind=claim.kind)
+        except Exception as error:
+            await self._failed(claim, error)
+
+    async def _failed(self, claim: Claim, error: Exception) -> None:
+        log.warning("job.failed", job=claim.job_id, kind=claim.kind, attempt=claim.attempt, exc_info=error)
+        storage = isinstance(error, StoreError | OSError)
+        code = FailureCode.STORAGE_UNAVAILABLE if storage else FailureCode.INTERNAL
+        if claim.attempt >= self.settings.job_attempts and await self._give_up(claim, code):
+            return
+        await jobs.hand_back(self.database, claim, delay=pause(claim.attempt))
+
+    async def _give_up(self, claim: Claim, code: FailureCode) -> bool:
+        """End the image of a conversion in ERROR; False for jobs that are tried for ever."""
+        if claim.kind is not JobKind.CONVERT:
+            return False
+        assignment = await conversions.begin(self.database, claim)
+        if assignment is not None:
+            await conversions.fail(self.database, claim, assignment, given_up(code))
+        return True
+
+    @asynccontextmanager
+    async def _leased(self, claim: Claim, cancelled: threading.Event) -> AsyncIterator[None]:
+        """Keep the lease alive during the block; when it is lost, or the block is left, `cancelled` is set."""
+        renewing = asyncio.create_task(self._renew(claim, cancelled))
+        try:
+            yield
+        finally:
+            cancelled.set()
+            renewing.cancel()
+
+    async def _renew(self, claim: Claim, cancelled: threading.Event) -> None:
+        while True:
+            await asyncio.sleep(self.settings.lease_seconds / 3)
+            try:
+                await jobs.renew(self.database, claim, self._lease)
+            except LeaseLost:
+                cancelled.set()
+                return
+            except Exception:
+                log.warning("job.not_renewed", job=claim.job_id, exc_info=True)
+
+
+def declare_actors(broker: dramatiq.Broker, foreman: Foreman) -> None:
+    """Make an actor of each kind of job. Rows, leases and sweeps do what Dramatiq's retries would."""
+    for kind in JobKind:
+        declare = dramatiq.actor(broker=broker, actor_name=kind.lower(), queue_name=QUEUE, priority=_PRIORITIES[kind])
+        declare(_actor(foreman))
+
+
+def _actor(foreman: Foreman) -> Callable[[str], Awaitable[None]]:
+    async def run(job_id: str) -> None:
+        await foreman.run(job_id)
+
+    return run

@@ -1,0 +1,179 @@
+"""A place for qemu-img to work in, where a hostile image that takes it over gains nothing.
+
+A folder of the job's own with the source in it, read-only, and a folder for output; limits on memory, CPU, file
+size and time; no environment; another user when we are root; bubblewrap, where it is installed and works, takes
+away the network and every other file. Whatever happens, the folder and the process are gone at the end.
+"""
+
+import os
+import shutil
+import stat
+import subprocess
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from types import TracebackType
+
+from workers.errors import QemuMissing
+from workers.limits import Bounds, Limits
+
+SOURCE = "source"
+OUTPUT = "out"
+RESULT = f"{OUTPUT}/result"
+_HINT = "install qemu-utils (and util-linux, which every Debian has)"
+
+
+@dataclass(frozen=True, slots=True)
+class Confinement:
+    """How a process is shut in: by bubblewrap or without it, as another user or as ourselves."""
+
+    qemu_img: str
+    bubblewrap: str | None
+    user: int | None
+
+    def command(self, arguments: Sequence[str], bounds: Bounds) -> list[str]:
+        """What to run, in the job's folder, to get `qemu-img ARGUMENTS` run within bounds."""
+        limits = ["prlimit", f"--as={bounds.memory}", f"--cpu={bounds.cpu_seconds}"]
+        limits += [f"--fsize={bounds.file_size}", "--core=0", "--"]
+        return [*self._namespaces(), *self._identity(), *limits, self.qemu_img, *arguments]
+
+    def _identity(self) -> list[str]:
+        command = ["setpriv", "--no-new-privs"]
+        if self.user is not None:
+            command += [f"--reuid={self.user}", f"--regid={self.user}", "--clear-groups"]
+            command += ["--inh-caps=-all", "--bounding-set=-all"]
+        # Only a direct child can see us die; within bubblewrap, bubblewrap does.
+        return command if self.bubblewrap else [*command, "--pdeathsig=KILL"]
+
+    def _namespaces(self) -> list[str]:
+        if self.bubblewrap is None:
+            return []
+        command = [self.bubblewrap, "--die-with-parent", "--unshare-ipc", "--unshare-net", "--unshare-pid"]
+        command += ["--unshare-uts", "--unshare-cgroup-try"]
+        if self.user is None:
+            command += ["--unshare-user"]
+        else:
+            for capability in ("CAP_SETUID", "CAP_SETGID", "CAP_SETPCAP"):
+                command += ["--cap-add", capability]
+        command += ["--ro-bind", "/usr", "/usr"]
+        for folder in ("/bin", "/sbin", "/lib", "/lib32", "/lib64"):
+            if os.path.islink(folder):
+                command += ["--symlink", os.readlink(folder), folder]
+            elif os.path.isdir(folder):
+                command += ["--ro-bind", folder, folder]
+        command += ["--perms", "0755", "--dir", "/dev", "--dev-bind", "/dev/null", "/dev/null"]
+        return [*command, "--ro-bind", ".", "/job", "--bind", OUTPUT, f"/job/{OUTPUT}", "--chdir", "/job"]
+
+
+def environment() -> dict[str, str]:
+    """All that a process gets to know of ours: where programs are. Its messages are to be in English."""
+    return {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C"}
+
+
+def confinement_for(limits: Limits, workspace: Path) -> Confinement:
+    """The tightest confinement that works on this machine, tried out in `workspace`. Raises QemuMissing."""
+    user = limits.unprivileged_id if os.geteuid() == 0 else None
+    wrappers = [shutil.which("bwrap"), None] if limits.use_bubblewrap else [None]
+    for wrapper in dict.fromkeys(wrappers):
+        confinement = Confinement(limits.qemu_img, wrapper, user)
+        if _works(confinement, limits.for_info(), workspace):
+            return confinement
+    raise QemuMissing(f"{limits.qemu_img} can't be started: {_HINT}")
+
+
+def _works(confinement: Confinement, bounds: Bounds, workspace: Path) -> bool:
+    if confinement in _known_to_work():
+        return True
+    with suppress(OSError, subprocess.SubprocessError):
+        command = confinement.command(["--version"], bounds)
+        subprocess.run(  # noqa: S603  (an argument list of our own)
+            command,
+            cwd=workspace,
+            env=environment(),
+            check=True,
+            capture_output=True,
+            timeout=bounds.wall_seconds,
+        )
+        _known_to_work().add(confinement)
+        return True
+    return False
+
+
+@cache
+def _known_to_work() -> set[Confinement]:
+    """What has been tried out in this process; failures are tried again, since a program may get installed."""
+    return set()
+
+
+class Sandbox:
+    """The folder of one job, as a context manager: made with the source linked into it, removed at the end.
+
+    In it, the source is called `source`, and what a process writes belongs to `out/`. The source's group and mode
+    change meanwhile, so that the unprivileged user may read it, and are put back.
+    """
+
+    def __init__(self, folder: Path, source: Path, limits: Limits, cancelled: threading.Event) -> None:
+        self.folder = folder
+        self.limits = limits
+        self.cancelled = cancelled
+        self._source = source
+
+    def __enter__(self) -> "Sandbox":
+        remove_tree(self.folder)
+        self._before = os.stat(self._source)
+        try:
+            self._build()
+        except BaseException:
+            self._tear_down()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._tear_down()
+
+    def _build(self) -> None:
+        output = self.folder / OUTPUT
+        self.folder.mkdir(mode=0o750, parents=True)
+        output.mkdir(mode=0o700)
+        os.link(self._source, self.folder / SOURCE)
+        if os.geteuid() == 0:
+            user = self.limits.unprivileged_id
+            os.chown(self.folder, -1, user)
+            os.chown(output, user, user)
+            os.chown(self._source, -1, user)
+            os.chmod(self._source, 0o640)
+        self.confinement = confinement_for(self.limits, self.folder)
+
+    def _tear_down(self) -> None:
+        source = self.folder / SOURCE
+        if os.geteuid() == 0 and source.exists():
+            self.own(source)
+        remove_tree(self.folder)
+
+    def own(self, path: Path) -> None:
+        """Give a file the owner and mode that the source had before."""
+        os.chown(path, self._before.st_uid, self._before.st_gid)
+        os.chmod(path, stat.S_IMODE(self._before.st_mode))
+
+    @contextmanager
+    def written(self) -> Iterator[int]:
+        """Open the file that a process wrote as `out/result`. Raises OSError if it is anything but a plain file."""
+        fd = os.open(self.folder / RESULT, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            found = os.fstat(fd)
+            if not stat.S_ISREG(found.st_mode) or found.st_nlink != 1:
+                raise OSError(f"{RESULT} is not a plain file")
+            yield fd
+        finally:
+            os.close(fd)
+
+
+def remove_tree(folder: Path) -> None:
+    """Remove a folder with all that is in it; harmless when there is none."""
+    with suppress(FileNotFoundError):
+        shutil.rmtree(folder)

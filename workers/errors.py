@@ -1,0 +1,75 @@
+"""Every error of a conversion that is not the image's own fault; for those that are, see ImageFailed.
+
+ConversionError
+├── Cancelled           the caller wants no result any more; the source is whole
+├── SourceBusy          another attempt works on the same source right now
+├── SourceDamaged       the source is missing, or shorter than was recorded
+├── ReceiptMissing      there is a result, but its receipt was forgotten
+├── UnsoundResult       what was made does not hold what it should
+└── QemuError
+    ├── QemuMissing     qemu-img is not installed, or can't be started
+    ├── QemuTimedOut    it took longer than it may
+    ├── QemuStopped     a signal ended it: one of its limits, or a crash
+    ├── QemuRefused     it ran, and said that it can't do this with this image
+    └── QemuFailed      anything else: unexpected output, a confinement that broke
+"""
+
+from app.errors import GatewayError
+
+
+class ConversionError(GatewayError):
+    """Base of what a conversion raises besides ImageFailed. The text is for the log, never for a user."""
+
+
+class Cancelled(ConversionError):
+    """Raised when the caller has asked for an end."""
+
+
+class SourceBusy(ConversionError):
+    """Raised when another attempt holds the source."""
+
+
+class SourceDamaged(ConversionError):
+    """Raised when the source is not there, or has fewer bytes than were recorded."""
+
+
+class ReceiptMissing(ConversionError):
+    """Raised when a result is there whose receipt is gone: the conversion was done and forgotten."""
+
+
+class UnsoundResult(ConversionError):
+    """Raised when a result does not pass its verification."""
+
+
+class QemuError(ConversionError):
+    """Base of what goes wrong with a qemu process."""
+
+
+class QemuMissing(QemuError):
+    """Raised when qemu-img can't be started at all; the text says what to install."""
+
+
+class QemuTimedOut(QemuError):
+    """Raised when a process took more wall-clock time than it may; it has been killed."""
+
+
+class QemuStopped(QemuError):
+    """Raised when a process ended by `signal`: it ran into one of its limits, or crashed."""
+
+    def __init__(self, subcommand: str, signal: int) -> None:
+        super().__init__(f"qemu-img {subcommand} was ended by signal {signal}")
+        self.signal = signal
+
+
+class QemuRefused(QemuError):
+    """Raised when qemu-img itself says no; `stderr` is its reason: for the log only, since it names paths."""
+
+    def __init__(self, subcommand: str, code: int, stderr: str) -> None:
+        super().__init__(f"qemu-img {subcommand} ended with {code}: {stderr}")
+        self.subcommand = subcommand
+        self.code = code
+        self.stderr = stderr
+
+
+class QemuFailed(QemuError):
+    """Raised when something unexpected comes of a process."""

@@ -1,0 +1,48 @@
+"""Get a file onto the disk while another process still writes it, so that the end has little left to wait for."""
+
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+_PAUSE_SECONDS = 0.1
+
+
+@contextmanager
+def flushed_meanwhile(path: Path) -> Iterator[None]:
+    """While the block runs, keep flushing the file at `path`, once it exists.
+
+    An error of the disk is told to the first who flushes, and to no one after, so it is raised when the block is
+    left. Raises OSError.
+    """
+    over = threading.Event()
+    errors: list[OSError] = []
+
+    def keep_flushing() -> None:
+        while not over.wait(_PAUSE_SECONDS) and not errors:
+            try:
+                _flush(path)
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                errors.append(error)
+
+    thread = threading.Thread(target=keep_flushing, name="flushing", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+    if errors:
+        raise errors[0]
+
+
+def _flush(path: Path) -> None:
+    # The writer is not trusted: it might have put a link or a pipe there.
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        os.fdatasync(fd)
+    finally:
+        os.close(fd)

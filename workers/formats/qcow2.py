@@ -1,0 +1,102 @@
+"""Which qcow2 files are taken in. The layout itself is known to `workers.qcow2`."""
+
+from dataclasses import dataclass
+
+from workers import qcow2
+from workers.formats.refusals import check_virtual_size, corrupt, unsafe, unsupported
+from workers.formats.signatures import Glimpse
+
+_REPAIR = "Repair it with `qemu-img check -r all FILE` and upload it again."
+_REBASE = "Make it whole with `qemu-img convert -O qcow2 FILE image.qcow2`, where its other files are."
+
+
+@dataclass(frozen=True, slots=True)
+class Qcow2Facts:
+    """What the header of an acceptable qcow2 says. `bitmaps`: there are persistent dirty bitmaps."""
+
+    header: qcow2.Header
+    bitmaps: bool
+
+    @property
+    def dirty(self) -> bool:
+        """Whether it was not closed properly, so that its refcounts may be wrong."""
+        return bool(self.header.incompatible & qcow2.DIRTY)
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        count = self.header.nb_snapshots
+        if not count:
+            return ()
+        return (f"{count} internal snapshot(s) were dropped: only the current state of the disk is kept.",)
+
+
+def examine(glimpse: Glimpse, max_virtual_size: int) -> Qcow2Facts | None:
+    """What the header says, or None when too little of it has arrived. Raises ImageFailed."""
+    if len(glimpse.head) < 112:
+        if glimpse.whole_head:
+            raise corrupt("The file ends within its qcow2 header.")
+        return None
+    version = qcow2.read_version(glimpse.head)
+    if version not in (2, 3):
+        raise unsupported(f"This is a qcow2 image of version {version}; versions 2 and 3 are taken.")
+    header = qcow2.read_header(glimpse.head)
+    _check_references(header)
+    _check_features(header)
+    _check_geometry(header, glimpse.size)
+    check_virtual_size(header.size, max_virtual_size)
+    extensions = qcow2.extension_types(glimpse.head, header)
+    if qcow2.EXTENSION_DATA_FILE in extensions:
+        raise unsafe("This qcow2 image keeps its data in another file.", _REBASE)
+    if qcow2.EXTENSION_ENCRYPTION in extensions:
+        raise _encrypted()
+    return Qcow2Facts(header, qcow2.EXTENSION_BITMAPS in extensions)
+
+
+def _check_references(header: qcow2.Header) -> None:
+    if header.backing_file_offset:
+        raise unsafe("This qcow2 image needs a backing file.", _REBASE)
+    if header.incompatible & qcow2.DATA_FILE:
+        raise unsafe("This qcow2 image keeps its data in another file.", _REBASE)
+    if header.crypt_method:
+        raise _encrypted()
+
+
+def _check_features(header: qcow2.Header) -> None:
+    if header.incompatible & qcow2.CORRUPT:
+        raise corrupt("This qcow2 image is marked corrupt.", _REPAIR)
+    if header.incompatible & qcow2.EXTENDED_L2:
+        raise unsupported(
+            "This qcow2 image has extended L2 entries (option `extended_l2=on`), which are not taken.",
+            "Convert it with `qemu-img convert -O qcow2 -o extended_l2=off FILE image.qcow2`.",
+        )
+    unknown = header.incompatible & ~qcow2.KNOWN_FEATURES
+    if unknown:
+        raise unsupported(f"This qcow2 image needs features that are not known here (bits {unknown:#x}).")
+    if header.incompatible & qcow2.COMPRESSION_TYPE and header.compression_type not in (0, 1):
+        raise unsupported("This qcow2 image is compressed by a method that is not known here.")
+
+
+def _check_geometry(header: qcow2.Header, file_size: int) -> None:
+    """Tables lie where the specification wants them, and inside the file."""
+    if not 9 <= header.cluster_bits <= 21 or header.refcount_order > 6:
+        raise corrupt("The qcow2 header names an impossible cluster or refcount size.")
+    if header.version == 3 and not 104 <= header.header_length <= header.cluster_size:
+        raise corrupt("The qcow2 header names an impossible length of itself.")
+    size = header.cluster_size
+    tables = (
+        (header.l1_table_offset, 8 * header.l1_size),
+        (header.refcount_table_offset, size * header.refcount_table_clusters),
+    )
+    if any(offset % size for offset, _ in tables) or not header.refcount_table_offset:
+        raise corrupt("The qcow2 header names tables that do not begin with a cluster.")
+    if any(offset + length > file_size for offset, length in tables):
+        raise corrupt("The file ends before the tables that its qcow2 header names: it is cut off.")
+    if header.l1_size * size * (size // 8) < header.size:
+        raise corrupt("The first table of this qcow2 image is too short for its disk.")
+
+
+def _encrypted() -> Exception:
+    return unsupported(
+        "This qcow2 image is encrypted.",
+        "Decrypt it with `qemu-img convert` and its key (`--object secret,…`), and upload the new file.",
+    )

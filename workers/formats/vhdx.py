@@ -1,0 +1,134 @@
+"""Which VHDX files are taken in, and where their data lies: QEMU's map of a VHDX names no offsets.
+
+Source: Microsoft, [MS-VHDX] 2.2.3 Region Table, 2.5 BAT, 2.6 Metadata Region. The log (2.3) is left to QEMU,
+which opens no file read-only whose log has to be replayed.
+"""
+
+import struct
+import sys
+from array import array
+from collections.abc import Callable
+from dataclasses import dataclass
+from uuid import UUID
+
+from workers.extents import DoubtfulMap, Extents
+from workers.formats.refusals import check_virtual_size, corrupt, unsafe, unsupported
+from workers.formats.signatures import Glimpse
+
+KiB, MiB = 1 << 10, 1 << 20
+REGIONS_AT = 192 * KiB
+TABLE_SIZE = 64 * KiB
+MOST_ENTRIES = 2047
+MOST_BLOCKS = 4 << 20
+
+BAT = UUID("2dc27766-f623-4200-9d64-115e9bfd4a08")
+METADATA = UUID("8b7ca206-4790-4b9a-b8fe-575f050f886e")
+FILE_PARAMETERS = UUID("caa16737-fa36-4d43-b3b6-33f0aa44e76b")
+VIRTUAL_DISK_SIZE = UUID("2fa54224-cd1b-4876-b211-5dbed83bf4b8")
+LOGICAL_SECTOR_SIZE = UUID("8141bf1d-a96f-4709-ba47-f233a8faab5f")
+PARENT_LOCATOR = UUID("a8d35f2d-b30b-454d-abf7-d3d84834ab0c")
+
+HAS_PARENT = 2
+FULLY_PRESENT = 6
+# Not present, undefined, zero, unmapped, and unmapped as written before 1.0: zeros, where there is no parent.
+READS_AS_ZEROS = {0, 1, 2, 3, 5}
+
+ReadAt = Callable[[int, int], bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class VhdxFacts:
+    """What the metadata say, in bytes, and where the table of blocks lies in the file."""
+
+    virtual_size: int
+    block_size: int
+    bat_offset: int
+    bat_length: int
+
+
+def examine(glimpse: Glimpse, read_at: ReadAt | None, max_virtual_size: int) -> VhdxFacts | None:
+    """What the file says of itself. Raises ImageFailed.
+
+    `read_at(offset, length)` reads more of the file; None while it arrives, and then there are no facts yet.
+    """
+    if len(glimpse.head) < REGIONS_AT + TABLE_SIZE:
+        if glimpse.whole_head:
+            raise corrupt("The file ends within the headers of its VHDX: it is cut off.")
+        return None
+    regions = _regions(glimpse)
+    if read_at is None:
+        return None
+    metadata_at, metadata_length = regions[METADATA]
+    bat_offset, bat_length = regions[BAT]
+    items = _metadata(read_at(metadata_at, min(metadata_length, MiB)))
+    block_size, flags = struct.unpack("<II", items[FILE_PARAMETERS])
+    virtual_size = int.from_bytes(items[VIRTUAL_DISK_SIZE], "little")
+    if flags & HAS_PARENT or PARENT_LOCATOR in items:
+        raise unsafe(
+            "This VHDX needs a parent: it is a differencing disk, which holds only what changed.",
+            "Merge it into its parent (Hyper-V: Merge-VHD) and upload the whole disk.",
+        )
+    if int.from_bytes(items[LOGICAL_SECTOR_SIZE], "little") != 512:
+        raise unsupported("This VHDX has sectors of another size than 512 bytes.")
+    check_virtual_size(virtual_size, max_virtual_size)
+    if not MiB <= block_size <= 256 * MiB or block_size & (block_size - 1):
+        raise corrupt("The VHDX metadata name an impossible block size.")
+    return VhdxFacts(virtual_size, block_size, bat_offset, bat_length)
+
+
+def payload(facts: VhdxFacts, read_at: ReadAt) -> Extents:
+    """Where the blocks of the disk lie in the file, by its BAT. Raises DoubtfulMap."""
+    blocks = -(-facts.virtual_size // facts.block_size)
+    ratio = (1 << 23) * 512 // facts.block_size
+    entries = blocks + (blocks - 1) // ratio
+    if blocks > MOST_BLOCKS or entries * 8 > facts.bat_length:
+        raise DoubtfulMap("the BAT is too long, or shorter than the disk needs")
+    bat = array("Q", read_at(facts.bat_offset, entries * 8))
+    if sys.byteorder == "big":
+        bat.byteswap()
+    extents = Extents()
+    for block in range(blocks):
+        # After every `ratio` blocks comes the entry of a sector bitmap, which only differencing disks use.
+        entry = bat[block + block // ratio]
+        state, offset = entry & 7, entry >> 20 << 20
+        if state == FULLY_PRESENT and offset:
+            start = block * facts.block_size
+            extents.add(start, min(facts.block_size, facts.virtual_size - start), offset)
+        elif state not in READS_AS_ZEROS:
+            raise DoubtfulMap(f"block {block} is in state {state}")
+    return extents
+
+
+def _regions(glimpse: Glimpse) -> dict[UUID, tuple[int, int]]:
+    """Offset and length of the BAT and of the metadata, both inside the file."""
+    table = glimpse.head[REGIONS_AT : REGIONS_AT + TABLE_SIZE]
+    signature, _, count = struct.unpack_from("<4sII", table)
+    if signature != b"regi" or count > MOST_ENTRIES:
+        raise corrupt("The VHDX has no region table.")
+    found: dict[UUID, tuple[int, int]] = {}
+    for place in range(16, 16 + 32 * count, 32):
+        guid, offset, length, _ = struct.unpack_from("<16sQII", table, place)
+        region = UUID(bytes_le=guid)
+        if region in found:
+            raise corrupt("The region table of the VHDX names a region twice.")
+        found[region] = (offset, length)
+    for region in (BAT, METADATA):
+        offset, length = found.get(region, (0, 0))
+        if offset < MiB or offset + length > glimpse.size:
+            raise corrupt("The VHDX names a region outside the file: it is cut off or damaged.")
+    return found
+
+
+def _metadata(region: bytes) -> dict[UUID, bytes]:
+    """The metadata items that every VHDX has, and the parent locator if there is one."""
+    sizes = {FILE_PARAMETERS: 8, VIRTUAL_DISK_SIZE: 8, LOGICAL_SECTOR_SIZE: 4}
+    items: dict[UUID, bytes] = {}
+    if len(region) < TABLE_SIZE or not region.startswith(b"metadata"):
+        raise corrupt("The VHDX has no metadata table.")
+    count = min(int.from_bytes(region[10:12], "little"), MOST_ENTRIES)
+    for place in range(32, 32 + 32 * count, 32):
+        guid, offset, length = struct.unpack_from("<16sII", region, place)
+        items[UUID(bytes_le=guid)] = region[offset : offset + length]
+    if any(len(items.get(item, b"")) != size for item, size in sizes.items()):
+        raise corrupt("The VHDX metadata are incomplete.")
+    return items

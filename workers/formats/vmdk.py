@@ -1,0 +1,106 @@
+"""Which VMDK files are taken in: one file that holds its whole disk, monolithicSparse or streamOptimized.
+
+Source: VMware, Virtual Disk Format 5.0, "Hosted Sparse Extents"; block/vmdk.c for what QEMU makes of it.
+"""
+
+import re
+import struct
+from dataclasses import dataclass
+
+from workers.formats.refusals import check_virtual_size, corrupt, unsafe, unsupported
+from workers.formats.signatures import Glimpse
+
+SECTOR = 512
+# QEMU looks for the descriptor's keys in the 20 sectors from the second one on, however long it claims to be.
+DESCRIPTOR_AT, QEMU_READS = SECTOR, 20 * SECTOR
+GD_AT_END = (1 << 64) - 1
+NO_PARENT = "ffffffff"
+TAKEN = {"monolithicsparse", "streamoptimized"}
+
+_HEADER = struct.Struct("<4sIIQQQQIQQQ")
+_SPARSE_EXTENT = re.compile(r'(rw|rdonly)\s+\d+\s+sparse\s+"[^"/\\]*"\s*')
+_EXTENT = re.compile(r"(rw|rdonly|noaccess)\s")
+
+
+@dataclass(frozen=True, slots=True)
+class VmdkFacts:
+    """What header and descriptor say. `streamed`: the grains are compressed."""
+
+    virtual_size: int
+    streamed: bool
+
+
+def examine(glimpse: Glimpse, max_virtual_size: int) -> VmdkFacts | None:
+    """What the VMDK says of itself, or None when too little of it has arrived. Raises ImageFailed."""
+    if len(glimpse.head) < SECTOR:
+        if glimpse.whole_head:
+            raise corrupt("The file ends within its VMDK header.")
+        return None
+    _, version, _, capacity, grain, place, length, entries, *_ = _HEADER.unpack_from(glimpse.head)
+    if version not in (1, 2, 3):
+        raise unsupported(f"This is a VMDK of version {version}; versions 1 to 3 are taken.")
+    if capacity:
+        check_virtual_size(capacity * SECTOR, max_virtual_size)
+    if grain < 8 or grain & (grain - 1) or not 0 < entries <= 512:
+        raise corrupt("The VMDK header names an impossible grain.")
+    if place * SECTOR != DESCRIPTOR_AT or not 0 < length < 2048:
+        raise corrupt("The VMDK header does not say where its descriptor is.")
+    end = DESCRIPTOR_AT + max(length * SECTOR, QEMU_READS)
+    if len(glimpse.head) < min(end, glimpse.size):
+        if not glimpse.whole_head:
+            return None
+        raise corrupt("The VMDK header names a descriptor longer than any is.")
+    if glimpse.size < DESCRIPTOR_AT + length * SECTOR:
+        raise corrupt("The file ends within its VMDK descriptor.")
+    kind = _check_descriptor(glimpse.head[DESCRIPTOR_AT:end], length * SECTOR)
+    _check_footer(glimpse)
+    check_virtual_size(capacity * SECTOR, max_virtual_size)
+    return VmdkFacts(capacity * SECTOR, kind == "streamoptimized")
+
+
+def _check_descriptor(raw: bytes, length: int) -> str:
+    """See that the descriptor speaks of this one file alone; gives its create type, in lower case."""
+    if b"parentfilenamehint" in raw.lower():
+        raise _needs_parent()
+    text = raw[:length].split(b"\0", 1)[0].decode("latin-1").lower()
+    lines = [line.strip() for line in text.splitlines()]
+    pairs = [line.partition("=") for line in lines if "=" in line]
+    fields = [(key.strip(), value.strip(' \t"')) for key, _, value in pairs]
+    if any(value != NO_PARENT for key, value in fields if key == "parentcid"):
+        raise _needs_parent()
+    kinds = {value for key, value in fields if key == "createtype"}
+    if len(kinds) != 1 or not kinds <= TAKEN:
+        named = ", ".join(sorted(kinds))[:64] or "none"
+        raise unsupported(f"This VMDK is of the type {named}; monolithicSparse and streamOptimized are taken.")
+    _check_extents([line for line in lines if _EXTENT.match(line)])
+    return kinds.pop()
+
+
+def _check_extents(lines: list[str]) -> None:
+    """Exactly one, sparse, and no path: the file itself, whatever it was called when it was written."""
+    if len(lines) != 1 or not _SPARSE_EXTENT.fullmatch(lines[0]):
+        raise unsafe(
+            "This VMDK takes its data from other files.",
+            "Make one file of all with `qemu-img convert -O qcow2 FILE.vmdk image.qcow2`, where its extents are.",
+        )
+
+
+def _check_footer(glimpse: Glimpse) -> None:
+    """A stream may end in a second header that counts instead of the first: they have to agree."""
+    if glimpse.tail is None or _HEADER.unpack_from(glimpse.head)[9] != GD_AT_END:
+        return
+    if len(glimpse.tail) < 3 * SECTOR or glimpse.size < DESCRIPTOR_AT + 3 * SECTOR:
+        raise corrupt("The file ends before the footer of its VMDK: it is cut off.")
+    header, footer = glimpse.head[:SECTOR], glimpse.tail[SECTOR : 2 * SECTOR]
+    if not footer.startswith(b"KDMV"):
+        raise corrupt("The footer of this VMDK is missing: the file is cut off.")
+    ours, theirs = _HEADER.unpack_from(header), _HEADER.unpack_from(footer)
+    if ours[:9] != theirs[:9] or theirs[9] == GD_AT_END:
+        raise unsafe("Header and footer of this VMDK contradict each other.")
+
+
+def _needs_parent() -> Exception:
+    return unsafe(
+        "This VMDK needs a parent: it holds only what changed since a snapshot.",
+        "Upload the whole disk: `qemu-img convert -O qcow2 FILE.vmdk image.qcow2`, where its parent is.",
+    )

@@ -1,0 +1,68 @@
+"""How much a conversion may use: of disk, memory, time. Sizes are bytes, times are seconds."""
+
+from dataclasses import dataclass
+
+from workers.receipts import Way
+
+KiB = 1 << 10
+MiB = 1 << 20
+GiB = 1 << 30
+TiB = 1 << 40
+
+MAX_VIRTUAL_SIZE = 16 * TiB
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """What one process may use: address space, CPU time, wall-clock time, length of a file it writes."""
+
+    memory: int
+    cpu_seconds: int
+    wall_seconds: float
+    file_size: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What conversions may use; the defaults are those of an operator who has said nothing.
+
+    `ways` are those that may be taken; COPY always may. `max_stored_size` bounds what a copy may write, where
+    that is known (a quota). `unprivileged_id` is the user and group that qemu-img runs as when we are root.
+    `patience` is the wall-clock time of the shortest conversion, to which a second is added for every
+    `slowest_rate` bytes.
+    """
+
+    ways: frozenset[Way] = frozenset(Way)
+    max_virtual_size: int = MAX_VIRTUAL_SIZE
+    max_stored_size: int | None = None
+    max_extents: int = 1_000_000
+    use_bubblewrap: bool = True
+    unprivileged_id: int = 65534
+    qemu_img: str = "qemu-img"
+    inspect_seconds: float = 30.0
+    patience: float = 300.0
+    slowest_rate: int = 4 * MiB
+
+    def for_info(self) -> Bounds:
+        """To read a header."""
+        return Bounds(memory=1 * GiB, cpu_seconds=10, wall_seconds=self.inspect_seconds)
+
+    def for_tables(self, size: int) -> Bounds:
+        """To read the tables of a file or disk of `size` bytes (`map`, `check`)."""
+        seconds = size // (64 * MiB)
+        return Bounds(
+            memory=1 * GiB + size // (8 * KiB),
+            cpu_seconds=60 + seconds,
+            wall_seconds=2 * self.inspect_seconds + seconds,
+        )
+
+    def for_copy(self, source_size: int, virtual_size: int) -> Bounds:
+        """To write all the data of a disk anew; a qcow2 can't need more than the disk and its tables."""
+        seconds = (source_size + virtual_size) // self.slowest_rate
+        longest = virtual_size + virtual_size // 1024 + 16 * MiB
+        return Bounds(
+            memory=4 * GiB + (source_size + virtual_size) // (8 * KiB),
+            cpu_seconds=int(self.patience) + seconds,
+            wall_seconds=self.patience + seconds,
+            file_size=longest if self.max_stored_size is None else min(longest, self.max_stored_size),
+        )

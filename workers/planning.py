@@ -1,0 +1,186 @@
+"""Which way a source goes, and for those that keep their data where it is, everything that has to be written.
+
+Reference first, then keep, then copy. Whatever is odd about a map, but not wrong, is a reason to copy.
+"""
+
+import os
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import structlog
+
+from app.lifecycle import DiskFormat
+from workers import qcow2, qemu
+from workers.confinement import Sandbox
+from workers.extents import (
+    DoubtfulMap,
+    Extents,
+    Relocation,
+    TooManyExtents,
+    Truncated,
+    check,
+    coarse_enough,
+    fitting_cluster,
+    relocate,
+    without_holes,
+)
+from workers.formats.qcow2 import Qcow2Facts
+from workers.formats.refusals import corrupt
+from workers.formats.vhd import FOOTER_SIZE, VhdFacts
+from workers.formats.vhdx import VhdxFacts, payload
+from workers.formats.vmdk import VmdkFacts
+from workers.inspection import Inspection
+from workers.receipts import Converted, Way
+
+log = structlog.get_logger(__name__)
+
+
+class NotByReference(ValueError):
+    """Raised when there is a reason to copy; the text names it."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReferencePlan:
+    """New tables around the data: what to copy within the file, and the layout that comes behind it."""
+
+    layout: qcow2.Layout
+    copies: list[Relocation]
+
+
+@dataclass(frozen=True, slots=True)
+class KeepPlan:
+    """A new header alone; `stored_size` is where the image ends, in bytes."""
+
+    header: bytes
+    stored_size: int
+
+
+@dataclass(frozen=True, slots=True)
+class CopyPlan:
+    """All data anew, and why."""
+
+    reason: str
+
+
+Plan = ReferencePlan | KeepPlan | CopyPlan
+
+
+class Subject(NamedTuple):
+    """A source that passed inspection: what it is, how QEMU opens it, its sizes in bytes, and the open file."""
+
+    inspection: Inspection
+    image: qemu.Image
+    virtual_size: int
+    source_size: int
+    fd: int
+
+    def read_at(self, offset: int, length: int) -> bytes:
+        return os.pread(self.fd, length, offset)
+
+    def converted(self, way: Way, stored_size: int, file_size: int) -> Converted:
+        """What there is to tell once this has become a result of these sizes."""
+        inspection = self.inspection
+        return Converted(way, inspection.format, self.virtual_size, stored_size, file_size, inspection.warnings)
+
+
+def make_plan(sandbox: Sandbox, subject: Subject) -> Plan:
+    """Choose the way. Raises ImageFailed when the source is cut off or contradicts itself, QemuError, Cancelled."""
+    try:
+        return _by_format(sandbox, subject)
+    except Truncated as reason:
+        log.info("source is cut off", reason=str(reason))
+        raise corrupt("The file ends before its data do: it is cut off.") from reason
+    except (NotByReference, DoubtfulMap, TooManyExtents, qcow2.TablesTooLarge) as reason:
+        log.info("source has to be copied", reason=str(reason))
+        return CopyPlan(str(reason))
+
+
+def _by_format(sandbox: Sandbox, subject: Subject) -> Plan:
+    match subject.inspection.facts:
+        case None:
+            return _reference(sandbox, subject, _one_run(subject.virtual_size), holes=True)
+        case VhdFacts(fixed=True):
+            if subject.virtual_size > subject.source_size - FOOTER_SIZE:
+                raise corrupt("The file is shorter than the disk that its VHD footer names: it is cut off.")
+            return _reference(sandbox, subject, _one_run(subject.virtual_size), holes=True)
+        case VhdxFacts() as facts:
+            return _reference(sandbox, subject, payload(facts, subject.read_at), holes=True)
+        case VmdkFacts(streamed=False):
+            return _reference(sandbox, subject, _placed(_map(sandbox, subject)))
+        case Qcow2Facts() as facts:
+            return _qcow2(sandbox, subject, facts)
+    raise NotByReference("the format has its data compressed or unaligned")
+
+
+def _one_run(size: int) -> Extents:
+    extents = Extents()
+    extents.add(0, size, 0)
+    return extents
+
+
+def _map(sandbox: Sandbox, subject: Subject) -> qemu.SourceMap:
+    limits = sandbox.limits
+    bounds = limits.for_tables(max(subject.source_size, subject.virtual_size))
+    return qemu.map_extents(sandbox, subject.image, bounds, limits.max_extents)
+
+
+def _placed(found: qemu.SourceMap) -> Extents:
+    if found.unplaced:
+        raise NotByReference("data are compressed")
+    return found.extents
+
+
+def _reference(sandbox: Sandbox, subject: Subject, extents: Extents, *, holes: bool = False) -> ReferencePlan:
+    """Check a map and build on it. `holes`: the format knows none, so those of the file are left out."""
+    if Way.REFERENCE not in sandbox.limits.ways:
+        raise NotByReference("the operator does not want it")
+    virtual_size, readable = subject.virtual_size, subject.source_size
+    if isinstance(subject.inspection.facts, Qcow2Facts):
+        cluster = subject.inspection.facts.header.cluster_size
+        readable = -(-readable // cluster) * cluster
+    check(extents, virtual_size, readable)
+    if holes:
+        extents = without_holes(subject.fd, extents, coarse_enough(virtual_size), sandbox.limits.max_extents)
+    if 4 * extents.data_size < 3 * subject.source_size:
+        raise NotByReference("less than three quarters of the file is data")
+    cluster_size = fitting_cluster(extents, virtual_size)
+    if cluster_size is None:
+        raise NotByReference("data are not aligned")
+    free_at = -(-readable // cluster_size) * cluster_size
+    extents, copies, tables_at = relocate(extents, cluster_size, free_at)
+    return ReferencePlan(qcow2.lay_out(virtual_size, cluster_size, extents, tables_at), copies)
+
+
+def _qcow2(sandbox: Sandbox, subject: Subject, facts: Qcow2Facts) -> Plan:
+    if facts.dirty:
+        _checked(sandbox, subject)
+    found = _map(sandbox, subject)
+    if not found.unplaced and Way.REFERENCE in sandbox.limits.ways:
+        return _reference(sandbox, subject, found.extents)
+    if Way.KEEP not in sandbox.limits.ways:
+        raise NotByReference("the operator does not want it")
+    if facts.dirty or facts.bitmaps or facts.header.nb_snapshots:
+        raise NotByReference("it has more in it than its current state")
+    report = _checked(sandbox, subject)
+    if report.leaks or report.end_offset is None or 4 * report.end_offset < 3 * subject.source_size:
+        raise NotByReference("it has clusters that nobody uses")
+    return KeepPlan(qcow2.write_header(facts.header), report.end_offset)
+
+
+def _checked(sandbox: Sandbox, subject: Subject) -> qemu.CheckReport:
+    """`qemu-img check` on a source: leaks are harmless, contradictions are not."""
+    bounds = sandbox.limits.for_tables(max(subject.source_size, subject.virtual_size))
+    report = qemu.check(sandbox, subject.image, bounds)
+    if report.corruptions:
+        raise corrupt(
+            f"`qemu-img check` finds {report.corruptions} errors in this qcow2 image.",
+            "Repair it with `qemu-img check -r all FILE` and upload it again.",
+        )
+    return report
+
+
+def how_to_open(inspection: Inspection) -> qemu.Image:
+    """The source by QEMU's name of its format, with the option that makes QEMU see all of it."""
+    driver = "vpc" if inspection.format is DiskFormat.VHD else inspection.format.lower()
+    sized = isinstance(inspection.facts, VhdFacts) and inspection.facts.holds_current_size()
+    return qemu.source(driver, "force_size_calc=current_size" if sized else None)

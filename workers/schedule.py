@@ -1,0 +1,105 @@
+"""What runs by the clock: jobs that nobody took, uploads that nobody feeds, bytes that nobody names."""
+
+import asyncio
+import math
+import shutil
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import structlog
+from apscheduler.schedulers.asyncio import AsyncIOScheduler
+
+from app.adapters.folder import FolderStore
+from app.catalog import conversions, feed, jobs
+from app.catalog.uploads import Uploads
+from app.database import Database
+from app.models import now
+from app.ports import JobQueue
+from app.settings import Settings
+from workers.duties import owner_of, workspace_of
+
+log = structlog.get_logger()
+
+_MINUTE = 60.0
+_HOUR = 3600.0
+
+
+# A job that waits because every worker is busy is not sent again more often than this, in seconds.
+_RESEND_SECONDS = 30.0
+
+
+@dataclass(slots=True)
+class Schedule:
+    """The sweeps. They are harmless when several processes run them."""
+
+    database: Database
+    store: FolderStore
+    queue: JobQueue
+    uploads: Uploads
+    settings: Settings
+    # When a job was sent, by its id and the token of its last claim.
+    _sent: dict[tuple[str, int], float] = field(default_factory=dict)
+
+    def start(self) -> AsyncIOScheduler:
+        """Run the sweeps in the current event loop until the scheduler is shut down."""
+        scheduler = AsyncIOScheduler(timezone="UTC")
+        sweeps: tuple[tuple[Callable[[], Awaitable[None]], float], ...] = (
+            (self.resend_jobs, self.settings.poll_seconds),
+            (self.settle_uploads, min(_MINUTE, self.settings.upload_idle_seconds / 2)),
+            (self.remove_orphans, min(_HOUR, self.settings.orphan_seconds / 2)),
+            (self.prune_feed, _HOUR),
+        )
+        for sweep, seconds in sweeps:
+            scheduler.add_job(sweep, "interval", seconds=seconds, coalesce=True, max_instances=1, next_run_time=now())
+        scheduler.start()
+        return scheduler
+
+    async def resend_jobs(self) -> None:
+        """Send what is due again: its message was lost, or its worker fell silent."""
+        at = time.monotonic()
+        self._sent = {turn: sent for turn, sent in self._sent.items() if at - sent < _RESEND_SECONDS}
+        for job in await jobs.due(self.database):
+            turn = (job.id, job.token)
+            if turn not in self._sent:
+                self._sent[turn] = at
+                self.queue.send(job.kind, job.id)
+
+    async def settle_uploads(self) -> None:
+        """End uploads that got no byte for too long."""
+        await self.uploads.sweep()
+
+    async def remove_orphans(self) -> None:
+        """Remove objects, and files of jobs, that nobody has named for a while."""
+        old = now() - timedelta(seconds=self.settings.orphan_seconds)
+        stored = [key for key, changed in await self.store.keys() if changed < old]
+        known = await conversions.known_keys(self.database) if stored else set()
+        for key in stored:
+            if owner_of(key) not in known:
+                log.info("orphan.removed", key=key)
+                await self.store.delete(key)
+        in_use = {workspace_of(*held) for held in await jobs.held(self.database)}
+        await asyncio.to_thread(_remove_old_folders, self.store.work, old, in_use)
+
+    async def prune_feed(self) -> None:
+        """Drop events that are older than the feed is kept, and jobs that are done."""
+        keep = timedelta(days=self.settings.feed_days)
+        await feed.prune(self.database, keep)
+        await jobs.prune(self.database, keep)
+
+
+def _remove_old_folders(parent: Path, before: datetime, in_use: set[str]) -> None:
+    """Remove the folders of jobs whose process was killed; one may belong to a job that takes a day."""
+    for folder in parent.iterdir():
+        if folder.name not in in_use and _changed(folder) < before.timestamp():
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _changed(path: Path) -> float:
+    """When a folder changed, in seconds since the epoch; never, when it is being removed just now."""
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:
+        return math.inf
