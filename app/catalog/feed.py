@@ -11,6 +11,7 @@ from sqlalchemy import delete, func
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
+from app.catalog.tenancy import is_id
 from app.database import Database, Transaction
 from app.errors import InvalidInput
 from app.lifecycle import EventKind
@@ -73,6 +74,8 @@ async def events_after(
     query = select(Event).where(col(Event.seq) > position).order_by(col(Event.seq)).limit(limit)
     if project_id is not None:
         query = query.where(col(Event.project_id) == project_id)
+    if image_id is not None and not is_id(image_id):
+        return []
     if image_id is not None:
         query = query.where(col(Event.image_id) == image_id)
     return (await session.execute(query)).scalars().all()

@@ -86,8 +86,13 @@ def clean_name(name: str, field: Sequence[str] = ("name",)) -> str:
 
 def require_text(text: str, field: Sequence[str]) -> None:
     """Raises InvalidInput when a text holds control characters or halves of characters."""
-    if any(unicodedata.category(character) in ("Cc", "Cs") for character in text):
+    if not is_text(text):
         raise InvalidInput("The text holds control characters.", field=field, hint="Take them out.")
+
+
+def is_text(text: str) -> bool:
+    """Whether a text holds neither control characters nor halves of characters, which databases don't take."""
+    return not any(unicodedata.category(character) in ("Cc", "Cs") for character in text)
 
 
 def clean_labels(labels: Sequence[tuple[str, str]]) -> list[dict[str, str]]:
@@ -163,6 +168,8 @@ def _matching(query: Select[Any], project_id: str, wanted: ImageFilter) -> Selec
 
 async def image_named(session: AsyncSession, project_id: str, name: str) -> Image | None:
     """The image of that name: names need not be unique, so the newest that is ACTIVE, else the newest."""
+    if not is_text(name):
+        return None
     query = (
         select(Image)
         .where(
@@ -189,10 +196,9 @@ async def visible_images(session: AsyncSession, viewer: Viewer, ids: Sequence[st
 
 @dataclass(frozen=True, slots=True)
 class ImagePatch:
-    """What to change of an image, by column; what is not in it stays as it is."""
+    """What to change of an image: by field of the API, its columns. What is not in it stays as it is."""
 
-    values: Mapping[str, Any]
-    fields: Sequence[str]
+    values: Mapping[str, Mapping[str, Any]]
 
 
 async def update_image(
@@ -205,9 +211,14 @@ async def update_image(
     async with database.transaction() as tx:
         image = await tenancy.image_for(tx.session, viewer, image_id, ProjectRole.MEMBER)
         _require_revision(image, expected_revision)
-        changed = {name: value for name, value in patch.values.items() if getattr(image, name) != value}
+        changed = {
+            field: columns
+            for field, columns in patch.values.items()
+            if any(getattr(image, name) != value for name, value in columns.items())
+        }
         if changed:
-            await change(tx, image, patch.fields, actor=viewer.subject, **changed)
+            values = {name: value for columns in changed.values() for name, value in columns.items()}
+            await change(tx, image, list(changed), actor=viewer.subject, **values)
         return image, tx.position
 
 

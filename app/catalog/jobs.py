@@ -91,11 +91,18 @@ async def cancel_of_image(tx: Transaction, image_id: str) -> None:
     )
 
 
-async def due(database: Database, limit: int = 100) -> Sequence[tuple[JobKind, str]]:
-    """Jobs that nobody took, or whose worker fell silent: kind and id, those that wait longest first."""
-    query = select(Job.kind, Job.id).where(_claimable(now())).order_by(col(Job.due_at)).limit(limit)
+async def due(database: Database, limit: int = 100) -> Sequence[Job]:
+    """Jobs that nobody took, or whose worker fell silent, those first that wait longest."""
+    query = select(Job).where(_claimable(now())).order_by(col(Job.due_at)).limit(limit)
     async with database.read() as session:
-        return [(JobKind(kind), job_id) for kind, job_id in (await session.execute(query)).all()]
+        return (await session.execute(query)).scalars().all()
+
+
+async def held(database: Database) -> Sequence[tuple[str, int]]:
+    """What workers are at right now: ids of jobs, and the tokens of those who have them."""
+    query = select(Job.id, Job.token).where(Job.state == JobState.RUNNING, col(Job.lease_until) >= now())
+    async with database.read() as session:
+        return [(job_id, token) for job_id, token in (await session.execute(query)).all()]
 
 
 def _claimable(at: Any) -> Any:

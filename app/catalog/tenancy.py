@@ -1,5 +1,6 @@
 """Organizations, projects and members; and what a caller may see and do there."""
 
+import re
 from collections.abc import Sequence
 
 from sqlalchemy import func
@@ -13,6 +14,7 @@ from app.lifecycle import ProjectRole
 from app.models import Image, Membership, Organization, Project
 from app.viewer import Viewer, includes
 
+_ID = re.compile(r"[a-z]{3}_[0-9a-z]{26}")
 _NEEDS = {
     ProjectRole.READER: "see this project",
     ProjectRole.MEMBER: "change images",
@@ -20,8 +22,15 @@ _NEEDS = {
 }
 
 
+def is_id(text: str) -> bool:
+    """Whether a text has the form of our ids. Databases do not take every text, so no row is looked for by others."""
+    return _ID.fullmatch(text) is not None
+
+
 async def role_in(session: AsyncSession, viewer: Viewer, project_id: str) -> ProjectRole | None:
     """What the viewer is in a project; None for somebody from outside."""
+    if not is_id(project_id):
+        return None
     query = select(Membership.role).where(Membership.project_id == project_id, Membership.subject == viewer.subject)
     role = (await session.execute(query)).scalar_one_or_none()
     return None if role is None else ProjectRole(role)
@@ -36,11 +45,16 @@ async def project_for(
     field: Sequence[str] = ("projectId",),
 ) -> Project:
     """A project in which the viewer has the role. Raises NotFound for who may not see it, Forbidden for the rest."""
-    role = await role_in(session, viewer, project_id)
-    project = await session.get(Project, project_id) if role else None
-    if role is None or project is None:
+    query = (
+        select(Project, Membership.role)
+        .join(Membership, col(Membership.project_id) == Project.id)
+        .where(Project.id == project_id, Membership.subject == viewer.subject)
+    )
+    found = (await session.execute(query)).one_or_none() if is_id(project_id) else None
+    if found is None:
         raise NotFound("There is no such project.", field=field, hint="viewer { projects } lists yours.")
-    _require(role, needed, field)
+    project, role = found
+    _require(ProjectRole(role), needed, field)
     return project
 
 
@@ -53,7 +67,7 @@ async def image_for(
     field: Sequence[str] = ("imageId",),
 ) -> Image:
     """An image that is not deleted, in whose project the viewer has the role. Raises NotFound, Forbidden."""
-    image = await session.get(Image, image_id)
+    image = await session.get(Image, image_id) if is_id(image_id) else None
     role = await role_in(session, viewer, image.project_id) if image else None
     if image is None or role is None or image.deleted_at is not None:
         raise NotFound("There is no such image.", field=field, hint="It may have been deleted.")

@@ -22,6 +22,7 @@ from app.errors import (
     NotReady,
     PartsArriving,
     PartsMissing,
+    StoreError,
     TooLarge,
     UnsupportedFormat,
     UploadClosed,
@@ -95,10 +96,12 @@ class Uploads:
         """
         image, disk_format, part_size = self._checked(viewer, new)
         async with self.database.read() as session:
-            await tenancy.project_for(session, viewer, new.project_id, ProjectRole.MEMBER)
+            project = await tenancy.project_for(session, viewer, new.project_id, ProjectRole.MEMBER)
             made_before = await _made_before(session, new)
-        if made_before is not None:
-            return made_before
+            if made_before is not None:
+                return made_before
+            # Asked again in the transaction: here it only spares the store what has to be refused anyway.
+            await quotas.require_room(session, project, self.settings, new.size)
         upload = Upload(
             image_id=image.id,
             key="",
@@ -110,22 +113,26 @@ class Uploads:
         upload.key = f"uploads/{upload.id}"
         handle = await self.store.open_upload(upload.key, upload.size, upload.part_size)
         upload.reference = handle.reference
+        made: Image | None = None
         try:
-            return await self._insert(viewer, new, image, upload)
-        except BaseException:
-            await self.store.abort_upload(handle)
-            raise
+            made, position = await self._insert(viewer, new, image, upload)
+            return made, position
+        finally:
+            if made is not image:
+                await self.store.abort_upload(handle)
 
     async def _insert(self, viewer: Viewer, new: NewImage, image: Image, upload: Upload) -> tuple[Image, int | None]:
         async with self.database.transaction() as tx:
             project = await tenancy.project_for(tx.session, viewer, new.project_id, ProjectRole.MEMBER)
+            # The same request may have been served beside this one since it was looked for.
+            made_before = await _made_before(tx.session, new)
+            if made_before is not None:
+                return made_before
             await quotas.require_room(tx.session, project, self.settings, new.size)
             tx.session.add(image)
             await tx.session.flush()
             tx.session.add(upload)
             if new.idempotency_key is not None:
-                if await _made_before(tx.session, new) is not None:
-                    raise Conflict("The same request is being served right now.", hint="Send it again.")
                 tx.session.add(
                     IdempotencyKey(
                         project_id=new.project_id,
@@ -144,8 +151,8 @@ class Uploads:
         os_family, os_version = new.os_family, new.os_version
         if os_family is not None:
             os_family, os_version = images.clean_os(os_family, os_version)
-        if new.idempotency_key is not None and not 1 <= len(new.idempotency_key) <= _MAXIMUM_KEY:
-            raise InvalidInput(f"An idempotency key has 1 to {_MAXIMUM_KEY} characters.", field=("idempotencyKey",))
+        if new.idempotency_key is not None:
+            _check_key(new.idempotency_key)
         sha256 = _clean_sha256(new.sha256)
         disk_format = _declared_format(new)
         image = Image(
@@ -197,13 +204,14 @@ class Uploads:
         needed: ProjectRole = ProjectRole.READER,
     ) -> tuple[Upload, Image]:
         """An upload and its image. Raises NotFound, Forbidden."""
-        upload = await session.get(Upload, upload_id)
+        upload = await session.get(Upload, upload_id) if tenancy.is_id(upload_id) else None
+        absent = NotFound("There is no such upload.", field=("uploadId",), hint="image { upload { id } } names it.")
         if upload is None:
-            raise NotFound("There is no such upload.", field=("uploadId",), hint="image { upload { id } } names it.")
+            raise absent
         try:
             image = await tenancy.image_for(session, viewer, upload.image_id, needed, field=("uploadId",))
         except NotFound:
-            raise NotFound("There is no such upload.", field=("uploadId",)) from None
+            raise absent from None  # word for word the same: who may not see it must not learn that it is there
         return upload, image
 
     async def receipt(self, upload: Upload) -> UploadReceipt:
@@ -250,6 +258,8 @@ class Uploads:
             upload, image = await self.upload_for(tx.session, viewer, upload_id, ProjectRole.MEMBER)
             if upload.state == UploadState.OPEN:
                 await mark_completed(tx, upload, image, actor=viewer.subject)
+            elif upload.state != UploadState.COMPLETED:  # given up while its bytes were being sealed
+                raise _closed(upload.state)
             return image, tx.position
 
     async def abort(self, viewer: Viewer, upload_id: str) -> tuple[Image, int | None]:
@@ -295,23 +305,26 @@ class Uploads:
             query = select(Upload).where(Upload.state == UploadState.OPEN)
             open_uploads = (await session.execute(query)).scalars().all()
         for upload in open_uploads:
-            await self._settle(upload)
+            try:
+                await self._settle(upload)
+            except StoreError:  # one that can't be read must not keep the others from their ends
+                log.warning("upload.unreadable", upload=upload.id, exc_info=True)
 
     async def _settle(self, upload: Upload) -> None:
         receipt = await self.receipt(upload)
-        last = receipt.last_byte_at
+        expires_at = max(upload.expires_at, self._expiry(receipt.last_byte_at or upload.created_at))
+        if not receipt.sealed and expires_at == upload.expires_at > now():
+            return
         async with self.database.transaction() as tx:
             current = await tx.session.get(Upload, upload.id)
             image = await tx.session.get(Image, upload.image_id)
             if current is None or image is None or current.state != UploadState.OPEN:
                 return
+            current.expires_at = expires_at
             if receipt.sealed:
                 # The bytes were sealed, and the process died before it could say so.
                 await mark_completed(tx, current, image)
-                return
-            if last is not None and self._expiry(last) > current.expires_at:
-                current.expires_at = self._expiry(last)
-            if current.expires_at <= now():
+            elif expires_at <= now():
                 await give_up(tx, image, UploadState.EXPIRED, _expired(self.settings.upload_idle_seconds))
 
     def _expiry(self, last: datetime) -> datetime:
@@ -379,6 +392,12 @@ def _declared_format(new: NewImage) -> DiskFormat:
             hint="Say format. `qemu-img info FILE` tells it; an archive has to be unpacked first.",
         )
     return declared
+
+
+def _check_key(key: str) -> None:
+    if not 1 <= len(key) <= _MAXIMUM_KEY:
+        raise InvalidInput(f"An idempotency key has 1 to {_MAXIMUM_KEY} characters.", field=("idempotencyKey",))
+    images.require_text(key, ("idempotencyKey",))
 
 
 def _clean_sha256(sha256: str | None) -> str | None:

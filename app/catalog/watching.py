@@ -200,7 +200,7 @@ class Feed:
             seen = self.board.version
             while True:
                 grown = self._grown.setdefault(project_id, asyncio.Event())
-                self._require_member(viewer, project_id)
+                await self._require_member(viewer, project_id)
                 items, position = await self._since(position, project_id, image_id)
                 for item in items:
                     yield item
@@ -213,10 +213,14 @@ class Feed:
         finally:
             self._watchers[project_id] -= 1
 
-    def _require_member(self, viewer: Viewer, project_id: str) -> None:
+    async def _require_member(self, viewer: Viewer, project_id: str) -> None:
         members = self._members.get(project_id)
-        if members is not None and viewer.subject not in members:
-            raise NotFound("This project can't be seen any more: the right was taken away.")
+        if members is None or viewer.subject in members:
+            return
+        # What is known here may be older than the right: only the table can say that it is gone.
+        async with self.database.read() as session:
+            if await tenancy.role_in(session, viewer, project_id) is None:
+                raise NotFound("This project can't be seen any more: the right was taken away.")
 
     async def _since(self, position: int, project_id: str, image_id: str | None) -> tuple[Sequence[Item], int]:
         """What a watcher has not seen yet, and where it stands after that."""

@@ -1,0 +1,37 @@
+"""How the users' commands end: the one table of exit codes."""
+
+from enum import IntEnum
+
+
+class ExitCode(IntEnum):
+    """What a pipeline finds in `$?`."""
+
+    DONE = 0
+    IMAGE_FAILED = 1
+    USAGE = 2
+    REFUSED = 3
+    NOT_ALLOWED = 4
+    NO_ANSWER = 5
+    NOT_FOUND = 6
+    DEFECT = 70
+    INTERRUPTED = 130
+    OUTPUT_CLOSED = 141
+
+
+MEANINGS = {
+    ExitCode.DONE: "done; an image that was waited for is ACTIVE",
+    ExitCode.IMAGE_FAILED: "the image ended in ERROR",
+    ExitCode.USAGE: "the command line, the configuration or a local file is at fault",
+    ExitCode.REFUSED: "the gateway refused the request",
+    ExitCode.NOT_ALLOWED: "not signed in, or not allowed to do this",
+    ExitCode.NO_ANSWER: "the gateway can't be reached, or fails",
+    ExitCode.NOT_FOUND: "no such image or project",
+    ExitCode.DEFECT: "a defect of this command; please report it",
+    ExitCode.INTERRUPTED: "interrupted, by Ctrl-C or by answering no",
+    ExitCode.OUTPUT_CLOSED: "whoever read the output has gone",
+}
+
+
+def exit_codes_text() -> str:
+    """The table as it stands below the help of each command."""
+    return "\n".join(["Exit codes:", *(f"{code.value:>5}  {meaning}" for code, meaning in MEANINGS.items())])

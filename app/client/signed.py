@@ -1,0 +1,48 @@
+"""Requests to signed addresses, of the gateway or of the object store behind it. They carry no token."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import httpx
+
+from app.client.errors import AddressRefused, ClientError, NotFound, NotReachable, Overloaded, Refused, UploadClosed
+
+# Before a part is acknowledged it is written to the disk, and the first one is inspected.
+TIMEOUT = httpx.Timeout(60, connect=10, read=300, pool=None)
+
+
+def headers_of(request: Mapping[str, Any]) -> dict[str, str]:
+    """The headers that have to be sent along with a SignedRequest of the API."""
+    return {header["name"]: header["value"] for header in request["headers"]}
+
+
+def broken(error: httpx.TransportError) -> NotReachable:
+    """The error for a connection that failed."""
+    return NotReachable(f"The object store can't be reached: {str(error) or type(error).__name__}.")
+
+
+def refusal_of(response: httpx.Response) -> ClientError:
+    """What an answer that is no success means. Reads of its body what the caller has read."""
+    status, told = response.status_code, _told(response)
+    message = str(told.get("message") or f"The object store answers HTTP {status}.")
+    hint, code = told.get("hint"), told.get("code")
+    if status == 403:
+        return AddressRefused(message, hint=hint, code=code)
+    if code == "UPLOAD_CLOSED":
+        return UploadClosed(message, hint=hint, code=code)
+    if status == 404:
+        return NotFound(message, hint=hint, code=code)
+    # 409: another request is bringing the same part, for example that of a run which was killed just now.
+    if status in (408, 409, 429) or status >= 500:
+        return Overloaded(message, hint=hint, code=code)
+    return Refused(message, hint=hint, code=code)
+
+
+def _told(response: httpx.Response) -> dict[str, Any]:
+    """What the gateway says in the body; S3 says it in XML, and its status is enough."""
+    try:
+        told = json.loads(response.content)["error"]
+    except (ValueError, KeyError, TypeError):
+        return {}
+    return told if isinstance(told, dict) else {}

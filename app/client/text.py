@@ -1,0 +1,51 @@
+"""Text for terminals: what comes from elsewhere can't move the cursor, change colours or turn the line around."""
+
+import unicodedata
+from datetime import datetime
+
+# Control and format characters (the marks that change the writing direction are among the latter), halves of
+# characters, characters of nobody's, and what breaks lines.
+_INVISIBLE = ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
+
+_UNITS = ("bytes", "KiB", "MiB", "GiB", "TiB")
+_AGES = ((60, "second"), (60, "minute"), (24, "hour"), (30, "day"), (12, "month"))
+
+
+def visible(text: str) -> str:
+    """The text with everything that can't be seen spelled out, as in \\x1b or \\u202e."""
+    return "".join(_spelled(character) for character in text)
+
+
+def _spelled(character: str) -> str:
+    if unicodedata.category(character) not in _INVISIBLE:
+        return character
+    code = ord(character)
+    if code < 0x100:
+        return f"\\x{code:02x}"
+    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+
+
+def size(count: int | None) -> str:
+    """A number of bytes for people."""
+    if count is None:
+        return "-"
+    amount, unit = float(count), 0
+    while amount >= 1024 and unit < len(_UNITS) - 1:
+        amount, unit = amount / 1024, unit + 1
+    return f"{count} {_UNITS[0]}" if unit == 0 else f"{amount:.1f} {_UNITS[unit]}"
+
+
+def age(then: datetime, now: datetime) -> str:
+    """How long ago something was, for people."""
+    amount = int((now - then).total_seconds())
+    if amount < 1:
+        return "just now"
+    for step, name in _AGES:
+        if amount < step:
+            return _ago(amount, name)
+        amount //= step
+    return _ago(amount, "year")
+
+
+def _ago(amount: int, name: str) -> str:
+    return f"{amount} {name}{'' if amount == 1 else 's'} ago"

@@ -1,0 +1,99 @@
+"""Runs the API under uvicorn, and ends it in order: streams first, then connections."""
+
+import asyncio
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import uvicorn
+from starlette.applications import Starlette
+
+from app.errors import SettingsError
+from app.graphql.transport import GatewayGraphQL
+
+_BACKLOG = 2048
+# Sockets that nobody answers on are found by pings, every so many seconds.
+_PING_SECONDS = 20.0
+_GRACE_SECONDS = 10
+# What a client may send over a WebSocket at once: the same as in the body of a POST.
+_MESSAGE_BYTES = 1024 * 1024
+
+
+class _Server(uvicorn.Server):
+    """A server that tells its streams before it closes connections, and ends on a signal with exit code 0."""
+
+    def __init__(self, config: uvicorn.Config, endpoint: GatewayGraphQL) -> None:
+        super().__init__(config)
+        self._endpoint = endpoint
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        await self._endpoint.shutdown()
+        await super().shutdown(sockets)
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        # uvicorn raises the signal again when it has ended, and so would die of it.
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self.handle_exit, number, None)
+        yield
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket; port 0 takes a free one. Raises SettingsError when the address can't be had."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        bound = socket.create_server((host, port), family=family, backlog=_BACKLOG)
+    except OSError as error:
+        raise SettingsError(
+            f"can't listen on {host} port {port}: {error.strerror}; choose another with --host and --port"
+        ) from error
+    bound.set_inheritable(True)
+    return bound
+
+
+def address_of(bound: socket.socket) -> str:
+    """The address under which a listening socket is reached from this machine."""
+    host, port = bound.getsockname()[:2]
+    shown = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
+    return f"http://[{shown}]:{port}" if ":" in shown else f"http://{shown}:{port}"
+
+
+def serve(
+    app: Starlette, endpoint: GatewayGraphQL, bound: socket.socket, ready: Callable[[], None] = lambda: None
+) -> None:
+    """Serve until SIGTERM or SIGINT. `ready` is called when the first request can be answered."""
+    config = uvicorn.Config(
+        app,
+        loop="uvloop",
+        http="httptools",
+        ws="websockets-sansio",
+        ws_max_size=_MESSAGE_BYTES,
+        # Compression keeps a window per connection: twice the memory of a watcher for messages of a few bytes.
+        ws_per_message_deflate=False,
+        ws_ping_interval=_PING_SECONDS,
+        ws_ping_timeout=_PING_SECONDS,
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=_GRACE_SECONDS,
+    )
+    server = _Server(config, endpoint)
+
+    async def run() -> None:
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(_when_started(server, ready))
+            await server.serve([bound])
+
+    with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
+        runner.run(run())
+
+
+async def _when_started(server: uvicorn.Server, ready: Callable[[], None]) -> None:
+    while not server.started:
+        if server.should_exit:
+            return
+        await asyncio.sleep(0.01)
+    ready()
