@@ -1,0 +1,56 @@
+# Every target is one command on a fresh Debian machine: what is missing is installed first, once.
+
+PYTHON ?= python3
+HOST ?= 127.0.0.1
+PORT ?= 8000
+DATA ?= data
+export PYTHON
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+BIN := .venv/bin
+# Node.js is here where the machine has none.
+export PATH := $(PATH):$(CURDIR)/$(BIN)
+
+.PHONY: help setup run test check format bench requirements clean
+
+help: ## say what there is
+	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "make %-14s %s\n", $$1, $$2 }'
+
+setup: ## install what run, test and check need; each of them does so by itself
+	@.ci/setup dev
+
+run: ## start the gateway on HOST and PORT, with everything it keeps in DATA
+	@.ci/setup run
+	@exec $(BIN)/images up --data "$(DATA)" --host "$(HOST)" --port "$(PORT)"
+
+test: ## run all tests; ARGS="-k upload" chooses some
+	@.ci/setup dev
+	$(BIN)/pytest $(ARGS)
+
+check: ## format, lint, types, layers, exported schema, house rules
+	@.ci/setup dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/images schema | diff -u schema.graphql -
+	$(BIN)/pytest -q tests/test_house_rules.py
+
+format: ## format the code, and mend what ruff can mend
+	@.ci/setup dev
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: ## measure speed and memory, as ratios in one run
+	@.ci/setup dev
+	$(BIN)/python -m tests.bench $(ARGS)
+
+requirements: ## compile the pinned requirements anew, each at its newest version
+	@.ci/setup dev
+	@.ci/requirements
+
+clean: ## remove what the other targets have made, but for DATA
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf app/web/graphiql/{assets,assets.new,node_modules} tests/outside/node_modules
+	find app workers tests -name __pycache__ -prune -exec rm -rf {} +
