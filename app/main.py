@@ -10,7 +10,7 @@ from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
-from starlette.routing import Route
+from starlette.routing import Route, WebSocketRoute
 
 from app.adapters.folder import FolderStore
 from app.adapters.tokens import tokens_of
@@ -85,6 +85,7 @@ def create_app(
     routes = [
         Route("/", home),
         Route("/graphql", endpoint),
+        WebSocketRoute("/graphql", endpoint),
         graphiql_assets(),
         *health_routes({"database": database.check, "store": store.check, "broker": queue.check}),
         *object_routes(store, uploads.head_arrived, meter.arrived, allowed_origins=settings.allowed_origins),

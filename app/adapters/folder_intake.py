@@ -10,9 +10,8 @@ from app.errors import InvalidInput, TooLarge
 HEAD_BYTES = 256 * 1024
 
 # Written in a thread: on a disk that is slow, or busy with a commit, a write takes long, and the loop has others
-# to serve. Batches make the change of threads cheap: of one part at a time, 1.7 times the speed of writing every
-# chunk by itself. Collecting the next batch meanwhile gained nothing (the kernel collects it anyway), and would
-# take twice the memory.
+# to serve. A batch makes the change of threads cheap. To collect the next one meanwhile was tried and gained
+# nothing: the kernel's buffer fills anyway.
 BATCH_BYTES = 2 * 1024 * 1024
 
 # Bytes of a slow client are written, and told of, before a batch is full.

@@ -2,6 +2,7 @@
 
 from contextlib import suppress
 from datetime import datetime
+from enum import StrEnum
 from typing import Annotated
 
 import strawberry
@@ -15,23 +16,24 @@ from app.graphql.context import Context, Info, asks_for
 from app.graphql.enums import OrderDirection
 from app.graphql.inputs import ImageFilter, ImageLookup, ImageOrderInput
 from app.graphql.scalars import EventCursor
-from app.graphql.types.connections import (
-    PageInfo,
-    cursor_for,
-    page_fields,
-    window_of,
-)
+from app.graphql.types.connections import PageInfo, cursor_for, page_fields, window_of
 from app.graphql.types.events import ImageEventConnection, ImageEventEdge, event_node
 from app.graphql.types.images import Image, ImageConnection
 from app.graphql.types.node import Node
 from app.graphql.types.tenancy import After, First, Organization, Project, Viewer
 from app.graphql.types.uploads import ImageUpload
+from app.lifecycle import ImageStatus, ImageType
 
 Last = Annotated[int | None, strawberry.argument(description="How many, 1 to 100, from the end.")]
 Before = Annotated[str | None, strawberry.argument(description="A cursor: only what comes before it.")]
 ProjectId = Annotated[strawberry.ID, strawberry.argument(description="The project.")]
 _MAXIMUM_NODES = 100
-_KEYS: dict[ImageOrder, type[datetime] | type[int]] = {ImageOrder.CREATED_AT: datetime, ImageOrder.SIZE: int}
+_KEYS: dict[ImageOrder, type[datetime] | type[int] | type[StrEnum]] = {
+    ImageOrder.CREATED_AT: datetime,
+    ImageOrder.SIZE: int,
+    ImageOrder.STATUS: ImageStatus,
+    ImageOrder.TYPE: ImageType,
+}
 
 
 @strawberry.type(description="What can be read.")

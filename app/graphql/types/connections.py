@@ -2,6 +2,7 @@
 
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
+from enum import StrEnum
 from typing import Any, Generic, TypeVar
 
 import strawberry
@@ -64,7 +65,7 @@ def window_of(
     last: int | None = None,
     before: str | None = None,
     *,
-    keys: type[str] | type[int] | type[datetime] = str,
+    keys: type[str] | type[int] | type[datetime] | type[StrEnum] = str,
 ) -> Window:
     """The rows that a field's arguments ask for. Raises InvalidInput.
 
@@ -94,11 +95,14 @@ def _place(cursor: str | None, order: str, argument: str, keys: type) -> Place |
         return None
     position = decode_cursor(cursor, order, field=argument)
     key: Any = position.key
-    if keys is datetime and isinstance(key, str):
-        try:
+    try:
+        if keys is datetime and isinstance(key, str):
             key = datetime.fromisoformat(key)
-        except ValueError:
-            key = None
-    if not isinstance(key, keys) or (isinstance(key, datetime) and key.tzinfo is None):
+            key = key.astimezone(UTC) if key.tzinfo else None
+        elif issubclass(keys, StrEnum):
+            key = keys(key)
+    except (ValueError, OverflowError):
+        key = None
+    if not isinstance(key, keys):
         raise InvalidInput("This is not a cursor of this list.", field=(argument,))
     return Place(key, position.id)
