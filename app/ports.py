@@ -47,7 +47,7 @@ class UploadHandle:
 
 @dataclass(frozen=True, slots=True)
 class UploadReceipt:
-    """What a store holds of an upload: part numbers, ascending, the bytes in them and those still arriving.
+    """What a store holds of an upload: the numbers of complete parts, ascending, and the bytes in them.
 
     `sealed` is true once the parts have become an object. `last_byte_at` is None while nothing has come.
     """

@@ -186,7 +186,9 @@ class FolderStore:
     async def keys(self) -> Sequence[tuple[str, datetime]]:
         """As the port says."""
         changes = await self._run(self._last_changes)
-        return [(key, datetime.fromtimestamp(changed, UTC)) for key, changed in sorted(changes.items())]
+        # What somebody else put into the folder is none of ours, and not to be swept away.
+        ours = [(key, changed) for key, changed in sorted(changes.items()) if _KEY.fullmatch(key)]
+        return [(key, datetime.fromtimestamp(changed, UTC)) for key, changed in ours]
 
     def _last_changes(self) -> Mapping[str, float]:
         changes: dict[str, float] = {}
@@ -195,7 +197,7 @@ class FolderStore:
                 changes[path.relative_to(self._objects).as_posix()] = path.stat().st_mtime
             except FileNotFoundError:  # deleted just now
                 continue
-        for folder in self._open.iterdir():
+        for folder in filter(Path.is_dir, self._open.iterdir()):
             key = folder.name.replace("+", "/")
             changes[key] = max(OpenUpload(folder).last_change(), changes.get(key, 0.0))
         return changes
