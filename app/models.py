@@ -89,7 +89,6 @@ class Project(SQLModel, table=True):
     created_at: datetime = Field(default_factory=now, sa_type=Instant)
     custom_images_limit: int | None = None
     image_storage_limit: int | None = Field(default=None, sa_type=BigInteger)
-    snapshots_per_volume_limit: int | None = None
 
 
 class Membership(SQLModel, table=True):

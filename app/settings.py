@@ -67,7 +67,6 @@ class Settings(BaseSettings):
 
     custom_images_limit: Positive = Field(50, description="Custom images of a project without a limit.")
     image_storage_limit_gib: Positive = Field(500, description="Image storage of a project without a limit, in GiB.")
-    snapshots_per_volume_limit: Positive = Field(100, description="Snapshots kept of one volume.")
 
     @property
     def database_url(self) -> str:

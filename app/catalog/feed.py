@@ -32,7 +32,8 @@ def position_of(cursor: str) -> int:
         match = _CURSOR.fullmatch(base64.b64decode(padded, altchars=b"-_", validate=True).decode("ascii"))
     except (binascii.Error, ValueError):
         match = None
-    if match is None or len(cursor) > 64:
+    # Only the very text that was given out comes through, and no other spelling of it.
+    if match is None or cursor_of(int(match[1])) != cursor:
         raise InvalidInput(
             "This is not a cursor of the event feed.",
             field=("after",),

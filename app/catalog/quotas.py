@@ -21,7 +21,6 @@ class Quota:
     storage_limit: int
     storage_used: int
     storage_reserved: int
-    snapshots_per_volume: int
 
 
 async def quota_of(session: AsyncSession, project: Project, settings: Settings) -> Quota:
@@ -38,7 +37,6 @@ async def quota_of(session: AsyncSession, project: Project, settings: Settings) 
         storage_limit=_given(project.image_storage_limit, settings.image_storage_limit_gib * GIB),
         storage_used=int(used or 0),
         storage_reserved=int(reserved or 0),
-        snapshots_per_volume=_given(project.snapshots_per_volume_limit, settings.snapshots_per_volume_limit),
     )
 
 

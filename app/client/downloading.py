@@ -144,7 +144,8 @@ class Downloading:
                 request["method"], request["url"], headers=headers, timeout=signed.TIMEOUT
             ) as response:
                 total = await self._begin(response, partial)
-                async for chunk in response.aiter_raw(_CHUNK):
+                # As it comes: what would be held back for a fuller piece would be lost when the connection breaks.
+                async for chunk in response.aiter_raw():
                     await asyncio.to_thread(partial.append, chunk)
                     self.reporter.advance(len(chunk))
         except httpx.TransportError as error:
@@ -178,8 +179,8 @@ class Downloading:
             )
 
     def _partial_path(self) -> Path:
-        """Beside the target, under a name that only this image of this gateway has: bytes never get mixed."""
-        mark = hashlib.sha256(f"{self.api.endpoint}\n{self.image['id']}".encode()).hexdigest()[:12]
+        """Beside the target, under a name that only this image has: the bytes of two never get mixed."""
+        mark = hashlib.sha256(self.image["id"].encode()).hexdigest()[:12]
         return self.target.with_name(f"{self.target.name[:_MAXIMUM_NAME]}.{mark}.part")
 
 

@@ -40,7 +40,6 @@ def upgrade() -> None:
         sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
         sa.Column("custom_images_limit", sa.Integer(), nullable=True),
         sa.Column("image_storage_limit", sa.BigInteger(), nullable=True),
-        sa.Column("snapshots_per_volume_limit", sa.Integer(), nullable=True),
         sa.ForeignKeyConstraint(
             ["organization_id"],
             ["organization.id"],
