@@ -35,7 +35,8 @@ class Foreman:
     database: Database
     duties: Duties
     settings: Settings
-    _running: set[asyncio.Task[None]] = field(default_factory=set)
+    # What is being done, each with the event that ends it early.
+    _running: dict[asyncio.Task[None], threading.Event] = field(default_factory=dict)
     _stopping: bool = False
 
     @property
@@ -56,34 +57,31 @@ class Foreman:
         task = asyncio.current_task()
         if self._stopping or task is None:
             return
-        self._running.add(task)
+        cancelled = self._running[task] = threading.Event()
         try:
             claim = await jobs.claim(self.database, job_id, self._lease)
             if claim is not None:
-                await self._do(claim)
+                await self._do(claim, cancelled)
         finally:
-            self._running.discard(task)
+            del self._running[task]
 
     async def stop(self) -> None:
         """Hand back what is being done, and take nothing more."""
         self._stopping = True
-        running = list(self._running)
-        for task in running:
-            task.cancel()
-        await asyncio.gather(*running, return_exceptions=True)
+        # Tasks are asked and not cancelled: one that writes to the database at this moment would not let go of it.
+        for cancelled in self._running.values():
+            cancelled.set()
+        await asyncio.gather(*self._running, return_exceptions=True)
 
-    async def _do(self, claim: Claim) -> None:
-        cancelled = threading.Event()
+    async def _do(self, claim: Claim, cancelled: threading.Event) -> None:
         try:
             if claim.attempt > self.settings.job_attempts and await self._give_up(claim, FailureCode.INTERNAL):
                 return
             async with self._leased(claim, cancelled):
                 await self._by_kind[claim.kind](claim, cancelled)
         except (LeaseLost, Cancelled):
-            log.info("job.lost", job=claim.job_id, kind=claim.kind)
-        except asyncio.CancelledError:
             await jobs.hand_back(self.database, claim, delay=timedelta(0), failed=False)
-            log.info("job.handed_back", job=claim.job_id, kind=claim.kind)
+            log.info("job.let_go", job=claim.job_id, kind=claim.kind)
         except Exception as error:
             await self._failed(claim, error)
 
@@ -107,16 +105,17 @@ class Foreman:
     @asynccontextmanager
     async def _leased(self, claim: Claim, cancelled: threading.Event) -> AsyncIterator[None]:
         """Keep the lease alive during the block; when it is lost, or the block is left, `cancelled` is set."""
-        renewing = asyncio.create_task(self._renew(claim, cancelled))
+        done = asyncio.Event()
+        renewing = asyncio.create_task(self._renew(claim, cancelled, done))
         try:
             yield
         finally:
             cancelled.set()
-            renewing.cancel()
+            done.set()
+            await renewing
 
-    async def _renew(self, claim: Claim, cancelled: threading.Event) -> None:
-        while True:
-            await asyncio.sleep(self.settings.lease_seconds / 3)
+    async def _renew(self, claim: Claim, cancelled: threading.Event, done: asyncio.Event) -> None:
+        while not await _set_within(done, self.settings.lease_seconds / 3):
             try:
                 await jobs.renew(self.database, claim, self._lease)
             except LeaseLost:
@@ -124,6 +123,15 @@ class Foreman:
                 return
             except Exception:
                 log.warning("job.not_renewed", job=claim.job_id, exc_info=True)
+
+
+async def _set_within(event: asyncio.Event, seconds: float) -> bool:
+    """Wait for an event; whether it came in time."""
+    try:
+        async with asyncio.timeout(seconds):
+            return await event.wait()
+    except TimeoutError:
+        return False
 
 
 def declare_actors(broker: dramatiq.Broker, foreman: Foreman) -> None:

@@ -6,8 +6,6 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
-from functools import partial
-from typing import TypeVar
 
 import structlog
 
@@ -23,13 +21,12 @@ from app.lifecycle import FailureCode, ImagePhase
 from app.models import Upload, now
 from app.ports import ProgressReport, Wakeups
 from workers import pipeline
+from workers.errors import Cancelled
 from workers.inspection import inspect_head
 from workers.limits import Limits
 from workers.pipeline import ConversionTask
 
 log = structlog.get_logger()
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +58,7 @@ class Duties:
         if assignment is None:
             return
         try:
-            outcome = await _in_thread(cancelled, partial(self._converted, claim, assignment, cancelled))
+            outcome = await asyncio.to_thread(self._converted, claim, assignment, cancelled)
         except ImageFailed as failure:
             await conversions.fail(self.database, claim, assignment, failure)
         else:
@@ -107,6 +104,8 @@ class Duties:
         digest = hashlib.sha256()
         try:
             async for chunk in self.store.read(key):
+                if cancelled.is_set():
+                    raise Cancelled("while hashing")
                 await asyncio.to_thread(digest.update, chunk)
         except ObjectMissing:
             # Deleted since; if not, the log is where an operator finds out that the store lost something.
@@ -139,17 +138,6 @@ def receipt_of(key: str) -> str:
 def owner_of(key: str) -> str:
     """The key of the result that a receipt belongs to; any other key is its own."""
     return key.removesuffix(".json")
-
-
-async def _in_thread(cancelled: threading.Event, call: Callable[[], T]) -> T:
-    """Run what blocks in a thread. When the caller is cancelled, the thread is told so and waited for."""
-    work = asyncio.ensure_future(asyncio.to_thread(call))
-    try:
-        return await asyncio.shield(work)
-    except asyncio.CancelledError:
-        cancelled.set()
-        await asyncio.wait([work])
-        raise
 
 
 def given_up(code: FailureCode) -> ImageFailed:

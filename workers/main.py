@@ -5,7 +5,6 @@ from collections.abc import Callable
 from typing import Any, Self
 
 import dramatiq
-from apscheduler.schedulers.asyncio import AsyncIOScheduler
 from dramatiq.asyncio import get_event_loop_thread
 
 from app.adapters.dramatiq_queue import DramatiqQueue
@@ -44,13 +43,12 @@ class Workers:
         declare_actors(broker, self._foreman)
         uploads = Uploads(self._database, self._store, settings)
         self._schedule = Schedule(self._database, self._store, DramatiqQueue(broker), uploads, settings)
-        self._scheduler: AsyncIOScheduler | None = None
         self._worker = dramatiq.Worker(broker, worker_threads=settings.workers, worker_timeout=_BETWEEN_LOOKS_MS)
 
     def __enter__(self) -> Self:
         """Begin to work. Returns at once."""
         self._worker.start()
-        self._scheduler = _in_loop(self._start_schedule())
+        _in_loop(self._start())
         return self
 
     def __exit__(self, *_error: object) -> None:
@@ -59,12 +57,11 @@ class Workers:
         self._worker.stop()
         self._store.close()
 
-    async def _start_schedule(self) -> AsyncIOScheduler:
-        return self._schedule.start()
+    async def _start(self) -> None:
+        self._schedule.start()
 
     async def _stop(self) -> None:
-        if self._scheduler is not None:
-            self._scheduler.shutdown(wait=False)
+        await self._schedule.stop()
         await self._foreman.stop()
         await self._database.close()
 

@@ -189,8 +189,8 @@ class _Attempt:
             self._verify(sandbox, qemu.source("qcow2"), converted, self.fd)
             sandbox.own(sandbox.folder / SOURCE)
             os.rename(self.task.source, self.task.result)
-        receipts.sync_folder(self.task.result.parent)
-        receipts.sync_folder(self.task.source.parent)
+        for folder in {self.task.result.parent, self.task.source.parent}:
+            receipts.sync_folder(folder)
         return converted
 
     def _copy(self, sandbox: Sandbox, subject: Subject) -> Converted:
@@ -198,14 +198,15 @@ class _Attempt:
         bounds = self.limits.for_copy(self.task.source_size, subject.virtual_size)
         progress = self._converting(subject.virtual_size)
         written = sandbox.folder / qemu.RESULT_IMAGE.name
-        with blaming_image(), flushed_meanwhile(written):
-            qemu.convert(sandbox, subject.image, subject.virtual_size, bounds, progress)
-        with sandbox.written() as fd:
-            size = os.fstat(fd).st_size
-            unverified = subject.converted(Way.COPY, size, size)
-            stored_size = self._verify(sandbox, qemu.RESULT_IMAGE, unverified, fd)
-            converted = subject.converted(Way.COPY, stored_size, size)
-            os.fsync(fd)
+        with flushed_meanwhile(written):
+            with blaming_image():
+                qemu.convert(sandbox, subject.image, subject.virtual_size, bounds, progress)
+            with sandbox.written() as fd:
+                size = os.fstat(fd).st_size
+                unverified = subject.converted(Way.COPY, size, size)
+                stored_size = self._verify(sandbox, qemu.RESULT_IMAGE, unverified, fd)
+                os.fsync(fd)
+        converted = subject.converted(Way.COPY, stored_size, size)
         sandbox.own(written)
         receipts.write(self.task.result, Receipt(converted))
         os.rename(written, self.task.result)

@@ -104,7 +104,9 @@ def _by_format(sandbox: Sandbox, subject: Subject) -> Plan:
                 raise corrupt("The file is shorter than the disk that its VHD footer names: it is cut off.")
             return _reference(sandbox, subject, _one_run(subject.virtual_size), holes=True)
         case VhdxFacts() as facts:
-            return _reference(sandbox, subject, payload(facts, subject.read_at), holes=True)
+            extents = payload(facts, subject.read_at)
+            check(extents, subject.virtual_size, subject.source_size)
+            return _reference(sandbox, subject, extents, holes=True)
         case VmdkFacts(streamed=False):
             return _reference(sandbox, subject, _placed(_map(sandbox, subject)))
         case Qcow2Facts() as facts:
@@ -121,7 +123,16 @@ def _one_run(size: int) -> Extents:
 def _map(sandbox: Sandbox, subject: Subject) -> qemu.SourceMap:
     limits = sandbox.limits
     bounds = limits.for_tables(max(subject.source_size, subject.virtual_size))
-    return qemu.map_extents(sandbox, subject.image, bounds, limits.max_extents)
+    found = qemu.map_extents(sandbox, subject.image, bounds, limits.max_extents)
+    check(found.extents, subject.virtual_size, _readable(subject))
+    return found
+
+
+def _readable(subject: Subject) -> int:
+    """Where data may end in the file, in bytes: a qcow2 may end within its last cluster, the rest is zeros."""
+    facts = subject.inspection.facts
+    unit = facts.header.cluster_size if isinstance(facts, Qcow2Facts) else 1
+    return -(-subject.source_size // unit) * unit
 
 
 def _placed(found: qemu.SourceMap) -> Extents:
@@ -131,14 +142,10 @@ def _placed(found: qemu.SourceMap) -> Extents:
 
 
 def _reference(sandbox: Sandbox, subject: Subject, extents: Extents, *, holes: bool = False) -> ReferencePlan:
-    """Check a map and build on it. `holes`: the format knows none, so those of the file are left out."""
+    """Build on a map that has been checked. `holes`: the format knows none, so those of the file are left out."""
     if Way.REFERENCE not in sandbox.limits.ways:
         raise NotByReference("the operator does not want it")
-    virtual_size, readable = subject.virtual_size, subject.source_size
-    if isinstance(subject.inspection.facts, Qcow2Facts):
-        cluster = subject.inspection.facts.header.cluster_size
-        readable = -(-readable // cluster) * cluster
-    check(extents, virtual_size, readable)
+    virtual_size = subject.virtual_size
     if holes:
         extents = without_holes(subject.fd, extents, coarse_enough(virtual_size), sandbox.limits.max_extents)
     if 4 * extents.data_size < 3 * subject.source_size:
@@ -146,7 +153,7 @@ def _reference(sandbox: Sandbox, subject: Subject, extents: Extents, *, holes: b
     cluster_size = fitting_cluster(extents, virtual_size)
     if cluster_size is None:
         raise NotByReference("data are not aligned")
-    free_at = -(-readable // cluster_size) * cluster_size
+    free_at = -(-_readable(subject) // cluster_size) * cluster_size
     extents, copies, tables_at = relocate(extents, cluster_size, free_at)
     return ReferencePlan(qcow2.lay_out(virtual_size, cluster_size, extents, tables_at), copies)
 

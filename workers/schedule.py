@@ -43,19 +43,35 @@ class Schedule:
     # When a job was sent, by its id and the token of its last claim.
     _sent: dict[tuple[str, int], float] = field(default_factory=dict)
 
-    def start(self) -> AsyncIOScheduler:
-        """Run the sweeps in the current event loop until the scheduler is shut down."""
-        scheduler = AsyncIOScheduler(timezone="UTC")
+    # Sweeps that are under way.
+    _sweeping: set[asyncio.Task[None]] = field(default_factory=set)
+    _scheduler: AsyncIOScheduler = field(default_factory=lambda: AsyncIOScheduler(timezone="UTC"))
+
+    def start(self) -> None:
+        """Run the sweeps in the current event loop, each at once and then by its clock, until `stop`."""
         sweeps: tuple[tuple[Callable[[], Awaitable[None]], float], ...] = (
             (self.resend_jobs, self.settings.poll_seconds),
             (self.settle_uploads, min(_MINUTE, self.settings.upload_idle_seconds / 2)),
             (self.remove_orphans, min(_HOUR, self.settings.orphan_seconds / 2)),
             (self.prune_feed, _HOUR),
         )
+        often = {"trigger": "interval", "coalesce": True, "max_instances": 1, "next_run_time": now()}
         for sweep, seconds in sweeps:
-            scheduler.add_job(sweep, "interval", seconds=seconds, coalesce=True, max_instances=1, next_run_time=now())
-        scheduler.start()
-        return scheduler
+            self._scheduler.add_job(self._run, args=(sweep,), id=sweep.__name__, seconds=seconds, **often)
+        self._scheduler.start()
+
+    async def stop(self) -> None:
+        """Begin no more sweeps, and wait for those that are under way."""
+        sweeping = list(self._sweeping)
+        self._scheduler.shutdown(wait=False)
+        await asyncio.gather(*sweeping, return_exceptions=True)
+
+    async def _run(self, sweep: Callable[[], Awaitable[None]]) -> None:
+        # The scheduler cancels what runs when it is shut down, and a read of the database must not be left halfway.
+        task = asyncio.ensure_future(sweep())
+        self._sweeping.add(task)
+        task.add_done_callback(self._sweeping.discard)
+        await asyncio.shield(task)
 
     async def resend_jobs(self) -> None:
         """Send what is due again: its message was lost, or its worker fell silent."""

@@ -1,0 +1,106 @@
+"""What tests of the workers share: qemu-img, and a folder to convert in."""
+
+import json
+import os
+import shutil
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from app.lifecycle import DiskFormat, ImagePhase
+from tests.workers.images import qemu_img
+from workers.pipeline import ConversionTask, Converted, Limits, convert
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "needs_qemu: needs qemu-img; fails without it when CI=true, else skipped")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("needs_qemu") is None or shutil.which("qemu-img"):
+        return
+    message = "qemu-img is missing: apt-get install qemu-utils"
+    if os.environ.get("CI") == "true":
+        pytest.fail(message)
+    pytest.skip(message)
+
+
+BLOCK = 64 << 10
+
+
+def next_data(fd: int, place: int, size: int) -> int:
+    """The first block from `place` on that is no hole; the size of the file when there is none."""
+    try:
+        return os.lseek(fd, place, os.SEEK_DATA) // BLOCK * BLOCK if place < size else size
+    except OSError:
+        return size
+
+
+@dataclass
+class Workbench:
+    """A folder with a source to convert. `told` is what was reported, in order."""
+
+    folder: Path
+    told: list[tuple[ImagePhase, int, int | None]] = field(default_factory=list)
+    cancelled: threading.Event = field(default_factory=threading.Event)
+
+    @property
+    def source(self) -> Path:
+        return self.folder / "source"
+
+    @property
+    def result(self) -> Path:
+        return self.folder / "result"
+
+    def put(self, image: Path) -> None:
+        """Lay a copy of an image down as the source; as in the store, blocks of zeros become holes."""
+        size = image.stat().st_size
+        with image.open("rb") as file, self.source.open("wb") as copy:
+            copy.truncate(size)
+            place = 0
+            while (place := next_data(file.fileno(), place, size)) < size:
+                block = os.pread(file.fileno(), BLOCK, place)
+                if block.count(0) != len(block):
+                    os.pwrite(copy.fileno(), block, place)
+                place += BLOCK
+
+    def task(self, declared: DiskFormat, size: int | None = None, sha256: str | None = None) -> ConversionTask:
+        size = self.source.stat().st_size if size is None else size
+        return ConversionTask(self.source, size, self.result, self.folder / "job", declared, sha256)
+
+    def convert(
+        self,
+        declared: DiskFormat,
+        limits: Limits | None = None,
+        *,
+        size: int | None = None,
+        sha256: str | None = None,
+    ) -> Converted:
+        task = self.task(declared, size, sha256)
+        return convert(task, limits or Limits(), lambda *news: self.told.append(news), self.cancelled)
+
+    def names(self) -> set[str]:
+        return {path.name for path in self.folder.iterdir()}
+
+
+@pytest.fixture
+def workbench(tmp_path: Path) -> Workbench:
+    folder = tmp_path / "store"
+    folder.mkdir()
+    return Workbench(folder)
+
+
+@pytest.fixture
+def holds() -> Callable[[Path, Path], None]:
+    """Asserts that a qcow2 is sound and holds the same disk as a raw file."""
+
+    def check(result: Path, raw: Path) -> None:
+        qemu_img("check", "-f", "qcow2", str(result))
+        size = json.loads(qemu_img("info", "--output=json", "-f", "qcow2", str(result)))["virtual-size"]
+        assert size == raw.stat().st_size
+        qemu_img("compare", "-f", "raw", "-F", "qcow2", str(raw), str(result))
+
+    return check

@@ -1,0 +1,299 @@
+"""What a qemu process may do: little, for a while, and as nobody."""
+
+import json
+import os
+import signal
+import stat
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import psutil
+import pytest
+
+from app.errors import ImageFailed
+from app.lifecycle import DiskFormat, FailureCode, ImagePhase
+from tests.workers.conftest import Workbench
+from tests.workers.images import MiB, dense_disk, make, raw_disk
+from workers import qemu
+from workers.confinement import Sandbox, confinement_for
+from workers.errors import Cancelled, QemuFailed, QemuMissing, QemuRefused, QemuStopped, QemuTimedOut
+from workers.extents import DoubtfulMap, TooManyExtents
+from workers.limits import Bounds
+from workers.pipeline import Limits, Way, convert
+from workers.processes import run, run_for_output
+
+pytestmark = pytest.mark.needs_qemu
+
+AMPLE = Bounds(memory=1 << 30, cpu_seconds=20, wall_seconds=20)
+
+Impostor = Callable[[str], Limits]
+
+
+@pytest.fixture
+def impostor() -> Iterator[Impostor]:
+    """Limits with a program in qemu-img's place that runs a shell script of ours; `$1` is the subcommand."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+
+        def make_one(script: str) -> Limits:
+            program = folder / "qemu-img"
+            program.write_text(f'#!/bin/sh\n[ "$1" = --version ] && exit\n{script}\n')
+            program.chmod(0o755)
+            return Limits(qemu_img=str(program), use_bubblewrap=False)
+
+        yield make_one
+
+
+@pytest.fixture
+def source(workbench: Workbench, tmp_path: Path) -> Path:
+    workbench.put(dense_disk(tmp_path / "disk.raw"))
+    return workbench.source
+
+
+def sandbox(source: Path, limits: Limits, cancelled: threading.Event | None = None) -> Sandbox:
+    return Sandbox(source.parent / "job", source, limits, cancelled or threading.Event())
+
+
+def inside(source: Path, limits: Limits, command: str) -> str:
+    """What a shell says that runs in the place of qemu-img, confined like it."""
+    with sandbox(source, limits) as place:
+        place.confinement = replace(place.confinement, qemu_img="/bin/sh")
+        return run_for_output(place, ["-c", command], Bounds(1 << 30, 20, 20)).decode()
+
+
+@pytest.mark.parametrize("bubblewrap", [True, False])
+def test_a_process_is_nobody_when_we_are_root_and_can_gain_nothing(source: Path, bubblewrap: bool) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root can become someone else")
+    limits = Limits(use_bubblewrap=bubblewrap)
+    said = inside(source, limits, "id -u; id -g; id -G; /usr/bin/setpriv --dump 2>&1 | grep -i -E 'new_priv|bounding'")
+    assert said.splitlines()[:3] == ["65534", "65534", "65534"]
+    assert "no_new_privs: 1" in said
+    assert "[none]" in said
+
+
+@pytest.mark.parametrize("bubblewrap", [True, False])
+def test_a_process_reads_its_source_and_writes_only_to_its_output(source: Path, bubblewrap: bool) -> None:
+    command = "test -r source && echo read; (echo x >> source) 2>&- || echo kept; (echo x > new) 2>&- || echo none"
+    said = inside(source, Limits(use_bubblewrap=bubblewrap), command + "; head -c0 /dev/null > out/file && ls out")
+    wanted = ["read", "kept", "none", "file"]
+    assert said.split() == (wanted if os.geteuid() == 0 or bubblewrap else said.split())
+
+
+def test_in_bubblewrap_there_is_no_network_and_no_other_file(source: Path) -> None:
+    limits = Limits()
+    with sandbox(source, limits) as place:
+        if place.confinement.bubblewrap is None:
+            pytest.skip("bubblewrap is missing or can't work here: apt-get install bubblewrap")
+    said = inside(source, limits, "ls /; test -e /etc/passwd || echo nothing; pwd; ls")
+    assert set(said.split()) <= {
+        "bin",
+        "dev",
+        "job",
+        "lib",
+        "lib32",
+        "lib64",
+        "sbin",
+        "usr",
+        "nothing",
+        "/job",
+        "out",
+        "source",
+    }
+    connecting = """/usr/bin/perl -MSocket -e 'socket(S, PF_INET, SOCK_DGRAM, 0);
+        print connect(S, sockaddr_in(9, inet_aton("192.0.2.1"))) ? "out" : "no way"'"""
+    said = inside(source, limits, connecting)
+    assert said == "no way"
+
+
+def test_the_environment_is_empty_but_for_the_path(
+    source: Path, impostor: Impostor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("IMAGES_SECRET", "geheim")
+    with sandbox(source, impostor("env")) as place:
+        said = run_for_output(place, ["info"], AMPLE).decode()
+    assert "geheim" not in said
+    assert {line.split("=")[0] for line in said.splitlines()} <= {"PATH", "LC_ALL", "PWD", "SHLVL", "OLDPWD", "_"}
+
+
+def test_a_sandbox_that_is_left_over_is_replaced_and_always_removed(source: Path) -> None:
+    folder = source.parent / "job"
+    (folder / "out").mkdir(parents=True)
+    (folder / "out" / "old").touch()
+    with sandbox(source, Limits()) as place:
+        assert [path.name for path in sorted(place.folder.rglob("*"))] == ["out", "source"]
+    assert not folder.exists()
+    assert source.stat().st_nlink == 1
+
+
+def test_a_program_that_is_not_installed_is_named_with_what_to_install(source: Path) -> None:
+    before = source.stat().st_mode
+    with pytest.raises(QemuMissing, match="qemu-utils"), sandbox(source, Limits(qemu_img="qemu-img-is-not-here")):
+        pass
+    assert not (source.parent / "job").exists()
+    assert source.stat().st_mode == before
+
+
+def test_bubblewrap_is_left_out_where_it_does_not_work(source: Path, impostor: Impostor, tmp_path: Path) -> None:
+    limits = impostor("exit 0")
+    folder = tmp_path / "job"
+    (folder / "out").mkdir(parents=True)
+    folder.chmod(0o755)
+    # The impostor lies outside of /usr: bubblewrap does not show it.
+    assert confinement_for(Limits(qemu_img=limits.qemu_img), folder).bubblewrap is None
+
+
+@pytest.mark.parametrize(
+    ("script", "error"),
+    [
+        ("echo 'qemu-img: no' >&2; exit 1", QemuRefused),
+        ("kill -SEGV $$", QemuStopped),
+        ("echo 'prlimit: no' >&2; exit 1", QemuFailed),
+        ("exit 127", QemuFailed),
+        ("echo nonsense", QemuFailed),
+        ("echo '[]'", QemuFailed),
+        ("echo '{}'", QemuFailed),
+        ('echo \'{"virtual-size": "4"}\'', QemuFailed),
+        ("while :; do echo 0123456789012345678901234567890123456789012345678901234567890123456789; done", QemuFailed),
+    ],
+)
+def test_whatever_a_process_ends_with_has_a_name(
+    source: Path, impostor: Impostor, script: str, error: type[Exception]
+) -> None:
+    with sandbox(source, impostor(script)) as place, pytest.raises(error):
+        qemu.info(place, qemu.source("raw"), AMPLE)
+
+
+def test_a_process_that_hangs_is_stopped_with_all_its_children(source: Path, impostor: Impostor) -> None:
+    limits = impostor("sleep 1000 & echo $!; wait")
+    pids: list[int] = []
+    with sandbox(source, limits) as place, pytest.raises(QemuTimedOut):
+        run(place, ["info"], Bounds(1 << 30, 10, wall_seconds=0.5), lambda piece: pids.append(int(piece)))
+    assert len(pids) == 1
+    assert not psutil.pid_exists(pids[0]) or psutil.Process(pids[0]).status() == psutil.STATUS_ZOMBIE
+
+
+def test_a_process_that_closes_its_output_and_hangs_is_stopped_too(source: Path, impostor: Impostor) -> None:
+    with sandbox(source, impostor("exec >&- 2>&-; sleep 1000")) as place, pytest.raises(QemuTimedOut):
+        run(place, ["info"], Bounds(1 << 30, 10, wall_seconds=0.5), lambda piece: None)
+
+
+def test_an_image_that_qemu_never_finishes_reading_is_refused(
+    workbench: Workbench, tmp_path: Path, impostor: Impostor
+) -> None:
+    workbench.put(make(dense_disk(tmp_path / "disk.raw"), tmp_path / "image", "vmdk"))
+    hanging = impostor("sleep 1000")
+    with pytest.raises(ImageFailed) as caught:
+        workbench.convert(DiskFormat.VMDK, Limits(qemu_img=hanging.qemu_img, use_bubblewrap=False, inspect_seconds=0.3))
+    assert (caught.value.code, caught.value.retriable) == (FailureCode.CORRUPT_IMAGE, True)
+    assert workbench.names() == {"source"}
+
+
+def test_a_process_that_runs_is_cancelled_at_once(source: Path, impostor: Impostor) -> None:
+    cancelled = threading.Event()
+
+    def on_output(piece: bytes) -> None:
+        cancelled.set()
+
+    with sandbox(source, impostor("echo begun; sleep 1000"), cancelled) as place, pytest.raises(Cancelled):
+        run(place, ["convert"], AMPLE, on_output)
+
+
+@pytest.mark.parametrize("bubblewrap", [True, False])
+def test_a_process_ends_when_we_are_killed(source: Path, bubblewrap: bool) -> None:
+    read_end, write_end = os.pipe()
+
+    def tell(piece: bytes) -> None:
+        os.write(write_end, piece)
+
+    child = os.fork()
+    if child == 0:
+        with sandbox(source, Limits(use_bubblewrap=bubblewrap)) as place:
+            place.confinement = replace(place.confinement, qemu_img="/bin/sh")
+            script = ["-c", "echo begun; exec sleep 1000"]
+            run(place, script, Bounds(1 << 30, 10, 100), tell)
+        os._exit(1)
+    os.close(write_end)
+    assert os.read(read_end, 6) == b"begun\n"
+    helpers = psutil.Process(child).children(recursive=True)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    os.close(read_end)
+    _, alive = psutil.wait_procs(helpers, timeout=20)
+    for one in alive:
+        one.kill()
+    assert helpers
+    assert not alive
+
+
+def test_memory_is_bounded(source: Path, impostor: Impostor) -> None:
+    limits = impostor("exec perl -e 'my $x = \"x\" x (1 << 30)'")
+    with sandbox(source, limits) as place, pytest.raises((QemuRefused, QemuStopped)):
+        run(place, ["info"], Bounds(256 * MiB, 10, 20), lambda piece: None)
+
+
+def test_cpu_time_is_bounded(source: Path, impostor: Impostor) -> None:
+    with sandbox(source, impostor("while :; do :; done")) as place, pytest.raises(QemuStopped):
+        run(place, ["info"], Bounds(1 << 30, 1, 60), lambda piece: None)
+
+
+def test_a_copy_that_needs_more_room_than_there_may_be_is_too_large(workbench: Workbench, tmp_path: Path) -> None:
+    workbench.put(dense_disk(tmp_path / "disk.raw"))
+    limits = Limits(ways=frozenset({Way.COPY}), max_stored_size=2 * MiB)
+    with pytest.raises(ImageFailed) as caught:
+        workbench.convert(DiskFormat.RAW, limits)
+    assert caught.value.code is FailureCode.TOO_LARGE
+    assert workbench.names() == {"source"}
+
+
+def test_a_copy_can_be_cancelled_in_its_middle(workbench: Workbench, tmp_path: Path) -> None:
+    workbench.put(raw_disk(tmp_path / "disk.raw", 2048 * MiB, [(n * 16 * MiB, 1 * MiB) for n in range(64)]))
+
+    def report(phase: ImagePhase, done: int, total: int | None) -> None:
+        if phase is ImagePhase.CONVERTING and done:
+            workbench.cancelled.set()
+
+    with pytest.raises(Cancelled):
+        convert(workbench.task(DiskFormat.RAW), Limits(), report, workbench.cancelled)
+    assert workbench.names() == {"source"}
+
+
+def line(**entry: object) -> str:
+    return json.dumps({"depth": 0, "present": True, "zero": False, "data": True, **entry})
+
+
+@pytest.mark.parametrize(
+    ("lines", "error"),
+    [
+        ([line(start=0, length=65536, offset=0, depth=1)], DoubtfulMap),
+        ([line(start=n << 17, length=65536, offset=n << 17) for n in range(12)], TooManyExtents),
+        (["[{nonsense"], QemuFailed),
+        (["7"], QemuFailed),
+        ([json.dumps({"start": 0})], QemuFailed),
+        ([line(start="0", length=65536, offset=0)], QemuFailed),
+        ([line(start=-1, length=65536, offset=0)], QemuFailed),
+        ([line(start=0, length=1 << 70, offset=0)], QemuFailed),
+    ],
+)
+def test_a_map_that_makes_no_sense_is_an_error(
+    source: Path, impostor: Impostor, lines: list[str], error: type[Exception]
+) -> None:
+    limits = impostor("cat <<'EOF'\n" + "\n".join(lines) + "\nEOF")
+    with sandbox(source, limits) as place, pytest.raises(error):
+        qemu.map_extents(place, qemu.source("raw"), AMPLE, max_extents=10)
+
+
+def test_only_a_plain_file_counts_as_a_result(source: Path) -> None:
+    with sandbox(source, Limits()) as place:
+        (place.folder / "out" / "result").symlink_to(source)
+        with pytest.raises(OSError, match="symbolic"), place.written():
+            pass
+        (place.folder / "out" / "result").unlink()
+        os.link(source, place.folder / "out" / "result")
+        with pytest.raises(OSError, match="plain"), place.written():
+            pass
+    assert stat.S_ISREG(source.stat().st_mode)

@@ -1,0 +1,254 @@
+"""A conversion that is killed between any two of its writes, or within one, is finished by the next attempt."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from app.errors import ImageFailed
+from app.lifecycle import DiskFormat, FailureCode, ImagePhase
+from tests.workers.conftest import Workbench
+from tests.workers.images import MiB, dense_disk, make, qemu_img, raw_disk
+from workers import qemu
+from workers.errors import Cancelled, ReceiptMissing, SourceBusy, SourceDamaged
+from workers.in_place import locked
+from workers.pipeline import Limits, Way, companions, convert, discard, forget, owner_of
+
+pytestmark = pytest.mark.needs_qemu
+
+Holds = Callable[[Path, Path], None]
+
+WRITES = ("pwrite", "ftruncate", "fsync", "rename", "link", "unlink", "rmdir", "mkdir", "chmod", "chown", "open")
+KILLED, DONE = 57, 0
+
+
+def converted_but_killed(workbench: Workbench, declared: DiskFormat, size: int, limits: Limits, point: int) -> bool:
+    """Convert in a child that dies at its `point`-th write, a long one half done; False when it got to the end."""
+    child = os.fork()
+    if child == 0:
+        with contextlib.redirect_stdout(None):
+            _die_at(point)
+            workbench.convert(declared, limits, size=size)
+            os._exit(DONE)
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) in (KILLED, DONE)
+    return os.waitstatus_to_exitcode(status) == KILLED
+
+
+def _die_at(point: int) -> None:
+    left = [point]
+    exit_now = os._exit
+
+    def fatal(name: str, real: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **options: Any) -> Any:
+            left[0] -= 1
+            if left[0] == 0:
+                if name == "pwrite" and len(arguments[1]) > 512:
+                    real(arguments[0], arguments[1][: len(arguments[1]) // 2], arguments[2])
+                exit_now(KILLED)
+            return real(*arguments, **options)
+
+        return call
+
+    for name in WRITES:
+        setattr(os, name, fatal(name, getattr(os, name)))
+
+
+def prepared(kind: str, folder: Path) -> tuple[Path, Path, DiskFormat, Limits]:
+    """A raw disk, an image of it, its format, and limits that make it go the way of `kind`."""
+    raw = dense_disk(folder / "disk.raw", 1 * MiB + 512)
+    match kind:
+        case "raw by reference":
+            return raw, raw, DiskFormat.RAW, Limits()
+        case "VMDK by reference":
+            raw = dense_disk(folder / "disk.raw")
+            return raw, make(raw, folder / "image", "vmdk"), DiskFormat.VMDK, Limits()
+        case "keep":
+            qemu_img("convert", "-c", "-f", "raw", "-O", "qcow2", str(raw), str(folder / "image"))
+            return raw, folder / "image", DiskFormat.QCOW2, Limits()
+    return raw, raw, DiskFormat.RAW, Limits(ways=frozenset({Way.COPY}))
+
+
+@pytest.mark.parametrize("kind", ["raw by reference", "keep", "copy"])
+def test_a_kill_at_any_write_costs_nothing(workbench: Workbench, holds: Holds, tmp_path: Path, kind: str) -> None:
+    raw, image, declared, limits = prepared(kind, tmp_path)
+    point = 1
+    while True:
+        for path in workbench.folder.iterdir():
+            path.unlink()
+        workbench.put(image)
+        size = workbench.source.stat().st_size
+        killed = converted_but_killed(workbench, declared, size, limits, point)
+        done = workbench.convert(declared, limits, size=size)
+        forget(workbench.result)
+        assert (done.virtual_size, done.file_size) == (raw.stat().st_size, workbench.result.stat().st_size)
+        assert workbench.names() - {"source"} == {"result"}
+        assert ("source" in workbench.names()) == (done.way is Way.COPY)
+        holds(workbench.result, raw)
+        if not killed:
+            break
+        point += 1
+    assert point > 15
+
+
+def test_a_recovery_may_be_killed_too(workbench: Workbench, holds: Holds, tmp_path: Path) -> None:
+    raw, image, declared, limits = prepared("raw by reference", tmp_path)
+    workbench.put(image)
+    size = workbench.source.stat().st_size
+    kills = 0
+    for point in (22, 20, 18, 16, 14, 12, 10, 8, 6, 4, 3, 2, 1):
+        kills += converted_but_killed(workbench, declared, size, limits, point)
+    workbench.convert(declared, limits, size=size)
+    assert kills > 5
+    holds(workbench.result, raw)
+
+
+def test_a_finished_conversion_is_told_again_until_it_is_forgotten(workbench: Workbench, tmp_path: Path) -> None:
+    raw = dense_disk(tmp_path / "disk.raw")
+    workbench.put(raw)
+    first = workbench.convert(DiskFormat.RAW)
+    assert workbench.convert(DiskFormat.RAW, size=raw.stat().st_size) == first
+    forget(workbench.result)
+    forget(workbench.result)
+    with pytest.raises(ReceiptMissing):
+        workbench.convert(DiskFormat.RAW, size=raw.stat().st_size)
+
+
+def test_two_attempts_at_once_are_kept_apart(workbench: Workbench, tmp_path: Path) -> None:
+    workbench.put(dense_disk(tmp_path / "disk.raw"))
+    with locked(workbench.source, unless=workbench.result), pytest.raises(SourceBusy):
+        workbench.convert(DiskFormat.RAW)
+    assert workbench.names() == {"source"}
+    workbench.convert(DiskFormat.RAW)
+
+
+def test_a_source_that_is_missing_or_shorter_than_recorded_is_named(workbench: Workbench, tmp_path: Path) -> None:
+    with pytest.raises(SourceDamaged):
+        workbench.convert(DiskFormat.RAW, size=512)
+    workbench.put(dense_disk(tmp_path / "disk.raw"))
+    with pytest.raises(SourceDamaged):
+        workbench.convert(DiskFormat.RAW, size=5 * MiB)
+
+
+def cancel_when(workbench: Workbench, phase: ImagePhase) -> Callable[[ImagePhase, int, int | None], None]:
+    def report(now: ImagePhase, done: int, total: int | None) -> None:
+        if now is phase:
+            workbench.cancelled.set()
+
+    return report
+
+
+@pytest.mark.parametrize("phase", [ImagePhase.INSPECTING, ImagePhase.CONVERTING, ImagePhase.VERIFYING])
+@pytest.mark.parametrize("kind", ["VMDK by reference", "keep", "copy"])
+def test_a_cancelled_conversion_leaves_its_source_as_it_was(
+    workbench: Workbench, tmp_path: Path, kind: str, phase: ImagePhase
+) -> None:
+    _, image, declared, limits = prepared(kind, tmp_path)
+    if kind == "keep" and phase is ImagePhase.CONVERTING:
+        phase = ImagePhase.VERIFYING
+    workbench.put(image)
+    before = workbench.source.read_bytes()
+    with pytest.raises(Cancelled):
+        convert(workbench.task(declared), limits, cancel_when(workbench, phase), workbench.cancelled)
+    assert workbench.names() == {"source"}
+    assert workbench.source.read_bytes() == before
+    workbench.cancelled.clear()
+    workbench.convert(declared, limits)
+
+
+def test_tables_that_do_not_hold_are_taken_back_and_the_data_copied(
+    workbench: Workbench, holds: Holds, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raw, image, declared, limits = prepared("VMDK by reference", tmp_path)
+    real, reports = qemu.check, [qemu.CheckReport(corruptions=1, leaks=0, end_offset=None)]
+    monkeypatch.setattr(qemu, "check", lambda *a: reports.pop() if reports else real(*a))
+    workbench.put(image)
+    before = workbench.source.read_bytes()
+    assert workbench.convert(declared, limits).way is Way.COPY
+    assert workbench.source.read_bytes() == before
+    holds(workbench.result, raw)
+
+
+def test_a_killed_worker_takes_its_qemu_along(workbench: Workbench, tmp_path: Path) -> None:
+    workbench.put(raw_disk(tmp_path / "disk.raw", 4096 * MiB, [(n * 8 * MiB, 1 * MiB) for n in range(64)]))
+    read_end, write_end = os.pipe()
+    child = os.fork()
+    if child == 0:
+        task, limits = workbench.task(DiskFormat.RAW), Limits(ways=frozenset({Way.COPY}))
+
+        def report(phase: ImagePhase, done: int, total: int | None) -> None:
+            if phase is ImagePhase.CONVERTING and done:
+                os.write(write_end, b"!")
+                signal.pause()
+
+        convert(task, limits, report, threading.Event())
+        os._exit(1)
+    os.close(write_end)
+    assert os.read(read_end, 1) == b"!"
+    os.close(read_end)
+    helpers = psutil.Process(child).children(recursive=True)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    _, alive = psutil.wait_procs(helpers, timeout=20)
+    assert helpers
+    assert not alive
+    workbench.convert(DiskFormat.RAW)
+    assert workbench.names() == {"source", "result", "result.json"}
+
+
+def test_an_attempt_that_is_given_up_can_be_cleared_away(workbench: Workbench, tmp_path: Path) -> None:
+    raw, image, declared, limits = prepared("raw by reference", tmp_path)
+    workbench.put(image)
+    size, point = raw.stat().st_size, 1
+    while not {"result.json", "job"} <= workbench.names():
+        assert converted_but_killed(workbench, declared, size, limits, point)
+        point += 1
+    discard(workbench.task(declared, size))
+    assert workbench.names() == {"source"}
+    assert [owner_of(name) for name in (*companions("result"), "result")] == ["result", "result"]
+
+
+def test_a_full_disk_is_the_storage_s_fault_and_can_be_retried(
+    workbench: Workbench, holds: Holds, tmp_path: Path
+) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("mounting a small filesystem takes root")
+    raw = dense_disk(tmp_path / "disk.raw")
+    with small_filesystem(workbench.folder, "7M"):
+        workbench.put(raw)
+        with pytest.raises(ImageFailed) as caught:
+            workbench.convert(DiskFormat.RAW, Limits(ways=frozenset({Way.COPY})))
+        assert (caught.value.code, caught.value.retriable) == (FailureCode.STORAGE_UNAVAILABLE, True)
+        assert workbench.names() == {"source"}
+        assert workbench.source.read_bytes() == raw.read_bytes()
+        workbench.convert(DiskFormat.RAW)
+        holds(workbench.result, raw)
+
+
+def test_a_disk_without_room_for_tables_leaves_the_source_as_it_was(workbench: Workbench, tmp_path: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("mounting a small filesystem takes root")
+    raw = dense_disk(tmp_path / "disk.raw")
+    with small_filesystem(workbench.folder, "4200k"):
+        workbench.put(raw)
+        with pytest.raises(ImageFailed) as caught:
+            workbench.convert(DiskFormat.RAW)
+        assert caught.value.code is FailureCode.STORAGE_UNAVAILABLE
+        assert workbench.names() == {"source"}
+        assert workbench.source.read_bytes() == raw.read_bytes()
+
+
+@contextlib.contextmanager
+def small_filesystem(folder: Path, size: str) -> Any:
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)], check=True, timeout=30)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", str(folder)], check=True, timeout=30)

@@ -1,0 +1,285 @@
+"""Every format goes its way, and comes out as the same disk."""
+
+import hashlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from app.lifecycle import DiskFormat, ImagePhase
+from tests.workers.conftest import Workbench
+from tests.workers.images import (
+    MiB,
+    dense_disk,
+    edit_vhd_footer,
+    make,
+    patch_number,
+    qemu_img,
+    qemu_io,
+    raw_disk,
+    scattered_disk,
+)
+from workers.pipeline import Limits, Way, forget
+
+pytestmark = pytest.mark.needs_qemu
+
+Holds = Callable[[Path, Path], None]
+
+QCOW2, RAW, VMDK, VHD, VHDX = (DiskFormat(name) for name in ("QCOW2", "RAW", "VMDK", "VHD", "VHDX"))
+
+
+@pytest.mark.parametrize(
+    ("declared", "driver", "options", "way"),
+    [
+        (QCOW2, "qcow2", {}, Way.REFERENCE),
+        (QCOW2, "qcow2", {"compat": "0.10"}, Way.REFERENCE),
+        (QCOW2, "qcow2", {"cluster_size": "4k"}, Way.REFERENCE),
+        (QCOW2, "qcow2", {"cluster_size": "2M"}, Way.COPY),
+        (QCOW2, "qcow2", {"cluster_size": "512"}, Way.COPY),
+        (QCOW2, "qcow2", {"refcount_bits": "1"}, Way.REFERENCE),
+        (QCOW2, "qcow2", {"preallocation": "metadata"}, Way.COPY),
+        (RAW, "raw", {}, Way.COPY),
+        (VMDK, "vmdk", {}, Way.REFERENCE),
+        (VMDK, "vmdk", {"subformat": "streamOptimized"}, Way.COPY),
+        (VHD, "vpc", {"force_size": "on"}, Way.COPY),
+        (VHD, "vpc", {"force_size": "on", "subformat": "fixed"}, Way.COPY),
+        (VHDX, "vhdx", {"block_size": "8M"}, Way.COPY),
+    ],
+)
+def test_a_disk_with_holes_stays_the_same_disk(
+    workbench: Workbench,
+    holds: Holds,
+    tmp_path: Path,
+    declared: DiskFormat,
+    driver: str,
+    options: dict[str, str],
+    way: Way,
+) -> None:
+    raw = scattered_disk(tmp_path / "disk.raw")
+    workbench.put(make(raw, tmp_path / "image", driver, **options))
+    done = workbench.convert(declared)
+    assert (done.way, done.detected_format, done.virtual_size) == (way, declared, 24 * MiB)
+    assert done.file_size == workbench.result.stat().st_size
+    assert 5 * MiB < done.stored_size <= done.file_size
+    holds(workbench.result, raw)
+
+
+@pytest.mark.parametrize(
+    ("declared", "driver", "options", "way"),
+    [
+        (RAW, "raw", {}, Way.REFERENCE),
+        (VHD, "vpc", {"force_size": "on", "subformat": "fixed"}, Way.REFERENCE),
+        (VHD, "vpc", {"force_size": "on"}, Way.COPY),
+        (VHDX, "vhdx", {"subformat": "fixed", "block_size": "1M"}, Way.COPY),
+        (QCOW2, "qcow2", {}, Way.REFERENCE),
+        (VMDK, "vmdk", {}, Way.REFERENCE),
+    ],
+)
+def test_a_disk_full_of_data_stays_the_same_disk(
+    workbench: Workbench,
+    holds: Holds,
+    tmp_path: Path,
+    declared: DiskFormat,
+    driver: str,
+    options: dict[str, str],
+    way: Way,
+) -> None:
+    raw = dense_disk(tmp_path / "disk.raw", 4 * MiB + 33 * 512)
+    workbench.put(make(raw, tmp_path / "image", driver, **options))
+    assert workbench.convert(declared).way is way
+    holds(workbench.result, raw)
+
+
+@pytest.mark.parametrize(
+    ("declared", "driver", "options"),
+    [
+        (VHDX, "vhdx", {"block_size": "1M"}),
+        (VHDX, "vhdx", {"block_size": "8M"}),
+        (QCOW2, "qcow2", {"cluster_size": "2M"}),
+        (VMDK, "vmdk", {}),
+    ],
+)
+def test_a_large_disk_with_data_at_both_ends_is_taken_by_reference(
+    workbench: Workbench, holds: Holds, tmp_path: Path, declared: DiskFormat, driver: str, options: dict[str, str]
+) -> None:
+    # More than 4,096 blocks of 1 MiB: a VHDX has the entry of a sector bitmap between them.
+    raw = raw_disk(tmp_path / "disk.raw", 5120 * MiB, [(0, 24 * MiB), (5096 * MiB, 24 * MiB)])
+    workbench.put(make(raw, tmp_path / "image", driver, **options))
+    assert workbench.convert(declared).way is Way.REFERENCE
+    holds(workbench.result, raw)
+
+
+@pytest.mark.parametrize("ways", [{Way.REFERENCE, Way.COPY}, {Way.KEEP, Way.COPY}, {Way.COPY}])
+def test_all_three_ways_lead_to_the_same_disk(
+    workbench: Workbench, holds: Holds, tmp_path: Path, ways: set[Way]
+) -> None:
+    raw = scattered_disk(tmp_path / "disk.raw")
+    workbench.put(make(raw, tmp_path / "image", "qcow2"))
+    done = workbench.convert(QCOW2, Limits(ways=frozenset(ways)))
+    assert done.way is min(ways, key=[Way.REFERENCE, Way.KEEP, Way.COPY].index)
+    holds(workbench.result, raw)
+
+
+@pytest.mark.parametrize("compression", ["zlib", "zstd"])
+def test_a_clean_compressed_qcow2_gets_a_new_header_and_no_extensions(
+    workbench: Workbench, holds: Holds, tmp_path: Path, compression: str
+) -> None:
+    raw = scattered_disk(tmp_path / "disk.raw")
+    image = tmp_path / "image"
+    qemu_img("convert", "-c", "-O", "qcow2", "-o", f"compression_type={compression}", "-f", "raw", str(raw), str(image))
+    workbench.put(image)
+    before = image.read_bytes()
+    done = workbench.convert(QCOW2)
+    after = workbench.result.read_bytes()
+    assert done.way is Way.KEEP
+    assert after[512:] == before[512:]
+    assert after[int.from_bytes(after[100:104], "big") :][:8] == bytes(8)
+    holds(workbench.result, raw)
+
+
+def test_a_compressed_qcow2_with_leaks_is_copied(workbench: Workbench, holds: Holds, tmp_path: Path) -> None:
+    raw = scattered_disk(tmp_path / "disk.raw")
+    image = tmp_path / "image"
+    qemu_img("convert", "-c", "-O", "qcow2", "-f", "raw", str(raw), str(image))
+    block = int.from_bytes(image.read_bytes()[0x10000:0x10008], "big")
+    unused = -(-image.stat().st_size // 65536)
+    os.truncate(image, (unused + 1) * 65536)
+    patch_number(image, block + 2 * unused, ">H", 1)
+    workbench.put(image)
+    assert workbench.convert(QCOW2).way is Way.COPY
+    holds(workbench.result, raw)
+
+
+def test_internal_snapshots_are_dropped_with_a_warning(workbench: Workbench, holds: Holds, tmp_path: Path) -> None:
+    raw = dense_disk(tmp_path / "disk.raw")
+    image = make(raw, tmp_path / "image", "qcow2")
+    qemu_img("snapshot", "-c", "before", str(image))
+    workbench.put(image)
+    done = workbench.convert(QCOW2)
+    assert len(done.warnings) == 1
+    assert "snapshot" in done.warnings[0]
+    assert "Snapshot" not in qemu_img("info", str(workbench.result))
+    holds(workbench.result, raw)
+
+
+def test_a_qcow2_whose_snapshots_hold_most_of_its_bytes_is_copied(workbench: Workbench, tmp_path: Path) -> None:
+    image = make(dense_disk(tmp_path / "disk.raw"), tmp_path / "image", "qcow2")
+    qemu_img("snapshot", "-c", "before", str(image))
+    qemu_io(image, "write -P 7 0 4M")
+    workbench.put(image)
+    done = workbench.convert(QCOW2)
+    assert done.way is Way.COPY
+    assert done.file_size < 5 * MiB
+
+
+def test_a_dirty_qcow2_whose_tables_agree_is_taken(workbench: Workbench, holds: Holds, tmp_path: Path) -> None:
+    raw = dense_disk(tmp_path / "disk.raw")
+    workbench.put(patch_number(make(raw, tmp_path / "image", "qcow2"), 72, ">Q", 1))
+    assert workbench.convert(QCOW2).way is Way.REFERENCE
+    holds(workbench.result, raw)
+
+
+def test_a_result_can_be_uploaded_again(workbench: Workbench, holds: Holds, tmp_path: Path) -> None:
+    raw = dense_disk(tmp_path / "disk.raw")
+    workbench.put(raw)
+    workbench.convert(RAW)
+    forget(workbench.result)
+    workbench.result.rename(workbench.source)
+    assert workbench.convert(QCOW2).way is Way.REFERENCE
+    holds(workbench.result, raw)
+
+
+@pytest.mark.parametrize("size", [512, 65536, 65536 + 512, 3 * MiB - 512])
+def test_odd_sizes_keep_their_size(workbench: Workbench, holds: Holds, tmp_path: Path, size: int) -> None:
+    raw = dense_disk(tmp_path / "disk.raw", size)
+    workbench.put(raw)
+    assert workbench.convert(RAW).virtual_size == size
+    holds(workbench.result, raw)
+
+
+def test_what_lies_behind_the_end_of_a_disk_does_not_show_when_it_grows(workbench: Workbench, tmp_path: Path) -> None:
+    raw = dense_disk(tmp_path / "disk.raw", 4 * MiB + 512)
+    workbench.put(make(raw, tmp_path / "image", "vpc", subformat="fixed", force_size="on"))
+    assert workbench.convert(VHD).way is Way.REFERENCE
+    qemu_img("resize", "-f", "qcow2", str(workbench.result), "5M")
+    os.truncate(raw, 5 * MiB)
+    qemu_img("compare", "-f", "raw", "-F", "qcow2", str(raw), str(workbench.result))
+
+
+@pytest.mark.parametrize(("driver", "declared"), [("raw", RAW), ("qcow2", QCOW2), ("vmdk", VMDK), ("vhdx", VHDX)])
+def test_an_empty_disk_is_taken(
+    workbench: Workbench, holds: Holds, tmp_path: Path, driver: str, declared: DiskFormat
+) -> None:
+    raw = raw_disk(tmp_path / "disk.raw", 8 * MiB, [])
+    workbench.put(make(raw, tmp_path / "image", driver))
+    assert workbench.convert(declared).stored_size < MiB
+    holds(workbench.result, raw)
+
+
+def test_a_vhd_that_virtualbox_wrote_keeps_its_last_cylinder(
+    workbench: Workbench, holds: Holds, tmp_path: Path
+) -> None:
+    # VirtualBox rounds the geometry down; the current size is the true one.
+    raw = dense_disk(tmp_path / "disk.raw", 4 * MiB + 512)
+    image = make(raw, tmp_path / "image", "vpc", subformat="fixed", force_size="on")
+    workbench.put(edit_vhd_footer(image, (28, b"vbox"), (56, bytes([0, 2, 16, 255]))))
+    assert workbench.convert(VHD).virtual_size == 4 * MiB + 512
+    holds(workbench.result, raw)
+
+
+def test_an_extension_of_the_source_after_its_recorded_size_is_ignored(
+    workbench: Workbench, holds: Holds, tmp_path: Path
+) -> None:
+    raw = dense_disk(tmp_path / "disk.raw")
+    workbench.put(raw)
+    with workbench.source.open("ab") as file:
+        file.write(b"left by an attempt that was cut off")
+    assert workbench.convert(RAW, size=4 * MiB).virtual_size == 4 * MiB
+    holds(workbench.result, raw)
+
+
+def test_the_right_checksum_passes(workbench: Workbench, tmp_path: Path) -> None:
+    raw = dense_disk(tmp_path / "disk.raw")
+    workbench.put(raw)
+    done = workbench.convert(RAW, sha256=hashlib.sha256(raw.read_bytes()).hexdigest())
+    assert done.way is Way.REFERENCE
+
+
+def test_progress_goes_through_the_phases_and_never_back(workbench: Workbench, tmp_path: Path) -> None:
+    workbench.put(make(dense_disk(tmp_path / "disk.raw"), tmp_path / "image", "vpc"))
+    workbench.convert(VHD)
+    phases = list(dict.fromkeys(phase for phase, _, _ in workbench.told))
+    assert phases == [ImagePhase.INSPECTING, ImagePhase.CONVERTING, ImagePhase.VERIFYING]
+    converting = [done for phase, done, _ in workbench.told if phase is ImagePhase.CONVERTING]
+    assert converting == sorted(converting)
+    assert all(total is not None and done <= total for _, done, total in workbench.told)
+
+
+def test_the_source_stays_after_a_copy_and_becomes_the_result_by_reference(
+    workbench: Workbench, tmp_path: Path
+) -> None:
+    workbench.put(dense_disk(tmp_path / "disk.raw"))
+    inode = workbench.source.stat().st_ino
+    workbench.convert(RAW, Limits(ways=frozenset({Way.COPY})))
+    assert workbench.names() == {"source", "result", "result.json"}
+    workbench.result.unlink()
+    forget(workbench.result)
+    workbench.convert(RAW)
+    assert workbench.names() == {"result", "result.json"}
+    assert workbench.result.stat().st_ino == inode
+    forget(workbench.result)
+    assert workbench.names() == {"result"}
+
+
+def test_a_result_keeps_the_owner_and_the_mode_of_its_source(workbench: Workbench, tmp_path: Path) -> None:
+    for ways in (frozenset(Way), frozenset({Way.COPY})):
+        workbench.put(dense_disk(tmp_path / "disk.raw"))
+        workbench.source.chmod(0o604)
+        before = workbench.source.stat()
+        workbench.convert(RAW, Limits(ways=ways))
+        after = workbench.result.stat()
+        assert (after.st_mode, after.st_uid, after.st_gid) == (before.st_mode, before.st_uid, before.st_gid)
+        assert after.st_nlink == 1
+        workbench.result.unlink()
+        forget(workbench.result)
