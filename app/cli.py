@@ -1,11 +1,13 @@
 """The `images` command. The only module of app that may import workers."""
 
+import fcntl
 import json
 import os
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any
@@ -173,10 +175,22 @@ def _migrate(settings: Settings) -> None:
     if not os.access(data, os.W_OK | os.X_OK):
         raise SettingsError(f"{data} can't be the data folder: it is not writable; choose another by --data")
     try:
-        migrate_database(settings.database_url)
+        with _alone_in(data):
+            migrate_database(settings.database_url)
     except (SQLAlchemyError, CommandError) as error:
         reason = str(error).splitlines()[0]
         raise SettingsError(f"the database in {data} can't be brought up to date: {reason}") from error
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Keep other processes that start on this folder waiting, so that one of them makes the tables."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 async def _with_database(settings: Settings, act: Callable[[Database], Any]) -> Any:

@@ -71,7 +71,7 @@ class IssuerTokens:
         try:
             answer = httpx.get(address, timeout=5)
             return str(answer.raise_for_status().json()["jwks_uri"])
-        except (httpx.HTTPError, ValueError, KeyError) as error:
+        except (httpx.HTTPError, httpx.InvalidURL, ValueError, KeyError, TypeError) as error:
             raise NotAuthenticated(_ISSUER_SILENT) from error
 
 
