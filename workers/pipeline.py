@@ -28,18 +28,7 @@ from workers.limits import Limits
 from workers.planning import CopyPlan, KeepPlan, ReferencePlan, Subject, how_to_open, make_plan
 from workers.receipts import Converted, Receipt, Way
 
-__all__ = [
-    "ConversionTask",
-    "Converted",
-    "Limits",
-    "Way",
-    "companions",
-    "convert",
-    "discard",
-    "forget",
-    "inspect_head",
-    "owner_of",
-]
+__all__ = ["ConversionTask", "Converted", "Limits", "Way", "convert", "forget", "inspect_head"]
 
 log = structlog.get_logger(__name__)
 
@@ -85,22 +74,6 @@ def convert(task: ConversionTask, limits: Limits, report: Report, cancelled: thr
 def forget(result: Path) -> None:
     """Remove what was written down beside a result, once the caller has noted it. Harmless when done before."""
     receipts.remove(result)
-
-
-def discard(task: ConversionTask) -> None:
-    """Remove what attempts may have left beside source and result, for an image that is given up. Harmless twice."""
-    receipts.remove(task.result)
-    remove_tree(task.workspace)
-
-
-def companions(name: str) -> tuple[str, ...]:
-    """The names of files that a conversion may leave beside the source or result called `name`."""
-    return (f"{name}{receipts.SUFFIX}",)
-
-
-def owner_of(name: str) -> str:
-    """The file that the file called `name` belongs to: itself, unless it is a companion."""
-    return name.removesuffix(receipts.SUFFIX)
 
 
 def _told_again(task: ConversionTask) -> Converted:

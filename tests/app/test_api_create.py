@@ -67,7 +67,8 @@ async def test_the_answer_says_where_in_the_feed_the_image_appears(gateway: Gate
     before = (await gateway.ask("{ eventCursor }"))["eventCursor"]
     payload = await gateway.mutate("createImage", gateway.creation())
     document = """query ($project: ID!, $after: EventCursor) {
-        imageEvents(projectId: $project, after: $after, first: 5) { nodes { __typename cursor imageId image { status } } } }"""
+        imageEvents(projectId: $project, after: $after, first: 5) {
+            nodes { __typename cursor imageId image { status } } } }"""
     (event,) = (await gateway.ask(document, project=gateway.alpha, after=before))["imageEvents"]["nodes"]
     assert event == {
         "__typename": "ImageCreated",
@@ -194,7 +195,8 @@ REFUSALS: dict[str, tuple[dict[str, Any], str, list[str], str | None]] = {
         {"upload": {"sha256": "ab"}}, "INVALID", ["source", "upload", "sha256"], "sha256sum FILE",
     ),
     "a SHA-256 in other digits": (
-        {"upload": {"sha256": "\N{ARABIC-INDIC DIGIT ZERO}" * 64}}, "INVALID", ["source", "upload", "sha256"], "sha256sum FILE",
+        {"upload": {"sha256": "\N{ARABIC-INDIC DIGIT ZERO}" * 64}}, "INVALID", ["source", "upload", "sha256"],
+        "sha256sum FILE",
     ),
     "too many labels": (
         {"labels": [{"key": f"k{at}", "value": ""} for at in range(65)]}, "INVALID", ["labels"], None,

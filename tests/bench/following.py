@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from websockets.sync.client import ClientConnection, connect
 from websockets.typing import Subprotocol
@@ -40,16 +41,17 @@ class Follower:
                 if message["type"] != "next":
                     self._failure = self._failure or message
                     return
-                self._note(message["payload"]["data"]["image"])
+                self.note(message)
         finally:
             self._settled.set()
 
-    def _note(self, image: dict[str, object]) -> None:
+    def note(self, message: dict[str, Any]) -> None:
+        """Keeps when a status or phase was heard of first."""
         now = time.perf_counter()
-        progress = image["progress"]
-        self.heard.setdefault(str(image["status"]), now)
-        if isinstance(progress, dict):
-            self.heard.setdefault(str(progress["phase"]), now)
+        image = message["payload"]["data"]["image"]
+        self.heard.setdefault(image["status"], now)
+        if image["progress"] is not None:
+            self.heard.setdefault(image["progress"]["phase"], now)
         self._failure = image["failure"]
 
 
@@ -64,7 +66,7 @@ def following(gateway: Gateway, image_id: str) -> Iterator[Follower]:
         connection.recv(timeout=30)
         request = {"query": _WATCH, "variables": {"id": image_id}}
         connection.send(json.dumps({"type": "subscribe", "id": "1", "payload": request}))
-        connection.recv(timeout=30)
+        follower.note(json.loads(connection.recv(timeout=30)))
         reading = threading.Thread(target=follower.read, args=(connection,))
         reading.start()
         try:

@@ -71,12 +71,13 @@ def _compared(what: str, ours: Sequence[float], plain: Sequence[float], *, goal:
 
 def _fill(gateway: Gateway, folder: Path) -> None:
     """Fifty images that are ACTIVE, each uploaded and converted."""
-    disk = write_disk(DISKS["sparse qcow2"], folder, 1 << 20)
-    for _ in range(_PAGE):
-        upload = create(gateway, disk, "QCOW2")
-        send(gateway.host, disk, upload.parts)
+    disk = write_disk(DISKS["dense raw"], folder, 1 << 20)
+    uploads = [create(gateway, disk, "RAW") for _ in range(_PAGE)]
+    for upload in uploads:
+        send(gateway.host, disk, upload.parts, at_once=1)
+        complete(gateway, upload)
+    for upload in uploads:
         with following(gateway, upload.image_id) as follower:
-            complete(gateway, upload)
             follower.active_at()
     disk.unlink()
 

@@ -25,6 +25,7 @@ class Gate:
         self._port = port
         self._held: Callable[[int], bool] = lambda _number: False
         self._waiting = 0
+        self._dropped = 0
         self._changed = threading.Condition()
         self._closing = False
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -36,10 +37,14 @@ class Gate:
             self._held = held
             self._changed.notify_all()
 
-    def release(self) -> None:
-        """Let everything through that is kept back or comes, and count anew what gets through from here on."""
+    def release(self, *, drop: bool = False) -> None:
+        """Let everything through that is kept back or comes; with `drop`, what is kept back is thrown away instead.
+
+        Counts anew what gets through from here on.
+        """
         with self._changed:
             self._held = lambda _number: False
+            self._dropped += drop
             self.parts.clear()
             self._changed.notify_all()
 
@@ -98,14 +103,16 @@ class Gate:
 
     def _may_pass(self, number: int) -> bool:
         with self._changed:
+            dropped = self._dropped
             if self._held(number):
                 self._waiting += 1
                 self._changed.notify_all()
                 self._changed.wait_for(lambda: self._closing or not self._held(number), _SECONDS)
                 self._waiting -= 1
-            if not self._closing:
-                self.parts.append(number)
-            return not self._closing
+            if self._closing or dropped != self._dropped:
+                return False
+            self.parts.append(number)
+            return True
 
 
 def _read_head(client: socket.socket) -> tuple[str, bytes]:

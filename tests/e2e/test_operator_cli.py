@@ -20,7 +20,7 @@ from tests.e2e.processes import images_command
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.parametrize(("role", "may_create"), [("reader", False), ("MEMBER", True), ("admin", True)])
+@pytest.mark.parametrize(("role", "may_create"), [("reader", False), ("MEMBER", True)])
 @pytest.mark.needs_program("qemu-img")
 def test_a_token_gives_its_role_in_its_project_and_nothing_else(
     running_gateway: Gateway, tmp_path: Path, role: str, may_create: bool
@@ -123,24 +123,17 @@ def test_a_secret_that_is_too_short_ends_in_one_line(tmp_path: Path) -> None:
     assert not (tmp_path / "data").exists()
 
 
-@pytest.mark.parametrize("command", ["up", "serve"])
-def test_a_port_in_use_ends_in_one_line(tmp_path: Path, command: str) -> None:
+def test_a_port_in_use_ends_in_one_line(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
-        done = images_command(command, "--data", str(tmp_path / "data"), "--port", port)
+        done = images_command("up", "--data", str(tmp_path / "data"), "--port", port)
 
     _check_one_line(done, port)
 
 
 @pytest.mark.parametrize(
     "command",
-    [
-        ("up",),
-        ("serve",),
-        ("work",),
-        ("migrate",),
-        ("token", "--subject", "someone", "--project", "alpha", "--role", "reader"),
-    ],
+    [("up",), ("migrate",), ("token", "--subject", "someone", "--project", "alpha", "--role", "reader")],
     ids=lambda command: command[0],
 )
 def test_a_data_folder_that_is_a_file_ends_in_one_line(tmp_path: Path, command: tuple[str, ...]) -> None:
@@ -170,7 +163,7 @@ def test_a_database_that_is_none_ends_in_one_line(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("IMAGES_PORT", "many"), ("IMAGES_WORKERS", "0"), ("IMAGES_LEASE_SECONDS", "-1"), ("IMAGES_PORT", "70000")],
+    [("IMAGES_PORT", "70000"), ("IMAGES_LEASE_SECONDS", "soon")],
 )
 def test_a_setting_that_makes_no_sense_is_named(tmp_path: Path, name: str, value: str) -> None:
     _check_one_line(images_command("up", "--data", str(tmp_path), env={name: value}), name)

@@ -19,7 +19,7 @@ from tests.workers.images import MiB, dense_disk, make, qemu_img, raw_disk
 from workers import qemu
 from workers.errors import Cancelled, ReceiptMissing, SourceBusy, SourceDamaged
 from workers.in_place import locked
-from workers.pipeline import Limits, Way, companions, convert, discard, forget, owner_of
+from workers.pipeline import Limits, Way, convert, forget
 
 pytestmark = pytest.mark.needs_qemu
 
@@ -201,18 +201,6 @@ def test_a_killed_worker_takes_its_qemu_along(workbench: Workbench, tmp_path: Pa
     assert not alive
     workbench.convert(DiskFormat.RAW)
     assert workbench.names() == {"source", "result", "result.json"}
-
-
-def test_an_attempt_that_is_given_up_can_be_cleared_away(workbench: Workbench, tmp_path: Path) -> None:
-    raw, image, declared, limits = prepared("raw by reference", tmp_path)
-    workbench.put(image)
-    size, point = raw.stat().st_size, 1
-    while not {"result.json", "job"} <= workbench.names():
-        assert converted_but_killed(workbench, declared, size, limits, point)
-        point += 1
-    discard(workbench.task(declared, size))
-    assert workbench.names() == {"source"}
-    assert [owner_of(name) for name in (*companions("result"), "result")] == ["result", "result"]
 
 
 def test_a_full_disk_is_the_storage_s_fault_and_can_be_retried(
