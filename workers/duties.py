@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import shutil
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -77,6 +78,10 @@ class Duties:
             declared_format=assignment.declared_format,
             declared_sha256=assignment.declared_sha256,
         )
+        # What a killed attempt left holds on to the source, and so to its bytes.
+        for folder in self.store.work.glob(f"{claim.job_id}-*"):
+            if folder != task.workspace:
+                shutil.rmtree(folder, ignore_errors=True)
         made = pipeline.convert(task, self.limits, self._reporter(assignment), cancelled)
         log.info("image.converted", image=assignment.image_id, way=made.way, format=made.detected_format)
         return Outcome(
