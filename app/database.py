@@ -4,6 +4,7 @@ One transaction is one mutation or one step of a job (architecture, rule 1). Wak
 and may be lost; the rows are the truth (rule 2).
 """
 
+import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ from sqlmodel import select
 
 from app.errors import GatewayError
 from app.models import Event, Job
+from app.sqlite import connect
 
 # How long a connection waits for SQLite's one writer of another process, in seconds.
 _SQLITE_BUSY_SECONDS = 30
@@ -99,11 +101,17 @@ def _engine(url: str, connections: int, *, begin: str) -> AsyncEngine:
         pool_size=connections,
         max_overflow=0,
         pool_timeout=60,
-        connect_args={"timeout": _SQLITE_BUSY_SECONDS},
+        json_deserializer=_read_json,
+        connect_args={"timeout": _SQLITE_BUSY_SECONDS, "async_creator_fn": connect},
     )
     event.listen(engine.sync_engine, "connect", _prepare_sqlite)
     event.listen(engine.sync_engine, "begin", _begins_with(begin))
     return engine
+
+
+def _read_json(text: str) -> Any:
+    # Labels and warnings are mostly empty lists, and a page has a hundred of them.
+    return [] if text == "[]" else json.loads(text)
 
 
 def _prepare_sqlite(connection: Any, _record: object) -> None:

@@ -49,6 +49,14 @@ class Instant(TypeDecorator[datetime]):
     def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
         return None if value is None else value.replace(tzinfo=UTC)
 
+    def result_processor(self, dialect: Dialect, coltype: object) -> Any:
+        """Reads SQLite's text in one step: a page has a hundred of them."""
+        return _read_instant if dialect.name == "sqlite" else super().result_processor(dialect, coltype)
+
+
+def _read_instant(text: str | None) -> datetime | None:
+    return None if text is None else datetime.fromisoformat(text).replace(tzinfo=UTC)
+
 
 class Word(TypeDecorator[StrEnum]):
     """A member of a vocabulary, kept as its text, so that a new member needs no migration."""
@@ -63,8 +71,11 @@ class Word(TypeDecorator[StrEnum]):
     def process_bind_param(self, value: StrEnum | None, dialect: Dialect) -> str | None:
         return None if value is None else self.vocabulary(value).value
 
-    def process_result_value(self, value: str | None, dialect: Dialect) -> StrEnum | None:
-        return None if value is None else self.vocabulary(value)
+    def result_processor(self, dialect: Dialect, coltype: object) -> Any:
+        """Looks the member up, at the price of a dictionary."""
+        members: dict[str | None, StrEnum | None] = {None: None}
+        members.update({member.value: member for member in self.vocabulary})
+        return members.__getitem__
 
 
 # One reading of each kind of column, so that every dialect gets the same.

@@ -1,6 +1,7 @@
 """Runs the API under uvicorn, and ends it in order: streams first, then connections."""
 
 import asyncio
+import gc
 import signal
 import socket
 from collections.abc import Callable, Iterator
@@ -96,4 +97,7 @@ async def _when_started(server: uvicorn.Server, ready: Callable[[], None]) -> No
         if server.should_exit:
             return
         await asyncio.sleep(0.01)
+    # What start-up made stays for good. Left to the collector, it is walked over and over while events go out.
+    gc.collect()
+    gc.freeze()
     ready()

@@ -6,7 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, SecretStr, ValidationError
+from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from app.errors import SettingsError
@@ -67,6 +67,11 @@ class Settings(BaseSettings):
 
     custom_images_limit: Positive = Field(50, description="Custom images of a project without a limit.")
     image_storage_limit_gib: Positive = Field(500, description="Image storage of a project without a limit, in GiB.")
+
+    @field_validator("allowed_origins", mode="before")
+    @classmethod
+    def _separated(cls, given: object) -> object:
+        return tuple(part.strip() for part in given.split(",") if part.strip()) if isinstance(given, str) else given
 
     @property
     def database_url(self) -> str:

@@ -6,16 +6,21 @@ from pathlib import Path
 
 import pytest
 
+from tests.bench.disks import DISKS
+
 # What each measurement has to have a line for.
 LINES = {
     "receiving": ["parts of 16 MiB, four at once", "one single part"],
+    "conversion": list(DISKS),
+    "growth": [f"{times} times 0.004 GiB of data" for times in (1, 10, 40)],
+    "memory": ["idle", "above idle while receiving", "above idle while converting"],
     "pages": ["in a second", "in a second of processor time"],
     "watchers": ["p50 from commit", "p99 from commit", "processor time per delivery", "memory per watcher"],
 }
 TINY = "--size 0.004 --rounds 1 --watchers 5 --events 2 --seconds 0.2".split()
 
 
-@pytest.mark.needs_program("qemu-img", "bwrap")
+@pytest.mark.needs_program("qemu-img", "qemu-io", "bwrap")
 @pytest.mark.parametrize("name", LINES)
 def test_a_measurement_says_what_it_found_and_leaves_nothing_behind(name: str, tmp_path: Path) -> None:
     table = tmp_path / "table.md"

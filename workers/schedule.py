@@ -5,6 +5,7 @@ import math
 import shutil
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -71,7 +72,8 @@ class Schedule:
         task = asyncio.ensure_future(sweep())
         self._sweeping.add(task)
         task.add_done_callback(self._sweeping.discard)
-        await asyncio.shield(task)
+        with suppress(asyncio.CancelledError):
+            await asyncio.shield(task)
 
     async def resend_jobs(self) -> None:
         """Send what is due again: its message was lost, or its worker fell silent."""

@@ -40,14 +40,15 @@ class Page(Generic[Row]):
 async def read_page(
     session: AsyncSession, query: Select[Any], key: Any, id_: Any, window: Window, *, descending: bool = False
 ) -> Page[Any]:
-    """The rows of `query` in the order of (`key`, `id_`) that lie in the window."""
+    """The rows of `query` in the order of (`key`, `id_`) that lie in the window; of one column or entity, just that."""
     if window.after is not None:
         query = query.where(_beyond(key, id_, window.after, down=descending))
     if window.before is not None:
         query = query.where(_beyond(key, id_, window.before, down=not descending))
     down = descending != window.backward
     ordered = query.order_by(*(column.desc() if down else column.asc() for column in (key, id_)))
-    rows = list((await session.execute(ordered.limit(window.limit + 1))).scalars())
+    found = await session.execute(ordered.limit(window.limit + 1))
+    rows: Sequence[Any] = found.scalars().all() if len(found.keys()) == 1 else found.all()
     more = len(rows) > window.limit
     rows = rows[: window.limit]
     if window.backward:

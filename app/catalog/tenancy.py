@@ -52,10 +52,22 @@ async def project_for(
     )
     found = (await session.execute(query)).one_or_none() if is_id(project_id) else None
     if found is None:
-        raise NotFound("There is no such project.", field=field, hint="viewer { projects } lists yours.")
+        raise _no_project(field)
     project, role = found
     _require(ProjectRole(role), needed, field)
     return project
+
+
+async def require_reader(
+    session: AsyncSession, viewer: Viewer, project_id: str, *, field: Sequence[str] = ("projectId",)
+) -> None:
+    """Raises NotFound when the viewer may not see the project."""
+    if await role_in(session, viewer, project_id) is None:
+        raise _no_project(field)
+
+
+def _no_project(field: Sequence[str]) -> NotFound:
+    return NotFound("There is no such project.", field=field, hint="viewer { projects } lists yours.")
 
 
 async def image_for(

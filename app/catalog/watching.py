@@ -4,7 +4,7 @@ import asyncio
 from bisect import bisect_right
 from collections import Counter, OrderedDict
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import structlog
 from sqlmodel import col, select
@@ -28,10 +28,14 @@ _IMAGES_AT_HAND = 10_000
 
 @dataclass(frozen=True, slots=True)
 class Happened:
-    """An event of the feed, with its image as it was when this process read the event; None when deleted."""
+    """An event of the feed, with its image as it was when this process read the event; None when deleted.
+
+    `live` says that it was read when it came, and not later for somebody who had fallen behind.
+    """
 
     event: Event
     image: Image | None
+    live: bool = False
 
     @property
     def position(self) -> int:
@@ -115,7 +119,7 @@ class Feed:
                 log.exception("feed.unreadable")
                 return
             for item in happened:
-                self._take(item)
+                self._take(replace(item, live=True))
             for project_id in {item.event.project_id for item in happened}:
                 self._wake(project_id)
             more = len(happened) == _BATCH

@@ -12,7 +12,7 @@ import httpx
 from app.client import documents, signed
 from app.client.api import Api
 from app.client.disk_file import DiskFile
-from app.client.errors import AddressRefused, ClientError, NotFound, UploadClosed
+from app.client.errors import AddressRefused, ClientError, NotAllowed, NotFound, UploadClosed
 from app.client.patience import Patience, Trouble
 from app.client.reporting import Reporter
 
@@ -68,7 +68,7 @@ class MissingParts:
         for edge in page["edges"]:
             node = edge["node"]
             if node["request"] is None:
-                raise UploadClosed("The upload takes no bytes from you.")
+                raise NotAllowed("You may not send bytes to this upload.", hint="It takes the role MEMBER.")
             parts.append(Part(node["number"], node["offset"], node["size"], node["request"], after))
             after = edge["cursor"]
         return parts, after, page["pageInfo"]["hasNextPage"]

@@ -41,7 +41,8 @@ def command(*, as_json: bool) -> Iterator[Output]:
     """Runs the body of a command; what it raises is shown, and becomes the exit code of `app.client.exits`."""
     output = Output(as_json)
     try:
-        yield output
+        with _interruptible():
+            yield output
     except ClientError as error:
         output.error(error)
         raise typer.Exit(int(error.exit_code)) from None
@@ -58,7 +59,13 @@ def command(*, as_json: bool) -> Iterator[Output]:
 
 def run(act: Coroutine[Any, Any, Given], *, resumed_by: str | None = None) -> Given:
     """What `act` gives. Raises Interrupted on Ctrl-C, with the hint how the command is gone on with."""
-    try:
+    with _interruptible(resumed_by):
         return asyncio.run(act)
+
+
+@contextmanager
+def _interruptible(resumed_by: str | None = None) -> Iterator[None]:
+    try:
+        yield
     except KeyboardInterrupt:
         raise Interrupted("Interrupted.", hint=resumed_by) from None

@@ -2,6 +2,7 @@
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, TypeVar
 
 import strawberry
@@ -15,6 +16,7 @@ from app.catalog.progress import ProgressBoard
 from app.catalog.uploads import Uploads
 from app.catalog.watching import Feed
 from app.database import Database
+from app.graphql.shared_results import SharedResults
 from app.lifecycle import ProjectRole
 from app.models import Image, Organization, Project, Upload
 from app.ports import ObjectStore, SignedRequest
@@ -35,19 +37,43 @@ class Gateway:
     uploads: Uploads
     feed: Feed
     board: ProgressBoard
+    shared_results: SharedResults = field(default_factory=SharedResults)
 
 
 class Loaders:
-    """Batches of look-ups. Each batch opens a session of its own, since resolvers run side by side."""
+    """Batches of look-ups. Each batch opens a session of its own, since resolvers run side by side.
+
+    A loader is made when it is first needed: most events of a subscription need none.
+    """
 
     def __init__(self, database: Database, viewer: Viewer) -> None:
         self._database = database
         self._viewer = viewer
-        self.projects: DataLoader[str, Project | None] = self._loader(tenancy.visible_projects)
-        self.images: DataLoader[str, Image | None] = self._loader(images.visible_images)
-        self.roles: DataLoader[str, ProjectRole | None] = self._loader(tenancy.roles_in)
-        self.organizations: DataLoader[str, Organization | None] = self._loader(tenancy.visible_organizations)
-        self.open_uploads: DataLoader[str, Upload | None] = self._loader(_open_uploads)
+
+    @cached_property
+    def projects(self) -> DataLoader[str, Project | None]:
+        """Projects that the caller may see."""
+        return self._loader(tenancy.visible_projects)
+
+    @cached_property
+    def images(self) -> DataLoader[str, Image | None]:
+        """Images that the caller may see."""
+        return self._loader(images.visible_images)
+
+    @cached_property
+    def roles(self) -> DataLoader[str, ProjectRole | None]:
+        """What the caller is in a project."""
+        return self._loader(tenancy.roles_in)
+
+    @cached_property
+    def organizations(self) -> DataLoader[str, Organization | None]:
+        """Organizations of which the caller may see a project."""
+        return self._loader(tenancy.visible_organizations)
+
+    @cached_property
+    def open_uploads(self) -> DataLoader[str, Upload | None]:
+        """Uploads that take bytes, by the id of their image."""
+        return self._loader(_open_uploads)
 
     def _loader(
         self, look_up: Callable[[AsyncSession, Viewer, Sequence[str]], Awaitable[dict[str, Loaded]]]
@@ -64,24 +90,57 @@ async def _open_uploads(session: AsyncSession, _viewer: Viewer, ids: Sequence[st
     return await uploads.open_uploads_of(session, ids)
 
 
-@dataclass(slots=True)
 class Context:
-    """One operation. `event_id` is what a subscription sets before it yields: SSE sends it as the event's id."""
+    """One operation. A subscription sets `event_id` before it yields: SSE sends it as the event's id.
 
-    gateway: Gateway
-    viewer: Viewer
-    correlation_id: str
-    connection: HTTPConnection
-    event_id: str | None = None
-    loaders: Loaders = field(init=False)
+    `personal` says whether a resolver has used anything of it since that was last set to False. What was resolved
+    without is the same for everybody who asks the same.
+    """
 
-    def __post_init__(self) -> None:
-        self.loaders = Loaders(self.gateway.database, self.viewer)
+    def __init__(self, gateway: Gateway, viewer: Viewer, correlation_id: str, connection: HTTPConnection) -> None:
+        self.correlation_id = correlation_id
+        self.event_id: str | None = None
+        self.personal = False
+        self._gateway = gateway
+        self._viewer = viewer
+        self._connection = connection
+        self._loaders: Loaders | None = None
+
+    @property
+    def gateway(self) -> Gateway:
+        """The use cases."""
+        self.personal = True
+        return self._gateway
+
+    @property
+    def viewer(self) -> Viewer:
+        """Who is calling."""
+        self.personal = True
+        return self._viewer
+
+    @property
+    def connection(self) -> HTTPConnection:
+        """The request, or the WebSocket, that the operation came by."""
+        self.personal = True
+        return self._connection
+
+    @property
+    def loaders(self) -> Loaders:
+        """The loaders of this operation, or of this event."""
+        self.personal = True
+        if self._loaders is None:
+            self._loaders = Loaders(self._gateway.database, self._viewer)
+        return self._loaders
+
+    @property
+    def shared_results(self) -> SharedResults:
+        """What has been resolved for others."""
+        return self._gateway.shared_results
 
     def finish_event(self) -> None:
         """The next event of a subscription begins with nothing loaded."""
         self.event_id = None
-        self.loaders = Loaders(self.gateway.database, self.viewer)
+        self._loaders = None
 
     def address(self, request: SignedRequest) -> str:
         """The absolute address of a signed request; one that the gateway serves is below its public address."""

@@ -14,7 +14,7 @@ from strawberry.exceptions import MissingQueryError
 from strawberry.schema.exceptions import CannotGetOperationTypeError, InvalidOperationTypeError
 from strawberry.types import ExecutionContext
 
-from app.errors import NotAuthenticated, UserMistake
+from app.errors import NotAuthenticated, StoreError, UserMistake
 
 INTERNAL_MESSAGE = "Something went wrong on our side. Tell the operator the correlation id."
 
@@ -71,6 +71,8 @@ def _told(error: GraphQLError, cause: Exception) -> tuple[str, dict[str, Any]] |
             return cause.message, {name: value for name, value in details.items() if value is not None}
         case NotAuthenticated():
             return str(cause) or "Send a valid token.", {"code": "UNAUTHENTICATED"}
+        case StoreError():
+            return "The object store can't take or give bytes now. Try again later.", {"code": "STORAGE_UNAVAILABLE"}
         case CannotGetOperationTypeError():
             return cause.as_http_error_reason(), {"code": "OPERATION_NOT_FOUND"}
         case InvalidOperationTypeError():

@@ -33,9 +33,7 @@ class Mutation:
     @strawberry.mutation(
         description="Create an image. With an upload as the source, send the parts next, then completeUpload."
     )
-    async def create_image(
-        self, info: Info, input: Annotated[CreateImageInput, _INPUT]
-    ) -> CreateImagePayload | None:
+    async def create_image(self, info: Info, input: Annotated[CreateImageInput, _INPUT]) -> CreateImagePayload | None:
         try:
             new = input.new_image()
         except UserMistake as mistake:
@@ -51,23 +49,17 @@ class Mutation:
         return await CompleteUploadPayload.answer(info, act)
 
     @strawberry.mutation(description="Give an upload up. Its bytes are freed, its image ends in ERROR.")
-    async def abort_upload(
-        self, info: Info, input: Annotated[AbortUploadInput, _INPUT]
-    ) -> AbortUploadPayload | None:
+    async def abort_upload(self, info: Info, input: Annotated[AbortUploadInput, _INPUT]) -> AbortUploadPayload | None:
         act = info.context.gateway.uploads.abort(info.context.viewer, input.upload_id)
         return await AbortUploadPayload.answer(info, act)
 
     @strawberry.mutation(description="Convert an image in ERROR again, from the bytes that were kept.")
-    async def retry_image(
-        self, info: Info, input: Annotated[RetryImageInput, _INPUT]
-    ) -> RetryImagePayload | None:
+    async def retry_image(self, info: Info, input: Annotated[RetryImageInput, _INPUT]) -> RetryImagePayload | None:
         act = info.context.gateway.uploads.retry(info.context.viewer, input.image_id)
         return await RetryImagePayload.answer(info, act)
 
     @strawberry.mutation(description="Change what is said about an image.")
-    async def update_image(
-        self, info: Info, input: Annotated[UpdateImageInput, _INPUT]
-    ) -> UpdateImagePayload | None:
+    async def update_image(self, info: Info, input: Annotated[UpdateImageInput, _INPUT]) -> UpdateImagePayload | None:
         try:
             patch = input.patch()
         except UserMistake as mistake:
@@ -82,9 +74,7 @@ class Mutation:
         return await UpdateImagePayload.answer(info, act)
 
     @strawberry.mutation(description="Remove an image from the catalogue and free its storage.")
-    async def delete_image(
-        self, info: Info, input: Annotated[DeleteImageInput, _INPUT]
-    ) -> DeleteImagePayload | None:
+    async def delete_image(self, info: Info, input: Annotated[DeleteImageInput, _INPUT]) -> DeleteImagePayload | None:
         try:
             image_id, position = await images.delete_image(
                 info.context.gateway.database, info.context.viewer, input.image_id, input.expected_revision

@@ -39,12 +39,8 @@ class InputError(UserError):
 
 @strawberry.type(description="What every mutation answers.")
 class Payload:
-    user_errors: list[UserError] = strawberry.field(
-        description="What you have to mend; empty when it was done."
-    )
-    cursor: EventCursor | None = strawberry.field(
-        description="The feed position as of which the change can be seen."
-    )
+    user_errors: list[UserError] = strawberry.field(description="What you have to mend; empty when it was done.")
+    cursor: EventCursor | None = strawberry.field(description="The feed position as of which the change can be seen.")
 
     @strawberry.field(description="Read on from here, in the same request.")
     def query(self) -> Query:
@@ -105,6 +101,4 @@ class UpdateImagePayload(ImagePayload):
 
 @strawberry.type(description="The answer to deleteImage.")
 class DeleteImagePayload(Payload):
-    deleted_image_id: strawberry.ID | None = strawberry.field(
-        default=None, description="The image that is gone."
-    )
+    deleted_image_id: strawberry.ID | None = strawberry.field(default=None, description="The image that is gone.")

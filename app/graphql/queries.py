@@ -23,6 +23,7 @@ from app.graphql.types.node import Node
 from app.graphql.types.tenancy import After, First, Organization, Project, Viewer
 from app.graphql.types.uploads import ImageUpload
 from app.lifecycle import ImageStatus, ImageType
+from app.models import Image as ImageRow
 
 Last = Annotated[int | None, strawberry.argument(description="How many, 1 to 100, from the end.")]
 Before = Annotated[str | None, strawberry.argument(description="A cursor: only what comes before it.")]
@@ -93,12 +94,16 @@ class Query:
 
         # Page and position are read from one state of the database: nothing falls between them.
         async with database.read() as session:
-            await tenancy.project_for(session, info.context.viewer, project_id)
+            await tenancy.require_reader(session, info.context.viewer, project_id)
             page = await images.list_images(session, project_id, wanted, order, window, descending=descending)
             position = await feed.newest_position(session) if asks_for(info, "asOf") else 0
-        cursors = [cursor_for(name, sort_key(row, order), row.id) for row in page.rows]
+
+        def row_cursor(row: ImageRow) -> str:
+            return cursor_for(name, sort_key(row, order), row.id)
+
         nodes = [Image.of(row) for row in page.rows]
-        return ImageConnection(as_of=EventCursor(cursor_of(position)), count=count, **page_fields(page, nodes, cursors))
+        fields = page_fields(page, nodes, row_cursor)
+        return ImageConnection(as_of=EventCursor(cursor_of(position)), count=count, **fields)
 
     @strawberry.field(description="One image.")
     async def image(
@@ -140,7 +145,13 @@ class Query:
         window = window_of("events", first, None)
         position = 0 if after is None else position_of(after)
         async with info.context.gateway.database.read() as session:
-            await tenancy.project_for(session, info.context.viewer, project_id)
+            await tenancy.require_reader(session, info.context.viewer, project_id)
+            if after is not None and position < await feed.oldest_position(session):
+                raise InvalidInput(
+                    "The cursor is older than the feed is kept.",
+                    field=("after",),
+                    hint="Read the catalogue again, and go on from its asOf.",
+                )
             events = await feed.events_after(
                 session, position, window.limit + 1, project_id=project_id, image_id=image_id
             )

@@ -10,6 +10,7 @@ from app.graphql.mutations import Mutation
 from app.graphql.payloads import InputError
 from app.graphql.queries import Query
 from app.graphql.scalars import SCALARS
+from app.graphql.shared_results import SharingExecutor
 from app.graphql.subscriptions import Subscription
 from app.graphql.types.events import (
     ImageCreated,
@@ -45,6 +46,7 @@ def build_schema(limits: QueryLimits | None = None, *, ordered: bool = False) ->
         mutation=Mutation,
         subscription=Subscription,
         types=_IMPLEMENTATIONS,
+        execution_context_class=SharingExecutor,
         config=StrawberryConfig(scalar_map=dict(SCALARS), sort_schema=ordered),
         extensions=limit_extensions(limits or QueryLimits()),
     )

@@ -62,9 +62,7 @@ class Subscription:
         self,
         info: Info,
         project_id: ProjectId,
-        image_id: Annotated[
-            strawberry.ID | None, strawberry.argument(description="Only of this image.")
-        ] = None,
+        image_id: Annotated[strawberry.ID | None, strawberry.argument(description="Only of this image.")] = None,
         after: Annotated[
             EventCursor | None,
             strawberry.argument(description="From where to go on; over SSE, Last-Event-ID goes before it."),

@@ -40,6 +40,7 @@ class Store:
         self.count = -(-size // PART)
         self.trouble = trouble
         self.state = "OPEN"
+        self.may = True
         self.received: dict[int, bytes] = {}
         self.came: Counter[int] = Counter()
         self.pages: list[tuple[int, str | None]] = []
@@ -59,7 +60,7 @@ class Store:
         self.signed += 1
         offset = (number - 1) * PART
         url = f"http://{asked.headers['host']}/objects/upload?part={number}&signature={self.signed}"
-        request = {"method": "PUT", "url": url, "headers": [{"name": "X-Signed", "value": "yes"}]}
+        request = {"method": "PUT", "url": url, "headers": [{"name": "X-Signed", "value": "yes"}]} if self.may else None
         return {"number": number, "offset": offset, "size": min(PART, self.size - offset), "request": request}
 
     def _put(self, asked: Asked) -> Reply:
@@ -192,6 +193,14 @@ def test_an_upload_that_is_not_open_any_more_gets_no_bytes(disk: Path) -> None:
         asyncio.run(send(store, disk))
 
     assert store.came == {}
+
+
+def test_who_may_not_send_bytes_is_told_so(disk: Path) -> None:
+    store = Store(disk.stat().st_size)
+    store.may = False
+
+    with pytest.raises(NotAllowed, match="may not"):
+        asyncio.run(send(store, disk))
 
 
 @pytest.mark.parametrize(("reply", "error"), [(told(413, "TOO_LARGE"), Refused), (told(503, "AWAY"), Overloaded)])

@@ -100,6 +100,17 @@ async def test_a_watcher_who_fell_behind_the_ring_is_served_from_the_table(gatew
             assert positions_of(await take(items, 2)) == expected
 
 
+async def test_from_every_place_in_ring_and_table_all_that_is_later_comes(gateway: Gateway) -> None:
+    project = await gateway.project()
+    image = await gateway.create(projectId=project)
+    async with following(gateway, ring=4) as other:
+        places = [await position(gateway.database), *(await update_often(gateway, image, 13))]
+        await caught_up(gateway, other)
+        for at, place in enumerate(places[:-1]):
+            async with reading(other, project, place) as items:
+                assert positions_of(await take(items, len(places) - at - 1)) == places[at + 1 :]
+
+
 async def test_a_watcher_goes_from_the_table_to_the_ring_without_a_seam(gateway: Gateway) -> None:
     project = await gateway.project()
     image = await gateway.create(projectId=project)

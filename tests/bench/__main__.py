@@ -9,13 +9,16 @@ from pathlib import Path
 
 from rich.console import Console
 
-from tests.bench import pages, receiving, watchers
+from tests.bench import conversion, growth, memory, pages, receiving, watchers
 from tests.bench.figures import Report, markdown, show
 from tests.bench.machine import describe
 from tests.bench.scale import Scale
 
 MEASUREMENTS: Mapping[str, Callable[[Scale], Report]] = {
     "receiving": receiving.measure,
+    "conversion": conversion.measure,
+    "growth": growth.measure,
+    "memory": memory.measure,
     "pages": pages.measure,
     "watchers": watchers.measure,
 }

@@ -65,6 +65,28 @@ def write_disk(disk: Disk, folder: Path, data: int) -> Path:
     return path
 
 
+def write_large_vmdk(path: Path, data: int) -> None:
+    """Write a sparse VMDK of `data` bytes straight to `path`, with no raw image beside it: runs of one byte each.
+
+    Raises CalledProcessError.
+    """
+    disk = DISKS["sparse VMDK"]
+    chosen = ",".join(f"{name}={value}" for name, value in disk.options.items())
+    run_qemu_img("create", "-f", disk.driver, "-o", chosen, path, str(disk.virtual_size(data)))
+    writes = [
+        f"write -q -P {1 + number % 255} {start * disk.spread} {min(_RUN, data - start)}\n"
+        for number, start in enumerate(range(0, data, _RUN))
+    ]
+    subprocess.run(
+        ["qemu-io", "-f", disk.driver, "-t", "unsafe", path],
+        input="".join(writes).encode(),
+        check=True,
+        capture_output=True,
+        timeout=_STEP_SECONDS,
+    )
+    _sync(path)
+
+
 def run_qemu_img(*arguments: str | Path) -> None:
     """Run qemu-img. Raises CalledProcessError."""
     subprocess.run(["qemu-img", *map(str, arguments)], check=True, capture_output=True, timeout=_STEP_SECONDS)

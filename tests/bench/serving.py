@@ -27,13 +27,14 @@ class MeasurementFailed(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Gateway:
-    """A gateway that runs: its address, a token of its administrator, a project, and its process."""
+    """A gateway that runs: its address, a token of its administrator, a project, its process, and its objects."""
 
     url: str
     token: str
     project_id: str
     process: psutil.Process
     client: httpx.Client
+    objects: Path
 
     @property
     def host(self) -> tuple[str, int]:
@@ -72,7 +73,8 @@ def running_gateway(folder: Path) -> Iterator[Gateway]:
         told = json.loads((folder / "data/connection.json").read_text())
         headers = {"authorization": f"Bearer {told['token']}"}
         with httpx.Client(base_url=told["url"], headers=headers, timeout=_ANSWER_SECONDS) as client:
-            yield Gateway(told["url"], told["token"], told["projects"][0]["id"], process, client)
+            objects = folder / "data/store/objects"
+            yield Gateway(told["url"], told["token"], told["projects"][0]["id"], process, client, objects)
 
 
 @contextmanager

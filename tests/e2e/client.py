@@ -286,6 +286,14 @@ def eventually(look: Callable[[], T | None], seconds: float = PATIENCE_SECONDS) 
     return seen
 
 
+def becomes(look: Callable[[], object], expected: object, seconds: float = PATIENCE_SECONDS) -> None:
+    """Fails, with the difference, unless `look` gives what is expected in time."""
+    deadline = time.monotonic() + seconds
+    while (seen := look()) != expected and time.monotonic() < deadline:
+        time.sleep(_POLL_SECONDS)
+    assert seen == expected
+
+
 def stored(data: Path) -> set[str]:
     """The files in the store of a data folder, by their paths in it."""
     store = data / "store"

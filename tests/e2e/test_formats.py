@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e import images
-from tests.e2e.client import Client, Refused, eventually, stored
+from tests.e2e.client import Client, Refused, becomes, eventually, stored
 from tests.e2e.gateway import Gateway
 from tests.e2e.images import DENSE, HOLEY, VARIANTS, MiB, Variant
 
@@ -117,7 +117,7 @@ def test_a_hostile_file_ends_in_error_with_a_hint_and_leaves_nothing_behind(
     running_gateway: Gateway, client: Client, disks: Path, tmp_path: Path, hostile: Hostile
 ) -> None:
     path = hostile.build(tmp_path / f"hostile.{hostile.ending}", DENSE.write(disks))
-    eventually(lambda: not stored(running_gateway.data))
+    becomes(lambda: stored(running_gateway.data), set())
 
     image_id, upload_id = client.create(path, **({"sha256": hostile.sha256} if hostile.sha256 else {}))
     for part in client.missing(image_id):
@@ -135,7 +135,7 @@ def test_a_hostile_file_ends_in_error_with_a_hint_and_leaves_nothing_behind(
     assert client.statuses(image_id)[-1] == "ERROR"
     eventually(lambda: stored(running_gateway.data) <= {f"objects/uploads/{upload_id}"})
     client.mutate("deleteImage", imageId=image_id)
-    eventually(lambda: not stored(running_gateway.data))
+    becomes(lambda: stored(running_gateway.data), set())
 
 
 def test_a_deleted_image_leaves_nothing_in_the_data_folder(
@@ -148,7 +148,7 @@ def test_a_deleted_image_leaves_nothing_in_the_data_folder(
 
     client.mutate("deleteImage", imageId=image_id)
 
-    eventually(lambda: not stored(running_gateway.data))
+    becomes(lambda: stored(running_gateway.data), set())
     kept = {name for name in os.listdir(running_gateway.data) if not name.startswith("images.db")}
     assert kept == {"secret", "connection.json", "store"}
 

@@ -6,7 +6,7 @@ import sqlite3
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing, suppress
 from pathlib import Path
 
@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 from tests.e2e import images
-from tests.e2e.client import Client, Part, eventually, stored
+from tests.e2e.client import Client, Part, becomes, eventually, stored
 from tests.e2e.gateway import start
 from tests.e2e.images import DENSE, HOLEY, MiB, Variant
 from tests.e2e.processes import child_named
@@ -39,8 +39,9 @@ COPY = Variant("copy", "VHD", HOLEY)
 class Killer:
     """A gateway on a folder that is killed and started again, and a client of the one that runs now."""
 
-    def __init__(self, data: Path) -> None:
-        self.gateway = start(data, IMPATIENT)
+    def __init__(self, data: Path, settings: Mapping[str, str]) -> None:
+        self._settings = settings
+        self.gateway = start(data, settings)
         self.client = Client.of(self.gateway)
 
     @property
@@ -52,7 +53,7 @@ class Killer:
 
     def start_again(self) -> None:
         self.client.close()
-        self.gateway = start(self.gateway.data, IMPATIENT)
+        self.gateway = start(self.gateway.data, self._settings)
         self.client = Client.of(self.gateway)
 
     def kill_and_start_again(self) -> None:
@@ -61,8 +62,9 @@ class Killer:
 
 
 @pytest.fixture
-def killer(tmp_path: Path) -> Iterator[Killer]:
-    killer = Killer(tmp_path / "data")
+def killer(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Killer]:
+    """With other settings than the impatient ones where a test gives some."""
+    killer = Killer(tmp_path / "data", IMPATIENT | getattr(request, "param", {}))
     try:
         yield killer
         killer.gateway.stop()
@@ -113,8 +115,9 @@ def test_a_kill_while_an_upload_is_being_completed_leaves_it_open_or_complete(
         completing = threading.Thread(target=_ask_in_vain, args=(killer.client, upload_id))
         completing.start()
         time.sleep(numbers.uniform(0, 0.04))  # any moment will do
-        killer.kill_and_start_again()
+        killer.kill()
         completing.join()
+        killer.start_again()
         # Whoever got no answer asks again, as often as is needed.
         killer.client.mutate("completeUpload", uploadId=upload_id)
         killer.client.mutate("completeUpload", uploadId=upload_id)
@@ -142,6 +145,20 @@ def test_conversions_end_well_however_often_the_gateway_is_killed(killer: Killer
         killer.kill_and_start_again()
 
     _check_all_is_well(killer, made, tmp_path)
+
+
+# A lease that outlasts the test: nobody takes the job up again.
+@pytest.mark.parametrize("killer", [{"IMAGES_LEASE_SECONDS": "600"}], indirect=True)
+def test_what_a_killed_conversion_left_is_swept_up_when_nobody_wants_it_any_more(killer: Killer, disks: Path) -> None:
+    image_id = killer.client.upload(images.slow_to_copy(disks))
+    eventually(lambda: any(killer.store.glob("work/*/out/result")))
+    killer.kill_and_start_again()
+    assert os.listdir(killer.store / "work")
+
+    killer.client.mutate("deleteImage", imageId=image_id)
+
+    becomes(lambda: os.listdir(killer.store / "work"), [])
+    becomes(lambda: stored(killer.gateway.data), set())
 
 
 def test_a_killed_qemu_img_costs_an_attempt_and_not_the_image(killer: Killer, disks: Path, tmp_path: Path) -> None:
@@ -195,8 +212,8 @@ def _check_all_is_well(killer: Killer, made: dict[str, tuple[Path, str]], folder
     _check_feed(killer.client, made)
     blobs = _blobs(killer.gateway.data)
     assert len(blobs) == len(made)
-    eventually(lambda: stored(killer.gateway.data) == blobs)
-    eventually(lambda: not os.listdir(killer.store / "work"))
+    becomes(lambda: stored(killer.gateway.data), blobs)
+    becomes(lambda: os.listdir(killer.store / "work"), [])
 
 
 def _active_at_last(client: Client, image_id: str) -> None:

@@ -34,28 +34,29 @@ class Edge(Generic[Node]):
 class Connection(Generic[Node]):
     page_info: PageInfo = strawberry.field(description="Where the page lies.")
     nodes: list[Node | None] | None = strawberry.field(description="What is on the page, without cursors.")
-    cursors: strawberry.Private[Sequence[str]]
+    page: strawberry.Private[Page[Any]]
+    cursor_of: strawberry.Private[Callable[[Any], str]]
     count: strawberry.Private[Callable[[], Awaitable[int]]]
 
     @strawberry.field(description="What is on the page, with cursors.")
     def edges(self) -> list[Edge[Node] | None] | None:
-        pairs = zip(self.cursors, self.nodes or (), strict=True)
-        return [Edge(cursor=cursor, node=node) for cursor, node in pairs]
+        pairs = zip(self.page.rows, self.nodes or (), strict=True)
+        return [Edge(cursor=self.cursor_of(row), node=node) for row, node in pairs]
 
     @strawberry.field(description="How many there are on all pages.")
     async def total_count(self) -> int | None:
         return await self.count()
 
 
-def page_fields(page: Page[Any], nodes: Sequence[Any], cursors: Sequence[str]) -> dict[str, Any]:
-    """What every connection is made of: pass it on as keyword arguments."""
+def page_fields(page: Page[Any], nodes: Sequence[Any], cursor_of: Callable[[Any], str]) -> dict[str, Any]:
+    """What every connection is made of: pass it on as keyword arguments. `cursor_of` gives the cursor of a row."""
     info = PageInfo(
         has_next_page=page.has_next,
         has_previous_page=page.has_previous,
-        start_cursor=cursors[0] if cursors else None,
-        end_cursor=cursors[-1] if cursors else None,
+        start_cursor=cursor_of(page.rows[0]) if page.rows else None,
+        end_cursor=cursor_of(page.rows[-1]) if page.rows else None,
     )
-    return {"page_info": info, "nodes": list(nodes), "cursors": cursors}
+    return {"page_info": info, "nodes": list(nodes), "page": page, "cursor_of": cursor_of}
 
 
 def window_of(

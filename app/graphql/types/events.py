@@ -21,6 +21,8 @@ class ImageEvent:
     occurred_at: datetime = strawberry.field(description="When it happened.")
     image_id: strawberry.ID = strawberry.field(description="The image that it happened to.")
     row: strawberry.Private[ImageRow | None]
+    # What tells this event from all others, when it looks the same to everybody: see SharingExecutor.
+    share_key: strawberry.Private[str | None] = None
 
     @strawberry.field(description="The image as it is by now; null when it has been deleted.")
     def image(self) -> Image | None:
@@ -92,6 +94,7 @@ def event_node(happened: Happened) -> ImageCreated | ImageStatusChanged | ImageU
         "occurred_at": event.occurred_at,
         "image_id": strawberry.ID(event.image_id),
         "row": happened.image,
+        "share_key": str(happened.position) if happened.live else None,
     }
     match event.kind:
         case EventKind.CREATED:

@@ -10,6 +10,7 @@ from app.graphql.scalars import ByteSize
 from app.graphql.types.connections import Connection, cursor_for, page_fields, window_of
 from app.graphql.types.node import Node
 from app.lifecycle import ProjectRole
+from app.models import Membership
 from app.models import Organization as OrganizationRow
 from app.models import Project as ProjectRow
 
@@ -18,6 +19,14 @@ After = Annotated[str | None, strawberry.argument(description="A cursor: only wh
 
 _BY_NAME = "project-name"
 _BY_SUBJECT = "member-subject"
+
+
+def _project_cursor(row: ProjectRow) -> str:
+    return cursor_for(_BY_NAME, row.name, row.id)
+
+
+def _member_cursor(row: Membership) -> str:
+    return cursor_for(_BY_SUBJECT, row.subject, row.subject)
 
 
 @strawberry.type(description="A limit on a number of things.")
@@ -106,8 +115,7 @@ class Project(Node):
         async with database.read() as session:
             page = await tenancy.members_of(session, self.id, window)
         nodes = [ProjectMember(subject=row.subject, role=row.role) for row in page.rows]
-        cursors = [cursor_for(_BY_SUBJECT, row.subject, row.subject) for row in page.rows]
-        return Connection[ProjectMember](count=count, **page_fields(page, nodes, cursors))
+        return Connection[ProjectMember](count=count, **page_fields(page, nodes, _member_cursor))
 
 
 async def project_page(
@@ -126,8 +134,9 @@ async def project_page(
 
     async with database.read() as session:
         page = await tenancy.projects_of(session, viewer, window, organization_id=organization_id)
-    cursors = [cursor_for(_BY_NAME, row.name, row.id) for row in page.rows]
-    return Connection[Project](count=count, **page_fields(page, [Project.of(row) for row in page.rows], cursors))
+    return Connection[Project](
+        count=count, **page_fields(page, [Project.of(row) for row in page.rows], _project_cursor)
+    )
 
 
 @strawberry.type(description="You: who the token speaks for.")

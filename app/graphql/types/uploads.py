@@ -142,8 +142,9 @@ class ImageUpload(Node):
             )
             for number in page.rows
         ]
-        cursors = [cursor_for(_BY_NUMBER, number, self.id) for number in page.rows]
-        return Connection[UploadPart](count=count, **page_fields(page, nodes, cursors))
+        return Connection[UploadPart](
+            count=count, **page_fields(page, nodes, lambda number: cursor_for(_BY_NUMBER, number, self.id))
+        )
 
     async def _receipt(self, info: Info) -> UploadReceipt:
         if self.row.state != UploadState.OPEN:

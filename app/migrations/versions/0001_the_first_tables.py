@@ -233,7 +233,6 @@ def upgrade() -> None:
         batch_op.create_index("upload_image", ["image_id"], unique=False)
 
 
-
 def downgrade() -> None:
     with op.batch_alter_table("upload", schema=None) as batch_op:
         batch_op.drop_index("upload_image")

@@ -1,0 +1,96 @@
+"""Events that were resolved for one watcher, for all the others who ask the same of them.
+
+A thousand watchers of a project mostly send the same document. What their documents select of an event is the same
+as long as no resolver looks at who is asking; then it is resolved once.
+"""
+
+from collections import OrderedDict
+from collections.abc import Iterable
+from typing import Any
+
+from graphql import ExecutionResult, FieldNode, Node, OperationDefinitionNode, VariableNode, Visitor, visit
+from strawberry.schema.schema import StrawberryGraphQLCoreExecutionContext
+
+# Watchers read an event at about the same time, so that few have to be kept.
+_KEPT = 512
+
+Key = tuple[Any, ...]
+
+
+class SharedResults:
+    """The newest results, by event, operation and variables. Belongs to one process."""
+
+    def __init__(self) -> None:
+        # The operation is kept with the result, so that no other can get its id.
+        self._kept: OrderedDict[Key, tuple[OperationDefinitionNode, ExecutionResult]] = OrderedDict()
+        self._selecting: OrderedDict[int, tuple[OperationDefinitionNode, frozenset[str]]] = OrderedDict()
+
+    def get(self, key: Key) -> ExecutionResult | None:
+        """The result that was put there."""
+        found = self._kept.get(key)
+        return None if found is None else found[1]
+
+    def put(self, key: Key, operation: OperationDefinitionNode, result: ExecutionResult) -> None:
+        """Keep a result for the others."""
+        self._kept[key] = (operation, result)
+        if len(self._kept) > _KEPT:
+            self._kept.popitem(last=False)
+
+    def selecting(self, operation: OperationDefinitionNode, fragments: Iterable[Node]) -> frozenset[str]:
+        """The variables that decide what is selected of an event; the others only decide which events come."""
+        known = self._selecting.get(id(operation))
+        if known is None:
+            names = frozenset(_selecting_variables(operation, fragments))
+            known = self._selecting[id(operation)] = (operation, names)
+            if len(self._selecting) > _KEPT:
+                self._selecting.popitem(last=False)
+        return known[1]
+
+
+class SharingExecutor(StrawberryGraphQLCoreExecutionContext):
+    """Resolves an event once for all who ask the same. An event says by `share_key` that it can be shared."""
+
+    def execute_operation(self, serially: bool | None = None) -> Any:
+        """The result for one event of a subscription, or for a query or mutation."""
+        event = getattr(self.root_value, "share_key", None)
+        if event is None:
+            return super().execute_operation(serially)
+        context = self.context_value
+        shared: SharedResults = context.shared_results
+        key = (event, id(self.operation), self._variables(shared))
+        found = shared.get(key)
+        if found is not None:
+            return found
+        context.personal = False
+        result = super().execute_operation(serially)
+        if isinstance(result, ExecutionResult) and not result.errors and not context.personal:
+            shared.put(key, self.operation, result)
+        return result
+
+    def _variables(self, shared: SharedResults) -> str:
+        names = shared.selecting(self.operation, self.fragment_definitions.values())
+        return str({name: value for name, value in self.variable_values.coerced.items() if name in names})
+
+
+def _selecting_variables(operation: OperationDefinitionNode, fragments: Iterable[Node]) -> set[str]:
+    """The variables that occur anywhere but in the arguments of a root field."""
+    found = _Variables()
+    for fragment in fragments:
+        visit(fragment, found)
+    for root in operation.selection_set.selections:
+        if not isinstance(root, FieldNode):
+            visit(root, found)
+            continue
+        for part in (root.selection_set, *(root.directives or ())):
+            if part is not None:
+                visit(part, found)
+    return found.names
+
+
+class _Variables(Visitor):
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+
+    def enter_variable(self, node: VariableNode, *_: object) -> None:
+        self.names.add(node.name.value)

@@ -1,0 +1,78 @@
+"""One image from its last byte to ACTIVE, and the bare `qemu-img convert` of the same file that it is measured by."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.bench.disks import DISKS, Disk, run_qemu_img, write_disk
+from tests.bench.following import following
+from tests.bench.serving import Gateway, MeasurementFailed, settle_disk
+from tests.bench.uploading import complete, create, delete, send
+
+_AT_ONCE = 4
+_POLL_SECONDS = 0.05
+_QUIET_SECONDS = 1800
+_WARM_UP_BYTES = 1 << 20
+_SHA256 = "query Sha256($id: ID!) { node(id: $id) { ... on Image { sha256 } } }"
+
+
+@dataclass(frozen=True, slots=True)
+class Conversion:
+    """How many seconds it took the gateway, and qemu-img alone."""
+
+    ours: float
+    bare: float
+
+
+def convert_both(gateway: Gateway, disk: Disk, file: Path) -> Conversion:
+    """The gateway first, then qemu-img, when the disk has settled; both find the file's bytes in memory."""
+    return Conversion(_until_active(gateway, disk, file), _bare(disk, file))
+
+
+def warm_up(gateway: Gateway, folder: Path) -> None:
+    """Convert a tiny image by new tables and one by a copy, so that what is loaded once is not measured."""
+    for name in ("sparse VMDK", "streamOptimized VMDK"):
+        file = write_disk(DISKS[name], folder, _WARM_UP_BYTES)
+        _until_active(gateway, DISKS[name], file)
+        file.unlink()
+
+
+def _until_active(gateway: Gateway, disk: Disk, file: Path) -> float:
+    """Seconds from the answer to the last PUT until a watcher hears ACTIVE. The image is gone afterwards."""
+    upload = create(gateway, file, disk.format)
+    settle_disk(file.parent)
+    with following(gateway, upload.image_id) as follower:
+        sent = send(gateway.host, file, upload.parts, _AT_ONCE)
+        complete(gateway, upload)
+        taken = follower.active_at() - sent.ended
+    remove(gateway, upload.image_id)
+    return taken
+
+
+def remove(gateway: Gateway, image_id: str) -> None:
+    """Delete an ACTIVE image once its SHA-256 is there, and wait for its bytes to be freed.
+
+    So nothing is left that works beside what is measured next.
+    """
+    _wait(lambda: gateway.ask(_SHA256, id=image_id)["node"]["sha256"] is not None, "its SHA-256")
+    delete(gateway, image_id)
+    _wait(lambda: not any(path.is_file() for path in gateway.objects.rglob("*")), "its bytes to be freed")
+
+
+def _wait(happened: Callable[[], bool], what: str) -> None:
+    give_up = time.monotonic() + _QUIET_SECONDS
+    while not happened():
+        if time.monotonic() > give_up:
+            raise MeasurementFailed(f"an image waited in vain for {what}")
+        time.sleep(_POLL_SECONDS)
+
+
+def _bare(disk: Disk, file: Path) -> float:
+    result = file.with_suffix(".bare.qcow2")
+    settle_disk(file.parent)
+    began = time.perf_counter()
+    run_qemu_img("convert", "-W", "-m", "16", "-f", disk.driver, "-O", "qcow2", file, result)
+    taken = time.perf_counter() - began
+    result.unlink()
+    return taken
