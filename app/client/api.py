@@ -99,7 +99,7 @@ async def _require_events(response: httpx.Response) -> None:
     if response.status_code == 200 and response.headers.get("content-type", "").startswith("text/event-stream"):
         return
     await response.aread()
-    if False:
+    if response.status_code in (200, 404, 405, 406, 415):
         raise NoEventStream("The gateway, or something before it, sends no stream of events.")
     _data_of(_answer_of(response))
 

@@ -17,6 +17,7 @@ from strawberry.types import ExecutionContext
 from app.errors import NotAuthenticated, StoreError, UserMistake
 
 INTERNAL_MESSAGE = "Something went wrong on our side. Tell the operator the correlation id."
+STORAGE_MESSAGE = "The object store can't take or give bytes now. Try again later."
 
 # graphql-core quotes what a scalar's parser raised between these; that is a Python text.
 _QUOTED_EXCEPTION = ", but encountered error '"
@@ -45,8 +46,9 @@ def shown(error: GraphQLError, correlation_id: str) -> dict[str, Any]:
     """
     cause = root_cause(error)
     told = _told(error, cause)
-    if told is None:
+    if told is None or isinstance(cause, StoreError):
         _log_hidden(error, cause, correlation_id)
+    if told is None:
         told = (INTERNAL_MESSAGE, {"code": "INTERNAL"})
     message, details = told
     formatted = dict(error.formatted)
@@ -72,7 +74,7 @@ def _told(error: GraphQLError, cause: Exception) -> tuple[str, dict[str, Any]] |
         case NotAuthenticated():
             return str(cause) or "Send a valid token.", {"code": "UNAUTHENTICATED"}
         case StoreError():
-            return "The object store can't take or give bytes now. Try again later.", {"code": "STORAGE_UNAVAILABLE"}
+            return STORAGE_MESSAGE, {"code": "STORAGE_UNAVAILABLE"}
         case CannotGetOperationTypeError():
             return cause.as_http_error_reason(), {"code": "OPERATION_NOT_FOUND"}
         case InvalidOperationTypeError():
