@@ -31,6 +31,12 @@ def test_a_stream_is_read_as_the_standard_says() -> None:
     assert EventParser().feed(STREAM) == EVENTS
 
 
+def test_a_stream_may_be_cut_at_any_one_place() -> None:
+    for place in range(len(STREAM)):
+        parser = EventParser()
+        assert [*parser.feed(STREAM[:place]), *parser.feed(STREAM[place:])] == EVENTS, place
+
+
 @given(st.lists(st.integers(0, len(STREAM)), max_size=12))
 def test_it_does_not_matter_how_a_stream_is_cut(cuts: list[int]) -> None:
     places = [0, *sorted(cuts), len(STREAM)]
