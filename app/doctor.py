@@ -53,8 +53,8 @@ def _data(settings: Settings) -> Finding:
     place = settings.data.absolute()
     while not place.exists():
         place = place.parent
-    ok = os.access(place, os.W_OK)
-    remedy = None if ok else "make it writable, or choose another with IMAGES_DATA"
+    ok = place.is_dir() and os.access(place, os.W_OK)
+    remedy = None if ok else "make it a folder that can be written to, or choose another with IMAGES_DATA"
     return Finding("data folder", ok, str(settings.data.absolute()), remedy)
 
 

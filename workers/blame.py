@@ -19,7 +19,6 @@ _SELF_INFLICTED = {
     signal.SIGBUS,
     signal.SIGFPE,
     signal.SIGILL,
-    signal.SIGKILL,
     signal.SIGSEGV,
     signal.SIGSYS,
     signal.SIGTRAP,

@@ -36,7 +36,8 @@ class Confinement:
 
     def command(self, arguments: Sequence[str], bounds: Bounds) -> list[str]:
         """What to run, in the job's folder, to get `qemu-img ARGUMENTS` run within bounds."""
-        limits = ["prlimit", f"--as={bounds.memory}", f"--cpu={bounds.cpu_seconds}"]
+        # Out of time it gets SIGXCPU first, which tells it from one that somebody else has killed.
+        limits = ["prlimit", f"--as={bounds.memory}", f"--cpu={bounds.cpu_seconds}:{bounds.cpu_seconds + 5}"]
         limits += [f"--fsize={bounds.file_size}", "--core=0", "--"]
         return [*self._namespaces(), *self._identity(), *limits, self.qemu_img, *arguments]
 
@@ -69,8 +70,11 @@ class Confinement:
 
 
 def environment() -> dict[str, str]:
-    """All that a process gets to know of ours: where programs are. Its messages are to be in English."""
-    return {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C"}
+    """All that a process gets to know of ours: where programs are. Its messages are to be in English.
+
+    One malloc arena: each thread would reserve 64 MiB of address space for one of its own, and so run into the limit.
+    """
+    return {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C", "MALLOC_ARENA_MAX": "1"}
 
 
 def confinement_for(limits: Limits, workspace: Path) -> Confinement:

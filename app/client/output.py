@@ -73,7 +73,7 @@ def _console(stream: TextIO) -> Console:
     terminal = stream.isatty()
     return _Console(
         file=stream,
-        force_terminal=None,
+        force_terminal=terminal,
         width=None if terminal else _UNLIMITED,
         markup=False,
         highlight=False,

@@ -302,13 +302,16 @@ def stored(data: Path) -> set[str]:
 
 def _answers(response: httpx.Response) -> Iterator[dict[str, Any]]:
     kind = ""
+    deadline = time.monotonic() + PATIENCE_SECONDS
     for line in response.iter_lines():
+        assert time.monotonic() < deadline, f"the stream tells nothing new in {PATIENCE_SECONDS} s"
         if line.startswith("event:"):
             kind = line.removeprefix("event:").strip()
         elif line.startswith("data:") and kind == "next":
             body = json.loads(line.removeprefix("data:"))
             assert "errors" not in body, body["errors"]
             yield body["data"]
+            deadline = time.monotonic() + PATIENCE_SECONDS
 
 
 def _part(node: dict[str, Any]) -> Part:

@@ -101,7 +101,7 @@ def test_sigterm_ends_a_gateway_at_any_moment(tmp_path: Path) -> None:
     source = Variant("source", "VMDK", DENSE).build(tmp_path)
     data = tmp_path / "data"
     made: list[str] = []
-    for _ in range(3):
+    for _ in range(2):
         gateway = start(data, IMPATIENT)
         try:
             with Client.of(gateway) as client:
