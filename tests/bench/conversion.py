@@ -26,7 +26,7 @@ def measure(scale: Scale) -> Report:
         how=f"{scale.gib:g} GiB of data in each image, {scale.rounds} rounds in turns, medians. From the answer to "
         "the last PUT until a WebSocket hears ACTIVE: completeUpload, the queue, inspection, confinement, conversion, "
         "verification and the flush to the disk are in it. Against `qemu-img convert -W -m 16` to qcow2 of the same "
-        "file, which waits for no disk.",
+        "file, which waits for no disk; the second time is when its result was flushed, too.",
         figures=figures,
     )
 
@@ -41,9 +41,10 @@ def _rounds(gateway: Gateway, disk: Disk, scale: Scale) -> list[Conversion]:
 
 def _figure(disk: Disk, rounds: Sequence[Conversion]) -> Figure:
     ours, bare = middle([both.ours for both in rounds]), middle([both.bare for both in rounds])
+    against = f"{seconds(bare)} ({seconds(middle([both.flushed for both in rounds]))})"
     if disk.name in _IN_PLACE:
         goal, ok = f"≤ {_IN_PLACE_GOAL}", ours <= _IN_PLACE_GOAL * bare
     else:
         goal = f"≤ {_COPIED_GOAL}, and {_COPIED_EXTRA_SECONDS} s"
         ok = ours <= _COPIED_GOAL * bare + _COPIED_EXTRA_SECONDS
-    return Figure(disk.name, seconds(ours), seconds(bare), ours / bare, goal, ok)
+    return Figure(disk.name, seconds(ours), against, ours / bare, goal, ok)

@@ -61,7 +61,7 @@ def write_disk(disk: Disk, folder: Path, data: int) -> Path:
         compress = ["-c"] if disk.compressed and disk.driver == "qcow2" else []
         run_qemu_img("convert", "-W", "-m", "16", "-f", "raw", "-O", disk.driver, *compress, *chosen, raw, path)
         raw.unlink()
-    _sync(path)
+    flush(path)
     return path
 
 
@@ -84,7 +84,13 @@ def write_large_vmdk(path: Path, data: int) -> None:
         capture_output=True,
         timeout=_STEP_SECONDS,
     )
-    _sync(path)
+    flush(path)
+
+
+def flush(path: Path) -> None:
+    """Wait until a file is on the disk. Raises OSError."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
 
 
 def run_qemu_img(*arguments: str | Path) -> None:
@@ -114,8 +120,3 @@ def _blocks(size: int, *, compressible: bool) -> Iterator[memoryview]:
     while True:
         yield memoryview(drawn)[start : start + size]
         start = (start + 7 * step) % size
-
-
-def _sync(path: Path) -> None:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
