@@ -4,7 +4,6 @@ import asyncio
 import hashlib
 import shutil
 import threading
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -14,18 +13,18 @@ from app.adapters.folder import FolderStore
 from app.catalog import conversions
 from app.catalog.conversions import Assignment, Outcome
 from app.catalog.jobs import Claim, finish
-from app.catalog.progress import Throttle
 from app.catalog.uploads import handle_of
 from app.database import Database
 from app.errors import ImageFailed, ObjectMissing
-from app.lifecycle import FailureCode, ImagePhase
-from app.models import Upload, now
-from app.ports import ProgressReport, Wakeups
+from app.lifecycle import FailureCode
+from app.models import Upload
+from app.ports import Wakeups
 from workers import pipeline
 from workers.errors import Cancelled
 from workers.inspection import inspect_head
 from workers.limits import Limits
 from workers.pipeline import ConversionTask
+from workers.telling import Telling
 
 log = structlog.get_logger()
 
@@ -38,7 +37,7 @@ class Duties:
     store: FolderStore
     wakeups: Wakeups
     limits: Limits
-    throttle: Throttle
+    progress_seconds: float
 
     async def inspect_head(self, claim: Claim, cancelled: threading.Event) -> None:
         """Look at the beginning of an upload, so that what can't become an image is refused while it arrives."""
@@ -59,15 +58,15 @@ class Duties:
         if assignment is None:
             return
         try:
-            outcome = await asyncio.to_thread(self._converted, claim, assignment, cancelled)
+            telling = Telling(self.wakeups, assignment.image_id, assignment.project_id, self.progress_seconds)
+            async with telling.regularly():
+                outcome = await asyncio.to_thread(self._converted, claim, assignment, telling, cancelled)
         except ImageFailed as failure:
             await conversions.fail(self.database, claim, assignment, failure)
         else:
             await conversions.succeed(self.database, claim, assignment, outcome)
-        finally:
-            self.throttle.forget(assignment.image_id)
 
-    def _converted(self, claim: Claim, assignment: Assignment, cancelled: threading.Event) -> Outcome:
+    def _converted(self, claim: Claim, assignment: Assignment, telling: Telling, cancelled: threading.Event) -> Outcome:
         result = self.store.path(assignment.result_key)
         result.parent.mkdir(parents=True, exist_ok=True)
         task = ConversionTask(
@@ -82,7 +81,7 @@ class Duties:
         for folder in self.store.work.glob(f"{claim.job_id}-*"):
             if folder != task.workspace:
                 shutil.rmtree(folder, ignore_errors=True)
-        made = pipeline.convert(task, self.limits, self._reporter(assignment), cancelled)
+        made = pipeline.convert(task, self.limits, telling.report, cancelled)
         log.info("image.converted", image=assignment.image_id, way=made.way, format=made.detected_format)
         return Outcome(
             detected_format=made.detected_format,
@@ -91,15 +90,6 @@ class Duties:
             file_size=made.file_size,
             warnings=made.warnings,
         )
-
-    def _reporter(self, assignment: Assignment) -> Callable[[ImagePhase, int, int | None], None]:
-        def report(phase: ImagePhase, done: int, total: int | None) -> None:
-            if self.throttle.passes(assignment.image_id, phase):
-                self.wakeups.progressed(
-                    ProgressReport(assignment.image_id, assignment.project_id, phase, done, total, now())
-                )
-
-        return report
 
     async def hash(self, claim: Claim, cancelled: threading.Event) -> None:
         """Work out the SHA-256 of a stored qcow2, which also shows that the store gives back what was written."""

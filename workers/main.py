@@ -9,7 +9,6 @@ from dramatiq.asyncio import get_event_loop_thread
 
 from app.adapters.dramatiq_queue import DramatiqQueue
 from app.adapters.folder import FolderStore
-from app.catalog.progress import Throttle
 from app.catalog.uploads import Uploads
 from app.database import Database
 from app.models import Event, Job
@@ -37,8 +36,7 @@ class Workers:
         self._store = FolderStore(settings.objects_path, settings.secret_bytes)
         self._database = Database(settings.database_url, announce)
         limits = Limits(max_virtual_size=settings.virtual_size_limit)
-        throttle = Throttle(settings.progress_seconds)
-        duties = Duties(self._database, self._store, wakeups, limits, throttle)
+        duties = Duties(self._database, self._store, wakeups, limits, settings.progress_seconds)
         self._foreman = Foreman(self._database, duties, settings)
         declare_actors(broker, self._foreman)
         uploads = Uploads(self._database, self._store, settings)

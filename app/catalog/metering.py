@@ -37,7 +37,7 @@ class UploadMeter:
     def arrived(self, upload_key: str, count: int) -> None:
         """`count` more bytes of an upload are there."""
         self._arrived[upload_key] = self._arrived.get(upload_key, 0) + count
-        if self.throttle.passes(upload_key, ImagePhase.UPLOADING):
+        if self.throttle.passes(upload_key):
             task = asyncio.create_task(self._report(upload_key))
             self._reporting.add(task)
             task.add_done_callback(self._reporting.discard)

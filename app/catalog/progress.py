@@ -88,20 +88,20 @@ class ProgressBoard:
 
 @dataclass(slots=True)
 class Throttle:
-    """Lets one report through per image and `seconds`; a new phase passes at once."""
+    """Lets one report through per key and `seconds`."""
 
     seconds: float
     clock: Callable[[], float] = time.monotonic
-    _last: dict[str, tuple[str, float]] = field(default_factory=dict)
+    _last: dict[str, float] = field(default_factory=dict)
 
-    def passes(self, image_id: str, phase: str) -> bool:
+    def passes(self, key: str) -> bool:
         """Whether a report may be sent now; counts it as sent when it may."""
-        known, at = self._last.get(image_id, ("", 0.0)), self.clock()
-        if known[0] == phase and at - known[1] < self.seconds:
+        at = self.clock()
+        if key in self._last and at - self._last[key] < self.seconds:
             return False
-        self._last[image_id] = (phase, at)
+        self._last[key] = at
         return True
 
-    def forget(self, image_id: str) -> None:
-        """Nothing more is to be reported of an image."""
-        self._last.pop(image_id, None)
+    def forget(self, key: str) -> None:
+        """Nothing more is to be reported of it."""
+        self._last.pop(key, None)
