@@ -20,7 +20,7 @@ from sqlmodel import select
 
 from app.errors import GatewayError
 from app.models import Event, Job
-from app.sqlite import connect
+from app.sqlite import EagerConnection, connect, connect_reader
 
 # How long a connection waits for SQLite's one writer of another process, in seconds.
 _SQLITE_BUSY_SECONDS = 30
@@ -58,9 +58,9 @@ class Database:
     _writing: AsyncEngine = field(init=False)
 
     def __post_init__(self) -> None:
-        self._reading = _engine(self.url, self.readers, begin="BEGIN")
+        self._reading = _engine(self.url, self.readers, connect_reader, begin="BEGIN")
         # SQLite has one writer; waiting for it in the pool is fair, waiting for it inside SQLite is not.
-        self._writing = _engine(self.url, 1, begin="BEGIN IMMEDIATE")
+        self._writing = _engine(self.url, 1, connect, begin="BEGIN IMMEDIATE")
 
     @asynccontextmanager
     async def read(self) -> AsyncIterator[AsyncSession]:
@@ -92,7 +92,7 @@ class Database:
         await self._writing.dispose()
 
 
-def _engine(url: str, connections: int, *, begin: str) -> AsyncEngine:
+def _engine(url: str, connections: int, creator: Callable[..., EagerConnection], *, begin: str) -> AsyncEngine:
     parsed = make_url(url)
     if parsed.database:
         Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
@@ -102,7 +102,7 @@ def _engine(url: str, connections: int, *, begin: str) -> AsyncEngine:
         max_overflow=0,
         pool_timeout=60,
         json_deserializer=_read_json,
-        connect_args={"timeout": _SQLITE_BUSY_SECONDS, "async_creator_fn": connect},
+        connect_args={"timeout": _SQLITE_BUSY_SECONDS, "async_creator_fn": creator},
     )
     event.listen(engine.sync_engine, "connect", _prepare_sqlite)
     event.listen(engine.sync_engine, "begin", _begins_with(begin))

@@ -1,16 +1,20 @@
-"""SQLite through aiosqlite with fewer trips between threads: a statement and its rows take one, a cursor none.
+"""SQLite through aiosqlite with fewer trips between threads: a statement and its rows take one, a short read none.
 
 aiosqlite goes to the connection's thread for every cursor, statement, fetch, close and rollback, and SQLAlchemy asks
-for all of them: thirteen trips for a page of images, each dearer than most of our statements. Four are left.
-This leans on how aiosqlite 0.22 works inside; the pinned version and the tests of the database hold it.
+for all of them: thirteen trips for a page of images, each dearer than most of our statements. A write makes one trip
+a statement. A read begins where it is asked for; only one that turns out to be long moves to the thread, so that it
+keeps nobody waiting. This leans on how aiosqlite 0.22 works inside; the pinned version and the tests hold it.
 """
 
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any, Self
 
 import aiosqlite
+
+# A step of SQLite's virtual machine takes some 20 ns: this many take about a millisecond, and a page 3,000.
+_SHORT_READ_STEPS = 50_000
 
 
 class EagerCursor(aiosqlite.Cursor):
@@ -98,9 +102,37 @@ class EagerConnection(aiosqlite.Connection):
             await super().commit()
 
 
+class ReadingConnection(EagerConnection):
+    """A connection for reads alone. With WAL they wait for no lock, so that a short one is done at once."""
+
+    async def _execute(self, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        self._conn.set_progress_handler(_break_off, _SHORT_READ_STEPS)
+        try:
+            return fn(*args, **kwargs)
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_INTERRUPT:
+                raise
+        finally:
+            self._conn.set_progress_handler(None, 0)
+        return await super()._execute(fn, *args, **kwargs)  # type: ignore[no-untyped-call]
+
+
+def _break_off() -> int:
+    return 1
+
+
 def connect(*arguments: Any, **options: Any) -> EagerConnection:
     """What SQLAlchemy calls for a new connection, with the arguments of `sqlite3.connect`."""
-    connection = EagerConnection(partial(sqlite3.connect, *arguments, **options), 64)
+    return _opened(EagerConnection, *arguments, **options)
+
+
+def connect_reader(*arguments: Any, **options: Any) -> EagerConnection:
+    """The same, for a connection that never writes."""
+    return _opened(ReadingConnection, *arguments, **options | {"check_same_thread": False})
+
+
+def _opened(kind: type[EagerConnection], *arguments: Any, **options: Any) -> EagerConnection:
+    connection = kind(partial(sqlite3.connect, *arguments, **options), 64)
     # A process that ends need not wait for connections: SQLite's files are whole at every moment.
     connection._thread.daemon = True
     return connection

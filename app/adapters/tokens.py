@@ -4,8 +4,9 @@ The algorithm is the configuration's, never the token's own word (RFC 8725, sect
 """
 
 import asyncio
+from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -19,15 +20,18 @@ from app.viewer import Viewer
 # Tokens of our own name this, so that an address signed with the same secret can't pass for one.
 _AUDIENCE = "image-gateway"
 _CLOCK_SKEW_SECONDS = 10
+_KNOWN_TOKENS = 1_000
 _KEYS_LIFETIME_SECONDS = 300
 _ISSUER_SILENT = "the token can't be checked now: its issuer does not answer"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class SecretTokens:
     """Tokens of the embedded mode: HS256 with the gateway's own secret."""
 
-    secret: bytes
+    secret: bytes = field(repr=False)
+    # What has been checked, until it expires: clients send the same token with every request.
+    _known: OrderedDict[str, Viewer] = field(default_factory=OrderedDict, repr=False)
 
     def issue(self, subject: str, *, name: str | None = None, valid: timedelta = timedelta(days=30)) -> str:
         """A token for `subject`, good for `valid` from now."""
@@ -39,7 +43,14 @@ class SecretTokens:
 
     async def viewer(self, token: str) -> Viewer:
         """Who the token speaks for. Raises NotAuthenticated."""
-        return _viewer(token, lambda: self.secret, algorithm="HS256", audience=_AUDIENCE, issuer=None)
+        known = self._known.get(token)
+        if known is not None and known.expires_at is not None and datetime.now(UTC) < known.expires_at:
+            return known
+        viewer = _viewer(token, lambda: self.secret, algorithm="HS256", audience=_AUDIENCE, issuer=None)
+        self._known[token] = viewer
+        if len(self._known) > _KNOWN_TOKENS:
+            self._known.popitem(last=False)
+        return viewer
 
 
 @dataclass(slots=True)

@@ -43,12 +43,16 @@ class ImageOrder(StrEnum):
     TYPE = "TYPE"
 
 
+# Pages are read as plain rows of the table: making fifty entities of them would cost as much as all the rest.
+_TABLE = TABLES.tables["image"]
+_COLUMNS = sqlalchemy.select(*_TABLE.c)
+
 _SORT_KEYS: dict[ImageOrder, Any] = {
-    ImageOrder.NAME: col(Image.name_key),
-    ImageOrder.CREATED_AT: col(Image.created_at),
-    ImageOrder.SIZE: col(Image.size_key),
-    ImageOrder.STATUS: col(Image.status),
-    ImageOrder.TYPE: col(Image.type),
+    ImageOrder.NAME: _TABLE.c.name_key,
+    ImageOrder.CREATED_AT: _TABLE.c.created_at,
+    ImageOrder.SIZE: _TABLE.c.size_key,
+    ImageOrder.STATUS: _TABLE.c.status,
+    ImageOrder.TYPE: _TABLE.c.type,
 }
 
 
@@ -123,12 +127,10 @@ def clean_os(family: str, version: str | None) -> tuple[str, str | None]:
 
 # ---------------------------------------------------------------- reading
 
-# Plain rows: making fifty entities of them would cost as much as all the rest of a page.
-_COLUMNS = sqlalchemy.select(*TABLES.tables["image"].c)
-
 
 async def list_images(
     session: AsyncSession,
+    viewer: Viewer,
     project_id: str,
     wanted: ImageFilter,
     order: ImageOrder,
@@ -136,37 +138,47 @@ async def list_images(
     *,
     descending: bool,
 ) -> Page[Image]:
-    """A page of the images that a project can see: rows with the attributes of Image, which can't be changed."""
-    query = _matching(_COLUMNS, project_id, wanted)
-    return await read_page(session, query, _SORT_KEYS[order], col(Image.id), window, descending=descending)
+    """A page of the images that a project can see: rows with the attributes of Image, which can't be changed.
+
+    Raises NotFound when the viewer may not see the project.
+    """
+    if not tenancy.is_id(project_id):
+        raise tenancy.no_project()
+    # The rows prove the right to see them; only where there are none it has to be asked for by itself.
+    query = _matching(_COLUMNS, project_id, wanted).where(tenancy.is_member(viewer, project_id))
+    page = await read_page(session, query, _SORT_KEYS[order], _TABLE.c.id, window, descending=descending)
+    if not page.rows:
+        await tenancy.require_reader(session, viewer, project_id)
+    return page
 
 
 async def count_images(session: AsyncSession, project_id: str, wanted: ImageFilter) -> int:
     """How many images match."""
-    query = _matching(select(func.count(col(Image.id))), project_id, wanted)
+    query = _matching(sqlalchemy.select(func.count(_TABLE.c.id)), project_id, wanted)
     count: int = (await session.execute(query)).scalar_one()
     return count
 
 
 def _matching(query: Select[Any], project_id: str, wanted: ImageFilter) -> Select[Any]:
-    query = query.where(col(Image.project_id) == project_id, col(Image.deleted_at).is_(None))
+    image = _TABLE.c
+    query = query.where(image.project_id == project_id, image.deleted_at.is_(None))
     chosen: tuple[tuple[Any, Sequence[Any] | None], ...] = (
-        (Image.type, wanted.types),
-        (Image.status, wanted.statuses),
-        (Image.visibility, wanted.visibilities),
-        (Image.os_family, wanted.os_families and [family.lower() for family in wanted.os_families]),
+        (image.type, wanted.types),
+        (image.status, wanted.statuses),
+        (image.visibility, wanted.visibilities),
+        (image.os_family, wanted.os_families and [family.lower() for family in wanted.os_families]),
     )
     for column, values in chosen:
         if values is not None:
-            query = query.where(col(column).in_(values))
+            query = query.where(column.in_(values))
     if wanted.name_contains:
-        query = query.where(col(Image.name_key).contains(name_key(wanted.name_contains), autoescape=True))
+        query = query.where(image.name_key.contains(name_key(wanted.name_contains), autoescape=True))
     if wanted.launchable is not None:
-        query = query.where((col(Image.status) == ImageStatus.ACTIVE).is_(wanted.launchable))
+        query = query.where((image.status == ImageStatus.ACTIVE).is_(wanted.launchable))
     if wanted.created_after is not None:
-        query = query.where(col(Image.created_at) > wanted.created_after)
+        query = query.where(image.created_at > wanted.created_after)
     if wanted.created_before is not None:
-        query = query.where(col(Image.created_at) < wanted.created_before)
+        query = query.where(image.created_at < wanted.created_before)
     return query
 
 

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Sequence
 
-from sqlalchemy import func
+from sqlalchemy import ColumnElement, exists, func
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
@@ -11,7 +11,7 @@ from app.catalog.pages import Page, Window, read_page
 from app.database import Database, Transaction
 from app.errors import Forbidden, NotFound
 from app.lifecycle import ProjectRole
-from app.models import Image, Membership, Organization, Project
+from app.models import TABLES, Image, Membership, Organization, Project
 from app.viewer import Viewer, includes
 
 _ID = re.compile(r"[a-z]{3}_[0-9a-z]{26}")
@@ -52,7 +52,7 @@ async def project_for(
     )
     found = (await session.execute(query)).one_or_none() if is_id(project_id) else None
     if found is None:
-        raise _no_project(field)
+        raise no_project(field)
     project, role = found
     _require(ProjectRole(role), needed, field)
     return project
@@ -63,10 +63,17 @@ async def require_reader(
 ) -> None:
     """Raises NotFound when the viewer may not see the project."""
     if await role_in(session, viewer, project_id) is None:
-        raise _no_project(field)
+        raise no_project(field)
 
 
-def _no_project(field: Sequence[str]) -> NotFound:
+def is_member(viewer: Viewer, project_id: str) -> ColumnElement[bool]:
+    """The condition that the viewer belongs to a project."""
+    member = TABLES.tables["membership"].c
+    return exists().where(member.project_id == project_id, member.subject == viewer.subject)
+
+
+def no_project(field: Sequence[str] = ("projectId",)) -> NotFound:
+    """What is said of a project that is not there, and of one that the caller may not see."""
     return NotFound("There is no such project.", field=field, hint="viewer { projects } lists yours.")
 
 

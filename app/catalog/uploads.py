@@ -1,35 +1,27 @@
 """Uploads: opened with the image, filled part by part around the gateway, sealed once, or given up."""
 
-import hashlib
-import json
-import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import datetime, timedelta
-from pathlib import PurePosixPath
 
 import structlog
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
 from app.catalog import feed, images, jobs, quotas, tenancy
+from app.catalog.new_images import NewImage, draft, made_before, remembered
 from app.database import Database, Transaction
 from app.errors import (
     Conflict,
     ImageFailed,
-    InvalidInput,
     NotFound,
     NotReady,
     PartsArriving,
     PartsMissing,
     StoreError,
-    TooLarge,
-    UnsupportedFormat,
     UploadClosed,
 )
 from app.lifecycle import (
-    Architecture,
-    DiskFormat,
     EventKind,
     FailureCode,
     ImageStatus,
@@ -37,48 +29,12 @@ from app.lifecycle import (
     ProjectRole,
     UploadState,
 )
-from app.models import IdempotencyKey, Image, Upload, new_id, now
+from app.models import Image, Upload, now
 from app.ports import ObjectStore, UploadHandle, UploadReceipt
-from app.settings import GIB, MIB, TIB, Settings
+from app.settings import Settings
 from app.viewer import Viewer
 
 log = structlog.get_logger()
-
-_SHA256 = re.compile(r"[0-9a-f]{64}")
-_MAXIMUM_FILE_NAME = 16_384
-_MAXIMUM_KEY = 255
-
-_FORMATS = {
-    ".qcow2": DiskFormat.QCOW2,
-    ".raw": DiskFormat.RAW,
-    ".vmdk": DiskFormat.VMDK,
-    ".vhd": DiskFormat.VHD,
-    ".vhdx": DiskFormat.VHDX,
-}
-_TAKEN = "qcow2, raw, vmdk, vhd and vhdx are taken"
-
-
-@dataclass(frozen=True, slots=True)
-class NewImage:
-    """What `createImage` is asked for with an upload as the source. Size in bytes, `sha256` of the file."""
-
-    project_id: str
-    name: str
-    file_name: str
-    size: int
-    format: DiskFormat | None = None
-    sha256: str | None = None
-    multipart: bool | None = None
-    os_family: str | None = None
-    os_version: str | None = None
-    architecture: Architecture | None = Architecture.X86_64
-    labels: tuple[tuple[str, str], ...] = ()
-    idempotency_key: str | None = None
-
-    def fingerprint(self) -> str:
-        """Equal for equal requests, whatever their idempotency key."""
-        said = {name: value for name, value in asdict(self).items() if name != "idempotency_key"}
-        return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,23 +50,14 @@ class Uploads:
 
         Raises InvalidInput, UnsupportedFormat, TooLarge, QuotaExceeded, NotFound, Forbidden, Conflict.
         """
-        image, disk_format, part_size = self._checked(viewer, new)
+        image, upload = draft(viewer, new, self.settings)
         async with self.database.read() as session:
             project = await tenancy.project_for(session, viewer, new.project_id, ProjectRole.MEMBER)
-            made_before = await _made_before(session, new)
-            if made_before is not None:
-                return made_before
+            earlier = await made_before(session, new)
+            if earlier is not None:
+                return earlier, None
             # Asked again in the transaction: here it only spares the store what has to be refused anyway.
             await quotas.require_room(session, project, self.settings, new.size)
-        upload = Upload(
-            image_id=image.id,
-            key="",
-            size=new.size,
-            part_size=part_size,
-            format=disk_format,
-            expires_at=self._expiry(now()),
-        )
-        upload.key = f"uploads/{upload.id}"
         handle = await self.store.open_upload(upload.key, upload.size, upload.part_size)
         upload.reference = handle.reference
         made: Image | None = None
@@ -125,74 +72,15 @@ class Uploads:
         async with self.database.transaction() as tx:
             project = await tenancy.project_for(tx.session, viewer, new.project_id, ProjectRole.MEMBER)
             # The same request may have been served beside this one since it was looked for.
-            made_before = await _made_before(tx.session, new)
-            if made_before is not None:
-                return made_before
+            earlier = await made_before(tx.session, new)
+            if earlier is not None:
+                return earlier, None
             await quotas.require_room(tx.session, project, self.settings, new.size)
             tx.session.add(image)
             await tx.session.flush()
-            tx.session.add(upload)
-            if new.idempotency_key is not None:
-                tx.session.add(
-                    IdempotencyKey(
-                        project_id=new.project_id,
-                        key=new.idempotency_key,
-                        fingerprint=new.fingerprint(),
-                        image_id=image.id,
-                    )
-                )
+            tx.session.add_all(row for row in (upload, remembered(new, image)) if row is not None)
             await feed.append(tx, EventKind.CREATED, image, actor=viewer.subject)
             return image, tx.position
-
-    def _checked(self, viewer: Viewer, new: NewImage) -> tuple[Image, DiskFormat, int]:
-        """The image as it will be stored, its format and the size of a part."""
-        name = images.clean_name(new.name)
-        labels = images.clean_labels(new.labels)
-        os_family, os_version = new.os_family, new.os_version
-        if os_family is not None:
-            os_family, os_version = images.clean_os(os_family, os_version)
-        if new.idempotency_key is not None:
-            _check_key(new.idempotency_key)
-        sha256 = _clean_sha256(new.sha256)
-        disk_format = _declared_format(new)
-        image = Image(
-            id=new_id("img"),
-            project_id=new.project_id,
-            name=name,
-            name_key=images.name_key(name),
-            labels=labels,
-            os_family=os_family,
-            os_version=os_version,
-            architecture=new.architecture,
-            created_by=viewer.subject,
-            source_file_name=clean_file_name(new.file_name),
-            source_size=new.size,
-            source_sha256=sha256,
-            source_declared_format=disk_format,
-            reserved_size=new.size,
-        )
-        return image, disk_format, self._part_size(new)
-
-    def _part_size(self, new: NewImage) -> int:
-        settings, field = self.settings, ("source", "upload", "size")
-        if new.size < 1:
-            raise InvalidInput("The file is empty.", field=field, hint="Upload a disk image.")
-        if new.size > settings.upload_limit:
-            raise TooLarge(
-                f"{new.size} bytes are more than the {_spelled(settings.upload_limit)} that an upload may have.",
-                field=field,
-                hint="Make the file smaller, for example with qemu-img convert -O qcow2, which leaves out holes.",
-            )
-        if new.multipart is False:
-            if new.size > settings.single_part_limit:
-                raise TooLarge(
-                    f"{new.size} bytes are more than the {_spelled(settings.single_part_limit)} of one part.",
-                    field=field,
-                    hint="Leave multipart out or make it true: then the file is sent in parts, of any size in all.",
-                )
-            return new.size
-        least = -(-new.size // settings.maximum_parts)
-        return max(settings.minimum_part_size, -(-least // MIB) * MIB)
 
     # ------------------------------------------------------------ while bytes arrive
 
@@ -371,71 +259,6 @@ async def give_up(tx: Transaction, image: Image, state: UploadState, failure: Im
     await images.fail(tx, image, failure, reserved_size=0)
 
 
-def clean_file_name(file_name: str) -> str:
-    """What a file was called, for people to read. It is data and never becomes a path. Raises InvalidInput."""
-    if not file_name.strip() or len(file_name) > _MAXIMUM_FILE_NAME:
-        raise InvalidInput(
-            f"A file name has 1 to {_MAXIMUM_FILE_NAME} characters.", field=("source", "upload", "fileName")
-        )
-    return file_name
-
-
-def _declared_format(new: NewImage) -> DiskFormat:
-    """The format that the request or the file's name declares; raw is never guessed."""
-    suffix = PurePosixPath(new.file_name.replace("\0", "").lower()).suffix
-    by_name = _FORMATS.get(suffix)
-    declared = new.format or by_name
-    if declared is None:
-        raise UnsupportedFormat(
-            f"The file's name does not tell its format: {_TAKEN}.",
-            field=("source", "upload", "format"),
-            hint="Say format. `qemu-img info FILE` tells it; an archive has to be unpacked first.",
-        )
-    return declared
-
-
-def _check_key(key: str) -> None:
-    if not 1 <= len(key) <= _MAXIMUM_KEY:
-        raise InvalidInput(f"An idempotency key has 1 to {_MAXIMUM_KEY} characters.", field=("idempotencyKey",))
-    images.require_text(key, ("idempotencyKey",))
-
-
-def _clean_sha256(sha256: str | None) -> str | None:
-    if sha256 is None:
-        return None
-    cleaned = sha256.strip().lower()
-    if not _SHA256.fullmatch(cleaned):
-        raise InvalidInput(
-            "A SHA-256 has 64 hexadecimal digits.",
-            field=("source", "upload", "sha256"),
-            hint="sha256sum FILE",
-        )
-    return cleaned
-
-
-async def _made_before(session: AsyncSession, new: NewImage) -> tuple[Image, int | None] | None:
-    """The image that an earlier request with the same key made. Raises Conflict, NotFound."""
-    if new.idempotency_key is None:
-        return None
-    known = await session.get(IdempotencyKey, (new.project_id, new.idempotency_key))
-    if known is None:
-        return None
-    if known.fingerprint != new.fingerprint():
-        raise Conflict(
-            "The idempotency key was used for another request.",
-            field=("idempotencyKey",),
-            hint="Use a new key for what is a new image.",
-        )
-    image = await session.get_one(Image, known.image_id)
-    if image.deleted_at is not None:
-        raise NotFound(
-            "The image that was made with this idempotency key has been deleted.",
-            field=("idempotencyKey",),
-            hint="Use a new key.",
-        )
-    return image, None
-
-
 def _parts_missing(numbers: Sequence[int], upload: Upload) -> NotReady:
     named = ", ".join(str(number) for number in numbers[:5]) + (", …" if len(numbers) > 5 else "")
     return NotReady(
@@ -457,7 +280,3 @@ def _expired(idle_seconds: float) -> ImageFailed:
         f"The upload got no byte for {idle_seconds / 3600:g} hours and has expired.",
         "Delete this image and upload the file again; `images upload` goes on by itself after a break.",
     )
-
-
-def _spelled(size: int) -> str:
-    return f"{size // TIB} TiB" if size >= TIB else f"{size / GIB:g} GiB"

@@ -9,7 +9,7 @@ import strawberry
 from app.catalog import images
 from app.catalog.images import ImageFilter as Wanted
 from app.catalog.images import ImageOrder, ImagePatch
-from app.catalog.uploads import NewImage
+from app.catalog.new_images import NewImage
 from app.errors import InvalidInput
 from app.graphql.enums import OrderDirection
 from app.graphql.scalars import ByteSize

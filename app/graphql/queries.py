@@ -94,8 +94,9 @@ class Query:
 
         # Page and position are read from one state of the database: nothing falls between them.
         async with database.read() as session:
-            await tenancy.require_reader(session, info.context.viewer, project_id)
-            page = await images.list_images(session, project_id, wanted, order, window, descending=descending)
+            page = await images.list_images(
+                session, info.context.viewer, project_id, wanted, order, window, descending=descending
+            )
             position = await feed.newest_position(session) if asks_for(info, "asOf") else 0
 
         def row_cursor(row: ImageRow) -> str:

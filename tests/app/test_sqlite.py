@@ -1,0 +1,87 @@
+"""Short reads are done where they are asked for; long ones keep nobody waiting."""
+
+import asyncio
+import shutil
+import threading
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import event, text
+from sqlalchemy.exc import OperationalError
+
+from app.database import Database
+
+pytestmark = pytest.mark.anyio
+
+# Counts to a number in steps of SQLite's machine, without reading a row.
+COUNT = text("WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < :last) SELECT max(i) FROM n")
+
+
+@pytest.fixture
+async def database(migrated: Path, tmp_path: Path) -> AsyncIterator[Database]:
+    shutil.copy(migrated, tmp_path / "images.db")
+    opened = Database(f"sqlite+aiosqlite:///{tmp_path / 'images.db'}")
+    yield opened
+    await opened.close()
+
+
+def threads_that_count(database: Database) -> list[str]:
+    """The threads in which SQLite calls `here()`, filled while statements run."""
+    names: list[str] = []
+
+    def here() -> int:
+        names.append(threading.current_thread().name)
+        return 1
+
+    def prepare(connection: Any, _record: object) -> None:
+        connection.driver_connection._conn.create_function("here", 0, here)
+
+    event.listen(database._reading.sync_engine, "connect", prepare)
+    return names
+
+
+async def test_a_short_read_takes_no_other_thread(database: Database) -> None:
+    names = threads_that_count(database)
+    async with database.read() as session:
+        assert (await session.execute(text("SELECT here()"))).scalar_one() == 1
+    assert names == [threading.current_thread().name]
+
+
+async def test_a_long_read_is_right_and_lets_others_go_on(database: Database) -> None:
+    turns = 0
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    async with database.read() as session:
+        going_on = asyncio.create_task(others())
+        counted = (await session.execute(COUNT, {"last": 2_000_000})).scalar_one()
+        going_on.cancel()
+
+    assert counted == 2_000_000
+    assert turns > 10
+
+
+async def test_a_long_read_stays_in_the_transaction_that_it_began_in(database: Database) -> None:
+    count = text("SELECT count(*) FROM organization")
+    async with database.read() as session:
+        before = (await session.execute(count)).scalar_one()
+        async with database.transaction() as tx:
+            await tx.session.execute(
+                text("INSERT INTO organization VALUES ('org_x', 'x', '2026-01-31 00:00:00.000000')")
+            )
+        await session.execute(COUNT, {"last": 500_000})
+        assert (await session.execute(count)).scalar_one() == before
+    async with database.read() as session:
+        assert (await session.execute(count)).scalar_one() == before + 1
+
+
+async def test_what_sqlite_refuses_is_an_error_and_no_long_read(database: Database) -> None:
+    async with database.read() as session:
+        with pytest.raises(OperationalError, match="no such table"):
+            await session.execute(text("SELECT * FROM nowhere"))
