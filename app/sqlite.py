@@ -20,7 +20,9 @@ _SHORT_READ_STEPS = 50_000
 class EagerCursor(aiosqlite.Cursor):
     """Runs a statement and fetches all of its rows at once. Our results are pages: they fit."""
 
-    def __init__(self, connection: aiosqlite.Connection) -> None:
+    _conn: "EagerConnection"
+
+    def __init__(self, connection: "EagerConnection") -> None:
         self._conn = connection
         self._rows: list[Any] = []
         self._size = 1
@@ -28,12 +30,12 @@ class EagerCursor(aiosqlite.Cursor):
 
     async def execute(self, sql: str, parameters: Iterable[Any] | None = None) -> Self:
         """Run one statement."""
-        await self._conn._execute(self._run, sql, parameters or ())  # type: ignore[no-untyped-call]
+        await self._conn.perform(self._run, sql, parameters or ())
         return self
 
     async def executemany(self, sql: str, parameters: Iterable[Iterable[Any]]) -> Self:
         """Run one statement with many sets of parameters."""
-        await self._conn._execute(self._run_many, sql, parameters)  # type: ignore[no-untyped-call]
+        await self._conn.perform(self._run_many, sql, parameters)
         return self
 
     async def fetchall(self) -> list[Any]:
@@ -91,6 +93,10 @@ class EagerConnection(aiosqlite.Connection):
         """A cursor, without a trip."""
         return EagerCursor(self)
 
+    async def perform(self, statement: Callable[..., None], *arguments: Any) -> None:
+        """Call what runs a statement on this connection."""
+        await self._execute(statement, *arguments)  # type: ignore[no-untyped-call]
+
     async def rollback(self) -> None:
         """Undo the transaction, if there is one."""
         if self.in_transaction:
@@ -105,16 +111,22 @@ class EagerConnection(aiosqlite.Connection):
 class ReadingConnection(EagerConnection):
     """A connection for reads alone. With WAL they wait for no lock, so that a short one is done at once."""
 
-    async def _execute(self, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    async def perform(self, statement: Callable[..., None], *arguments: Any) -> None:
+        """Call what runs a statement here and now, or, when that turns out to take long, in the thread."""
         self._conn.set_progress_handler(_break_off, _SHORT_READ_STEPS)
         try:
-            return fn(*args, **kwargs)
+            return statement(*arguments)
         except sqlite3.OperationalError as error:
             if error.sqlite_errorcode != sqlite3.SQLITE_INTERRUPT:
                 raise
         finally:
             self._conn.set_progress_handler(None, 0)
-        return await super()._execute(fn, *args, **kwargs)  # type: ignore[no-untyped-call]
+        await super().perform(statement, *arguments)
+
+    async def rollback(self) -> None:
+        """End the reads: what they saw may change from here on."""
+        if self.in_transaction:
+            self._conn.rollback()
 
 
 def _break_off() -> int:

@@ -85,3 +85,14 @@ async def test_what_sqlite_refuses_is_an_error_and_no_long_read(database: Databa
     async with database.read() as session:
         with pytest.raises(OperationalError, match="no such table"):
             await session.execute(text("SELECT * FROM nowhere"))
+
+
+async def test_connections_are_closed_without_a_complaint(database: Database, caplog: pytest.LogCaptureFixture) -> None:
+    async with database.read() as session:
+        await session.execute(text("SELECT 1"))
+    async with database.transaction() as tx:
+        await tx.session.execute(text("SELECT 1"))
+
+    await database.close()
+
+    assert caplog.records == []
