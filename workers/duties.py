@@ -19,7 +19,7 @@ from app.errors import ImageFailed, ObjectMissing
 from app.lifecycle import FailureCode
 from app.models import Upload
 from app.ports import Wakeups
-from workers import pipeline
+from workers import pipeline, receipts
 from workers.errors import Cancelled
 from workers.inspection import inspect_head
 from workers.limits import Limits
@@ -127,12 +127,12 @@ def workspace_of(job_id: str, token: int) -> str:
 
 def receipt_of(key: str) -> str:
     """The key of what a conversion writes down beside its result."""
-    return f"{key}.json"
+    return key + receipts.SUFFIX
 
 
 def owner_of(key: str) -> str:
     """The key of the result that a receipt belongs to; any other key is its own."""
-    return key.removesuffix(".json")
+    return key.removesuffix(receipts.SUFFIX)
 
 
 def given_up(code: FailureCode) -> ImageFailed:

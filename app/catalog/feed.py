@@ -75,9 +75,9 @@ async def events_after(
     query = select(Event).where(col(Event.seq) > position).order_by(col(Event.seq)).limit(limit)
     if project_id is not None:
         query = query.where(col(Event.project_id) == project_id)
-    if image_id is not None and not is_id(image_id):
-        return []
     if image_id is not None:
+        if not is_id(image_id):
+            return []
         query = query.where(col(Event.image_id) == image_id)
     return (await session.execute(query)).scalars().all()
 
