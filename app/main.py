@@ -54,7 +54,7 @@ def create_app(
     settings: Settings, queue: JobQueue, wakeups: Wakeups, demo: Demo | None = None
 ) -> tuple[Starlette, GatewayGraphQL]:
     """The ASGI application, and its GraphQL endpoint, which has to be shut down first."""
-    database = Database(settings.database_url, announcer(queue, wakeups))
+    database = Database(settings.database_address, announcer(queue, wakeups))
     store = FolderStore(settings.objects_path, settings.secret_bytes)
     uploads = Uploads(database, store, settings)
     board = ProgressBoard()

@@ -170,7 +170,7 @@ def _migrate(settings: Settings) -> None:
         raise SettingsError(f"{data} can't be the data folder: it is not writable; choose another by --data")
     try:
         with _alone_in(data):
-            migrate_database(settings.database_url)
+            migrate_database(settings.database_address)
     except (SQLAlchemyError, CommandError) as error:
         reason = str(error).splitlines()[0]
         raise SettingsError(f"the database in {data} can't be brought up to date: {reason}") from error
@@ -188,7 +188,7 @@ def _alone_in(folder: Path) -> Iterator[None]:
 
 
 async def _with_database(settings: Settings, act: Callable[[Database], Any]) -> Any:
-    database = Database(settings.database_url)
+    database = Database(settings.database_address)
     try:
         return await act(database)
     finally:

@@ -5,16 +5,21 @@ import secrets
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal
+from urllib.parse import unquote, urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from app.errors import SettingsError
+from app.s3_address import S3Address
 
 KIB = 1024
 MIB = 1024 * KIB
 GIB = 1024 * MIB
 TIB = 1024 * GIB
+
+# Amazon S3, "Multipart upload limits".
+_AMAZON_LARGEST_PART = 5 * GIB
 
 Positive = Annotated[int, Field(gt=0)]
 Seconds = Annotated[float, Field(gt=0)]
@@ -33,6 +38,23 @@ class Settings(BaseSettings):
     )
     allowed_origins: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="Origins of browser consoles that may call the API, separated by commas."
+    )
+
+    database_url: SecretStr | None = Field(
+        None, description="`postgresql://user:password@host:port/name`; without it, SQLite in the data folder."
+    )
+    database_connections: int = Field(
+        10, ge=2, le=1000, description="Connections to PostgreSQL that a process opens at most."
+    )
+    broker_url: SecretStr | None = Field(
+        None, description="`redis://:password@host:port/0`, or `rediss://` with TLS; without it, in-process."
+    )
+    object_store: SecretStr | None = Field(
+        None,
+        description="`s3+http(s)://key:secret@host:port/bucket`, or `file:///folder`; without it, in the data folder.",
+    )
+    object_store_public_url: str | None = Field(
+        None, description="Address under which clients reach the S3 store; without it, the one above."
     )
 
     secret: SecretStr | None = Field(
@@ -61,6 +83,12 @@ class Settings(BaseSettings):
     workers: int = Field(2, gt=0, le=64, description="Jobs that one worker process runs at once.")
     lease_seconds: Seconds = Field(15, description="A job whose worker is silent for so long is given on.")
     job_attempts: Positive = Field(5, description="How often a job is begun before its image is given up.")
+    compression: Literal["none", "zstd"] = Field(
+        "none", description="How clusters are compressed that a conversion in an S3 store writes anew."
+    )
+    share_bytes: Positive = Field(
+        8 * GIB, description="An image with more data than this is converted by several workers, in an S3 store."
+    )
     orphan_seconds: Seconds = Field(
         12 * 3600, description="An object that no row names is removed when it is this old."
     )
@@ -73,15 +101,58 @@ class Settings(BaseSettings):
     def _separated(cls, given: object) -> object:
         return tuple(part.strip() for part in given.split(",") if part.strip()) if isinstance(given, str) else given
 
+    @field_validator("database_url")
+    @classmethod
+    def _postgresql(cls, given: SecretStr | None) -> SecretStr | None:
+        return _address(given, {"postgresql", "postgres"}, "postgresql://user:password@host:port/name", path=True)
+
+    @field_validator("broker_url")
+    @classmethod
+    def _redis(cls, given: SecretStr | None) -> SecretStr | None:
+        return _address(given, {"redis", "rediss"}, "redis://:password@host:port/0")
+
+    @field_validator("object_store")
+    @classmethod
+    def _store(cls, given: SecretStr | None) -> SecretStr | None:
+        if given is not None and given.get_secret_value():
+            text = given.get_secret_value()
+            if _folder_of(text) is None:
+                S3Address.parse(text)
+            return given
+        return None
+
+    @field_validator("object_store_public_url")
+    @classmethod
+    def _reachable(cls, given: str | None) -> str | None:
+        parts = urlsplit(given or "")
+        if given and (parts.scheme not in ("http", "https") or not parts.netloc or parts.path.strip("/")):
+            raise ValueError("the address has to have the form http(s)://host:port")
+        return given.rstrip("/") if given else None
+
     @property
-    def database_url(self) -> str:
+    def database_address(self) -> str:
         """The SQLAlchemy address of the database."""
-        return f"sqlite+aiosqlite:///{self.data.absolute() / 'images.db'}"
+        if self.database_url is None:
+            return f"sqlite+aiosqlite:///{self.data.absolute() / 'images.db'}"
+        return "postgresql+asyncpg:" + self.database_url.get_secret_value().partition(":")[2]
+
+    @property
+    def s3(self) -> S3Address | None:
+        """Where the bucket is; None when objects are kept in a folder."""
+        text = self.object_store.get_secret_value() if self.object_store else "file:///"
+        return None if _folder_of(text) else S3Address.parse(text)
 
     @property
     def objects_path(self) -> Path:
-        """The folder of the object store."""
-        return self.data.absolute() / "store"
+        """The folder of the object store, if it is one."""
+        folder = self.object_store and _folder_of(self.object_store.get_secret_value())
+        return folder or self.data.absolute() / "store"
+
+    @property
+    def largest_part(self) -> int:
+        """The most bytes that an upload in one part may have, here and in the store."""
+        amazon = self.s3 is not None and self.s3.is_amazon
+        return min(self.single_part_limit, _AMAZON_LARGEST_PART) if amazon else self.single_part_limit
 
     @cached_property
     def secret_bytes(self) -> bytes:
@@ -105,6 +176,26 @@ def load_settings(**given: object) -> Settings:
 
 def _name(location: tuple[int | str, ...]) -> str:
     return "_".join(str(part) for part in location).upper()
+
+
+def _address(given: SecretStr | None, schemes: set[str], form: str, *, path: bool = False) -> SecretStr | None:
+    """An address of one of these schemes. Raises ValueError, whose text does not quote it: it holds a password."""
+    if given is None or not given.get_secret_value():
+        return None
+    try:
+        parts = urlsplit(given.get_secret_value())
+        whole = parts.scheme in schemes and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        whole = False
+    if not whole or (path and not parts.path.strip("/")):
+        raise ValueError(f"the address has to have the form {form}; special characters in it are written as %XX")
+    return given
+
+
+def _folder_of(address: str) -> Path | None:
+    """The folder that a file:// address names; None for any other address."""
+    parts = urlsplit(address)
+    return Path(unquote(parts.path)) if parts.scheme == "file" and parts.path.startswith("/") else None
 
 
 def _kept_secret(path: Path) -> bytes:

@@ -34,7 +34,7 @@ class Workers:
     ) -> None:
         self._settings = settings
         self._store = FolderStore(settings.objects_path, settings.secret_bytes)
-        self._database = Database(settings.database_url, announce)
+        self._database = Database(settings.database_address, announce)
         limits = Limits(max_virtual_size=settings.virtual_size_limit)
         duties = Duties(self._database, self._store, wakeups, limits, settings.progress_seconds)
         self._foreman = Foreman(self._database, duties, settings)

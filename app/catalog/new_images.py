@@ -139,9 +139,9 @@ def _part_size(new: NewImage, settings: Settings) -> int:
             hint="Make the file smaller, for example with qemu-img convert -O qcow2, which leaves out holes.",
         )
     if new.multipart is False:
-        if new.size > settings.single_part_limit:
+        if new.size > settings.largest_part:
             raise TooLarge(
-                f"{new.size} bytes are more than the {_spelled(settings.single_part_limit)} of one part.",
+                f"{new.size} bytes are more than the {_spelled(settings.largest_part)} of one part.",
                 field=field,
                 hint="Leave multipart out or make it true: then the file is sent in parts, of any size in all.",
             )

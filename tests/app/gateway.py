@@ -311,7 +311,7 @@ async def running_gateway(empty: Path, folder: Path, **given: Any) -> AsyncItera
     queue = DramatiqQueue(broker)
     announce = announcer(queue, wakeups)
     app, endpoint = create_app(settings, queue, wakeups)
-    database, store = Database(settings.database_url, announce), FolderStore(settings.objects_path, SECRET.encode())
+    database, store = Database(settings.database_address, announce), FolderStore(settings.objects_path, SECRET.encode())
     async with AsyncExitStack() as stack:
         stack.callback(store.close)
         stack.push_async_callback(database.close)

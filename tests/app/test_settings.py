@@ -37,7 +37,7 @@ def test_the_environment_is_read_and_what_is_given_goes_before_it(monkeypatch: p
 
 def test_what_lies_in_the_data_folder_follows_it(tmp_path: Path) -> None:
     settings = load_settings(data=tmp_path)
-    assert settings.database_url == f"sqlite+aiosqlite:///{tmp_path}/images.db"
+    assert settings.database_address == f"sqlite+aiosqlite:///{tmp_path}/images.db"
     assert settings.objects_path == tmp_path / "store"
 
 
