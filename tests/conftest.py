@@ -2,17 +2,27 @@
 
 import os
 import shutil
+from collections.abc import Iterator, Sequence
+from typing import NoReturn
 
 import pytest
+
+from tests.servers.minio import Minio, minio_program
+from tests.servers.postgresql import PostgreSQL, programs
+from tests.servers.redis import Redis
 
 # Program and the Debian package that brings it.
 PACKAGES = {
     "bwrap": "bubblewrap",
     "chromium": "chromium",
+    "docker-compose": "docker-compose",
+    "mount": "mount",
     "node": "nodejs",
+    "postgres": "postgresql",
     "qemu-img": "qemu-utils",
     "qemu-io": "qemu-utils",
     "qemu-nbd": "qemu-utils",
+    "redis-server": "redis-server",
 }
 
 
@@ -24,13 +34,48 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    needed = [name for marker in item.iter_markers("needs_program") for name in marker.args]
+    require_programs([name for marker in item.iter_markers("needs_program") for name in marker.args])
+
+
+def require_programs(needed: Sequence[str]) -> None:
+    """Skip the test when one of the programs is not on PATH; fail it there when CI is true."""
     missing = [name for name in needed if shutil.which(name) is None]
     if not missing:
         return
     packages = " ".join(sorted({PACKAGES[name] for name in missing}))
-    reason = f"needs {', '.join(missing)}: apt-get install {packages}"
+    do_without(f"needs {', '.join(missing)}: apt-get install {packages}")
+
+
+def do_without(reason: str) -> NoReturn:
+    """Skip the test, or fail it where CI is true."""
     # A continuous integration that skips shows green for what it never tried.
     if os.environ.get("CI") == "true":
         pytest.fail(reason, pytrace=False)
     pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgreSQL]:
+    """A PostgreSQL for all tests of a run, each of which makes a database of its own; nobody kills it."""
+    if programs() is None:
+        require_programs(["postgres"])
+    with PostgreSQL(tmp_path_factory.mktemp("postgresql"), fsync=False) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Redis]:
+    """A Redis for all tests of a run; who kills it starts it again."""
+    require_programs(["redis-server"])
+    with Redis(tmp_path_factory.mktemp("redis")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def minio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Minio]:
+    """A MinIO for all tests of a run, each of which makes a bucket of its own; who kills it starts it again."""
+    program = minio_program()
+    if not program.exists():
+        do_without("needs MinIO: .ci/minio builds it")
+    with Minio(tmp_path_factory.mktemp("minio"), program) as server:
+        yield server

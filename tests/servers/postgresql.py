@@ -1,0 +1,182 @@
+"""A PostgreSQL of its own for tests: started in a folder, killed, and started again on the same data."""
+
+import itertools
+import os
+import pwd
+import re
+import shutil
+import signal
+import subprocess
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from pathlib import Path
+
+import psutil
+
+from app.migrations import migrate
+from tests.servers.process import Server
+
+USER, PASSWORD = "gateway", "a/password: of tests"
+_ADDRESS = "postgresql://gateway:a%2Fpassword%3A%20of%20tests@127.0.0.1"
+_COMMAND_SECONDS = 60
+_END_SECONDS = 30
+
+
+@cache
+def programs() -> Path | None:
+    """The folder of the newest PostgreSQL on this machine, which need not be on PATH; None when there is none."""
+    # Debian keeps every version in a folder of its own.
+    installed = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"), key=lambda path: int(path.parts[-3]))
+    found = installed[-1] if installed else shutil.which("postgres")
+    return Path(found).parent if found else None
+
+
+class PostgreSQL(Server):
+    """PostgreSQL in `folder`, with a password for everybody who comes.
+
+    What is committed outlasts a kill; without `fsync`, which is faster, a power cut of the machine it does not.
+    """
+
+    gentle_signal = signal.SIGINT  # the fast shutdown: who is connected is sent away
+
+    def __init__(self, folder: Path, *, fsync: bool = True) -> None:
+        super().__init__(folder)
+        self.data = folder / "data"
+        self.fsync = fsync
+        self._names = itertools.count(1)
+        self._template: str | None = None
+
+    @property
+    def url(self) -> str:
+        """The database that there is from the start, without tables."""
+        return self.url_of("postgres")
+
+    def url_of(self, name: str) -> str:
+        """The address of a database, as IMAGES_DATABASE_URL takes it."""
+        return f"{_ADDRESS}:{self.port}/{name}"
+
+    def new_database(self, *, migrated: bool = True) -> str:
+        """The address of a new database, with the tables or, as an operator begins, without."""
+        name = f"test_{next(self._names)}"
+        template = self._migrated_template() if migrated else "template0"
+        # The log of single blocks instead of a checkpoint before and after, which waits for the disk.
+        self.sql(f"CREATE DATABASE {name} TEMPLATE {template}")
+        return self.url_of(name)
+
+    def sql(self, statement: str, database: str = "postgres") -> str:
+        """Run a statement as the superuser; gives the rows as text. Fails when it fails."""
+        arguments = ["--no-psqlrc", "--quiet", "--tuples-only", "--no-align", "--set=ON_ERROR_STOP=1"]
+        return self._run("psql", *arguments, f"--dbname={self.url_of(database)}", f"--command={statement}")
+
+    def _migrated_template(self) -> str:
+        """The name of a database with the tables, made once: to copy it is faster than to migrate."""
+        if self._template is None:
+            self.sql("CREATE DATABASE migrated TEMPLATE template0")
+            # In a thread, since the migrations run an event loop of their own.
+            with ThreadPoolExecutor(1) as thread:
+                thread.submit(
+                    migrate, "postgresql+asyncpg" + self.url_of("migrated").removeprefix("postgresql")
+                ).result()
+            self._template = "migrated"
+        return self._template
+
+    # ------------------------------------------------------------ the process
+
+    def prepare(self) -> None:
+        """Make the cluster, once, of the user who will run it."""
+        if (self.data / "PG_VERSION").exists():
+            return
+        self.data.mkdir()
+        password = self.folder / "password"
+        password.write_text(PASSWORD)
+        if os.geteuid() == 0:
+            owner = pwd.getpwnam(_unprivileged())
+            for path in (self.folder, self.data, password):
+                os.chown(path, owner.pw_uid, owner.pw_gid)
+        # Nothing of this needs to outlast a power cut of the machine, and the sorting of names has to be ours
+        # whatever the language of the database.
+        self._run(
+            "initdb", f"--pgdata={self.data}", f"--username={USER}", f"--pwfile={password}", "--auth=scram-sha-256",
+            "--encoding=UTF8", "--locale=C.UTF-8", "--no-sync", *_language(),
+            user=True,
+        )  # fmt: skip
+
+    def command(self) -> Sequence[str]:
+        settings = {
+            "listen_addresses": "127.0.0.1",
+            "unix_socket_directories": "",
+            "max_connections": "200",
+            "log_min_messages": "warning",
+            "fsync": "on" if self.fsync else "off",
+        }
+        given = [f"-c{name}={value}" for name, value in settings.items()]
+        return [*_as_user(), str(_folder() / "postgres"), "-D", str(self.data), "-p", str(self.port), *given]
+
+    def is_ready(self) -> bool:
+        probe = [str(_folder() / "pg_isready"), "-q", "-h", "127.0.0.1", "-p", str(self.port)]
+        return subprocess.run(probe, timeout=_COMMAND_SECONDS).returncode == 0
+
+    def kill(self) -> None:
+        """End it and the processes of its connections, which have sessions of their own, at once."""
+        if self._process is None:
+            return
+        family = []
+        if self._process.poll() is None:
+            postmaster = psutil.Process(self._process.pid)
+            postmaster.suspend()  # so that it starts no more of them
+            family = postmaster.children(recursive=True)
+        super().kill()
+        for process in family:
+            if process.is_running():
+                process.kill()
+        psutil.wait_procs(family, _END_SECONDS)
+
+    def _run(self, program: str, *arguments: str, user: bool = False) -> str:
+        done = subprocess.run(
+            [*(_as_user() if user else []), str(_folder() / program), *arguments],
+            cwd=self.folder,
+            env={**os.environ, **_ENVIRONMENT},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=_COMMAND_SECONDS,
+        )
+        if done.returncode != 0:
+            raise RuntimeError(f"{program}: {done.stdout[-1000:]}{done.stderr[-1000:]}")
+        return done.stdout.strip()
+
+
+_ENVIRONMENT: Mapping[str, str] = {"LC_ALL": "C.UTF-8", "PGOPTIONS": "", "PGCONNECT_TIMEOUT": "10"}
+
+
+def _folder() -> Path:
+    folder = programs()
+    if folder is None:
+        raise RuntimeError("there is no PostgreSQL: apt-get install postgresql")
+    return folder
+
+
+def _unprivileged() -> str:
+    """Whom a root hands the server to, which refuses to be root."""
+    names = {entry.pw_name for entry in pwd.getpwall()}
+    return "postgres" if "postgres" in names else "nobody"
+
+
+def _as_user() -> list[str]:
+    """What goes before a command that refuses root: another user, who may still enter root's temporary folders."""
+    if os.geteuid() != 0:
+        return []
+    capability = "--inh-caps=-all,+dac_override"
+    return ["setpriv", f"--reuid={_unprivileged()}", "--clear-groups", capability, "--ambient-caps=-all,+dac_override"]
+
+
+def _language() -> list[str]:
+    """A language that sorts otherwise than by code points, where this version can (PostgreSQL 15)."""
+    told = subprocess.run(
+        [str(_folder() / "postgres"), "--version"], capture_output=True, text=True, timeout=_COMMAND_SECONDS
+    )
+    version = re.search(r"\d+", told.stdout)
+    if version is None or int(version[0]) < 15:
+        return []
+    return ["--locale-provider=icu", "--icu-locale=en-US"]
