@@ -21,6 +21,7 @@ GatewayError
 │   ├── UploadClosed            the upload takes no bytes (any more)
 │   ├── PartsMissing            an upload can't be sealed: parts have not arrived
 │   └── PartsArriving           an upload can't be sealed: a part is arriving right now
+├── DatabaseUnavailable         the database does not answer, or has not been migrated
 ├── LeaseLost                   a job was given to somebody else, or is no longer wanted
 └── SettingsError               the configuration can't work
 """
@@ -154,6 +155,10 @@ class PartsMissing(StoreError):
 
 class PartsArriving(StoreError):
     """Raised when an upload is to be sealed while bytes of it are still arriving."""
+
+
+class DatabaseUnavailable(GatewayError):
+    """Raised when the database does not answer, or not as it should; the same may go well another time."""
 
 
 class LeaseLost(GatewayError):

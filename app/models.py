@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import JSON, BigInteger, DateTime, Dialect, Index, Integer, String, Text, text
+from sqlalchemy import JSON, BigInteger, Connection, DateTime, Dialect, Index, Integer, String, Text, event, text
 from sqlalchemy.types import TypeDecorator
 from sqlmodel import Field, SQLModel
 from ulid import ULID
@@ -37,6 +37,10 @@ def now() -> datetime:
     return datetime.now(UTC)
 
 
+# Sorted by code points, as SQLite does: PostgreSQL would go by the language of the database, and differ by machine.
+TEXT = Text().with_variant(Text(collation="C"), "postgresql")
+
+
 class Instant(TypeDecorator[datetime]):
     """A point in time in UTC. SQLite forgets the zone, so it is put back on the way out."""
 
@@ -61,7 +65,7 @@ def _read_instant(text: str | None) -> datetime | None:
 class Word(TypeDecorator[StrEnum]):
     """A member of a vocabulary, kept as its text, so that a new member needs no migration."""
 
-    impl = Text
+    impl = TEXT
     cache_ok = True
 
     def __init__(self, vocabulary: type[StrEnum]) -> None:
@@ -79,8 +83,8 @@ class Word(TypeDecorator[StrEnum]):
 
 
 # One reading of each kind of column, so that every dialect gets the same.
-_ID = String(40)
-_NAME = Text
+_ID = String(40).with_variant(String(40, collation="C"), "postgresql")
+_NAME = TEXT
 
 
 class Organization(SQLModel, table=True):
@@ -125,10 +129,26 @@ class Blob(SQLModel, table=True):
     created_at: datetime = Field(default_factory=now, sa_type=Instant)
 
 
+# In the `info` of an index: the one dialect that has it.
+DIALECT = "dialect"
+_LIVE = text("deleted_at IS NULL")
+
+
 def _live(name: str, *columns: str) -> Index:
     """An index over the images that are not deleted."""
-    live = text("deleted_at IS NULL")
-    return Index(name, *columns, sqlite_where=live, postgresql_where=live)
+    return Index(name, *columns, sqlite_where=_LIVE, postgresql_where=_LIVE)
+
+
+def _words(name: str, column: str) -> Index:
+    """An index for what the texts of images that are not deleted contain: PostgreSQL alone has one."""
+    return Index(
+        name,
+        column,
+        postgresql_using="gin",
+        postgresql_ops={column: "gin_trgm_ops"},
+        postgresql_where=_LIVE,
+        info={DIALECT: "postgresql"},
+    ).ddl_if(dialect="postgresql")
 
 
 class Image(SQLModel, table=True):
@@ -145,6 +165,10 @@ class Image(SQLModel, table=True):
         _live("image_by_size", "project_id", "size_key", "id"),
         _live("image_by_status", "project_id", "status", "id"),
         _live("image_by_type", "project_id", "type", "id"),
+        _live("image_of_kind_by_created_at", "project_id", "status", "type", "created_at", "id"),
+        _live("image_of_kind_by_name", "project_id", "status", "type", "name_key", "id"),
+        _live("image_of_kind_by_size", "project_id", "status", "type", "size_key", "id"),
+        _words("image_name_words", "name_key"),
         Index("image_blob", "blob_id"),
     )
 
@@ -263,3 +287,12 @@ class IdempotencyKey(SQLModel, table=True):
 
 # Named for the migrations, which have to spell out what SQLModel derives.
 TABLES = SQLModel.metadata
+
+_TRIGRAMS = text("CREATE EXTENSION IF NOT EXISTS pg_trgm")
+
+
+@event.listens_for(TABLES, "before_create")
+def _add_extensions(_tables: object, connection: Connection, **_others: object) -> None:
+    """Where the models make the tables, as tests have them do, `_words` finds what it needs."""
+    if connection.dialect.name == "postgresql":
+        connection.execute(_TRIGRAMS)

@@ -9,12 +9,66 @@ keeps nobody waiting. This leans on how aiosqlite 0.22 works inside; the pinned 
 import sqlite3
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any, Self
 
 import aiosqlite
+from sqlalchemy import event
+from sqlalchemy.engine import Connection, make_url
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 # A step of SQLite's virtual machine takes some 20 ns: this many take about a millisecond, and a page 3,000.
 _SHORT_READ_STEPS = 50_000
+# How long a connection waits for SQLite's one writer of another process, in seconds.
+_BUSY_SECONDS = 30
+
+
+def open_engines(url: str, readers: int, read_json: Callable[[str], Any]) -> tuple[AsyncEngine, AsyncEngine]:
+    """What reads, over so many connections, and what writes. The folder of the database is made."""
+    path = make_url(url).database
+    if path:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+    reading = _open_engine(url, readers, read_json, connect_reader, begin="BEGIN")
+    # SQLite has one writer; waiting for it in the pool is fair, waiting for it inside SQLite is not.
+    return reading, _open_engine(url, 1, read_json, connect, begin="BEGIN IMMEDIATE")
+
+
+def _open_engine(
+    url: str,
+    connections: int,
+    read_json: Callable[[str], Any],
+    creator: Callable[..., "EagerConnection"],
+    *,
+    begin: str,
+) -> AsyncEngine:
+    engine = create_async_engine(
+        url,
+        pool_size=connections,
+        max_overflow=0,
+        pool_timeout=60,
+        json_deserializer=read_json,
+        connect_args={"timeout": _BUSY_SECONDS, "async_creator_fn": creator},
+    )
+    event.listen(engine.sync_engine, "connect", _prepare)
+    event.listen(engine.sync_engine, "begin", _begins_with(begin))
+    return engine
+
+
+def _prepare(connection: Any, _record: object) -> None:
+    """WAL lets readers go on beside the writer; with it, synchronous=FULL makes a commit outlast a power cut."""
+    raw: sqlite3.Connection = connection
+    raw.isolation_level = None  # the driver's own BEGIN would come too late to be IMMEDIATE
+    cursor = raw.cursor()
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+        cursor.execute(f"PRAGMA {pragma}")
+    cursor.close()
+
+
+def _begins_with(statement: str) -> Callable[[Connection], None]:
+    def begin(connection: Connection) -> None:
+        connection.exec_driver_sql(statement)
+
+    return begin
 
 
 class EagerCursor(aiosqlite.Cursor):

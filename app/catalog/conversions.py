@@ -1,20 +1,26 @@
 """What a worker does to the catalogue: begin a conversion, end it well or badly, and what follows from it.
 
-Every write here is fenced by the claim of the job (architecture, rule 3); each may raise LeaseLost.
+Every write here is fenced by the claim of the job (architecture, rule 3); each may raise LeaseLost. The image's row
+is locked before the job's: so does who deletes an image, and ends its jobs.
 """
 
+import re
 from dataclasses import dataclass
 
 from sqlmodel import col, select
 
 from app.catalog import images, jobs
 from app.catalog.jobs import Claim
+from app.catalog.tenancy import LOCKED
 from app.catalog.uploads import NO_FAILURE, give_up
 from app.database import Database
 from app.errors import ImageFailed
 from app.lifecycle import DiskFormat, ImageStatus, JobKind, UploadState
 from app.models import Blob, Image, Upload
 from app.settings import GIB
+
+_ULID = "[0-9a-z]{26}"
+_OURS = re.compile(rf"uploads/upl_{_ULID}\Z|blobs/blb_{_ULID}\.qcow2")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +56,8 @@ class Outcome:
 async def begin(database: Database, claim: Claim) -> Assignment | None:
     """Take a conversion up; the image is SAVING from here on. None when nothing is left to do."""
     async with database.transaction() as tx:
+        image = await tx.session.get(Image, claim.image_id, with_for_update=LOCKED)
         upload = await tx.session.get(Upload, claim.detail["upload"])
-        image = await tx.session.get(Image, claim.image_id)
         if image is None or upload is None or image.deleted_at or not upload.source_kept:
             await jobs.finish(tx, claim)
             return None
@@ -73,8 +79,8 @@ async def begin(database: Database, claim: Claim) -> Assignment | None:
 async def succeed(database: Database, claim: Claim, assignment: Assignment, outcome: Outcome) -> None:
     """The result is stored and verified: the image is ACTIVE, its source is dropped, its SHA-256 is worked out."""
     async with database.transaction() as tx:
+        image = await tx.session.get_one(Image, assignment.image_id, with_for_update=LOCKED)
         await jobs.finish(tx, claim)
-        image = await tx.session.get_one(Image, assignment.image_id)
         blob = Blob(
             id=assignment.result_id,
             key=assignment.result_key,
@@ -103,17 +109,17 @@ async def succeed(database: Database, claim: Claim, assignment: Assignment, outc
 async def fail(database: Database, claim: Claim, assignment: Assignment, failure: ImageFailed) -> None:
     """The conversion came to an end without an image. The uploaded bytes stay, for a retry."""
     async with database.transaction() as tx:
+        image = await tx.session.get_one(Image, assignment.image_id, with_for_update=LOCKED)
         await jobs.finish(tx, claim)
-        image = await tx.session.get_one(Image, assignment.image_id)
         await images.fail(tx, image, failure)
 
 
 async def refuse_early(database: Database, claim: Claim, upload_id: str, failure: ImageFailed | None) -> None:
     """The beginning of an upload was looked at; with a failure, the rest is not waited for."""
     async with database.transaction() as tx:
-        await jobs.finish(tx, claim)
+        image = await tx.session.get(Image, claim.image_id, with_for_update=LOCKED)
         upload = await tx.session.get(Upload, upload_id)
-        image = await tx.session.get(Image, claim.image_id)
+        await jobs.finish(tx, claim)
         if failure is None or upload is None or image is None or upload.state != UploadState.OPEN:
             return
         await give_up(tx, image, UploadState.ABORTED, failure)
@@ -132,14 +138,16 @@ async def blob_to_hash(database: Database, claim: Claim) -> str | None:
 async def keep_hash(database: Database, claim: Claim, sha256: str) -> None:
     """Write down the SHA-256 of a blob, and tell the watchers of every image that names it."""
     async with database.transaction() as tx:
+        query = select(Image).where(Image.blob_id == claim.detail["blob"], col(Image.deleted_at).is_(None))
+        query = query.order_by(col(Image.id)).with_for_update(key_share=True)
+        named_by = (await tx.session.execute(query)).scalars().all()
         await jobs.finish(tx, claim)
-        blob = await tx.session.get(Blob, claim.detail["blob"])
+        blob = await tx.session.get(Blob, claim.detail["blob"], with_for_update=LOCKED)
         if blob is None:
             return
         blob.sha256 = sha256
-        query = select(Image).where(Image.blob_id == blob.id, col(Image.deleted_at).is_(None))
-        for image in (await tx.session.execute(query)).scalars():
-            await images.change(tx, image, ["sha256"], sha256=sha256)
+        for image in named_by:
+            images.change(tx, image, ["sha256"], sha256=sha256)
 
 
 async def keys_to_erase(database: Database, claim: Claim) -> tuple[list[Upload], list[str]]:
@@ -165,6 +173,11 @@ async def known_keys(database: Database) -> set[str]:
         for key, result in (await session.execute(kept)).all():
             known |= {key, result_key(result)}
         return known
+
+
+def is_ours(key: str) -> bool:
+    """Whether a key is one that the gateway gives: of an upload, of a blob, or of what belongs to a blob."""
+    return _OURS.match(key) is not None
 
 
 def result_key(blob_id: str) -> str:

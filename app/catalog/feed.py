@@ -16,6 +16,7 @@ from app.database import Database, Transaction
 from app.errors import InvalidInput
 from app.lifecycle import EventKind
 from app.models import Event, Image, now
+from app.postgres import Lock
 
 _CURSOR = re.compile(r"feed1:(0|[1-9][0-9]{0,17})")
 
@@ -42,11 +43,9 @@ def position_of(cursor: str) -> int:
     return int(match[1])
 
 
-async def append(tx: Transaction, kind: EventKind, image: Image, *, actor: str | None = None, **detail: Any) -> Event:
-    """Add an event about `image` to the feed; it is announced when the transaction has committed."""
+def append(tx: Transaction, kind: EventKind, image: Image, *, actor: str | None = None, **detail: Any) -> Event:
+    """Add an event about `image` to the feed: it gets its place, and is announced, when the transaction commits."""
     event = Event(kind=kind, project_id=image.project_id, image_id=image.id, actor=actor, detail=detail)
-    tx.session.add(event)
-    await tx.session.flush()  # the row's number is its place in the order of commits
     tx.events.append(event)
     return event
 
@@ -83,7 +82,14 @@ async def events_after(
 
 
 async def prune(database: Database, keep: timedelta) -> None:
-    """Drop events older than `keep`. The newest one stays always: it says where the feed stands."""
+    """Drop events older than `keep`. The newest one stays always: it says where the feed stands.
+
+    Clocks differ, and transactions take their time: what goes is a beginning of the feed, without a gap after it.
+    """
     async with database.transaction() as tx:
-        newest = await newest_position(tx.session)
-        await tx.session.execute(delete(Event).where(col(Event.occurred_at) < now() - keep, col(Event.seq) < newest))
+        await tx.alone(Lock.PRUNING)
+        kept = select(func.min(Event.seq)).where(col(Event.occurred_at) >= now() - keep)
+        oldest: int | None = (await tx.session.execute(kept)).scalar()
+        if oldest is None:
+            oldest = await newest_position(tx.session)
+        await tx.session.execute(delete(Event).where(col(Event.seq) < oldest))

@@ -2,9 +2,10 @@
 
 import unicodedata
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
+from itertools import product
 from typing import Any
 
 import sqlalchemy
@@ -13,6 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
 from app.catalog import feed, jobs, tenancy
+from app.catalog.merged_pages import merged_ids
 from app.catalog.pages import Page, Window, read_page
 from app.database import Database, Transaction
 from app.errors import Conflict, ImageFailed, InvalidInput, ProtectedImage, StaleRevision
@@ -144,8 +146,9 @@ async def list_images(
     """
     if not tenancy.is_id(project_id):
         raise tenancy.no_project()
+    query = _page_of(project_id, wanted, order, window, descending=descending)
     # The rows prove the right to see them; only where there are none it has to be asked for by itself.
-    query = _matching(_COLUMNS, project_id, wanted).where(tenancy.is_member(viewer, project_id))
+    query = query.where(tenancy.is_member(viewer, project_id))
     page = await read_page(session, query, _SORT_KEYS[order], _TABLE.c.id, window, descending=descending)
     if not page.rows:
         await tenancy.require_reader(session, viewer, project_id)
@@ -157,6 +160,38 @@ async def count_images(session: AsyncSession, project_id: str, wanted: ImageFilt
     query = _matching(sqlalchemy.select(func.count(_TABLE.c.id)), project_id, wanted)
     count: int = (await session.execute(query)).scalar_one()
     return count
+
+
+# The orders for which there is an index over (status, type, key, id).
+_MERGED = (ImageOrder.NAME, ImageOrder.CREATED_AT, ImageOrder.SIZE)
+
+
+def _page_of(
+    project_id: str, wanted: ImageFilter, order: ImageOrder, window: Window, *, descending: bool
+) -> Select[Any]:
+    """Images that match: all of them, or, where these would have to be searched for, those of the page alone."""
+    kinds = _kinds(wanted)
+    if not kinds:
+        return _COLUMNS.where(sqlalchemy.false())
+    if order not in _MERGED or (wanted.statuses, wanted.types, wanted.launchable) == (None, None, None):
+        return _matching(_COLUMNS, project_id, wanted)
+    key, id_ = _SORT_KEYS[order], _TABLE.c.id
+    rest = replace(wanted, statuses=None, types=None, launchable=None)
+    places = _matching(sqlalchemy.select(key, id_), project_id, rest)
+    of_kinds = (places.where(_TABLE.c.status == status, _TABLE.c.type == type_) for status, type_ in kinds)
+    return _COLUMNS.where(id_.in_(merged_ids(of_kinds, key, id_, window, descending=descending)))
+
+
+def _kinds(wanted: ImageFilter) -> Sequence[tuple[ImageStatus, ImageType]]:
+    """Every status and type that an image may have to match."""
+    statuses = [
+        status
+        for status in ImageStatus
+        if (wanted.statuses is None or status in wanted.statuses)
+        and wanted.launchable in (None, status is ImageStatus.ACTIVE)
+    ]
+    types = [type_ for type_ in ImageType if wanted.types is None or type_ in wanted.types]
+    return list(product(statuses, types))
 
 
 def _matching(query: Select[Any], project_id: str, wanted: ImageFilter) -> Select[Any]:
@@ -225,7 +260,7 @@ async def update_image(
     Raises NotFound, Forbidden, StaleRevision.
     """
     async with database.transaction() as tx:
-        image = await tenancy.image_for(tx.session, viewer, image_id, ProjectRole.MEMBER)
+        image = await tenancy.image_for(tx.session, viewer, image_id, ProjectRole.MEMBER, lock=True)
         _require_revision(image, expected_revision)
         changed = {
             field: columns
@@ -234,8 +269,8 @@ async def update_image(
         }
         if changed:
             values = {name: value for columns in changed.values() for name, value in columns.items()}
-            await change(tx, image, list(changed), actor=viewer.subject, **values)
-        return image, tx.position
+            change(tx, image, list(changed), actor=viewer.subject, **values)
+    return image, tx.position
 
 
 async def delete_image(
@@ -243,7 +278,7 @@ async def delete_image(
 ) -> tuple[str, int | None]:
     """Remove an image from the catalogue and have its bytes freed. Raises NotFound, Forbidden, ProtectedImage."""
     async with database.transaction() as tx:
-        image = await tenancy.image_for(tx.session, viewer, image_id, ProjectRole.MEMBER)
+        image = await tenancy.image_for(tx.session, viewer, image_id, ProjectRole.MEMBER, lock=True)
         _require_revision(image, expected_revision)
         if image.protected:
             raise ProtectedImage(
@@ -255,17 +290,18 @@ async def delete_image(
         image.deleted_at = image.updated_at = now()
         image.reserved_size = 0
         image.revision += 1
-        await feed.append(tx, EventKind.DELETED, image, actor=viewer.subject, imageName=image.name)
+        feed.append(tx, EventKind.DELETED, image, actor=viewer.subject, imageName=image.name)
         if blob_id is not None:
             await _drop_blob(tx, blob_id)
-        return image.id, tx.position
+    return image.id, tx.position
 
 
 async def _drop_blob(tx: Transaction, blob_id: str) -> None:
     """Erase a blob that no image names any more (architecture, rule 8)."""
+    # Of two that let go of it at once, the second looks when the first is through; and nobody can name it meanwhile.
+    blob = await tx.session.get_one(Blob, blob_id, with_for_update=True)
     if (await tx.session.execute(select(exists().where(col(Image.blob_id) == blob_id)))).scalar():
         return
-    blob = await tx.session.get_one(Blob, blob_id)
     await tx.session.delete(blob)
     jobs.start(tx, JobKind.ERASE, keys=[blob.key])
 
@@ -280,15 +316,13 @@ async def drop_source(tx: Transaction, image: Image, state: UploadState) -> None
         jobs.start(tx, JobKind.ERASE, uploads=[upload.id])
 
 
-async def change(
-    tx: Transaction, image: Image, fields: Sequence[str], *, actor: str | None = None, **values: Any
-) -> None:
-    """Set columns of an image and tell the feed which `fields` of the API differ now."""
+def change(tx: Transaction, image: Image, fields: Sequence[str], *, actor: str | None = None, **values: Any) -> None:
+    """Set columns of an image, whose row is locked, and tell the feed which `fields` of the API differ now."""
     for name, value in values.items():
         setattr(image, name, value)
     image.revision += 1
     image.updated_at = now()
-    await feed.append(tx, EventKind.UPDATED, image, actor=actor, fields=list(fields))
+    feed.append(tx, EventKind.UPDATED, image, actor=actor, fields=list(fields))
 
 
 async def move(tx: Transaction, image: Image, to: ImageStatus, *, actor: str | None = None, **values: Any) -> None:
@@ -313,7 +347,7 @@ async def move(tx: Transaction, image: Image, to: ImageStatus, *, actor: str | N
     detail: dict[str, Any] = {"from": before, "to": to}
     if to == ImageStatus.ERROR:
         detail["failure"] = failure_detail(image)
-    await feed.append(tx, EventKind.STATUS_CHANGED, image, actor=actor, **detail)
+    feed.append(tx, EventKind.STATUS_CHANGED, image, actor=actor, **detail)
 
 
 async def fail(tx: Transaction, image: Image, failure: ImageFailed, **values: Any) -> None:

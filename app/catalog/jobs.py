@@ -13,6 +13,7 @@ from app.database import Database, Transaction
 from app.errors import LeaseLost
 from app.lifecycle import JobKind, JobState
 from app.models import Job, now
+from app.postgres import Lock
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,20 +40,14 @@ async def claim(database: Database, job_id: str, lease: timedelta) -> Claim | No
     """Take a job that is due, or whose lease has run out. None when it is somebody else's, or done."""
     async with database.transaction() as tx:
         at = now()
-        taken = await _execute(
-            tx.session,
-            update(Job)
-            .where(col(Job.id) == job_id, _claimable(at))
-            .values(
-                state=JobState.RUNNING,
-                token=Job.token + 1,
-                attempts=Job.attempts + 1,
-                lease_until=at + lease,
-            ),
-        )
-        if not taken:
+        # Whoever has the row locked is claiming it, or changes what it says: nothing to wait for.
+        query = select(Job).where(Job.id == job_id, _claimable(at)).with_for_update(skip_locked=True)
+        job = (await tx.session.execute(query)).scalar_one_or_none()
+        if job is None:
             return None
-        job = (await tx.session.execute(select(Job).where(Job.id == job_id))).scalar_one()
+        job.state, job.lease_until = JobState.RUNNING, at + lease
+        job.token += 1
+        job.attempts += 1
         return Claim(job.id, job.kind, job.token, job.attempts, job.image_id, dict(job.detail))
 
 
@@ -130,6 +125,7 @@ async def _execute(session: AsyncSession, statement: Any) -> int:
 async def prune(database: Database, keep: timedelta) -> None:
     """Forget jobs that were done long ago."""
     async with database.transaction() as tx:
+        await tx.alone(Lock.PRUNING)
         await _execute(
             tx.session, delete(Job).where(col(Job.state) == JobState.DONE, col(Job.created_at) < now() - keep)
         )

@@ -4,10 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from sqlalchemy import Select, and_, or_
+from sqlalchemy import GenerativeSelect, Select, literal, tuple_
 from sqlalchemy.ext.asyncio import AsyncSession
 
 Row = TypeVar("Row")
+Query = TypeVar("Query", bound=GenerativeSelect)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,13 +42,8 @@ async def read_page(
     session: AsyncSession, query: Select[Any], key: Any, id_: Any, window: Window, *, descending: bool = False
 ) -> Page[Any]:
     """The rows of `query` in the order of (`key`, `id_`) that lie in the window; of one column or entity, just that."""
-    if window.after is not None:
-        query = query.where(_beyond(key, id_, window.after, down=descending))
-    if window.before is not None:
-        query = query.where(_beyond(key, id_, window.before, down=not descending))
-    down = descending != window.backward
-    ordered = query.order_by(*(column.desc() if down else column.asc() for column in (key, id_)))
-    found = await session.execute(ordered.limit(window.limit + 1))
+    inside = between(query, key, id_, window, descending=descending)
+    found = await session.execute(first_of(inside, key, id_, window, descending=descending))
     rows: Sequence[Any] = found.scalars().all() if len(found.keys()) == 1 else found.all()
     more = len(rows) > window.limit
     rows = rows[: window.limit]
@@ -56,8 +52,24 @@ async def read_page(
     return Page(rows, has_next=more, has_previous=window.after is not None)
 
 
+def between(query: Select[Any], key: Any, id_: Any, window: Window, *, descending: bool) -> Select[Any]:
+    """The rows of `query` that lie between the two places of the window."""
+    if window.after is not None:
+        query = query.where(_beyond(key, id_, window.after, down=descending))
+    if window.before is not None:
+        query = query.where(_beyond(key, id_, window.before, down=not descending))
+    return query
+
+
+def first_of(query: Query, key: Any, id_: Any, window: Window, *, descending: bool) -> Query:
+    """In order, as many rows of `query` as the window asks for and one more; the last ones come first if `backward`."""
+    down = descending != window.backward
+    ordered = query.order_by(*(column.desc() if down else column.asc() for column in (key, id_)))
+    return ordered.limit(window.limit + 1)
+
+
 def _beyond(key: Any, id_: Any, place: Place, *, down: bool) -> Any:
-    # Spelled out rather than as a row value: SQLite uses the index for the first comparison either way.
-    if down:
-        return and_(key <= place.key, or_(key < place.key, id_ < place.id))
-    return and_(key >= place.key, or_(key > place.key, id_ > place.id))
+    # A row value is found in the index by both columns, so that a place among a million equal keys costs no more.
+    here = tuple_(key, id_)
+    there = tuple_(literal(place.key, key.type), literal(place.id, id_.type))
+    return here < there if down else here > there

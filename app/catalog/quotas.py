@@ -43,9 +43,8 @@ async def quota_of(session: AsyncSession, project: Project, settings: Settings) 
 async def require_room(session: AsyncSession, project: Project, settings: Settings, size: int) -> None:
     """Raises QuotaExceeded when one more custom image of `size` bytes would overrun a limit.
 
-    Only in the transaction that creates the image: the lock on the project's row keeps others out until then.
+    It holds only in the transaction that creates the image, and with the project's row locked.
     """
-    await session.execute(select(Project.id).where(Project.id == project.id).with_for_update())
     quota = await quota_of(session, project, settings)
     if quota.custom_images_used >= quota.custom_images_limit:
         raise QuotaExceeded(

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from sqlalchemy import ColumnElement, exists, func
 from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.sql.selectable import ForUpdateArg
 from sqlmodel import col, select
 
 from app.catalog.pages import Page, Window, read_page
@@ -12,9 +13,12 @@ from app.database import Database, Transaction
 from app.errors import Forbidden, NotFound
 from app.lifecycle import ProjectRole
 from app.models import TABLES, Image, Membership, Organization, Project
+from app.postgres import Lock
 from app.viewer import Viewer, includes
 
 _ID = re.compile(r"[a-z]{3}_[0-9a-z]{26}")
+# Keeps others from changing the row, but not from writing rows that name it. SQLite has one writer anyway.
+LOCKED = ForUpdateArg(key_share=True)
 _NEEDS = {
     ProjectRole.READER: "see this project",
     ProjectRole.MEMBER: "change images",
@@ -43,13 +47,19 @@ async def project_for(
     needed: ProjectRole = ProjectRole.READER,
     *,
     field: Sequence[str] = ("projectId",),
+    lock: bool = False,
 ) -> Project:
-    """A project in which the viewer has the role. Raises NotFound for who may not see it, Forbidden for the rest."""
+    """A project in which the viewer has the role. Raises NotFound for who may not see it, Forbidden for the rest.
+
+    With `lock` nobody else creates in it until the transaction ends.
+    """
     query = (
         select(Project, Membership.role)
         .join(Membership, col(Membership.project_id) == Project.id)
         .where(Project.id == project_id, Membership.subject == viewer.subject)
     )
+    if lock:
+        query = query.with_for_update(of=Project, key_share=True)
     found = (await session.execute(query)).one_or_none() if is_id(project_id) else None
     if found is None:
         raise no_project(field)
@@ -84,9 +94,13 @@ async def image_for(
     needed: ProjectRole = ProjectRole.READER,
     *,
     field: Sequence[str] = ("imageId",),
+    lock: bool = False,
 ) -> Image:
-    """An image that is not deleted, in whose project the viewer has the role. Raises NotFound, Forbidden."""
-    image = await session.get(Image, image_id) if is_id(image_id) else None
+    """An image that is not deleted, in whose project the viewer has the role. Raises NotFound, Forbidden.
+
+    With `lock` it stays as it is until the transaction ends, and so do its uploads.
+    """
+    image = await session.get(Image, image_id, with_for_update=LOCKED if lock else None) if is_id(image_id) else None
     role = await role_in(session, viewer, image.project_id) if image else None
     if image is None or role is None or image.deleted_at is not None:
         raise NotFound("There is no such image.", field=field, hint="It may have been deleted.")
@@ -176,13 +190,14 @@ async def count_members(session: AsyncSession, project_id: str) -> int:
     return (await session.execute(query)).scalar_one()
 
 
-async def found(database: Database, organization: str, projects: Sequence[str], admin: str) -> Sequence[Project]:
-    """Make sure of an organization, its projects and somebody who administers them all. Harmless when done before."""
+async def found(database: Database, organization: str, projects: Sequence[str], admin: str | None) -> Sequence[Project]:
+    """Make sure of an organization and its projects, which `admin`, if given, administers. Harmless if done before."""
     async with database.transaction() as tx:
+        await tx.alone(Lock.TENANCY)
         owner = await _organization_named(tx, organization)
         made = [await _project_named(tx, owner, name) for name in projects]
         for project in made:
-            if await tx.session.get(Membership, (project.id, admin)) is None:
+            if admin is not None and await tx.session.get(Membership, (project.id, admin)) is None:
                 tx.session.add(Membership(project_id=project.id, subject=admin, role=ProjectRole.ADMIN))
         return made
 
@@ -190,6 +205,7 @@ async def found(database: Database, organization: str, projects: Sequence[str], 
 async def set_member(database: Database, project_name: str, subject: str, role: ProjectRole) -> Project:
     """Give somebody a role in the project of that name. Raises NotFound."""
     async with database.transaction() as tx:
+        await tx.alone(Lock.TENANCY)
         query = select(Project).where(Project.name == project_name).order_by(col(Project.created_at)).limit(1)
         project = (await tx.session.execute(query)).scalar_one_or_none()
         if project is None:

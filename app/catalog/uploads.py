@@ -10,6 +10,7 @@ from sqlmodel import col, select
 
 from app.catalog import feed, images, jobs, quotas, tenancy
 from app.catalog.new_images import NewImage, draft, made_before, remembered
+from app.catalog.tenancy import LOCKED
 from app.database import Database, Transaction
 from app.errors import (
     Conflict,
@@ -70,7 +71,7 @@ class Uploads:
 
     async def _insert(self, viewer: Viewer, new: NewImage, image: Image, upload: Upload) -> tuple[Image, int | None]:
         async with self.database.transaction() as tx:
-            project = await tenancy.project_for(tx.session, viewer, new.project_id, ProjectRole.MEMBER)
+            project = await tenancy.project_for(tx.session, viewer, new.project_id, ProjectRole.MEMBER, lock=True)
             # The same request may have been served beside this one since it was looked for.
             earlier = await made_before(tx.session, new)
             if earlier is not None:
@@ -79,8 +80,8 @@ class Uploads:
             tx.session.add(image)
             await tx.session.flush()
             tx.session.add_all(row for row in (upload, remembered(new, image)) if row is not None)
-            await feed.append(tx, EventKind.CREATED, image, actor=viewer.subject)
-            return image, tx.position
+            feed.append(tx, EventKind.CREATED, image, actor=viewer.subject)
+        return image, tx.position
 
     # ------------------------------------------------------------ while bytes arrive
 
@@ -90,16 +91,20 @@ class Uploads:
         viewer: Viewer,
         upload_id: str,
         needed: ProjectRole = ProjectRole.READER,
+        *,
+        lock: bool = False,
     ) -> tuple[Upload, Image]:
-        """An upload and its image. Raises NotFound, Forbidden."""
+        """An upload and its image, which stay as they are with `lock`. Raises NotFound, Forbidden."""
         upload = await session.get(Upload, upload_id) if tenancy.is_id(upload_id) else None
         absent = NotFound("There is no such upload.", field=("uploadId",), hint="image { upload { id } } names it.")
         if upload is None:
             raise absent
         try:
-            image = await tenancy.image_for(session, viewer, upload.image_id, needed, field=("uploadId",))
+            image = await tenancy.image_for(session, viewer, upload.image_id, needed, field=("uploadId",), lock=lock)
         except NotFound:
             raise absent from None  # word for word the same: who may not see it must not learn that it is there
+        if lock:  # only the image told whom to wait for
+            await session.refresh(upload)
         return upload, image
 
     async def receipt(self, upload: Upload) -> UploadReceipt:
@@ -141,19 +146,20 @@ class Uploads:
                 hint="Wait until every PUT has been answered.",
             ) from None
         except UploadClosed:
+            await self._dropped(upload)
             raise _closed(UploadState.EXPIRED) from None
         async with self.database.transaction() as tx:
-            upload, image = await self.upload_for(tx.session, viewer, upload_id, ProjectRole.MEMBER)
+            upload, image = await self.upload_for(tx.session, viewer, upload_id, ProjectRole.MEMBER, lock=True)
             if upload.state == UploadState.OPEN:
-                await mark_completed(tx, upload, image, actor=viewer.subject)
+                mark_completed(tx, upload, image, actor=viewer.subject)
             elif upload.state != UploadState.COMPLETED:  # given up while its bytes were being sealed
                 raise _closed(upload.state)
-            return image, tx.position
+        return image, tx.position
 
     async def abort(self, viewer: Viewer, upload_id: str) -> tuple[Image, int | None]:
         """Give an upload up; its image ends in ERROR. Raises NotFound, Forbidden, Conflict."""
         async with self.database.transaction() as tx:
-            upload, image = await self.upload_for(tx.session, viewer, upload_id, ProjectRole.MEMBER)
+            upload, image = await self.upload_for(tx.session, viewer, upload_id, ProjectRole.MEMBER, lock=True)
             if upload.state == UploadState.ABORTED:
                 return image, None
             if upload.state != UploadState.OPEN:
@@ -168,12 +174,12 @@ class Uploads:
                     "Delete this image, and create it again when you want it after all.",
                 ),
             )
-            return image, tx.position
+        return image, tx.position
 
     async def retry(self, viewer: Viewer, image_id: str) -> tuple[Image, int | None]:
         """Convert an image in ERROR again from the bytes that were kept. Raises NotFound, Forbidden, Conflict."""
         async with self.database.transaction() as tx:
-            image = await tenancy.image_for(tx.session, viewer, image_id, ProjectRole.MEMBER)
+            image = await tenancy.image_for(tx.session, viewer, image_id, ProjectRole.MEMBER, lock=True)
             upload = await completed_upload(tx.session, image.id)
             if image.status != ImageStatus.ERROR:
                 raise Conflict(f"The image is {image.status}, not in ERROR.", field=("imageId",))
@@ -185,7 +191,7 @@ class Uploads:
                 )
             await images.move(tx, image, ImageStatus.SAVING, actor=viewer.subject, **NO_FAILURE)
             jobs.start(tx, JobKind.CONVERT, image_id=image.id, upload=upload.id)
-            return image, tx.position
+        return image, tx.position
 
     async def sweep(self) -> None:
         """End the uploads that got no byte for too long, and finish those whose sealing was cut short."""
@@ -199,21 +205,33 @@ class Uploads:
                 log.warning("upload.unreadable", upload=upload.id, exc_info=True)
 
     async def _settle(self, upload: Upload) -> None:
-        receipt = await self.receipt(upload)
+        try:
+            receipt = await self.store.receipt(handle_of(upload))
+        except UploadClosed:
+            return await self._dropped(upload)
         expires_at = max(upload.expires_at, self._expiry(receipt.last_byte_at or upload.created_at))
         if not receipt.sealed and expires_at == upload.expires_at > now():
             return
         async with self.database.transaction() as tx:
+            image = await tx.session.get(Image, upload.image_id, with_for_update=LOCKED)
             current = await tx.session.get(Upload, upload.id)
-            image = await tx.session.get(Image, upload.image_id)
             if current is None or image is None or current.state != UploadState.OPEN:
                 return
             current.expires_at = expires_at
             if receipt.sealed:
                 # The bytes were sealed, and the process died before it could say so.
-                await mark_completed(tx, current, image)
+                mark_completed(tx, current, image)
             elif expires_at <= now():
                 await give_up(tx, image, UploadState.EXPIRED, _expired(self.settings.upload_idle_seconds))
+
+    async def _dropped(self, upload: Upload) -> None:
+        """End an upload of which the store knows nothing any more: MinIO forgets those that are a day old."""
+        async with self.database.transaction() as tx:
+            image = await tx.session.get(Image, upload.image_id, with_for_update=LOCKED)
+            current = await tx.session.get(Upload, upload.id)
+            if current is None or image is None or current.state != UploadState.OPEN:
+                return
+            await give_up(tx, image, UploadState.EXPIRED, _UPLOAD_DROPPED)
 
     def _expiry(self, last: datetime) -> datetime:
         return last + timedelta(seconds=self.settings.upload_idle_seconds)
@@ -245,15 +263,15 @@ async def open_uploads_of(session: AsyncSession, image_ids: Sequence[str]) -> di
     return {upload.image_id: upload for upload in (await session.execute(query)).scalars()}
 
 
-async def mark_completed(tx: Transaction, upload: Upload, image: Image, *, actor: str | None = None) -> None:
-    """The bytes are sealed: have them converted."""
+def mark_completed(tx: Transaction, upload: Upload, image: Image, *, actor: str | None = None) -> None:
+    """The bytes are sealed: have them converted. The image's row is locked."""
     upload.state = UploadState.COMPLETED
-    await images.change(tx, image, ["upload", "progress"], actor=actor)
+    images.change(tx, image, ["upload", "progress"], actor=actor)
     jobs.start(tx, JobKind.CONVERT, image_id=image.id, upload=upload.id)
 
 
 async def give_up(tx: Transaction, image: Image, state: UploadState, failure: ImageFailed) -> None:
-    """End an open upload without an image; its bytes are freed and nothing stays reserved."""
+    """End an open upload without an image, whose row is locked; its bytes are freed and nothing stays reserved."""
     await jobs.cancel_of_image(tx, image.id)
     await images.drop_source(tx, image, state)
     await images.fail(tx, image, failure, reserved_size=0)
@@ -272,6 +290,13 @@ def _closed(state: UploadState) -> Conflict:
     return Conflict(
         f"The upload is {state}.", field=("uploadId",), hint="Create the image again to send its bytes anew."
     )
+
+
+_UPLOAD_DROPPED = ImageFailed(
+    FailureCode.UPLOAD_EXPIRED,
+    "The object store has dropped the upload: it was open for too long.",
+    "Delete this image and upload the file again, with more parts at once if it took so long.",
+)
 
 
 def _expired(idle_seconds: float) -> ImageFailed:

@@ -151,6 +151,8 @@ _BY_CODE: dict[str, type[ClientError]] = {
     "NOT_FOUND": NotFound,
     "INTERNAL": NoAnswer,
     "SHUTTING_DOWN": Overloaded,
+    "STORAGE_UNAVAILABLE": Overloaded,
+    "UNAVAILABLE": Overloaded,
 }
 
 

@@ -14,10 +14,13 @@ from strawberry.exceptions import MissingQueryError
 from strawberry.schema.exceptions import CannotGetOperationTypeError, InvalidOperationTypeError
 from strawberry.types import ExecutionContext
 
-from app.errors import NotAuthenticated, StoreError, UserMistake
+from app.errors import DatabaseUnavailable, NotAuthenticated, StoreError, UserMistake
 
 INTERNAL_MESSAGE = "Something went wrong on our side. Tell the operator the correlation id."
 STORAGE_MESSAGE = "The object store can't take or give bytes now. Try again later."
+DATABASE_MESSAGE = (
+    "The catalogue does not answer now. Try again in a moment; an idempotencyKey keeps it from being done twice."
+)
 
 # graphql-core quotes what a scalar's parser raised between these; that is a Python text.
 _QUOTED_EXCEPTION = ", but encountered error '"
@@ -46,7 +49,7 @@ def shown(error: GraphQLError, correlation_id: str) -> dict[str, Any]:
     """
     cause = root_cause(error)
     told = _told(error, cause)
-    if told is None or isinstance(cause, StoreError):
+    if told is None or isinstance(cause, StoreError | DatabaseUnavailable):
         _log_hidden(error, cause, correlation_id)
     if told is None:
         told = (INTERNAL_MESSAGE, {"code": "INTERNAL"})
@@ -75,6 +78,8 @@ def _told(error: GraphQLError, cause: Exception) -> tuple[str, dict[str, Any]] |
             return str(cause) or "Send a valid token.", {"code": "UNAUTHENTICATED"}
         case StoreError():
             return STORAGE_MESSAGE, {"code": "STORAGE_UNAVAILABLE"}
+        case DatabaseUnavailable():
+            return DATABASE_MESSAGE, {"code": "UNAVAILABLE"}
         case CannotGetOperationTypeError():
             return cause.as_http_error_reason(), {"code": "OPERATION_NOT_FOUND"}
         case InvalidOperationTypeError():

@@ -1,4 +1,4 @@
-"""Alembic's entry: runs the migrations on one connection, in one transaction."""
+"""Alembic's entry: runs the migrations on one connection, in one transaction, one process after the other."""
 
 import asyncio
 from typing import Any, Literal
@@ -6,8 +6,10 @@ from typing import Any, Literal
 from alembic import context
 from alembic.autogenerate.api import AutogenContext
 from sqlalchemy.engine import Connection
-from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
+from app import postgres
+from app.migrations.comparison import belongs_to
 from app.models import TABLES, Instant, Word
 
 
@@ -22,18 +24,35 @@ def render(kind: str, item: Any, _context: AutogenContext) -> str | Literal[Fals
 
 def run(connection: Connection) -> None:
     """Apply what is missing."""
+    if connection.dialect.name == "postgresql":
+        # Who comes second waits here, and then finds nothing to do.
+        connection.execute(postgres.taking(postgres.Lock.MIGRATION))
     # SQLite changes a table by making it anew, which batch mode does.
-    context.configure(connection=connection, target_metadata=TABLES, render_as_batch=True, render_item=render)
+    context.configure(
+        connection=connection,
+        target_metadata=TABLES,
+        render_as_batch=True,
+        render_item=render,
+        include_object=belongs_to(connection.dialect.name),
+    )
     with context.begin_transaction():
         context.run_migrations()
 
 
+def opened(url: str) -> AsyncEngine:
+    """The database that `migrate` was given."""
+    return create_async_engine(url) if url.startswith("sqlite") else postgres.open_for_migration(url)
+
+
 async def connect_and_run() -> None:
-    """Open the database that `migrate` was given."""
-    engine = create_async_engine(context.config.attributes["url"])
-    async with engine.begin() as connection:
-        await connection.run_sync(run)
-    await engine.dispose()
+    """Apply what is missing, or nothing when something fails."""
+    engine = opened(context.config.attributes["url"])
+    try:
+        with postgres.told_as_unavailable():
+            async with engine.begin() as connection:
+                await connection.run_sync(run)
+    finally:
+        await engine.dispose()
 
 
 asyncio.run(connect_and_run())

@@ -1,6 +1,7 @@
-"""What tests of the gateway share: the event loop that they run in, and gateways to talk to."""
+"""What tests of the gateway share: the event loop that they run in, databases, and gateways to talk to."""
 
-from collections.abc import AsyncIterator, Callable
+import shutil
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from functools import partial
 from pathlib import Path
@@ -8,8 +9,21 @@ from pathlib import Path
 import pytest
 
 from tests.app.gateway import Gateway, empty_database, running_gateway
+from tests.servers.postgresql import PostgreSQL
 
 StartGateway = Callable[..., AbstractAsyncContextManager[Gateway]]
+# Makes a data folder and a new database without rows; gives the settings by which a gateway finds it.
+NewDatabase = Callable[[Path], Mapping[str, str]]
+
+SQLITE, POSTGRESQL = "sqlite", "postgresql"
+# These run over every kind of database; what the others test does not depend on it.
+_OVER_ALL = ("test_api_", "test_catalog_", "test_database", "test_feed_", "test_health")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    module = metafunc.module.__name__.rpartition(".")[2]
+    if "new_database" in metafunc.fixturenames and module.startswith(_OVER_ALL):
+        metafunc.parametrize("new_database", [SQLITE, POSTGRESQL], indirect=True, scope="module")
 
 
 @pytest.fixture(scope="session")
@@ -19,18 +33,40 @@ def anyio_backend() -> str:
 
 @pytest.fixture(scope="session")
 def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A database without rows."""
+    """A database of SQLite without rows."""
     return empty_database(tmp_path_factory.mktemp("migrated"))
 
 
 @pytest.fixture(scope="module")
-async def gateway(migrated: Path, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Gateway]:
+def new_database(request: pytest.FixtureRequest) -> NewDatabase:
+    """Makes databases of the kind that the test is run over."""
+    if getattr(request, "param", SQLITE) == SQLITE:
+        return partial(_new_file, request.getfixturevalue("migrated"))
+    return partial(new_on_server, request.getfixturevalue("postgresql"))
+
+
+def _new_file(migrated: Path, folder: Path) -> Mapping[str, str]:
+    folder.mkdir()
+    shutil.copy(migrated, folder / "images.db")
+    return {}
+
+
+def new_on_server(server: PostgreSQL, folder: Path) -> Mapping[str, str]:
+    """A data folder, and beside it a database on a server."""
+    folder.mkdir()
+    return {"database_url": server.new_database()}
+
+
+@pytest.fixture(scope="module")
+async def gateway(new_database: NewDatabase, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Gateway]:
     """One for all tests of a module, since starting it takes longer than most of them: each makes its own images."""
-    async with running_gateway(migrated, tmp_path_factory.mktemp("gateway"), custom_images_limit=10_000) as running:
+    data = tmp_path_factory.mktemp("gateway") / "data"
+    async with running_gateway(data, **new_database(data), custom_images_limit=10_000) as running:
         yield running
 
 
 @pytest.fixture
-def start_gateway(migrated: Path, tmp_path: Path) -> StartGateway:
+def start_gateway(new_database: NewDatabase, tmp_path: Path) -> StartGateway:
     """Starts a gateway with settings of its own; started again, it finds what the one before left."""
-    return partial(running_gateway, migrated, tmp_path)
+    data = tmp_path / "data"
+    return partial(running_gateway, data, **new_database(data))

@@ -1,9 +1,8 @@
-"""A whole gateway in the test's own process: real SQLite, a real folder, the API as the network reaches it."""
+"""A whole gateway in the test's own process: a real database, a real folder, the API as the network reaches it."""
 
 import asyncio
 import itertools
 import json
-import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from sqlalchemy import text
 from sqlmodel import col, select
 from starlette.applications import Starlette
 
+from app.adapters.chosen import announcer
 from app.adapters.dramatiq_queue import DramatiqQueue, local_broker
 from app.adapters.folder import FolderStore
 from app.adapters.local_wakeups import LocalWakeups
@@ -29,7 +29,7 @@ from app.database import Database
 from app.errors import ImageFailed
 from app.graphql.transport import GatewayGraphQL
 from app.lifecycle import DiskFormat, FailureCode, JobKind, JobState, ProjectRole
-from app.main import announcer, create_app
+from app.main import create_app
 from app.migrations import migrate
 from app.models import Event, Image, Job, Upload
 from app.settings import GIB, MIB, Settings
@@ -300,12 +300,8 @@ def outcome(virtual_size: int = GIB, stored_size: int = MIB) -> Outcome:
 
 
 @asynccontextmanager
-async def running_gateway(empty: Path, folder: Path, **given: Any) -> AsyncIterator[Gateway]:
-    """A gateway over a folder of its own. `given` are settings."""
-    data = folder / "data"
-    if not data.exists():
-        data.mkdir()
-        shutil.copy(empty, data / "images.db")
+async def running_gateway(data: Path, **given: Any) -> AsyncIterator[Gateway]:
+    """A gateway over a data folder of its own, and a database that has its tables. `given` are settings."""
     settings = Settings(data=data, secret=SECRET, **{"poll_seconds": 0.05, "progress_seconds": 0.001} | given)
     broker, wakeups = local_broker(), LocalWakeups()
     queue = DramatiqQueue(broker)

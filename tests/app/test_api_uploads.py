@@ -184,14 +184,6 @@ async def test_who_completes_what_is_aborted_at_that_moment_is_told(gateway: Gat
     assert (await gateway.image(image["id"])).status == ImageStatus.ERROR
 
 
-async def test_bytes_that_vanished_from_the_store_are_told_as_expired(gateway: Gateway) -> None:
-    image = await gateway.create()
-    await gateway.store.abort_upload(UploadHandle(f"uploads/{image['upload']['id']}", "", MIB, MIB))
-    mistake = await gateway.mistake("completeUpload", {"uploadId": image["upload"]["id"]})
-    assert (mistake["code"], mistake["message"]) == ("CONFLICT", "The upload is EXPIRED.")
-    assert (await parts(gateway, image))["upload"]["receivedBytes"] == 0
-
-
 # ---------------------------------------------------------------- with workers
 
 

@@ -70,14 +70,20 @@ async def test_every_byte_that_comes_moves_the_end_on(gateway: Gateway) -> None:
     assert [event.kind for event in events] == [EventKind.CREATED]
 
 
-async def test_bytes_that_vanished_do_not_keep_an_upload_open(gateway: Gateway) -> None:
+@pytest.mark.parametrize("by", ["the sweep", "completion"])
+async def test_an_upload_that_the_store_has_dropped_expires_at_once(gateway: Gateway, by: str) -> None:
     image = await gateway.create()
-    await gateway.store.abort_upload(handle_of(await gateway.upload(image["upload"]["id"])))
-    await gateway.uploads().sweep()
-    assert (await gateway.image(image["id"])).status == ImageStatus.QUEUED
-    await overdue(gateway, image)
-    await gateway.uploads().sweep()
-    assert (await gateway.image(image["id"])).failure_code == FailureCode.UPLOAD_EXPIRED
+    upload = await gateway.upload(image["upload"]["id"])
+    await gateway.store.abort_upload(handle_of(upload))
+    if by == "completion":
+        (mistake,) = (await gateway.mutate("completeUpload", {"uploadId": upload.id}))["userErrors"]
+        assert (mistake["code"], mistake["message"]) == ("CONFLICT", "The upload is EXPIRED.")
+    else:
+        await gateway.uploads().sweep()
+    row, upload = await gateway.image(image["id"]), await gateway.upload(upload.id)
+    assert (row.status, row.failure_code) == (ImageStatus.ERROR, FailureCode.UPLOAD_EXPIRED)
+    assert (row.failure_retriable, row.reserved_size) == (False, 0)
+    assert (upload.state, upload.source_kept) == (UploadState.EXPIRED, False)
 
 
 async def test_what_was_sealed_by_a_process_that_died_is_finished(gateway: Gateway) -> None:

@@ -8,9 +8,16 @@ from graphql import GraphQLError
 from strawberry.types.graphql import OperationType
 from structlog.testing import capture_logs
 
-from app.errors import Forbidden, GatewayError, InvalidInput, NotAuthenticated, StoreUnavailable
+from app.errors import (
+    DatabaseUnavailable,
+    Forbidden,
+    GatewayError,
+    InvalidInput,
+    NotAuthenticated,
+    StoreUnavailable,
+)
 from app.graphql.execution import OperationRequest, answer_once, answers
-from app.graphql.masking import INTERNAL_MESSAGE, STORAGE_MESSAGE, CodedError, shown
+from app.graphql.masking import DATABASE_MESSAGE, INTERNAL_MESSAGE, STORAGE_MESSAGE, CodedError, shown
 from tests.app.toy_schema import CALLERS, SECRET, Hub, ToyContext, toy_schema
 
 SCHEMA = toy_schema()
@@ -70,6 +77,7 @@ def test_the_callers_mistakes_are_shown_and_not_logged() -> None:
         (NotAuthenticated(), "UNAUTHENTICATED", "Send a valid token."),
         (CodedError("Too much.", "TOO_MUCH", limit=3), "TOO_MUCH", "Too much."),
         (StoreUnavailable("http://store:9000 refused"), "STORAGE_UNAVAILABLE", STORAGE_MESSAGE),
+        (DatabaseUnavailable(SECRET), "UNAVAILABLE", DATABASE_MESSAGE),
         (GatewayError(SECRET), "INTERNAL", INTERNAL_MESSAGE),
         (KeyError(SECRET), "INTERNAL", INTERNAL_MESSAGE),
         (RecursionError(SECRET), "INTERNAL", INTERNAL_MESSAGE),
@@ -82,7 +90,7 @@ def test_what_is_raised_decides_what_is_shown(cause: Exception, code: str, messa
             assert told["message"] == message
             assert told["extensions"]["code"] == code
             assert told["extensions"]["correlationId"] == "id-1"
-    assert len(logs) == (3 if code in ("INTERNAL", "STORAGE_UNAVAILABLE") else 0)
+    assert len(logs) == (3 if code in ("INTERNAL", "STORAGE_UNAVAILABLE", "UNAVAILABLE") else 0)
 
 
 @pytest.mark.parametrize(

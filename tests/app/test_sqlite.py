@@ -96,3 +96,14 @@ async def test_connections_are_closed_without_a_complaint(database: Database, ca
     await database.close()
 
     assert caplog.records == []
+
+
+async def test_a_commit_outlasts_a_power_cut_and_readers_go_on_beside_it(database: Database) -> None:
+    async with database.read() as session:
+        found = [
+            (await session.execute(text(f"PRAGMA {name}"))).scalar()
+            for name in ("journal_mode", "synchronous", "foreign_keys")
+        ]
+    assert found == ["wal", 2, 1]
+    async with database.transaction() as tx:
+        assert (await tx.session.execute(text("PRAGMA synchronous"))).scalar() == 2

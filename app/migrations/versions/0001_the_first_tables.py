@@ -10,33 +10,37 @@ down_revision: str | None = None
 branch_labels: str | Sequence[str] | None = None
 depends_on: str | Sequence[str] | None = None
 
+# Sorted by code points on every database.
+ID = sa.String(length=40).with_variant(sa.String(length=40, collation="C"), "postgresql")
+TEXT = sa.Text().with_variant(sa.Text(collation="C"), "postgresql")
+
 
 def upgrade() -> None:
     op.create_table(
         "blob",
-        sa.Column("id", sa.String(length=40), nullable=False),
-        sa.Column("key", sa.Text(), nullable=False),
+        sa.Column("id", ID, nullable=False),
+        sa.Column("key", TEXT, nullable=False),
         sa.Column("virtual_size", sa.BigInteger(), nullable=False),
         sa.Column("stored_size", sa.BigInteger(), nullable=False),
         sa.Column("file_size", sa.BigInteger(), nullable=False),
-        sa.Column("sha256", sa.Text(), nullable=True),
+        sa.Column("sha256", TEXT, nullable=True),
         sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
         sa.PrimaryKeyConstraint("id"),
         sa.UniqueConstraint("key"),
     )
     op.create_table(
         "organization",
-        sa.Column("id", sa.String(length=40), nullable=False),
-        sa.Column("name", sa.Text(), nullable=False),
+        sa.Column("id", ID, nullable=False),
+        sa.Column("name", TEXT, nullable=False),
         sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
         sa.PrimaryKeyConstraint("id"),
         sa.UniqueConstraint("name"),
     )
     op.create_table(
         "project",
-        sa.Column("id", sa.String(length=40), nullable=False),
-        sa.Column("organization_id", sa.String(length=40), nullable=False),
-        sa.Column("name", sa.Text(), nullable=False),
+        sa.Column("id", ID, nullable=False),
+        sa.Column("organization_id", ID, nullable=False),
+        sa.Column("name", TEXT, nullable=False),
         sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
         sa.Column("custom_images_limit", sa.Integer(), nullable=True),
         sa.Column("image_storage_limit", sa.BigInteger(), nullable=True),
@@ -53,10 +57,10 @@ def upgrade() -> None:
         "event",
         sa.Column("seq", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
         sa.Column("occurred_at", sa.DateTime(timezone=True), nullable=False),
-        sa.Column("kind", sa.Text(), nullable=False),
-        sa.Column("project_id", sa.String(length=40), nullable=False),
-        sa.Column("image_id", sa.String(length=40), nullable=False),
-        sa.Column("actor", sa.Text(), nullable=True),
+        sa.Column("kind", TEXT, nullable=False),
+        sa.Column("project_id", ID, nullable=False),
+        sa.Column("image_id", ID, nullable=False),
+        sa.Column("actor", TEXT, nullable=True),
         sa.Column("detail", sa.JSON(), nullable=False),
         sa.ForeignKeyConstraint(
             ["project_id"],
@@ -71,20 +75,20 @@ def upgrade() -> None:
 
     op.create_table(
         "image",
-        sa.Column("id", sa.String(length=40), nullable=False),
-        sa.Column("project_id", sa.String(length=40), nullable=False),
+        sa.Column("id", ID, nullable=False),
+        sa.Column("project_id", ID, nullable=False),
         sa.Column("revision", sa.Integer(), nullable=False),
-        sa.Column("type", sa.Text(), nullable=False),
-        sa.Column("status", sa.Text(), nullable=False),
-        sa.Column("visibility", sa.Text(), nullable=False),
-        sa.Column("name", sa.Text(), nullable=False),
-        sa.Column("name_key", sa.Text(), nullable=False),
-        sa.Column("os_family", sa.Text(), nullable=True),
-        sa.Column("os_version", sa.Text(), nullable=True),
-        sa.Column("architecture", sa.Text(), nullable=True),
+        sa.Column("type", TEXT, nullable=False),
+        sa.Column("status", TEXT, nullable=False),
+        sa.Column("visibility", TEXT, nullable=False),
+        sa.Column("name", TEXT, nullable=False),
+        sa.Column("name_key", TEXT, nullable=False),
+        sa.Column("os_family", TEXT, nullable=True),
+        sa.Column("os_version", TEXT, nullable=True),
+        sa.Column("architecture", TEXT, nullable=True),
         sa.Column("labels", sa.JSON(), nullable=False),
         sa.Column("protected", sa.Boolean(), nullable=False),
-        sa.Column("created_by", sa.Text(), nullable=False),
+        sa.Column("created_by", TEXT, nullable=False),
         sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
         sa.Column("updated_at", sa.DateTime(timezone=True), nullable=False),
         sa.Column("deleted_at", sa.DateTime(timezone=True), nullable=True),
@@ -92,17 +96,17 @@ def upgrade() -> None:
         sa.Column("virtual_size", sa.BigInteger(), nullable=True),
         sa.Column("stored_size", sa.BigInteger(), nullable=True),
         sa.Column("reserved_size", sa.BigInteger(), nullable=False),
-        sa.Column("sha256", sa.Text(), nullable=True),
-        sa.Column("blob_id", sa.String(length=40), nullable=True),
+        sa.Column("sha256", TEXT, nullable=True),
+        sa.Column("blob_id", ID, nullable=True),
         sa.Column("source_file_name", sa.JSON(), nullable=False),
         sa.Column("source_size", sa.BigInteger(), nullable=False),
-        sa.Column("source_sha256", sa.Text(), nullable=True),
-        sa.Column("source_declared_format", sa.Text(), nullable=True),
-        sa.Column("source_detected_format", sa.Text(), nullable=True),
+        sa.Column("source_sha256", TEXT, nullable=True),
+        sa.Column("source_declared_format", TEXT, nullable=True),
+        sa.Column("source_detected_format", TEXT, nullable=True),
         sa.Column("warnings", sa.JSON(), nullable=False),
-        sa.Column("failure_code", sa.Text(), nullable=True),
-        sa.Column("failure_message", sa.Text(), nullable=True),
-        sa.Column("failure_hint", sa.Text(), nullable=True),
+        sa.Column("failure_code", TEXT, nullable=True),
+        sa.Column("failure_message", TEXT, nullable=True),
+        sa.Column("failure_hint", TEXT, nullable=True),
         sa.Column("failure_retriable", sa.Boolean(), nullable=True),
         sa.Column("failed_at", sa.DateTime(timezone=True), nullable=True),
         sa.ForeignKeyConstraint(
@@ -155,9 +159,9 @@ def upgrade() -> None:
 
     op.create_table(
         "membership",
-        sa.Column("project_id", sa.String(length=40), nullable=False),
-        sa.Column("subject", sa.Text(), nullable=False),
-        sa.Column("role", sa.Text(), nullable=False),
+        sa.Column("project_id", ID, nullable=False),
+        sa.Column("subject", TEXT, nullable=False),
+        sa.Column("role", TEXT, nullable=False),
         sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
         sa.ForeignKeyConstraint(
             ["project_id"],
@@ -170,10 +174,10 @@ def upgrade() -> None:
 
     op.create_table(
         "idempotency_key",
-        sa.Column("project_id", sa.String(length=40), nullable=False),
-        sa.Column("key", sa.Text(), nullable=False),
-        sa.Column("fingerprint", sa.Text(), nullable=False),
-        sa.Column("image_id", sa.String(length=40), nullable=False),
+        sa.Column("project_id", ID, nullable=False),
+        sa.Column("key", TEXT, nullable=False),
+        sa.Column("fingerprint", TEXT, nullable=False),
+        sa.Column("image_id", ID, nullable=False),
         sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
         sa.ForeignKeyConstraint(
             ["image_id"],
@@ -187,10 +191,10 @@ def upgrade() -> None:
     )
     op.create_table(
         "job",
-        sa.Column("id", sa.String(length=40), nullable=False),
-        sa.Column("kind", sa.Text(), nullable=False),
-        sa.Column("state", sa.Text(), nullable=False),
-        sa.Column("image_id", sa.String(length=40), nullable=True),
+        sa.Column("id", ID, nullable=False),
+        sa.Column("kind", TEXT, nullable=False),
+        sa.Column("state", TEXT, nullable=False),
+        sa.Column("image_id", ID, nullable=True),
         sa.Column("detail", sa.JSON(), nullable=False),
         sa.Column("attempts", sa.Integer(), nullable=False),
         sa.Column("token", sa.Integer(), nullable=False),
@@ -209,16 +213,16 @@ def upgrade() -> None:
 
     op.create_table(
         "upload",
-        sa.Column("id", sa.String(length=40), nullable=False),
-        sa.Column("image_id", sa.String(length=40), nullable=False),
-        sa.Column("state", sa.Text(), nullable=False),
-        sa.Column("key", sa.Text(), nullable=False),
-        sa.Column("reference", sa.Text(), nullable=False),
+        sa.Column("id", ID, nullable=False),
+        sa.Column("image_id", ID, nullable=False),
+        sa.Column("state", TEXT, nullable=False),
+        sa.Column("key", TEXT, nullable=False),
+        sa.Column("reference", TEXT, nullable=False),
         sa.Column("size", sa.BigInteger(), nullable=False),
         sa.Column("part_size", sa.BigInteger(), nullable=False),
-        sa.Column("format", sa.Text(), nullable=False),
+        sa.Column("format", TEXT, nullable=False),
         sa.Column("source_kept", sa.Boolean(), nullable=False),
-        sa.Column("result_id", sa.String(length=40), nullable=False),
+        sa.Column("result_id", ID, nullable=False),
         sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
         sa.Column("expires_at", sa.DateTime(timezone=True), nullable=False),
         sa.ForeignKeyConstraint(

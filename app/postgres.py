@@ -1,0 +1,201 @@
+"""PostgreSQL through asyncpg: connections that survive its restarts, locks by purpose, and errors that say why.
+
+A connection that was lost is noticed when it is taken from the pool, at no cost of a trip, since the kernel has told
+of it by then. While PostgreSQL starts again, a new connection is tried for a few seconds. What was under way is lost,
+and said to be so by DatabaseUnavailable: it may be asked for again.
+"""
+
+import asyncio
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from enum import IntEnum
+from typing import Any
+
+import asyncpg
+from sqlalchemy import event, func, select
+from sqlalchemy.exc import DBAPIError, DisconnectionError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.sql import Select
+
+from app.errors import DatabaseUnavailable
+
+# All in seconds. A statement of ours takes milliseconds; these only end what hangs. The server is the first to give
+# up, then the driver, for a server that does not answer any more.
+_CONNECT_SECONDS = 10.0
+_STATEMENT_SECONDS = 60
+_DRIVER_SECONDS = 70.0
+_LOCK_SECONDS = 30
+_POOL_SECONDS = 30.0
+# How long a server may take to start (again), and how often it is tried meanwhile.
+_PATIENCE_SECONDS = 5.0
+_BETWEEN_TRIES = 0.1
+# Connections are made anew now and then: what stands between may have forgotten them without a word.
+_RECYCLE_SECONDS = 900
+# A migration waits for rows and for other migrations, and may change every row of a large table.
+_MIGRATION_SECONDS = 3600
+
+_SETTINGS = {
+    "application_name": "image-gateway",
+    "statement_timeout": f"{_STATEMENT_SECONDS}s",
+    "lock_timeout": f"{_LOCK_SECONDS}s",
+    "idle_in_transaction_session_timeout": f"{_STATEMENT_SECONDS}s",
+    "default_transaction_read_only": "off",
+    # Our statements are short; and a plan for any values may walk a million rows where these values mean ten.
+    "jit": "off",
+    "plan_cache_mode": "force_custom_plan",
+}
+_MIGRATING = _SETTINGS | {
+    "statement_timeout": "0",
+    "lock_timeout": f"{_MIGRATION_SECONDS}s",
+    "idle_in_transaction_session_timeout": "0",
+}
+
+# The first half of our advisory locks' keys, so that they are nobody else's in a database that is shared.
+_LOCK_SPACE = 0x696D6773
+
+
+class Lock(IntEnum):
+    """What only one transaction of all processes is at: the second half of the keys of advisory locks."""
+
+    FEED = 1
+    TENANCY = 2
+    PRUNING = 3
+    MIGRATION = 4
+
+
+def taking(lock: Lock) -> Select[Any]:
+    """The statement that takes a lock until the end of the transaction."""
+    return select(func.pg_advisory_xact_lock(_LOCK_SPACE, int(lock)))
+
+
+def open_engines(url: str, connections: int, read_json: Callable[[str], Any]) -> tuple[AsyncEngine, AsyncEngine]:
+    """What reads and what writes, over one pool of at most so many connections. Nothing is connected yet."""
+    pooled = create_async_engine(
+        "postgresql+asyncpg://",
+        async_creator=_connecting(url, _SETTINGS, _DRIVER_SECONDS),
+        pool_size=connections,
+        max_overflow=0,
+        pool_timeout=_POOL_SECONDS,
+        pool_recycle=_RECYCLE_SECONDS,
+        json_deserializer=read_json,
+    )
+    event.listen(pooled.sync_engine, "checkout", _refuse_what_is_lost)
+    reading = pooled.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+    return reading, pooled.execution_options(isolation_level="READ COMMITTED")
+
+
+def open_for_migration(url: str) -> AsyncEngine:
+    """An engine without the limits in time that keep others from waiting."""
+    return create_async_engine(
+        "postgresql+asyncpg://", async_creator=_connecting(url, _MIGRATING, None), isolation_level="READ COMMITTED"
+    )
+
+
+def _connecting(url: str, settings: dict[str, str], driver_seconds: float | None) -> Callable[[], Any]:
+    # asyncpg reads what libpq reads of an address: sslmode, several hosts, target_session_attrs.
+    address = "postgresql:" + url.partition(":")[2]
+
+    async def connect() -> Any:
+        tried_until = time.monotonic() + _PATIENCE_SECONDS
+        while True:
+            try:
+                return await asyncpg.connect(
+                    address, timeout=_CONNECT_SECONDS, command_timeout=driver_seconds, server_settings=settings
+                )
+            except (OSError, ValueError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+                if not isinstance(error, _PASSES) or time.monotonic() > tried_until:
+                    raise DatabaseUnavailable(_why_not_connected(error)) from error
+            await asyncio.sleep(_BETWEEN_TRIES)
+
+    return connect
+
+
+# What a server that is about to start, or just ends, answers.
+_PASSES = (
+    ConnectionError,
+    asyncpg.CannotConnectNowError,
+    asyncpg.AdminShutdownError,
+    asyncpg.ConnectionDoesNotExistError,
+)
+
+
+def _refuse_what_is_lost(connection: Any, _record: object, _checked_out: object) -> None:
+    """Have the pool connect anew when the server has closed this connection since it was used."""
+    if connection.driver_connection.is_closed():
+        raise DisconnectionError("the server has closed the connection")
+
+
+# ------------------------------------------------------------ what went wrong
+
+
+def _why_not_connected(error: Exception) -> str:
+    """What to tell an operator; never the address, which holds the password."""
+    match error:
+        case asyncpg.InvalidPasswordError() | asyncpg.InvalidAuthorizationSpecificationError():
+            return "PostgreSQL refuses the user or the password of IMAGES_DATABASE_URL"
+        case asyncpg.InvalidCatalogNameError():
+            return "PostgreSQL has no database of the name in IMAGES_DATABASE_URL: make it with createdb"
+        case asyncpg.TooManyConnectionsError():
+            return (
+                "PostgreSQL takes no more connections: raise its max_connections, or lower IMAGES_DATABASE_CONNECTIONS"
+            )
+        case asyncpg.CannotConnectNowError():
+            return "PostgreSQL is starting or stopping; try again soon"
+        case ConnectionError() if "SSL" in str(error):
+            return "PostgreSQL speaks no TLS, for which IMAGES_DATABASE_URL asks"
+        case TimeoutError():
+            return "PostgreSQL does not answer: is the address in IMAGES_DATABASE_URL right?"
+        case OSError():
+            return f"PostgreSQL can't be reached ({_reason(error)}): does it run, and is IMAGES_DATABASE_URL right?"
+        case asyncpg.PostgresError():
+            return f"PostgreSQL refuses the connection ({error.sqlstate}): its log says why"
+        case _:
+            return "IMAGES_DATABASE_URL can't be used as it is: postgresql://user:password@host:port/name is its form"
+
+
+def _reason(error: OSError) -> str:
+    # asyncio's own texts name the address, and numbers below zero are those of name resolution.
+    if error.errno is None:
+        return "no answer"
+    return os.strerror(error.errno) if error.errno > 0 else error.strerror or "the name is unknown"
+
+
+# SQLSTATE classes and codes (PostgreSQL, appendix A) that mean "not now": the same may go well another time.
+_NOT_NOW = {
+    "08": "the connection to the database was lost",
+    "25006": "the database takes no writes at the moment",
+    "40": "the transaction stood against another one",
+    "53": "the database has run out of disk, memory or connections",
+    "55P03": "a row was locked for too long",
+    "57014": "the statement took too long",
+    "57P": "the database is shutting down or starting",
+    "58": "the database has trouble with its disk",
+}
+_STALE_PLAN = "cached statement plan is invalid"
+
+
+@contextmanager
+def told_as_unavailable() -> Iterator[None]:
+    """Raise DatabaseUnavailable for what may go well another time: a lost connection, a shutdown, a timeout."""
+    try:
+        yield
+    except (DBAPIError, PoolTimeout, ConnectionError, TimeoutError) as error:
+        reason = _why_not_now(error)
+        if reason is None:
+            raise
+        raise DatabaseUnavailable(f"{reason}; try again") from error
+
+
+def _why_not_now(error: Exception) -> str | None:
+    if not isinstance(error, DBAPIError):
+        return "the database does not answer in time"
+    state = str(getattr(error.orig, "sqlstate", None) or "")
+    for length in (5, 3, 2):
+        if reason := _NOT_NOW.get(state[:length]):
+            return reason
+    if _STALE_PLAN in str(error.orig):
+        return "the tables have just been changed"
+    return _NOT_NOW["08"] if error.connection_invalidated else None
