@@ -26,7 +26,7 @@ run: ## start the gateway on HOST and PORT, with everything it keeps in DATA
 
 test: ## run all tests; ARGS="-k upload" chooses some
 	@.ci/setup dev
-	$(BIN)/pytest $(ARGS)
+	$(BIN)/pytest --numprocesses=2 --dist=loadfile $(ARGS)
 
 check: ## format, lint, types, layers, exported schema, house rules
 	@.ci/setup dev

@@ -9,6 +9,8 @@ from app.client import USER_COMMANDS
 from app.client.commands import add_user_commands
 from app.errors import GatewayError
 
+_WORK_COMMANDS = frozenset({"work", "schedule"})
+
 
 def main() -> None:
     """The entry point: what is wrong with the configuration is said in a line, without a traceback."""
@@ -20,9 +22,13 @@ def main() -> None:
 
 
 def _command_line() -> typer.Typer:
-    if sys.argv[1:2] and sys.argv[1] in USER_COMMANDS:
-        users = typer.Typer(name="images", no_args_is_help=True, pretty_exceptions_enable=False)
-        add_user_commands(users)
-        return users
+    asked = sys.argv[1] if len(sys.argv) > 1 else ""
+    some = typer.Typer(name="images", no_args_is_help=True, pretty_exceptions_enable=False)
+    if asked in USER_COMMANDS:
+        add_user_commands(some)
+        return some
+    if asked in _WORK_COMMANDS:
+        import_module("app.work_commands").add_work_commands(some)
+        return some
     everything: typer.Typer = import_module("app.operators").command_line()
     return everything

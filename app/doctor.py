@@ -3,9 +3,15 @@
 import os
 import shutil
 import sys
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
+from urllib.parse import urlsplit
 
+from pydantic import SecretStr
+
+from app.adapters.chosen import needs_data_folder
+from app.adapters.reaching import Trouble, broker_trouble, database_trouble, store_trouble
 from app.settings import GIB, Settings
 from app.web.graphiql import ASSETS
 
@@ -28,15 +34,45 @@ class Finding:
 
 
 def findings(settings: Settings) -> list[Finding]:
-    """Look at everything. Changes nothing."""
+    """Look at everything, and try to reach what is outside of this machine. Changes nothing."""
     return [
         _python(),
         _program("qemu-img", "apt install qemu-utils", needed=True),
         _program("bwrap", "apt install bubblewrap: it confines qemu-img further", needed=False),
-        _data(settings),
-        _room(settings),
+        *_places(settings),
         _assets(),
     ]
+
+
+def _places(settings: Settings) -> Iterator[Finding]:
+    """Where things are kept."""
+    if needs_data_folder(settings):
+        yield _data(settings)
+    if settings.s3 is None:
+        yield _room(settings)
+    if settings.database_url is not None:
+        yield _reached("database", settings.database_url, database_trouble(settings))
+        yield _secret(settings)
+    if settings.broker_url is not None:
+        yield _reached("broker", settings.broker_url, broker_trouble(settings))
+    if settings.object_store is not None and settings.s3 is not None:
+        yield _reached("object store", settings.object_store, store_trouble(settings))
+
+
+def _reached(name: str, address: SecretStr, trouble: Trouble | None) -> Finding:
+    parts = urlsplit(address.get_secret_value())
+    place = parts.netloc.rpartition("@")[2] + parts.path
+    if trouble is None:
+        return Finding(name, True, f"{place} answers")
+    remedy = f"set {trouble.setting} right" if trouble.wrong else f"start it, or set {trouble.setting} right"
+    return Finding(name, False, f"{place}: {trouble.reason}", remedy)
+
+
+def _secret(settings: Settings) -> Finding:
+    shared = settings.secret is not None or settings.jwt_issuer is not None
+    state = "is given" if shared else "is made by each machine for itself"
+    remedy = None if shared else "set IMAGES_SECRET: a token of one machine does not hold on another"
+    return Finding("secret", shared, state, remedy, needed=False)
 
 
 def _python() -> Finding:

@@ -1,7 +1,7 @@
 """The only place where the API is wired together."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -10,8 +10,9 @@ from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
-from starlette.routing import Route, WebSocketRoute
+from starlette.routing import BaseRoute, Route, WebSocketRoute
 
+from app.adapters.chosen import announcer, object_store
 from app.adapters.folder import FolderStore
 from app.adapters.tokens import tokens_of
 from app.catalog.metering import UploadMeter
@@ -22,7 +23,6 @@ from app.database import Database
 from app.graphql.context import Gateway
 from app.graphql.endpoint import graphql_endpoint
 from app.graphql.transport import GatewayGraphQL
-from app.models import Event, Job
 from app.ports import JobQueue, Wakeups
 from app.settings import Settings
 from app.web.graphiql import graphiql_assets, graphiql_page
@@ -38,29 +38,17 @@ class Demo:
     project_id: str
 
 
-def announcer(queue: JobQueue, wakeups: Wakeups) -> Callable[[list[Job], list[Event]], None]:
-    """What happens after every commit: workers hear of jobs, watchers of events."""
-
-    def announce(jobs: list[Job], events: list[Event]) -> None:
-        for job in jobs:
-            queue.send(job.kind, job.id)
-        if events:
-            wakeups.feed_grew()
-
-    return announce
-
-
 def create_app(
     settings: Settings, queue: JobQueue, wakeups: Wakeups, demo: Demo | None = None
 ) -> tuple[Starlette, GatewayGraphQL]:
     """The ASGI application, and its GraphQL endpoint, which has to be shut down first."""
-    database = Database(settings.database_address, announcer(queue, wakeups))
-    store = FolderStore(settings.objects_path, settings.secret_bytes)
+    announce = announcer(queue, wakeups)
+    database = Database(settings.database_address, announce, connections=settings.database_connections)
+    store = object_store(settings)
     uploads = Uploads(database, store, settings)
     board = ProgressBoard()
     feed = Feed(database, wakeups, board, settings.feed_ring, settings.poll_seconds)
     gateway = Gateway(settings, database, store, uploads, feed, board)
-    meter = UploadMeter(uploads, wakeups, Throttle(settings.progress_seconds))
 
     async def explorer(request: Request) -> Response:
         return graphiql_page(request, demo.token if demo else None, demo.project_id if demo else None)
@@ -82,14 +70,16 @@ def create_app(
     async def home(_request: Request) -> Response:
         return RedirectResponse("/graphql")
 
-    routes = [
+    routes: list[BaseRoute] = [
         Route("/", home),
         Route("/graphql", endpoint),
         WebSocketRoute("/graphql", endpoint),
         graphiql_assets(),
-        *health_routes({"database": database.check, "store": store.check, "broker": queue.check}),
-        *object_routes(store, uploads.head_arrived, meter.arrived, allowed_origins=settings.allowed_origins),
+        *health_routes({"database": database.check, "store": store.check}, {"broker": queue.check}),
     ]
+    if isinstance(store, FolderStore):  # an S3 store takes and gives the bytes itself
+        meter = UploadMeter(uploads, wakeups, Throttle(settings.progress_seconds))
+        routes += object_routes(store, uploads.head_arrived, meter.arrived, allowed_origins=settings.allowed_origins)
     app = Starlette(routes=routes, lifespan=lifespan, middleware=_cross_origin(settings))
     return app, endpoint
 

@@ -1,41 +1,36 @@
-"""The operators' commands of `images`. The only module of app that may import workers."""
+"""The operators' commands of `images`, but for those that run workers alone."""
 
-import fcntl
 import json
 import os
-import signal
 import sys
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any
 
 import anyio
 import typer
-from alembic.util import CommandError
 from rich.console import Console
 from rich.table import Table
-from sqlalchemy.exc import SQLAlchemyError
 
-from app.adapters.dramatiq_queue import DramatiqQueue, local_broker
-from app.adapters.local_wakeups import LocalWakeups
-from app.adapters.no_queue import NoQueue
+from app.adapters.chosen import announcer, messaging
 from app.adapters.tokens import SecretTokens
 from app.catalog import tenancy
 from app.client.commands import add_user_commands
 from app.database import Database
-from app.doctor import findings
+from app.doctor import Finding, findings
 from app.errors import SettingsError
 from app.graphql.schema import sdl
 from app.lifecycle import ProjectRole
-from app.logs import configure_logs
-from app.main import Demo, announcer, create_app
-from app.migrations import migrate as migrate_database
+from app.main import Demo, create_app
 from app.models import Project
 from app.serving import address_of, listen, serve
-from app.settings import Settings, load_settings
+from app.settings import Settings
+from app.starting import migrate_all, prepare, settings_from
+from app.work_commands import FOR_OPERATORS, Data, add_work_commands
+from workers.confinement import tried_out
+from workers.errors import QemuError
+from workers.limits import Limits
 from workers.main import Workers
 
 ORGANIZATION = "demo"
@@ -49,58 +44,62 @@ cli = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-Data = Annotated[Path | None, typer.Option(help="Folder of database, objects and secret [IMAGES_DATA].")]
 Host = Annotated[str | None, typer.Option(help="Address to listen on [IMAGES_HOST].")]
 Port = Annotated[int | None, typer.Option(help="Port to listen on; 0 takes a free one [IMAGES_PORT].")]
-_OPERATORS = "For operators"
 
 
-@cli.command(rich_help_panel=_OPERATORS)
+@cli.command(rich_help_panel=FOR_OPERATORS)
 def up(data: Data = None, host: Host = None, port: Port = None) -> None:
     """Run all of it in this process: database, object store, API and workers."""
-    settings = _prepared(data, host, port)
-    projects = anyio.run(_found_demo, settings)
+    settings = settings_from(data=data, host=host, port=port)
+    migrate_all(settings, data_folder=True)
+    projects = anyio.run(_found, settings, ORGANIZATION, PROJECTS, ADMIN)
     bound = listen(settings.host, settings.port)
-    broker, wakeups = local_broker(), LocalWakeups()
-    queue = DramatiqQueue(broker)
     token = SecretTokens(settings.secret_bytes).issue(ADMIN, name="Demo Admin", valid=timedelta(days=365))
     embedded = settings.jwt_issuer is None
     demo = Demo(token, projects[0].id) if embedded else None
-    app, endpoint = create_app(settings, queue, wakeups, demo)
     connection = _connection(address_of(bound), token if embedded else None, projects)
-    with Workers(settings, broker, wakeups, announcer(queue, wakeups)):
-        serve(app, endpoint, bound, ready=lambda: _tell(connection, settings.data))
+    with messaging(settings) as told:
+        app, endpoint = create_app(settings, told.queue, told.wakeups, demo)
+        announce = announcer(told.queue, told.wakeups)
+        with Workers(settings, told.broker, told.wakeups, announce, told.queue):
+            serve(app, endpoint, bound, ready=lambda: _tell(connection, settings.data))
 
 
-@cli.command("serve", rich_help_panel=_OPERATORS)
+@cli.command("serve", rich_help_panel=FOR_OPERATORS)
 def serve_api(data: Data = None, host: Host = None, port: Port = None) -> None:
     """Run the API alone; `images work` beside it does the conversions."""
-    settings = _prepared(data, host, port)
+    settings = settings_from(data=data, host=host, port=port)
+    prepare(settings)
     bound = listen(settings.host, settings.port)
-    app, endpoint = create_app(settings, NoQueue(), LocalWakeups())
-    serve(app, endpoint, bound, ready=lambda: print(f"listening on {address_of(bound)}", flush=True))  # noqa: T201
+    with messaging(settings, works=False) as told:
+        app, endpoint = create_app(settings, told.queue, told.wakeups)
+        serve(app, endpoint, bound, ready=lambda: print(f"listening on {address_of(bound)}", flush=True))  # noqa: T201
 
 
-@cli.command(rich_help_panel=_OPERATORS)
-def work(data: Data = None) -> None:
-    """Run the workers alone, until SIGTERM or SIGINT."""
-    settings = _prepared(data, None, None)
-    broker, wakeups = local_broker(), LocalWakeups()
-    stopped = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stopped.set())
-    with Workers(settings, broker, wakeups, announcer(DramatiqQueue(broker), wakeups)):
-        stopped.wait()
-
-
-@cli.command(rich_help_panel=_OPERATORS)
+@cli.command(rich_help_panel=FOR_OPERATORS)
 def migrate(data: Data = None) -> None:
-    """Bring the database to the state that this version needs."""
-    _migrate(_settings(data=data))
+    """Bring the database to the state that this version needs, and make the bucket when there is none."""
+    for sentence in migrate_all(settings_from(data=data)):
+        typer.echo(sentence)
     typer.echo("the database is up to date")
 
 
-@cli.command(rich_help_panel=_OPERATORS)
+@cli.command(rich_help_panel=FOR_OPERATORS)
+def found(
+    organization: Annotated[str, typer.Option(help="Name of the organization.")],
+    project: Annotated[list[str], typer.Option(help="Name of a project of it; may be given several times.")],
+    admin: Annotated[str | None, typer.Option(help="Who administers the projects: a token's `sub`.")] = None,
+    data: Data = None,
+) -> None:
+    """Make an organization and its projects, and print their ids. Harmless when they are there."""
+    settings = settings_from(data=data)
+    prepare(settings)
+    for made in anyio.run(_found, settings, organization, project, admin):
+        typer.echo(f"{made.id}  {made.name}")
+
+
+@cli.command(rich_help_panel=FOR_OPERATORS)
 def token(
     subject: Annotated[str, typer.Option(help="Who the token is for: its `sub`.")],
     project: Annotated[str, typer.Option(help="Name of the project.")],
@@ -109,27 +108,27 @@ def token(
     days: Annotated[float, typer.Option(help="How long it is good for.", min=0.0001)] = 30,
 ) -> None:
     """Give somebody a role in a project, and print a token for them."""
-    settings = _settings(data=data)
+    settings = settings_from(data=data)
     if settings.jwt_issuer is not None:
         raise SettingsError("tokens come from IMAGES_JWT_ISSUER; `images token` is for the embedded mode")
-    _migrate(settings)
+    prepare(settings)
     anyio.run(_set_member, settings, project, subject, role)
     typer.echo(SecretTokens(settings.secret_bytes).issue(subject, valid=timedelta(days=days)))
 
 
-@cli.command(rich_help_panel=_OPERATORS)
+@cli.command(rich_help_panel=FOR_OPERATORS)
 def schema() -> None:
     """Print the GraphQL schema."""
     typer.echo(sdl(), nl=False)
 
 
-@cli.command(rich_help_panel=_OPERATORS)
+@cli.command(rich_help_panel=FOR_OPERATORS)
 def doctor(
     data: Data = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Say what is missing on this machine and how to install it. Ends with 1 when something is."""
-    found = findings(_settings(data=data))
+    found = [*findings(settings_from(data=data)), _confinement()]
     if as_json:
         typer.echo(json.dumps([finding.as_json() for finding in found], indent=2))
     else:
@@ -141,50 +140,22 @@ def doctor(
         raise typer.Exit(1)
 
 
+def _confinement() -> Finding:
+    """How far qemu is shut in: a container may have bubblewrap, and keep it from making namespaces."""
+    try:
+        shut_in = tried_out(Limits()).bubblewrap is not None
+    except (QemuError, OSError) as error:
+        return Finding("confinement", False, str(error), "install what is missing above")
+    state = "bubblewrap" if shut_in else "limits alone: qemu shares the network and the user of its worker"
+    remedy = None if shut_in else "let bubblewrap make namespaces: see the README, under What confines qemu"
+    return Finding("confinement", shut_in, state, remedy, needed=False)
+
+
 def command_line() -> typer.Typer:
     """All commands: the operators' own, and the users'."""
+    add_work_commands(cli)
     add_user_commands(cli)
     return cli
-
-
-def _settings(**given: Any) -> Settings:
-    configure_logs()
-    return load_settings(**given)
-
-
-def _prepared(data: Path | None, host: str | None, port: int | None) -> Settings:
-    """The settings of a process that serves or works, on a database that is up to date."""
-    settings = _settings(data=data, host=host, port=port)
-    _migrate(settings)
-    return settings
-
-
-def _migrate(settings: Settings) -> None:
-    """Make the data folder and the tables, as far as they are not there. Raises SettingsError."""
-    data = settings.data.absolute()
-    try:
-        data.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise SettingsError(f"{data} can't be the data folder: {error.strerror}; choose another by --data") from error
-    if not os.access(data, os.W_OK | os.X_OK):
-        raise SettingsError(f"{data} can't be the data folder: it is not writable; choose another by --data")
-    try:
-        with _alone_in(data):
-            migrate_database(settings.database_address)
-    except (SQLAlchemyError, CommandError) as error:
-        reason = str(error).splitlines()[0]
-        raise SettingsError(f"the database in {data} can't be brought up to date: {reason}") from error
-
-
-@contextmanager
-def _alone_in(folder: Path) -> Iterator[None]:
-    """Keep other processes that start on this folder waiting, so that one of them makes the tables."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
 
 
 async def _with_database(settings: Settings, act: Callable[[Database], Any]) -> Any:
@@ -195,16 +166,20 @@ async def _with_database(settings: Settings, act: Callable[[Database], Any]) -> 
         await database.close()
 
 
-async def _found_demo(settings: Settings) -> list[Project]:
-    made = await _with_database(settings, lambda db: tenancy.found(db, ORGANIZATION, PROJECTS, ADMIN))
-    return list(made)
+async def _found(
+    settings: Settings, organization: str, projects: Sequence[str], admin: str | None
+) -> Sequence[Project]:
+    made: Sequence[Project] = await _with_database(
+        settings, lambda db: tenancy.found(db, organization, projects, admin)
+    )
+    return made
 
 
 async def _set_member(settings: Settings, project: str, subject: str, role: ProjectRole) -> None:
     await _with_database(settings, lambda db: tenancy.set_member(db, project, subject, role))
 
 
-def _connection(url: str, token: str | None, projects: list[Project]) -> dict[str, Any]:
+def _connection(url: str, token: str | None, projects: Sequence[Project]) -> dict[str, Any]:
     return {
         "url": url,
         "graphql": f"{url}/graphql",

@@ -1,4 +1,8 @@
-"""The job queue on Dramatiq: a message names a job, and the workers' actor for its kind takes it from there."""
+"""The job queue on Dramatiq: a message names a job, and the workers' actor for its kind takes it from there.
+
+The job's row is the truth. What Dramatiq would retry, limit or keep is left out, and a message that is lost, or comes
+twice, costs nothing but the time until the sweep sends it again.
+"""
 
 import structlog
 from dramatiq import Broker, Message
@@ -17,7 +21,7 @@ class QueueUnavailable(GatewayError):
 
 
 class DramatiqQueue:
-    """`ports.JobQueue` on a broker."""
+    """`ports.JobQueue` on a broker of this process."""
 
     def __init__(self, broker: Broker) -> None:
         self._broker = broker
@@ -25,11 +29,8 @@ class DramatiqQueue:
 
     def send(self, kind: str, job_id: str) -> None:
         """As the port says: what can't be sent is found by the sweep."""
-        message: Message[None] = Message(
-            queue_name=QUEUE, actor_name=kind.lower(), args=(job_id,), kwargs={}, options={}
-        )
         try:
-            self._broker.enqueue(message)
+            self._broker.enqueue(message_of(kind, job_id))
         except Exception:
             log.warning("queue.send_failed", job=job_id, exc_info=True)
 
@@ -39,6 +40,11 @@ class DramatiqQueue:
             raise QueueUnavailable("the job queue has not been declared")
 
 
+def message_of(kind: str, job_id: str) -> Message[None]:
+    """What tells a worker of a job."""
+    return Message(queue_name=QUEUE, actor_name=kind.lower(), args=(job_id,), kwargs={}, options={})
+
+
 def local_broker() -> StubBroker:
-    """Dramatiq's in-process broker. What it retries, limits or keeps is left out: the job's row does all that."""
+    """Dramatiq's in-process broker."""
     return StubBroker(middleware=[AsyncIO()])

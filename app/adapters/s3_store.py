@@ -26,7 +26,7 @@ T = TypeVar("T")
 
 READ_BYTES = 1024 * 1024
 
-_BLOCK = 8 * READ_BYTES  # asked for at once; what breaks off is continued by the bucket
+_BLOCK = 4 * READ_BYTES  # asked for at once; what breaks off is continued by the bucket
 _THREADS = 16
 _ABORTS = 10
 # A request waits behind these calls: it is told sooner than a worker that the store is away.

@@ -1,12 +1,19 @@
 """What a load balancer is told: that the process lives, and whether it can do its work."""
 
+import asyncio
 import shutil
 
+import httpx
 import pytest
 from sqlalchemy import text
+from starlette.applications import Starlette
 
+from app.adapters.redis_queue import PatientBroker, RedisQueue
+from app.web import health
+from app.web.health import health_routes
 from tests.app.conftest import StartGateway
 from tests.app.gateway import Gateway
+from tests.servers.process import free_port
 
 pytestmark = pytest.mark.anyio
 
@@ -44,6 +51,37 @@ async def test_a_database_without_its_tables_is_not_ready_and_says_what_to_do(st
     assert response.status_code == 503
     assert "images migrate" in response.json()["checks"]["database"]
     assert alive.status_code == 200
+
+
+async def test_a_gateway_without_its_broker_answers_and_says_what_it_lacks() -> None:
+    queue = RedisQueue(PatientBroker(f"redis://:geheim@127.0.0.1:{free_port()}/0"))
+    app = Starlette(routes=health_routes({"store": _works}, {"broker": queue.check}))
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://gateway") as client:
+        response = await client.get("/readyz")
+    queue.close()
+
+    assert response.status_code == 200
+    reason = "degraded: Redis can't be reached: Connection refused"
+    assert response.json() == {"ready": True, "checks": {"store": "ok", "broker": reason}}
+
+
+async def test_a_check_that_hangs_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(health, "_PATIENCE_SECONDS", 0.05)
+    app = Starlette(routes=health_routes({"store": _hangs, "database": _works}, {"broker": _hangs}))
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://gateway") as client:
+        response = await client.get("/readyz")
+
+    assert response.status_code == 503
+    late = "no answer in time"
+    assert response.json()["checks"] == {"store": late, "database": "ok", "broker": f"degraded: {late}"}
+
+
+async def _works() -> None:
+    """A check of what works."""
+
+
+async def _hangs() -> None:
+    await asyncio.Event().wait()
 
 
 async def test_a_browser_at_the_root_finds_graphiql(gateway: Gateway) -> None:

@@ -6,8 +6,15 @@ from pathlib import Path
 
 import pytest
 
+from app.adapters.chosen import needs_data_folder
 from app.errors import SettingsError
 from app.settings import GIB, MIB, TIB, Settings, load_settings
+
+EVERYTHING_OUTSIDE = {
+    "database_url": "postgresql://ann:geheim@db:5432/images?sslmode=require",
+    "broker_url": "redis://:geheim@broker:6379/3",
+    "object_store": "s3+https://key:geheim@store:9000/bucket/below",
+}
 
 
 @pytest.fixture(autouse=True)
@@ -108,6 +115,81 @@ def test_processes_that_start_at_once_agree_on_one_secret(tmp_path: Path) -> Non
 def test_origins_are_separated_by_commas(monkeypatch: pytest.MonkeyPatch, text: str, expected: tuple[str, ...]) -> None:
     monkeypatch.setenv("IMAGES_ALLOWED_ORIGINS", text)
     assert load_settings().allowed_origins == expected
+
+
+def test_without_addresses_everything_is_here(tmp_path: Path) -> None:
+    settings = load_settings(data=tmp_path)
+    assert (settings.database_url, settings.broker_url, settings.object_store, settings.s3) == (None, None, None, None)
+    assert needs_data_folder(settings)
+
+
+@pytest.mark.parametrize("name", ["DATABASE_URL", "BROKER_URL", "OBJECT_STORE"])
+def test_an_empty_address_is_none(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv(f"IMAGES_{name}", "")
+    assert getattr(load_settings(), name.lower()) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("DATABASE_URL", "postgresql://ann:geheim@db"),
+        ("DATABASE_URL", "postgresql://ann:geheim@db:none/images"),
+        ("DATABASE_URL", "mysql://ann:geheim@db/images"),
+        ("DATABASE_URL", "postgresql://ann:geheim/word@db/images"),
+        ("BROKER_URL", "amqp://ann:geheim@broker"),
+        ("BROKER_URL", "redis://:geheim@"),
+        ("BROKER_URL", "redis://:geheim@broker:70000"),
+        ("OBJECT_STORE", "s3+http://images:geheim@store"),
+        ("OBJECT_STORE", "s3+http://images:geheim@store/No"),
+        ("OBJECT_STORE", "http://images:geheim@store/images"),
+        ("OBJECT_STORE", "s3+http://geheim@store/images"),
+        ("OBJECT_STORE_PUBLIC_URL", "store:9000"),
+        ("OBJECT_STORE_PUBLIC_URL", "https://store/below"),
+    ],
+)
+def test_an_address_that_can_not_work_is_named_without_its_secret(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.setenv(f"IMAGES_{name}", value)
+    with pytest.raises(SettingsError, match=f"IMAGES_{name}: ") as refused:
+        load_settings()
+    assert "geheim" not in str(refused.value)
+
+
+def test_secrets_in_addresses_are_not_shown() -> None:
+    assert "geheim" not in repr(load_settings(**EVERYTHING_OUTSIDE))
+
+
+def test_addresses_are_read_as_they_are_meant() -> None:
+    settings = load_settings(**EVERYTHING_OUTSIDE)
+    assert settings.database_address == "postgresql+asyncpg://ann:geheim@db:5432/images?sslmode=require"
+    assert settings.s3 is not None
+    assert (settings.s3.endpoint, settings.s3.bucket, settings.s3.prefix) == ("https://store:9000", "bucket", "below/")
+
+
+def test_a_folder_may_be_anywhere(tmp_path: Path) -> None:
+    settings = load_settings(object_store=f"file://{tmp_path}/some%20where")
+    assert settings.s3 is None
+    assert settings.objects_path == tmp_path / "some where"
+
+
+def test_amazon_takes_smaller_parts_than_we_do() -> None:
+    amazon = load_settings(object_store="s3+https://key:secret@s3.eu-central-1.amazonaws.com/bucket")
+    assert amazon.largest_part == 5 * GIB
+    assert load_settings(**EVERYTHING_OUTSIDE).largest_part == 50 * GIB
+
+
+def test_with_everything_outside_no_data_folder_is_needed(tmp_path: Path) -> None:
+    assert not needs_data_folder(load_settings(secret="s" * 32, **EVERYTHING_OUTSIDE))
+    assert not needs_data_folder(load_settings(jwt_issuer="https://issuer", **EVERYTHING_OUTSIDE))
+    folder = EVERYTHING_OUTSIDE | {"object_store": f"file://{tmp_path}"}
+    assert not needs_data_folder(load_settings(secret="s" * 32, **folder))
+
+
+@pytest.mark.parametrize("missing", ["database_url", "object_store", "secret"])
+def test_what_is_not_outside_is_kept_in_the_data_folder(missing: str) -> None:
+    given = {"secret": "s" * 32, **EVERYTHING_OUTSIDE}
+    assert needs_data_folder(load_settings(**{name: value for name, value in given.items() if name != missing}))
 
 
 def test_every_setting_is_described() -> None:

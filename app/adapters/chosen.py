@@ -1,0 +1,72 @@
+"""Which adapter of each port the settings name: the only place that decides it."""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+
+from dramatiq import Broker
+
+from app.adapters.dramatiq_queue import DramatiqQueue, local_broker
+from app.adapters.folder import FolderStore
+from app.adapters.local_wakeups import LocalWakeups
+from app.adapters.no_queue import NoQueue
+from app.adapters.redis_queue import PatientBroker, RedisQueue
+from app.adapters.redis_wakeups import RedisWakeups
+from app.adapters.s3_store import S3Store
+from app.models import Event, Job
+from app.ports import JobQueue, Wakeups
+from app.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Messaging:
+    """How the processes of a gateway tell one another of jobs and of news. Workers take jobs from `broker`."""
+
+    broker: Broker
+    queue: JobQueue
+    wakeups: Wakeups
+
+
+@contextmanager
+def messaging(settings: Settings, *, works: bool = True) -> Iterator[Messaging]:
+    """Connections that are closed at the end of the block; `works` says whether this process has workers.
+
+    Without Redis a process tells itself alone. Raises SettingsError.
+    """
+    if settings.broker_url is None:
+        broker = local_broker()
+        yield Messaging(broker, DramatiqQueue(broker) if works else NoQueue(), LocalWakeups())
+        return
+    url = settings.broker_url.get_secret_value()
+    with ExitStack() as stack:
+        patient = PatientBroker(url)
+        queue, wakeups = RedisQueue(patient), RedisWakeups(url)
+        stack.callback(queue.close)
+        stack.callback(wakeups.close)
+        yield Messaging(patient, queue, wakeups)
+
+
+def announcer(queue: JobQueue, wakeups: Wakeups) -> Callable[[list[Job], list[Event]], None]:
+    """What happens after every commit: workers hear of jobs, watchers of events."""
+
+    def announce(jobs: list[Job], events: list[Event]) -> None:
+        for job in jobs:
+            queue.send(job.kind, job.id)
+        if events:
+            wakeups.feed_grew()
+
+    return announce
+
+
+def object_store(settings: Settings) -> FolderStore | S3Store:
+    """The object store; whoever opens it closes it. Raises StoreUnavailable when its folder can't be made."""
+    if settings.s3 is not None:
+        return S3Store(settings.s3, settings.object_store_public_url)
+    return FolderStore(settings.objects_path, settings.secret_bytes)
+
+
+def needs_data_folder(settings: Settings) -> bool:
+    """Whether a process keeps something in the data folder: what is given in full needs none."""
+    keeps_objects = settings.s3 is None and settings.objects_path.is_relative_to(settings.data.absolute())
+    keeps_secret = settings.secret is None and (settings.jwt_issuer is None or settings.s3 is None)
+    return settings.database_url is None or keeps_objects or keeps_secret

@@ -1,0 +1,165 @@
+"""Whether what the settings name can be reached and used, and if not, which setting it is and why."""
+
+import asyncio
+import os
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from contextlib import closing
+from dataclasses import dataclass
+from typing import TypeVar
+
+import asyncpg
+import redis
+import structlog
+
+from app.adapters import redis_client
+from app.adapters.s3_bucket import Bucket
+from app.adapters.s3_errors import StoreBusy
+from app.errors import SettingsError, StoreError
+from app.s3_address import S3Address
+from app.settings import Settings
+
+T = TypeVar("T")
+
+log = structlog.get_logger()
+
+DATABASE, BROKER, STORE = "IMAGES_DATABASE_URL", "IMAGES_BROKER_URL", "IMAGES_OBJECT_STORE"
+
+# How long one try may take, and how long a process that starts waits for what is being started beside it, in seconds.
+TRY_SECONDS = 3.0
+WAIT_SECONDS = 30.0
+_PAUSE = 0.5
+
+# PostgreSQL's answers that another try won't change; "PostgreSQL Error Codes" in its manual.
+_REFUSALS: dict[type[Exception], str] = {
+    asyncpg.InvalidAuthorizationSpecificationError: "PostgreSQL refuses the user or the password",
+    asyncpg.InvalidCatalogNameError: "PostgreSQL has no database of that name",
+    asyncpg.InsufficientPrivilegeError: "PostgreSQL does not let this user use the database",
+    asyncpg.InterfaceError: "the address has an option that PostgreSQL or its driver does not take",
+    ValueError: "the address can't be used as it is",
+}
+_PASSING: dict[type[Exception], str] = {
+    asyncpg.CannotConnectNowError: "PostgreSQL is being started or stopped",
+    asyncpg.TooManyConnectionsError: "PostgreSQL has no connection left",
+    TimeoutError: "PostgreSQL does not answer in time",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """What is the matter with the place that a setting names; never the secret in it. What is `wrong` stays so."""
+
+    setting: str
+    reason: str
+    wrong: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.setting}: {self.reason}"
+
+
+def troubles(settings: Settings) -> list[Trouble]:
+    """Try everything that is outside of this process. Blocks; not for an event loop."""
+    found = (database_trouble(settings), broker_trouble(settings), store_trouble(settings))
+    return [trouble for trouble in found if trouble is not None]
+
+
+def wait_until_reached(
+    settings: Settings, look: Callable[[Settings], list[Trouble]] = troubles, seconds: float = WAIT_SECONDS
+) -> None:
+    """Wait until database and object store can be used. Raises SettingsError, at once for what can't get better.
+
+    What is waited for is said in the log. Without the broker a process goes on: jobs and news are only late.
+    """
+    give_up_at = time.monotonic() + seconds
+    told: set[Trouble] = set()
+    while found := look(settings):
+        late = time.monotonic() > give_up_at
+        hopeless = [trouble for trouble in found if trouble.wrong or (late and trouble.setting != BROKER)]
+        if hopeless:
+            raise SettingsError("; ".join(str(trouble) for trouble in hopeless))
+        for trouble in found:
+            if trouble not in told:
+                log.warning("start.not_reached", setting=trouble.setting, reason=trouble.reason)
+        told.update(found)
+        if all(trouble.setting == BROKER for trouble in found):
+            return
+        time.sleep(_PAUSE)
+
+
+def database_trouble(settings: Settings) -> Trouble | None:
+    """Why PostgreSQL can't be used; None when it can, or when there is SQLite."""
+    if settings.database_url is None:
+        return None
+    try:
+        asyncio.run(_ask_database(settings.database_url.get_secret_value()))
+    except (OSError, ValueError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        return _database_trouble(error)
+    return None
+
+
+def broker_trouble(settings: Settings) -> Trouble | None:
+    """Why Redis can't be used; None when it can, or when there is none."""
+    if settings.broker_url is None:
+        return None
+    try:
+        with redis_client.client(settings.broker_url.get_secret_value(), TRY_SECONDS) as client:
+            client.ping()
+    except SettingsError as error:
+        return Trouble(BROKER, str(error).removeprefix(f"{BROKER}: "), wrong=True)
+    except (redis.RedisError, OSError) as error:
+        return Trouble(BROKER, redis_client.reason(error), redis_client.is_wrong(error))
+    return None
+
+
+def store_trouble(settings: Settings) -> Trouble | None:
+    """Why the bucket can't be used; None when it can, or when objects are kept in a folder."""
+    address = settings.s3
+    if address is None:
+        return None
+    try:
+        _within(TRY_SECONDS, lambda: _look_into(address))
+    except TimeoutError:
+        return Trouble(STORE, "the object store does not answer in time")
+    except StoreError as error:
+        return Trouble(STORE, str(error), wrong=not isinstance(error, StoreBusy))
+    return None
+
+
+async def _ask_database(address: str) -> None:
+    async with asyncio.timeout(TRY_SECONDS):
+        connection = await asyncpg.connect(address, timeout=TRY_SECONDS)
+        await connection.close()
+
+
+def _database_trouble(error: Exception) -> Trouble:
+    for kinds, wrong in ((_PASSING, False), (_REFUSALS, True)):
+        for kind, reason in kinds.items():
+            if isinstance(error, kind):
+                return Trouble(DATABASE, reason, wrong)
+    if isinstance(error, OSError):
+        # asyncio's own texts name the address.
+        number = error.errno or 0
+        said = os.strerror(number) if number > 0 else error.strerror or "no answer"
+        return Trouble(DATABASE, f"PostgreSQL can't be reached: {said}")
+    return Trouble(DATABASE, f"PostgreSQL refuses the connection: {type(error).__name__}", wrong=True)
+
+
+def _look_into(address: S3Address) -> None:
+    with closing(Bucket(address, connections=1, patience=0)) as bucket:
+        next(bucket.keys(), None)
+
+
+def _within(seconds: float, call: Callable[[], T]) -> T:
+    """What `call` gives. Raises TimeoutError when that takes longer; nobody waits for it then."""
+    answer: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            answer.set_result(call())
+        except Exception as error:
+            answer.set_exception(error)
+
+    threading.Thread(target=run, name="reaching", daemon=True).start()
+    return answer.result(seconds)

@@ -1,0 +1,116 @@
+"""What has to be so before a command works: folder, tables, bucket, and the places that the settings name."""
+
+import asyncio
+import fcntl
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+from alembic.util import CommandError
+from sqlalchemy.exc import SQLAlchemyError
+
+from app.adapters.chosen import needs_data_folder
+from app.adapters.reaching import STORE, Trouble, troubles, wait_until_reached
+from app.adapters.s3_store import S3Store
+from app.database import Database
+from app.errors import DatabaseUnavailable, SettingsError, StoreError
+from app.logs import configure_logs
+from app.migrations import migrate
+from app.settings import Settings, load_settings
+
+
+def settings_from(**given: object) -> Settings:
+    """The settings of a command; `given` go before the environment. Sets up its logs. Raises SettingsError."""
+    configure_logs()
+    return load_settings(**given)
+
+
+def prepare(settings: Settings) -> None:
+    """Make ready for a process that serves or works. Raises SettingsError.
+
+    The tables of SQLite are brought up to date. Those of PostgreSQL belong to many processes, of which none changes
+    them for all by being started: they have to be there.
+    """
+    _make_data_folder(settings)
+    wait_until_reached(settings)
+    if settings.database_url is None:
+        _migrate_sqlite(settings)
+    else:
+        asyncio.run(_require_tables(settings))
+
+
+def migrate_all(settings: Settings, *, data_folder: bool = False) -> Sequence[str]:
+    """Bring every table up to date, and make the bucket if there is none. Raises SettingsError.
+
+    `data_folder` says that one is needed in any case. Gives sentences for the operator: what is left to do.
+    """
+    _make_data_folder(settings, always=data_folder)
+    wait_until_reached(settings, _troubles_before_the_bucket)
+    if settings.database_url is None:
+        _migrate_sqlite(settings)
+    else:
+        _migrate(settings, "in IMAGES_DATABASE_URL")
+    return _make_bucket(settings)
+
+
+def _troubles_before_the_bucket(settings: Settings) -> list[Trouble]:
+    """What a bucket that is not there yet can't be blamed for."""
+    return [trouble for trouble in troubles(settings) if trouble.setting != STORE or not trouble.wrong]
+
+
+def _make_data_folder(settings: Settings, *, always: bool = False) -> None:
+    if not always and not needs_data_folder(settings):
+        return
+    data = settings.data.absolute()
+    try:
+        data.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SettingsError(f"{data} can't be the data folder: {error.strerror}; choose another by --data") from error
+    if not os.access(data, os.W_OK | os.X_OK):
+        raise SettingsError(f"{data} can't be the data folder: it is not writable; choose another by --data")
+
+
+def _migrate_sqlite(settings: Settings) -> None:
+    data = settings.data.absolute()
+    with _alone_in(data):
+        _migrate(settings, f"in {data}")
+
+
+def _migrate(settings: Settings, where: str) -> None:
+    try:
+        migrate(settings.database_address)
+    except (DatabaseUnavailable, SQLAlchemyError, CommandError) as error:
+        reason = str(error).splitlines()[0]
+        raise SettingsError(f"the database {where} can't be brought up to date: {reason}") from error
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Keep other processes that start on this folder waiting, so that one of them makes the tables."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+async def _require_tables(settings: Settings) -> None:
+    database = Database(settings.database_address)
+    try:
+        await database.check()
+    except DatabaseUnavailable as error:
+        raise SettingsError(f"IMAGES_DATABASE_URL: {error}") from error
+    finally:
+        await database.close()
+
+
+def _make_bucket(settings: Settings) -> Sequence[str]:
+    if settings.s3 is None:
+        return []
+    with closing(S3Store(settings.s3, settings.object_store_public_url)) as store:
+        try:
+            return asyncio.run(store.prepare(settings.allowed_origins))
+        except StoreError as error:
+            raise SettingsError(f"{STORE}: {error}") from error
