@@ -88,6 +88,8 @@ class EventKind(StrEnum):
 class JobKind(StrEnum):
     INSPECT_HEAD = "INSPECT_HEAD"
     CONVERT = "CONVERT"
+    STREAM_RANGE = "STREAM_RANGE"
+    ASSEMBLE = "ASSEMBLE"
     HASH = "HASH"
     ERASE = "ERASE"
 

@@ -11,13 +11,14 @@ import dramatiq
 import structlog
 
 from app.adapters.dramatiq_queue import QUEUE
-from app.catalog import conversions, jobs
+from app.catalog import jobs
 from app.catalog.jobs import Claim
 from app.database import Database
-from app.errors import LeaseLost, StoreError
+from app.errors import DatabaseUnavailable, LeaseLost, StoreError
 from app.lifecycle import FailureCode, JobKind
 from app.settings import Settings
-from workers.duties import Duties, given_up, pause
+from workers.converting import Conversions, pause
+from workers.duties import Duties
 from workers.errors import Cancelled
 
 log = structlog.get_logger()
@@ -25,7 +26,15 @@ log = structlog.get_logger()
 Duty = Callable[[Claim, threading.Event], Awaitable[None]]
 
 # Lower goes first: what someone waits for goes before what is cleaned up.
-_PRIORITIES = {JobKind.INSPECT_HEAD: 0, JobKind.CONVERT: 1, JobKind.ERASE: 2, JobKind.HASH: 3}
+_PRIORITIES = {
+    JobKind.INSPECT_HEAD: 0,
+    JobKind.ASSEMBLE: 1,
+    JobKind.CONVERT: 1,
+    JobKind.STREAM_RANGE: 1,
+    JobKind.ERASE: 2,
+    JobKind.HASH: 3,
+}
+_OF_CONVERSIONS = {JobKind.CONVERT, JobKind.STREAM_RANGE, JobKind.ASSEMBLE}
 
 
 @dataclass(slots=True)
@@ -34,9 +43,12 @@ class Foreman:
 
     database: Database
     duties: Duties
+    conversions: Conversions
     settings: Settings
     # What is being done, each with the event that ends it early.
     _running: dict[asyncio.Task[None], threading.Event] = field(default_factory=dict)
+    # Kept, since a loop holds its tasks by a weak reference alone.
+    _begun: set[asyncio.Task[None]] = field(default_factory=set)
     _stopping: bool = False
 
     @property
@@ -47,7 +59,9 @@ class Foreman:
     def _by_kind(self) -> Mapping[JobKind, Duty]:
         return {
             JobKind.INSPECT_HEAD: self.duties.inspect_head,
-            JobKind.CONVERT: self.duties.convert,
+            JobKind.CONVERT: self.conversions.convert,
+            JobKind.STREAM_RANGE: self.conversions.stream_range,
+            JobKind.ASSEMBLE: self.conversions.assemble,
             JobKind.HASH: self.duties.hash,
             JobKind.ERASE: self.duties.erase,
         }
@@ -64,6 +78,14 @@ class Foreman:
                 await self._do(claim, cancelled)
         finally:
             del self._running[task]
+
+    async def take_due(self) -> None:
+        """Begin jobs that are due, without having been told of them, as many as there is room for."""
+        room = self.settings.workers - len(self._running)
+        for job in await jobs.due(self.database, room) if room > 0 else ():
+            task = asyncio.create_task(self.run(job.id))
+            self._begun.add(task)
+            task.add_done_callback(self._begun.discard)
 
     async def stop(self) -> None:
         """Hand back what is being done, and take nothing more."""
@@ -82,6 +104,10 @@ class Foreman:
         except (LeaseLost, Cancelled):
             await jobs.hand_back(self.database, claim, delay=timedelta(0), failed=False)
             log.info("job.let_go", job=claim.job_id, kind=claim.kind)
+        except DatabaseUnavailable as error:
+            # No fault of the job's, which costs it no attempt; if this fails too, the lease runs out.
+            log.warning("job.without_database", job=claim.job_id, kind=claim.kind, reason=str(error))
+            await jobs.hand_back(self.database, claim, delay=pause(claim.attempt), failed=False)
         except Exception as error:
             await self._failed(claim, error)
 
@@ -95,11 +121,9 @@ class Foreman:
 
     async def _give_up(self, claim: Claim, code: FailureCode) -> bool:
         """End the image of a conversion in ERROR; False for jobs that are tried for ever."""
-        if claim.kind is not JobKind.CONVERT:
+        if claim.kind not in _OF_CONVERSIONS:
             return False
-        assignment = await conversions.begin(self.database, claim)
-        if assignment is not None:
-            await conversions.fail(self.database, claim, assignment, given_up(code))
+        await self.conversions.give_up(claim, code)
         return True
 
     @asynccontextmanager

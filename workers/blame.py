@@ -44,7 +44,7 @@ def blaming_image() -> Iterator[None]:
     except QemuStopped as stop:
         log.warning("qemu-img was stopped over a source", reason=str(stop))
         if stop.signal == signal.SIGXFSZ:
-            raise _no_room_for_copy() from stop
+            raise no_room_for_copy() from stop
         if stop.signal not in _SELF_INFLICTED:
             raise
         message = "Reading this image took more memory or time than it may, or made the reader crash."
@@ -66,7 +66,7 @@ def _refused(refusal: QemuRefused) -> ImageFailed:
     if "No space left on device" in refusal.stderr:
         return storage_full()
     if "File too large" in refusal.stderr:
-        return _no_room_for_copy() if refusal.subcommand == "convert" else _too_large_for_format()
+        return no_room_for_copy() if refusal.subcommand == "convert" else _too_large_for_format()
     if "log that needs to be replayed" in refusal.stderr:
         return corrupt(
             "This VHDX was not closed properly: its log has changes that are not in the disk yet.",
@@ -75,7 +75,8 @@ def _refused(refusal: QemuRefused) -> ImageFailed:
     return corrupt("This image can't be read: it is damaged or cut off.", UPLOAD_AGAIN)
 
 
-def _no_room_for_copy() -> ImageFailed:
+def no_room_for_copy() -> ImageFailed:
+    """The failure of an image whose result would become longer than it may."""
     return too_large(
         "Converted, this image would take more room than there is for it.",
         "Make room by deleting images, or shrink the disk before you upload it.",

@@ -1,4 +1,4 @@
-"""A place for qemu-img to work in, where a hostile image that takes it over gains nothing.
+"""A place for qemu to work in, where a hostile image that takes it over gains nothing.
 
 A folder of the job's own with the source in it, read-only, and a folder for output; limits on memory, CPU, file
 size and time; no environment; another user when we are root; bubblewrap, where it is installed and works, takes
@@ -15,12 +15,15 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import TracebackType
+from typing import Self
 
 from workers.errors import QemuMissing
 from workers.limits import Bounds, Limits
 
 SOURCE = "source"
+SOURCE_SOCKET = "source.sock"
 OUTPUT = "out"
 RESULT = f"{OUTPUT}/result"
 _HINT = "install qemu-utils (and util-linux, which every Debian has)"
@@ -34,12 +37,17 @@ class Confinement:
     bubblewrap: str | None
     user: int | None
 
-    def command(self, arguments: Sequence[str], bounds: Bounds) -> list[str]:
-        """What to run, in the job's folder, to get `qemu-img ARGUMENTS` run within bounds."""
+    @property
+    def folder(self) -> str:
+        """A short, absolute path by which a process knows the job's folder."""
+        return "/job" if self.bubblewrap else "/proc/self/cwd"
+
+    def command(self, arguments: Sequence[str], bounds: Bounds, program: str | None = None) -> list[str]:
+        """What to run, in the job's folder, to get `qemu-img ARGUMENTS` run within bounds, or another program."""
         # Out of time it gets SIGXCPU first, which tells it from one that somebody else has killed.
         limits = ["prlimit", f"--as={bounds.memory}", f"--cpu={bounds.cpu_seconds}:{bounds.cpu_seconds + 5}"]
         limits += [f"--fsize={bounds.file_size}", "--core=0", "--"]
-        return [*self._namespaces(), *self._identity(), *limits, self.qemu_img, *arguments]
+        return [*self._namespaces(), *self._identity(), *limits, program or self.qemu_img, *arguments]
 
     def _identity(self) -> list[str]:
         command = ["setpriv", "--no-new-privs"]
@@ -88,6 +96,15 @@ def confinement_for(limits: Limits, workspace: Path) -> Confinement:
     raise QemuMissing(f"{limits.qemu_img} can't be started: {_HINT}")
 
 
+def tried_out(limits: Limits) -> Confinement:
+    """The confinement that conversions will have on this machine. Raises QemuMissing, OSError."""
+    with TemporaryDirectory(prefix="images-") as folder:
+        workspace = Path(folder)
+        (workspace / OUTPUT).mkdir()
+        workspace.chmod(0o755)
+        return confinement_for(limits, workspace)
+
+
 def _works(confinement: Confinement, bounds: Bounds, workspace: Path) -> bool:
     if confinement in _known_to_work():
         return True
@@ -113,21 +130,23 @@ def _known_to_work() -> set[Confinement]:
 
 
 class Sandbox:
-    """The folder of one job, as a context manager: made with the source linked into it, removed at the end.
+    """The folder of one job, as a context manager: made with the source laid into it, removed at the end.
 
-    In it, the source is called `source`, and what a process writes belongs to `out/`. The source's group and mode
-    change meanwhile, so that the unprivileged user may read it, and are put back.
+    What a process writes belongs to `out/`. How the source gets there is said by the subclasses.
     """
 
-    def __init__(self, folder: Path, source: Path, limits: Limits, cancelled: threading.Event) -> None:
+    def __init__(self, folder: Path, limits: Limits, cancelled: threading.Event) -> None:
         self.folder = folder
         self.limits = limits
         self.cancelled = cancelled
-        self._source = source
 
-    def __enter__(self) -> "Sandbox":
+    @property
+    def source_failure(self) -> Exception | None:
+        """Why the source could not be read by a process, where that was the source's own fault and not the image's."""
+        return None
+
+    def __enter__(self) -> Self:
         remove_tree(self.folder)
-        self._before = os.stat(self._source)
         try:
             self._build()
         except BaseException:
@@ -144,20 +163,47 @@ class Sandbox:
         output = self.folder / OUTPUT
         self.folder.mkdir(mode=0o750, parents=True)
         output.mkdir(mode=0o700)
-        os.link(self._source, self.folder / SOURCE)
-        if os.geteuid() == 0:
-            user = self.limits.unprivileged_id
+        user = self.limits.unprivileged_id if os.geteuid() == 0 else None
+        if user is not None:
             os.chown(self.folder, -1, user)
             os.chown(output, user, user)
-            os.chown(self._source, -1, user)
-            os.chmod(self._source, 0o640)
+        self._lay_source(user)
         self.confinement = confinement_for(self.limits, self.folder)
 
     def _tear_down(self) -> None:
+        self._take_source_back()
+        remove_tree(self.folder)
+
+    def _lay_source(self, user: int | None) -> None:
+        """Put the source into the folder, so that the group `user` may read it; None: we are that user ourselves."""
+        raise NotImplementedError
+
+    def _take_source_back(self) -> None:
+        """Undo that, as far as it was done."""
+        raise NotImplementedError
+
+
+class FileSandbox(Sandbox):
+    """A sandbox for a source that is a file: it is linked into the folder as `source`.
+
+    The source's group and mode change meanwhile, so that the unprivileged user may read it, and are put back.
+    """
+
+    def __init__(self, folder: Path, source: Path, limits: Limits, cancelled: threading.Event) -> None:
+        super().__init__(folder, limits, cancelled)
+        self._source = source
+        self._before = os.stat(source)
+
+    def _lay_source(self, user: int | None) -> None:
+        os.link(self._source, self.folder / SOURCE)
+        if user is not None:
+            os.chown(self._source, -1, user)
+            os.chmod(self._source, 0o640)
+
+    def _take_source_back(self) -> None:
         source = self.folder / SOURCE
         if os.geteuid() == 0 and source.exists():
             self.own(source)
-        remove_tree(self.folder)
 
     def own(self, path: Path) -> None:
         """Give a file the owner and mode that the source had before."""

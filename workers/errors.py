@@ -5,6 +5,7 @@ ConversionError
 ├── SourceBusy          another attempt works on the same source right now
 ├── SourceDamaged       the source is missing, or shorter than was recorded
 ├── ReceiptMissing      there is a result, but its receipt was forgotten
+├── ShareLost           what several workers have made together is not there any more
 ├── UnsoundResult       what was made does not hold what it should
 └── QemuError
     ├── QemuMissing     qemu-img is not installed, or can't be started
@@ -37,6 +38,10 @@ class ReceiptMissing(ConversionError):
     """Raised when a result is there whose receipt is gone: the conversion was done and forgotten."""
 
 
+class ShareLost(ConversionError):
+    """Raised when the parts that several workers sent, or what they wrote down, are gone: it has to begin anew."""
+
+
 class UnsoundResult(ConversionError):
     """Raised when a result does not pass its verification."""
 
@@ -45,8 +50,13 @@ class QemuError(ConversionError):
     """Base of what goes wrong with a qemu process."""
 
 
+def program(subcommand: str) -> str:
+    """How a process is called in messages: by a subcommand of qemu-img, or `nbd`, which is a program of its own."""
+    return "qemu-nbd" if subcommand == "nbd" else f"qemu-img {subcommand}"
+
+
 class QemuMissing(QemuError):
-    """Raised when qemu-img can't be started at all; the text says what to install."""
+    """Raised when qemu can't be started at all; the text says what to install."""
 
 
 class QemuTimedOut(QemuError):
@@ -57,15 +67,15 @@ class QemuStopped(QemuError):
     """Raised when a process ended by `signal`: it ran into one of its limits, or crashed."""
 
     def __init__(self, subcommand: str, signal: int) -> None:
-        super().__init__(f"qemu-img {subcommand} was ended by signal {signal}")
+        super().__init__(f"{program(subcommand)} was ended by signal {signal}")
         self.signal = signal
 
 
 class QemuRefused(QemuError):
-    """Raised when qemu-img itself says no; `stderr` is its reason: for the log only, since it names paths."""
+    """Raised when qemu itself says no; `stderr` is its reason: for the log only, since it names paths."""
 
     def __init__(self, subcommand: str, code: int, stderr: str) -> None:
-        super().__init__(f"qemu-img {subcommand} ended with {code}: {stderr}")
+        super().__init__(f"{program(subcommand)} ended with {code}: {stderr}")
         self.subcommand = subcommand
         self.code = code
         self.stderr = stderr

@@ -65,6 +65,16 @@ def inspect_file(fd: int, declared: DiskFormat, size: int, max_virtual_size: int
     def read_at(offset: int, length: int) -> bytes:
         return os.pread(fd, min(length, max(0, size - offset)), offset)
 
+    return inspect(read_at, declared, size, max_virtual_size)
+
+
+def inspect(
+    read_at: vhdx.ReadAt, declared: DiskFormat, size: int, max_virtual_size: int = MAX_VIRTUAL_SIZE
+) -> Inspection:
+    """Look at all that tells what a source of `size` bytes is, wherever it lies: `read_at(offset, length)` reads it.
+
+    It gives fewer bytes at the end, and none behind it. Raises ImageFailed, and what `read_at` raises.
+    """
     tail_at = max(0, size - TAIL_SIZE)
     glimpse = Glimpse(read_at(0, HEAD_SIZE), read_at(tail_at, TAIL_SIZE), size)
     facts = _inspect(glimpse, declared, read_at, max_virtual_size)

@@ -1,7 +1,8 @@
 """How much a conversion may use: of disk, memory, time. Sizes are bytes, times are seconds."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from workers.parts import PartRules
 from workers.receipts import Way
 
 KiB = 1 << 10
@@ -29,7 +30,8 @@ class Limits:
     `ways` are those that may be taken; COPY always may. `max_stored_size` bounds what a copy may write, where
     that is known (a quota). `unprivileged_id` is the user and group that qemu-img runs as when we are root.
     `patience` is the wall-clock time of the shortest conversion, to which a second is added for every
-    `slowest_rate` bytes.
+    `slowest_rate` bytes. `compress`: clusters that are written anew in a store are compressed; `parts` are the
+    rules of that store. More data than `share_bytes` is streamed by several workers; None: by one in any case.
     """
 
     ways: frozenset[Way] = frozenset(Way)
@@ -39,9 +41,13 @@ class Limits:
     use_bubblewrap: bool = True
     unprivileged_id: int = 65534
     qemu_img: str = "qemu-img"
+    qemu_nbd: str = "qemu-nbd"
     inspect_seconds: float = 30.0
     patience: float = 300.0
     slowest_rate: int = 4 * MiB
+    compress: bool = False
+    share_bytes: int | None = None
+    parts: PartRules = field(default_factory=PartRules)
 
     def for_info(self) -> Bounds:
         """To read a header."""

@@ -1,50 +1,82 @@
 """The workers of one process: Dramatiq's threads and event loop, the jobs that they do, and the clock."""
 
 import asyncio
+import threading
 from collections.abc import Callable
 from typing import Any, Self
 
 import dramatiq
+import structlog
 from dramatiq.asyncio import get_event_loop_thread
 
+from app.adapters.chosen import object_store
 from app.adapters.dramatiq_queue import DramatiqQueue
 from app.adapters.folder import FolderStore
+from app.adapters.redis_queue import PatientBroker, RedisQueue
+from app.adapters.s3_store import S3Store
+from app.catalog.survey import UploadSurvey
 from app.catalog.uploads import Uploads
 from app.database import Database
 from app.models import Event, Job
-from app.ports import Wakeups
+from app.ports import JobQueue, Wakeups
 from app.settings import Settings
 from workers.actors import Foreman, declare_actors
+from workers.confinement import tried_out
+from workers.converters import Converter, FolderConverter, StoreConverter
+from workers.converting import Conversions
 from workers.duties import Duties
+from workers.errors import QemuError
 from workers.limits import Limits
+from workers.lookout import Lookout
 from workers.schedule import Schedule
+
+log = structlog.get_logger()
+
+Announce = Callable[[list[Job], list[Event]], None]
 
 _BETWEEN_LOOKS_MS = 100
 
 
 class Workers:
-    """Everything that works off jobs in this process. It has a database of its own, for its own event loop."""
+    """Everything that works off jobs in this process. It has a database of its own, for its own event loop.
+
+    The clock runs here, too, unless `scheduled` says that another process has it; it resends jobs by `queue`, or,
+    without one, to this process.
+    """
 
     def __init__(
         self,
         settings: Settings,
         broker: dramatiq.Broker,
         wakeups: Wakeups,
-        announce: Callable[[list[Job], list[Event]], None],
+        announce: Announce,
+        queue: JobQueue | None = None,
+        *,
+        scheduled: bool = True,
     ) -> None:
         self._settings = settings
-        self._store = FolderStore(settings.objects_path, settings.secret_bytes)
-        self._database = Database(settings.database_address, announce)
-        limits = Limits(max_virtual_size=settings.virtual_size_limit)
-        duties = Duties(self._database, self._store, wakeups, limits, settings.progress_seconds)
-        self._foreman = Foreman(self._database, duties, settings)
+        self._store = object_store(settings)
+        self._database = _database(settings, announce)
+        self._converter = _converter(settings, self._store)
+        duties = Duties(self._database, self._store, self._converter)
+        conversions = Conversions(self._database, wakeups, self._converter, settings.progress_seconds)
+        self._foreman = Foreman(self._database, duties, conversions, settings)
         declare_actors(broker, self._foreman)
-        uploads = Uploads(self._database, self._store, settings)
-        self._schedule = Schedule(self._database, self._store, DramatiqQueue(broker), uploads, settings)
+        self._schedule = (
+            _schedule(settings, self._database, self._store, queue or DramatiqQueue(broker), wakeups)
+            if scheduled
+            else None
+        )
         self._worker = dramatiq.Worker(broker, worker_threads=settings.workers, worker_timeout=_BETWEEN_LOOKS_MS)
+        if isinstance(broker, PatientBroker):
+            # What this process can't begin at once is left to others.
+            self._worker.queue_prefetch = settings.workers
+        # A broker of another machine may be away, and this process work all the same.
+        self._lookout = Lookout(queue, self._foreman, settings.poll_seconds) if isinstance(queue, RedisQueue) else None
 
     def __enter__(self) -> Self:
         """Begin to work. Returns at once."""
+        _tell_confinement()
         self._worker.start()
         _in_loop(self._start())
         return self
@@ -53,15 +85,72 @@ class Workers:
         """Hand back what is being done, and end. Takes as long as it takes to stop a qemu process."""
         _in_loop(self._stop())
         self._worker.stop()
+        self._converter.close()
         self._store.close()
 
     async def _start(self) -> None:
-        self._schedule.start()
+        if self._lookout is not None:
+            self._lookout.start()
+        if self._schedule is not None:
+            self._schedule.start()
 
     async def _stop(self) -> None:
-        await self._schedule.stop()
+        if self._lookout is not None:
+            await self._lookout.stop()
+        if self._schedule is not None:
+            await self._schedule.stop()
         await self._foreman.stop()
         await self._database.close()
+
+
+async def keep_time(
+    settings: Settings, queue: JobQueue, wakeups: Wakeups, announce: Announce, stopped: threading.Event
+) -> None:
+    """Run the clock alone, in the current event loop, until `stopped` is set."""
+    store, database = object_store(settings), _database(settings, announce)
+    try:
+        schedule = _schedule(settings, database, store, queue, wakeups)
+        schedule.start()
+        await asyncio.to_thread(stopped.wait)
+        await schedule.stop()
+    finally:
+        await database.close()
+        store.close()
+
+
+def _database(settings: Settings, announce: Announce) -> Database:
+    return Database(settings.database_address, announce, connections=settings.database_connections)
+
+
+def _converter(settings: Settings, store: FolderStore | S3Store) -> Converter:
+    limits = Limits(
+        max_virtual_size=settings.virtual_size_limit,
+        compress=settings.compression == "zstd",
+        share_bytes=settings.share_bytes,
+    )
+    if isinstance(store, FolderStore):
+        return FolderConverter(store, limits)
+    return StoreConverter(store.address, limits)
+
+
+def _schedule(
+    settings: Settings, database: Database, store: FolderStore | S3Store, queue: JobQueue, wakeups: Wakeups
+) -> Schedule:
+    uploads = Uploads(database, store, settings)
+    if isinstance(store, FolderStore):
+        return Schedule(database, store, queue, uploads, settings, work=store.work)
+    survey = UploadSurvey(uploads, wakeups, settings.progress_seconds)
+    return Schedule(database, store, queue, uploads, settings, survey=survey)
+
+
+def _tell_confinement() -> None:
+    try:
+        shut_in = tried_out(Limits()).bubblewrap is not None
+    except (QemuError, OSError) as error:  # conversions will say so too, and doctor what to do
+        log.error("qemu.missing", reason=str(error))
+        return
+    if not shut_in:
+        log.warning("qemu.without_bubblewrap", hint="images doctor")
 
 
 def _in_loop(coroutine: Any) -> Any:

@@ -4,37 +4,31 @@ Killed at any moment, it leaves a source (or a result) from which the next attem
 why, and `receipts` for what is written down.
 """
 
-import hashlib
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
 
-from app.errors import ImageFailed
 from app.lifecycle import DiskFormat, ImagePhase
 from workers import in_place, qemu, receipts
 from workers.blame import blaming_image, storage_may_fill_up
-from workers.confinement import SOURCE, Sandbox, remove_tree
-from workers.errors import Cancelled, QemuRefused, ReceiptMissing, UnsoundResult
+from workers.confinement import SOURCE, FileSandbox, remove_tree
+from workers.errors import ReceiptMissing, UnsoundResult
+from workers.examination import Progress, Report, Uploaded, examine, verify
 from workers.flushing import flushed_meanwhile
-from workers.formats.refusals import checksum_mismatch, corrupt
-from workers.formats.reported import check_reported
-from workers.inspection import Inspection, inspect_file, inspect_head
+from workers.formats.vhdx import ReadAt
+from workers.inspection import inspect_head
 from workers.limits import Limits
-from workers.planning import CopyPlan, KeepPlan, ReferencePlan, Subject, how_to_open, make_plan
+from workers.planning import CopyPlan, KeepPlan, ReferencePlan, Subject, make_plan
 from workers.receipts import Converted, Receipt, Way
 
 __all__ = ["ConversionTask", "Converted", "Limits", "Way", "convert", "forget", "inspect_head"]
 
 log = structlog.get_logger(__name__)
-
-Report = Callable[[ImagePhase, int, int | None], None]
-
-_READ_SIZE = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,19 +86,19 @@ class _Attempt:
     ) -> None:
         self.task = task
         self.limits = limits
-        self.report = report
+        self.progress = Progress(report, cancelled)
         self.cancelled = cancelled
         self.fd = fd
         self.rewriting = in_place.Rewriting(fd, task.source_size, task.result)
 
     def run(self) -> Converted:
         recovered = self.rewriting.recover()
-        with Sandbox(self.task.workspace, self.task.source, self.limits, self.cancelled) as sandbox:
+        with FileSandbox(self.task.workspace, self.task.source, self.limits, self.cancelled) as sandbox:
             if recovered is not None:
                 return self._finish_in_place(sandbox, recovered)
-            subject = self._inspect(sandbox)
+            subject = examine(sandbox, self._uploaded(), self.progress)
             with blaming_image():
-                plan = make_plan(sandbox, subject)
+                plan = make_plan(sandbox, subject, self.fd)
             if not isinstance(plan, CopyPlan):
                 try:
                     return self._rewrite(sandbox, subject, plan)
@@ -112,44 +106,12 @@ class _Attempt:
                     log.warning("new tables do not hold, copying instead", reason=str(error))
             return self._copy(sandbox, subject)
 
-    def _inspect(self, sandbox: Sandbox) -> Subject:
-        """Everything that can be known of the source before its map. Raises ImageFailed."""
-        size = self.task.source_size
-        self._tell(ImagePhase.INSPECTING, 0, size)
-        self._check_digest()
-        inspection = inspect_file(self.fd, self.task.declared_format, size, self.limits.max_virtual_size)
-        image = how_to_open(inspection)
-        virtual_size = self._reported_size(sandbox, inspection, image)
-        return Subject(inspection, image, virtual_size, size, self.fd)
-
-    def _check_digest(self) -> None:
-        if self.task.declared_sha256 is None:
-            return
-        digest = hashlib.sha256()
-        size = self.task.source_size
-        for place in range(0, size, _READ_SIZE):
-            digest.update(os.pread(self.fd, min(_READ_SIZE, size - place), place))
-            self._tell(ImagePhase.INSPECTING, place, size)
-        if digest.hexdigest() != self.task.declared_sha256:
-            raise checksum_mismatch(self.task.declared_sha256, digest.hexdigest())
-
-    def _reported_size(self, sandbox: Sandbox, inspection: Inspection, image: qemu.Image) -> int:
-        """The size of the disk as QEMU sees it; a raw source has no header, and its length is the disk's."""
-        if inspection.format is DiskFormat.RAW:
-            return self.task.source_size
-        with blaming_image():
-            info = qemu.info(sandbox, image, self.limits.for_info())
-        size = check_reported(info, image.name, self.limits.max_virtual_size)
-        if inspection.claimed_size not in (None, size):
-            raise corrupt(f"This image names two sizes of its disk: {inspection.claimed_size} and {size} bytes.")
-        return size
-
-    def _rewrite(self, sandbox: Sandbox, subject: Subject, plan: ReferencePlan | KeepPlan) -> Converted:
+    def _rewrite(self, sandbox: FileSandbox, subject: Subject, plan: ReferencePlan | KeepPlan) -> Converted:
         """The ways *reference* and *keep*: the source becomes the result."""
         with self._whole_source_on_failure():
             if isinstance(plan, ReferencePlan):
                 layout, header = plan.layout, plan.layout.header()
-                self.rewriting.append(layout, plan.copies, self._converting(layout.tables_size))
+                self.rewriting.append(layout, plan.copies, self.progress.of(ImagePhase.CONVERTING, layout.tables_size))
                 converted = subject.converted(Way.REFERENCE, layout.stored_size, layout.file_size)
             else:
                 header = plan.header
@@ -157,7 +119,7 @@ class _Attempt:
             self.rewriting.commit(header, converted)
         return self._finish_in_place(sandbox, converted)
 
-    def _finish_in_place(self, sandbox: Sandbox, converted: Converted) -> Converted:
+    def _finish_in_place(self, sandbox: FileSandbox, converted: Converted) -> Converted:
         with self._whole_source_on_failure():
             self._verify(sandbox, qemu.source("qcow2"), converted, self.fd)
             sandbox.own(sandbox.folder / SOURCE)
@@ -166,10 +128,10 @@ class _Attempt:
             receipts.sync_folder(folder)
         return converted
 
-    def _copy(self, sandbox: Sandbox, subject: Subject) -> Converted:
+    def _copy(self, sandbox: FileSandbox, subject: Subject) -> Converted:
         """The way *copy*: qemu-img writes a new file; the source stays."""
         bounds = self.limits.for_copy(self.task.source_size, subject.virtual_size)
-        progress = self._converting(subject.virtual_size)
+        progress = self.progress.of(ImagePhase.CONVERTING, subject.virtual_size)
         written = sandbox.folder / qemu.RESULT_IMAGE.name
         with flushed_meanwhile(written):
             with blaming_image():
@@ -186,22 +148,15 @@ class _Attempt:
         receipts.sync_folder(self.task.result.parent)
         return converted
 
-    def _verify(self, sandbox: Sandbox, image: qemu.Image, expected: Converted, fd: int) -> int:
-        """Inspect a result as if it had been uploaded, and check its tables; gives where it ends, in bytes.
-
-        Raises UnsoundResult.
-        """
-        self._tell(ImagePhase.VERIFYING, 0, expected.file_size)
-        bounds = self.limits.for_tables(max(expected.file_size, expected.virtual_size))
-        try:
-            inspection = inspect_file(fd, DiskFormat.QCOW2, expected.file_size, self.limits.max_virtual_size)
-            report = qemu.check(sandbox, image, bounds)
-        except (ImageFailed, QemuRefused) as error:
-            raise UnsoundResult(str(error)) from error
-        if not report.clean or inspection.claimed_size != expected.virtual_size or inspection.warnings:
-            raise UnsoundResult(f"{report}, {inspection.claimed_size} bytes large")
-        self._tell(ImagePhase.VERIFYING, expected.file_size, expected.file_size)
+    def _verify(self, sandbox: FileSandbox, image: qemu.Image, expected: Converted, fd: int) -> int:
+        """See that a result is sound; gives where it ends, in bytes. Raises UnsoundResult."""
+        report = verify(sandbox, image, _reader(fd, expected.file_size), expected, self.progress)
         return report.end_offset or expected.file_size
+
+    def _uploaded(self) -> Uploaded:
+        task = self.task
+        read_at = _reader(self.fd, task.source_size)
+        return Uploaded(read_at, task.source_size, task.declared_format, task.declared_sha256)
 
     @contextmanager
     def _whole_source_on_failure(self) -> Iterator[None]:
@@ -211,13 +166,7 @@ class _Attempt:
             self.rewriting.roll_back()
             raise
 
-    def _converting(self, total: int) -> Callable[[int], None]:
-        """Something to call with the bytes done out of `total` while converting."""
-        self._tell(ImagePhase.CONVERTING, 0, total)
-        return lambda done: self._tell(ImagePhase.CONVERTING, done, total)
 
-    def _tell(self, phase: ImagePhase, done: int, total: int) -> None:
-        """Report progress, or stop when nobody wants it any more. Raises Cancelled."""
-        if self.cancelled.is_set():
-            raise Cancelled(f"while {phase}")
-        self.report(phase, done, total)
+def _reader(fd: int, size: int) -> ReadAt:
+    """Reads a file of which only the first `size` bytes count."""
+    return lambda offset, length: os.pread(fd, max(0, min(length, size - offset)), offset)

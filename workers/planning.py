@@ -3,7 +3,8 @@
 Reference first, then keep, then copy. Whatever is odd about a map, but not wrong, is a reason to copy.
 """
 
-import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -27,7 +28,7 @@ from workers.extents import (
 from workers.formats.qcow2 import Qcow2Facts
 from workers.formats.refusals import corrupt
 from workers.formats.vhd import FOOTER_SIZE, VhdFacts
-from workers.formats.vhdx import VhdxFacts, payload
+from workers.formats.vhdx import ReadAt, VhdxFacts, payload
 from workers.formats.vmdk import VmdkFacts
 from workers.inspection import Inspection
 from workers.receipts import Converted, Way
@@ -66,16 +67,13 @@ Plan = ReferencePlan | KeepPlan | CopyPlan
 
 
 class Subject(NamedTuple):
-    """A source that passed inspection: what it is, how QEMU opens it, its sizes in bytes, and the open file."""
+    """A source that passed inspection: what it is, how QEMU opens it, its sizes in bytes, and how to read it."""
 
     inspection: Inspection
     image: qemu.Image
     virtual_size: int
     source_size: int
-    fd: int
-
-    def read_at(self, offset: int, length: int) -> bytes:
-        return os.pread(self.fd, length, offset)
+    read_at: ReadAt
 
     def converted(self, way: Way, stored_size: int, file_size: int) -> Converted:
         """What there is to tell once this has become a result of these sizes."""
@@ -83,44 +81,62 @@ class Subject(NamedTuple):
         return Converted(way, inspection.format, self.virtual_size, stored_size, file_size, inspection.warnings)
 
 
-def make_plan(sandbox: Sandbox, subject: Subject) -> Plan:
-    """Choose the way. Raises ImageFailed when the source is cut off or contradicts itself, QemuError, Cancelled."""
+def make_plan(sandbox: Sandbox, subject: Subject, fd: int) -> Plan:
+    """Choose the way of a source that is the open file `fd`.
+
+    Raises ImageFailed when the source is cut off or contradicts itself, QemuError, Cancelled.
+    """
+    with cut_off_is_corrupt():
+        try:
+            return _by_format(sandbox, subject, fd)
+        except (NotByReference, DoubtfulMap, TooManyExtents, qcow2.TablesTooLarge) as reason:
+            log.info("source has to be copied", reason=str(reason))
+            return CopyPlan(str(reason))
+
+
+@contextmanager
+def cut_off_is_corrupt() -> Iterator[None]:
+    """Tell the owner of an image that its file ends too early, where a map shows it."""
     try:
-        return _by_format(sandbox, subject)
+        yield
     except Truncated as reason:
         log.info("source is cut off", reason=str(reason))
         raise corrupt("The file ends before its data do: it is cut off.") from reason
-    except (NotByReference, DoubtfulMap, TooManyExtents, qcow2.TablesTooLarge) as reason:
-        log.info("source has to be copied", reason=str(reason))
-        return CopyPlan(str(reason))
 
 
-def _by_format(sandbox: Sandbox, subject: Subject) -> Plan:
+def _by_format(sandbox: Sandbox, subject: Subject, fd: int) -> Plan:
     match subject.inspection.facts:
-        case None:
-            return _reference(sandbox, subject, _one_run(subject.virtual_size), holes=True)
-        case VhdFacts(fixed=True):
-            if subject.virtual_size > subject.source_size - FOOTER_SIZE:
-                raise corrupt("The file is shorter than the disk that its VHD footer names: it is cut off.")
-            return _reference(sandbox, subject, _one_run(subject.virtual_size), holes=True)
-        case VhdxFacts() as facts:
-            extents = payload(facts, subject.read_at)
-            check(extents, subject.virtual_size, subject.source_size)
-            return _reference(sandbox, subject, extents, holes=True)
+        case None | VhdFacts(fixed=True) | VhdxFacts():
+            return _reference(sandbox, subject, plain_extents(subject), fd)
         case VmdkFacts(streamed=False):
-            return _reference(sandbox, subject, _placed(_map(sandbox, subject)))
+            found = map_source(sandbox, subject)
+            if found.unplaced:
+                raise NotByReference("data are compressed")
+            return _reference(sandbox, subject, found.extents)
         case Qcow2Facts() as facts:
             return _qcow2(sandbox, subject, facts)
     raise NotByReference("the format has its data compressed or unaligned")
 
 
-def _one_run(size: int) -> Extents:
+def plain_extents(subject: Subject) -> Extents:
+    """Where the data of a raw disk, a fixed VHD or a VHDX lies, without asking QEMU. These formats know no holes.
+
+    Raises ImageFailed, DoubtfulMap, Truncated.
+    """
+    facts = subject.inspection.facts
+    if isinstance(facts, VhdxFacts):
+        extents = payload(facts, subject.read_at)
+        check(extents, subject.virtual_size, subject.source_size)
+        return extents
+    if isinstance(facts, VhdFacts) and subject.virtual_size > subject.source_size - FOOTER_SIZE:
+        raise corrupt("The file is shorter than the disk that its VHD footer names: it is cut off.")
     extents = Extents()
-    extents.add(0, size, 0)
+    extents.add(0, subject.virtual_size, 0)
     return extents
 
 
-def _map(sandbox: Sandbox, subject: Subject) -> qemu.SourceMap:
+def map_source(sandbox: Sandbox, subject: Subject) -> qemu.SourceMap:
+    """Where QEMU finds the data, checked. Raises DoubtfulMap, Truncated, TooManyExtents, QemuError, Cancelled."""
     limits = sandbox.limits
     bounds = limits.for_tables(max(subject.source_size, subject.virtual_size))
     found = qemu.map_extents(sandbox, subject.image, bounds, limits.max_extents)
@@ -135,24 +151,29 @@ def _readable(subject: Subject) -> int:
     return -(-subject.source_size // unit) * unit
 
 
-def _placed(found: qemu.SourceMap) -> Extents:
-    if found.unplaced:
-        raise NotByReference("data are compressed")
-    return found.extents
-
-
-def _reference(sandbox: Sandbox, subject: Subject, extents: Extents, *, holes: bool = False) -> ReferencePlan:
-    """Build on a map that has been checked. `holes`: the format knows none, so those of the file are left out."""
-    if Way.REFERENCE not in sandbox.limits.ways:
-        raise NotByReference("the operator does not want it")
-    virtual_size = subject.virtual_size
-    if holes:
-        extents = without_holes(subject.fd, extents, coarse_enough(virtual_size), sandbox.limits.max_extents)
+def mostly_data(extents: Extents, subject: Subject) -> None:
+    """Raises NotByReference for a source that holds so much else that a copy of its data is much smaller."""
     if 4 * extents.data_size < 3 * subject.source_size:
         raise NotByReference("less than three quarters of the file is data")
+
+
+def fitting(extents: Extents, virtual_size: int) -> int:
+    """The cluster size in which the data can stay as it lies. Raises NotByReference."""
     cluster_size = fitting_cluster(extents, virtual_size)
     if cluster_size is None:
         raise NotByReference("data are not aligned")
+    return cluster_size
+
+
+def _reference(sandbox: Sandbox, subject: Subject, extents: Extents, fd: int | None = None) -> ReferencePlan:
+    """Build on a map that has been checked. `fd`: the format knows no holes, so those of the file are left out."""
+    if Way.REFERENCE not in sandbox.limits.ways:
+        raise NotByReference("the operator does not want it")
+    virtual_size = subject.virtual_size
+    if fd is not None:
+        extents = without_holes(fd, extents, coarse_enough(virtual_size), sandbox.limits.max_extents)
+    mostly_data(extents, subject)
+    cluster_size = fitting(extents, virtual_size)
     free_at = -(-_readable(subject) // cluster_size) * cluster_size
     extents, copies, tables_at = relocate(extents, cluster_size, free_at)
     return ReferencePlan(qcow2.lay_out(virtual_size, cluster_size, extents, tables_at), copies)
@@ -160,21 +181,26 @@ def _reference(sandbox: Sandbox, subject: Subject, extents: Extents, *, holes: b
 
 def _qcow2(sandbox: Sandbox, subject: Subject, facts: Qcow2Facts) -> Plan:
     if facts.dirty:
-        _checked(sandbox, subject)
-    found = _map(sandbox, subject)
+        checked(sandbox, subject)
+    found = map_source(sandbox, subject)
     if not found.unplaced and Way.REFERENCE in sandbox.limits.ways:
         return _reference(sandbox, subject, found.extents)
+    return keep(sandbox, subject, facts)
+
+
+def keep(sandbox: Sandbox, subject: Subject, facts: Qcow2Facts) -> KeepPlan:
+    """A new header for a qcow2 with clean tables. Raises NotByReference, ImageFailed, QemuError, Cancelled."""
     if Way.KEEP not in sandbox.limits.ways:
         raise NotByReference("the operator does not want it")
     if facts.dirty or facts.bitmaps or facts.header.nb_snapshots:
         raise NotByReference("it has more in it than its current state")
-    report = _checked(sandbox, subject)
+    report = checked(sandbox, subject)
     if report.leaks or report.end_offset is None or 4 * report.end_offset < 3 * subject.source_size:
         raise NotByReference("it has clusters that nobody uses")
     return KeepPlan(qcow2.write_header(facts.header), report.end_offset)
 
 
-def _checked(sandbox: Sandbox, subject: Subject) -> qemu.CheckReport:
+def checked(sandbox: Sandbox, subject: Subject) -> qemu.CheckReport:
     """`qemu-img check` on a source: leaks are harmless, contradictions are not."""
     bounds = sandbox.limits.for_tables(max(subject.source_size, subject.virtual_size))
     report = qemu.check(sandbox, subject.image, bounds)

@@ -1,19 +1,22 @@
-"""qcow2's header and tables: read a header, and build all of them anew from a map of extents.
+"""qcow2's header and tables: read a header, and build all of them anew around data that has its place.
 
-The only place that knows the layout (QEMU, docs/interop/qcow2.txt). Pure: bytes in, bytes out.
+With `qcow2_data`, which knows the entries of the data itself, the only place that knows the layout (QEMU,
+docs/interop/qcow2.txt). Pure: bytes in, bytes out.
 """
 
+import heapq
 import struct
-import sys
 from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from workers.extents import Extents
+from workers.qcow2_data import COPIED, PackedClusters, Runs, big_endian
 
 MAGIC = b"QFI\xfb"
 SECTOR = 512
-COPIED = 1 << 63
+ZSTD = 1
 
 DIRTY, CORRUPT, DATA_FILE, COMPRESSION_TYPE, EXTENDED_L2 = (1 << bit for bit in range(5))
 KNOWN_FEATURES = DIRTY | CORRUPT | DATA_FILE | COMPRESSION_TYPE | EXTENDED_L2
@@ -128,16 +131,41 @@ def write_header(header: Header) -> bytes:
     return fields.ljust(SECTOR, b"\0")
 
 
+class Clusters(Protocol):
+    """The data of a disk as its tables name it: which clusters there are, and where each lies in the file."""
+
+    @property
+    def end(self) -> int:
+        """Where the last cluster of data ends in the file, in bytes."""
+
+    @property
+    def size(self) -> int:
+        """Bytes of the file's clusters that hold data."""
+
+    @property
+    def compressed(self) -> bool:
+        """Whether there are clusters compressed by zstd among them."""
+
+    def l2_indices(self) -> list[int]:
+        """Which L2 tables have an entry, ascending."""
+
+    def l2_tables(self) -> Iterator["array[int]"]:
+        """Those tables, in the same order."""
+
+    def references(self) -> Iterator[tuple[int, int, int]]:
+        """Runs of the file's clusters, ascending: the first, how many, how often each is referred to."""
+
+
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Where everything lies in a qcow2 file whose data is already there, made by `lay_out`. Sizes are bytes.
+    """Where everything lies in a qcow2 file whose data has its place, made by `lay_out`. Sizes are bytes.
 
     The tables are one block at `tables_at`: L1, those L2 tables that are needed, refcount table, its blocks.
     """
 
     virtual_size: int
     cluster_size: int
-    extents: Extents
+    clusters: Clusters
     tables_at: int
     l2_indices: Sequence[int]
     refcount_blocks: int
@@ -145,18 +173,16 @@ class Layout:
     @property
     def file_size(self) -> int:
         """How long the file becomes: to the end of what lies last, in whole clusters."""
-        return max(self._data_end, self.tables_at + self.tables_size)
+        return max(self.clusters.end, self.tables_at + self.tables_size)
 
     @property
     def stored_size(self) -> int:
         """The clusters that are in use: header, tables and data."""
-        data = sum(_round_up(length, self.cluster_size) for length in self.extents.lengths)
-        return self.cluster_size + self.tables_size + data
+        return self.cluster_size + self.tables_size + self.clusters.size
 
     @property
     def tables_size(self) -> int:
-        l2_end = self._l1_clusters + len(self.l2_indices)
-        return (l2_end + self._refcount_table_clusters + self.refcount_blocks) * self.cluster_size
+        return tables_size(self.virtual_size, self.cluster_size, len(self.l2_indices), self.refcount_blocks)
 
     def header(self) -> bytes:
         """The file's first sector."""
@@ -168,123 +194,125 @@ class Layout:
                 cluster_bits=self.cluster_size.bit_length() - 1,
                 size=self.virtual_size,
                 crypt_method=0,
-                l1_size=self._l1_entries,
+                l1_size=_l1_entries(self.virtual_size, self.cluster_size),
                 l1_table_offset=self.tables_at,
                 refcount_table_offset=self._refcount_table_at,
-                refcount_table_clusters=self._refcount_table_clusters,
+                refcount_table_clusters=_clusters_of(8 * self.refcount_blocks, self.cluster_size),
                 nb_snapshots=0,
                 snapshots_offset=0,
+                incompatible=COMPRESSION_TYPE if self.clusters.compressed else 0,
+                compression_type=ZSTD if self.clusters.compressed else 0,
             )
         )
 
     def tables(self) -> Iterator[bytes]:
         """All the tables, in the order in which they lie from `tables_at` on; `tables_size` bytes in all."""
         yield self._l1_table()
-        yield from self._l2_tables()
-        blocks_at = self._refcount_table_at + self._refcount_table_clusters * self.cluster_size
+        for table in self.clusters.l2_tables():
+            yield big_endian(table)
+        table_size = _clusters_of(8 * self.refcount_blocks, self.cluster_size) * self.cluster_size
+        blocks_at = self._refcount_table_at + table_size
         addresses = range(blocks_at, blocks_at + self.refcount_blocks * self.cluster_size, self.cluster_size)
-        yield _big_endian(array("Q", addresses)).ljust(self._refcount_table_clusters * self.cluster_size, b"\0")
+        yield big_endian(array("Q", addresses)).ljust(table_size, b"\0")
         yield from self._refcounts()
 
     @property
-    def _data_end(self) -> int:
-        return max((_round_up(o + n, self.cluster_size) for _, n, o in self.extents), default=0)
-
-    @property
-    def _l1_entries(self) -> int:
-        return -(-self.virtual_size // _span(self.cluster_size))
-
-    @property
-    def _l1_clusters(self) -> int:
-        return -(-8 * self._l1_entries // self.cluster_size)
-
-    @property
     def _l2_at(self) -> int:
-        return self.tables_at + self._l1_clusters * self.cluster_size
+        entries = _l1_entries(self.virtual_size, self.cluster_size)
+        return self.tables_at + _clusters_of(8 * entries, self.cluster_size) * self.cluster_size
 
     @property
     def _refcount_table_at(self) -> int:
         return self._l2_at + len(self.l2_indices) * self.cluster_size
 
-    @property
-    def _refcount_table_clusters(self) -> int:
-        return -(-8 * self.refcount_blocks // self.cluster_size)
-
     def _l1_table(self) -> bytes:
-        table = array("Q", bytes(self._l1_clusters * self.cluster_size))
+        table = array("Q", bytes(self._l2_at - self.tables_at))
         for place, index in enumerate(self.l2_indices):
             table[index] = (self._l2_at + place * self.cluster_size) | COPIED
-        return _big_endian(table)
-
-    def _l2_tables(self) -> Iterator[bytes]:
-        size = self.cluster_size
-        entries = size // 8
-        current, table = -1, array("Q")
-        for start, length, offset in self.extents:
-            first, last = start // size, -(-(start + length) // size)
-            host = offset | COPIED
-            while first < last:
-                index, slot = divmod(first, entries)
-                if index != current:
-                    if table:
-                        yield _big_endian(table)
-                    current, table = index, array("Q", bytes(size))
-                count = min(last - first, entries - slot)
-                table[slot : slot + count] = array("Q", range(host, host + count * size, size))
-                first, host = first + count, host + count * size
-        if table:
-            yield _big_endian(table)
+        return big_endian(table)
 
     def _refcounts(self) -> Iterator[bytes]:
-        """A 16-bit 1 for every cluster in use, 0 for every other, in whole refcount blocks."""
+        """16 bits for every cluster of the file, in whole refcount blocks: how often it is referred to."""
         size = self.cluster_size
-        used = [(0, 1), (self.tables_at // size, self.tables_size // size)]
-        used += [(offset // size, -(-length // size)) for _, length, offset in self.extents]
+        ours = [(0, 1, 1), (self.tables_at // size, self.tables_size // size, 1)]
         place = 0
-        for first, count in sorted(used):
+        for first, count, references in heapq.merge(ours, self.clusters.references()):
             yield from _repeat(b"\0\0", first - place)
-            yield from _repeat(b"\0\1", count)
+            yield from _repeat(references.to_bytes(2, "big"), count)
             place = first + count
         yield from _repeat(b"\0\0", self.refcount_blocks * size // 2 - place)
 
 
-def lay_out(virtual_size: int, cluster_size: int, extents: Extents, tables_at: int) -> Layout:
-    """Plan a qcow2 of `virtual_size` bytes around data that already lies in its file at the extents' offsets.
+def lay_out(virtual_size: int, cluster_size: int, data: Extents | PackedClusters, tables_at: int) -> Layout:
+    """Plan a qcow2 of `virtual_size` bytes around data that has its place in the file.
 
-    Starts and offsets have to be multiples of the cluster size, and so have the lengths, but for an extent
-    that ends with the disk. No extent may lie in the first cluster, nor where the tables will be; `tables_at`
+    Of extents, starts and offsets have to be multiples of the cluster size, and so have the lengths, but for an
+    extent that ends with the disk. Nothing may lie in the first cluster, nor where the tables will be; `tables_at`
     is a multiple of the cluster size too. Raises TablesTooLarge.
     """
-    span = _span(cluster_size)
-    needed = sorted(
-        {index for start, length, _ in extents for index in range(start // span, (start + length - 1) // span + 1)}
-    )
+    clusters: Clusters = Runs(data, cluster_size) if isinstance(data, Extents) else data
+    needed = clusters.l2_indices()
     blocks = 1
     while True:
-        layout = Layout(virtual_size, cluster_size, extents, tables_at, needed, blocks)
-        enough = -(-layout.file_size // (cluster_size * cluster_size // 2))
+        layout = Layout(virtual_size, cluster_size, clusters, tables_at, needed, blocks)
+        enough = _blocks_for(layout.file_size, cluster_size)
         if enough <= blocks:
             break
         blocks = enough
-    l1_bytes = 8 * -(-virtual_size // span)
-    if l1_bytes > MAX_L1_SIZE or 8 * blocks > MAX_REFCOUNT_TABLE_SIZE:
-        raise TablesTooLarge(f"{virtual_size} bytes in clusters of {cluster_size}")
+    _check_tables(virtual_size, cluster_size, blocks)
     return layout
 
 
-def _span(cluster_size: int) -> int:
-    """How much of a disk one L2 table describes, in bytes."""
-    return cluster_size * (cluster_size // 8)
+def tables_size(virtual_size: int, cluster_size: int, l2_tables: int, refcount_blocks: int) -> int:
+    """Bytes that all tables take, in whole clusters."""
+    l1 = _clusters_of(8 * _l1_entries(virtual_size, cluster_size), cluster_size)
+    refcount_table = _clusters_of(8 * refcount_blocks, cluster_size)
+    return (l1 + l2_tables + refcount_table + refcount_blocks) * cluster_size
 
 
-def _round_up(number: int, unit: int) -> int:
-    return -(-number // unit) * unit
+def tables_touched(data: Extents | PackedClusters, cluster_size: int) -> int:
+    """How many L2 tables the data needs, wherever in the file it will lie."""
+    clusters: Clusters = Runs(data, cluster_size) if isinstance(data, Extents) else data
+    return len(clusters.l2_indices())
 
 
-def _big_endian(table: "array[int]") -> bytes:
-    if sys.byteorder == "little":
-        table.byteswap()
-    return table.tobytes()
+def front_size(
+    virtual_size: int, cluster_size: int, l2_tables: int, room: int = 0, following: int = 0, least: int = 0
+) -> int:
+    """Bytes of header, tables and `room` behind them, at the beginning of a file where `following` bytes come next.
+
+    It is a multiple of the cluster size, as `room` is, and at least `least`. Raises TablesTooLarge.
+    """
+    blocks = 1
+    while True:
+        front = cluster_size + tables_size(virtual_size, cluster_size, l2_tables, blocks) + room
+        front = max(front, _clusters_of(least, cluster_size) * cluster_size)
+        enough = _blocks_for(front + following, cluster_size)
+        if enough <= blocks:
+            break
+        blocks = enough
+    _check_tables(virtual_size, cluster_size, blocks)
+    return front
+
+
+def _check_tables(virtual_size: int, cluster_size: int, blocks: int) -> None:
+    too_long = 8 * _l1_entries(virtual_size, cluster_size) > MAX_L1_SIZE
+    if too_long or 8 * blocks > MAX_REFCOUNT_TABLE_SIZE:
+        raise TablesTooLarge(f"{virtual_size} bytes in clusters of {cluster_size}")
+
+
+def _l1_entries(virtual_size: int, cluster_size: int) -> int:
+    """One for every L2 table that there could be."""
+    return -(-virtual_size // (cluster_size * (cluster_size // 8)))
+
+
+def _blocks_for(file_size: int, cluster_size: int) -> int:
+    """Refcount blocks that such a file needs."""
+    return -(-file_size // (cluster_size * cluster_size // 2))
+
+
+def _clusters_of(length: int, cluster_size: int) -> int:
+    return -(-length // cluster_size)
 
 
 def _repeat(entry: bytes, count: int) -> Iterator[bytes]:

@@ -3,10 +3,10 @@
 import json
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from workers.confinement import RESULT, SOURCE, Sandbox
+from workers.confinement import RESULT, SOURCE, SOURCE_SOCKET, Sandbox
 from workers.errors import QemuFailed, QemuRefused
 from workers.extents import DoubtfulMap, Extents, TooManyExtents
 from workers.limits import Bounds
@@ -17,18 +17,31 @@ _PROGRESS = re.compile(rb"\((\d+(?:\.\d+)?)/100%\)")
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """A file in a sandbox and how to open it: its name there, QEMU's driver, and an option of that driver."""
+    """What is in a sandbox and how to open it: QEMU's name of it, QEMU's driver, and an option of that driver.
+
+    `socket`: it is no file, but is served there by NBD.
+    """
 
     name: str
     driver: str
     option: str | None = None
+    socket: str | None = None
 
     @property
     def arguments(self) -> list[str]:
-        if self.option is None:
+        """How to name it to any of QEMU's programs, its format included."""
+        if self.option is None and self.socket is None:
             return ["-f", self.driver, self.name]
-        options = f"driver={self.driver},{self.option},file.driver=file,file.filename={self.name}"
-        return ["--image-opts", options]
+        options = [f"driver={self.driver}", *([self.option] if self.option else [])]
+        if self.socket is None:
+            options += ["file.driver=file", f"file.filename={self.name}"]
+        else:
+            options += ["file.driver=nbd", "file.server.type=unix", f"file.server.path={self.socket}"]
+        return ["--image-opts", ",".join(options)]
+
+    def on_socket(self) -> "Image":
+        """The sandbox's source, read in the same way, where it is not a file but a socket."""
+        return replace(self, name=f"nbd+unix://?socket={SOURCE_SOCKET}", socket=SOURCE_SOCKET)
 
 
 def source(driver: str, option: str | None = None) -> Image:

@@ -13,14 +13,14 @@ from pathlib import Path
 import structlog
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 
-from app.adapters.folder import FolderStore
 from app.catalog import conversions, feed, jobs
+from app.catalog.survey import UploadSurvey
 from app.catalog.uploads import Uploads
 from app.database import Database
 from app.models import now
-from app.ports import JobQueue
+from app.ports import JobQueue, ObjectStore
 from app.settings import Settings
-from workers.duties import owner_of, workspace_of
+from workers.converters import owner_of, workspace_of
 
 log = structlog.get_logger()
 
@@ -28,19 +28,27 @@ _MINUTE = 60.0
 _HOUR = 3600.0
 
 
+# How often the store is asked what has arrived of an upload, at most.
+_LOOK_SECONDS = 1.0
 # A job that waits because every worker is busy is not sent again more often than this, in seconds.
 _RESEND_SECONDS = 30.0
 
 
 @dataclass(slots=True)
 class Schedule:
-    """The sweeps. They are harmless when several processes run them."""
+    """The sweeps. They are harmless when several processes run them.
+
+    `work` is the folder in which jobs leave files behind when they are killed; None when there is none that outlasts
+    its process. `survey` tells how far uploads are whose bytes pass no process of the gateway.
+    """
 
     database: Database
-    store: FolderStore
+    store: ObjectStore
     queue: JobQueue
     uploads: Uploads
     settings: Settings
+    work: Path | None = None
+    survey: UploadSurvey | None = None
     # When a job was sent, by its id and the token of its last claim.
     _sent: dict[tuple[str, int], float] = field(default_factory=dict)
 
@@ -52,6 +60,7 @@ class Schedule:
         """Run the sweeps in the current event loop, each at once and then by its clock, until `stop`."""
         sweeps: tuple[tuple[Callable[[], Awaitable[None]], float], ...] = (
             (self.resend_jobs, self.settings.poll_seconds),
+            (self.look_at_uploads, max(_LOOK_SECONDS, self.settings.progress_seconds)),
             (self.settle_uploads, min(_MINUTE, self.settings.upload_idle_seconds / 2)),
             (self.remove_orphans, min(_HOUR, self.settings.orphan_seconds / 2)),
             (self.prune_feed, _HOUR),
@@ -89,17 +98,24 @@ class Schedule:
         """End uploads that got no byte for too long."""
         await self.uploads.sweep()
 
+    async def look_at_uploads(self) -> None:
+        """Tell the watchers how far uploads are, where nobody else does."""
+        if self.survey is not None:
+            await self.survey.look()
+
     async def remove_orphans(self) -> None:
         """Remove objects, and files of jobs, that nobody has named for a while."""
         old = now() - timedelta(seconds=self.settings.orphan_seconds)
-        stored = [key for key, changed in await self.store.keys() if changed < old]
+        # In a bucket that is shared, what others have put there is none of ours.
+        stored = [key for key, changed in await self.store.keys() if changed < old and conversions.is_ours(key)]
         known = await conversions.known_keys(self.database) if stored else set()
         for key in stored:
             if owner_of(key) not in known:
                 log.info("orphan.removed", key=key)
                 await self.store.delete(key)
-        in_use = {workspace_of(*held) for held in await jobs.held(self.database)}
-        await asyncio.to_thread(_remove_old_folders, self.store.work, old, in_use)
+        if self.work is not None:
+            in_use = {workspace_of(*held) for held in await jobs.held(self.database)}
+            await asyncio.to_thread(_remove_old_folders, self.work, old, in_use)
 
     async def prune_feed(self) -> None:
         """Drop events that are older than the feed is kept, and jobs that are done."""

@@ -18,7 +18,7 @@ from app.lifecycle import DiskFormat, FailureCode, ImagePhase
 from tests.workers.conftest import Workbench
 from tests.workers.images import MiB, dense_disk, make, raw_disk
 from workers import qemu
-from workers.confinement import Sandbox, confinement_for
+from workers.confinement import FileSandbox, confinement_for
 from workers.errors import Cancelled, QemuFailed, QemuMissing, QemuRefused, QemuStopped, QemuTimedOut
 from workers.extents import DoubtfulMap, TooManyExtents
 from workers.limits import Bounds
@@ -54,8 +54,8 @@ def source(workbench: Workbench, tmp_path: Path) -> Path:
     return workbench.source
 
 
-def sandbox(source: Path, limits: Limits, cancelled: threading.Event | None = None) -> Sandbox:
-    return Sandbox(source.parent / "job", source, limits, cancelled or threading.Event())
+def sandbox(source: Path, limits: Limits, cancelled: threading.Event | None = None) -> FileSandbox:
+    return FileSandbox(source.parent / "job", source, limits, cancelled or threading.Event())
 
 
 def inside(source: Path, limits: Limits, command: str) -> str:

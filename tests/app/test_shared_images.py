@@ -1,0 +1,148 @@
+"""Several workers, a database and a store: an image that is shared out becomes ACTIVE, or fails as one."""
+
+import asyncio
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from app.adapters.s3_store import S3Store
+from app.catalog.conversions import result_key
+from app.lifecycle import DiskFormat, FailureCode, ImageStatus, JobKind, JobState
+from app.models import Job, Upload
+from tests.app.gateway import Gateway
+from tests.servers.minio import Minio
+from tests.workers.images import KiB, MiB, make, patch, qemu_img, raw_disk
+from tests.workers.store_bench import StoreBench, store_bench
+from workers.actors import Foreman
+from workers.converters import StoreConverter, owner_of
+from workers.converting import Conversions
+from workers.duties import Duties
+from workers.limits import Limits
+
+pytestmark = [pytest.mark.anyio, pytest.mark.needs_program("qemu-img", "qemu-nbd")]
+
+
+@dataclass
+class Shop:
+    """Workers on one gateway's database, and a bucket in which they convert."""
+
+    gateway: Gateway
+    bench: StoreBench
+    foremen: list[Foreman]
+    image: str = ""
+    upload: Upload | None = None
+
+    async def upload_disk(self, image: Path, declared: DiskFormat) -> None:
+        """Have an image wait for a worker whose bytes are in the bucket."""
+        made = await self.gateway.uploaded()
+        self.image = made["id"]
+        size = (await asyncio.to_thread(image.stat)).st_size
+        await self.gateway.change(Upload, made["upload"]["id"], size=size, format=declared)
+        self.upload = await self.gateway.upload(made["upload"]["id"])
+        await asyncio.to_thread(self.bench.put, image, self.upload.key)
+
+    async def open_jobs(self, *kinds: JobKind) -> list[Job]:
+        jobs = await self.gateway.all_jobs()
+        return [job for job in jobs if job.kind in kinds and job.state != JobState.DONE]
+
+    async def turn(self, *kinds: JobKind) -> int:
+        """Have the workers do all the jobs of these kinds that there are; gives how many."""
+        found = await self.open_jobs(*kinds)
+        workers = [self.foremen[number % len(self.foremen)] for number in range(len(found))]
+        await asyncio.gather(*(worker.run(job.id) for worker, job in zip(workers, found, strict=True)))
+        return len(found)
+
+    async def finish(self) -> None:
+        """Have the workers do all there is for the image."""
+        while await self.turn(JobKind.CONVERT, JobKind.STREAM_RANGE, JobKind.ASSEMBLE):
+            pass
+
+    @property
+    def result(self) -> str:
+        assert self.upload is not None
+        return result_key(self.upload.result_id)
+
+
+@pytest.fixture
+def shop(gateway: Gateway, minio: Minio, tmp_path: Path) -> Iterator[Shop]:
+    """Three workers; more than 32 MiB of data are shared."""
+    with store_bench(minio, tmp_path / "bench") as bench:
+        address = bench.bucket.address
+        converters = [StoreConverter(address, Limits(share_bytes=32 * MiB)) for _ in range(3)]
+        store = S3Store(address)
+        foremen = [
+            Foreman(
+                gateway.database,
+                Duties(gateway.database, store, converter),
+                Conversions(gateway.database, gateway.wakeups, converter, 0.01),
+                gateway.settings,
+            )
+            for converter in converters
+        ]
+        yield Shop(gateway, bench, foremen)
+        for converter in converters:
+            converter.close()
+        store.close()
+
+
+def disk(path: Path) -> Path:
+    return raw_disk(path, 96 * MiB + 512, [(0, 70 * MiB), (90 * MiB, 6 * MiB)])
+
+
+async def test_an_image_that_three_workers_share_becomes_active_and_leaves_nothing_behind(
+    shop: Shop, tmp_path: Path
+) -> None:
+    raw = disk(tmp_path / "disk.raw")
+    await shop.upload_disk(raw, DiskFormat.RAW)
+    assert await shop.turn(JobKind.CONVERT) == 1
+    assert len(await shop.open_jobs(JobKind.STREAM_RANGE)) == 7
+    await shop.finish()
+    image = await shop.gateway.image(shop.image)
+    assert (image.status, image.virtual_size) == (ImageStatus.ACTIVE, 96 * MiB + 512)
+    ranges = shop.bench.keys() - {shop.result, str(shop.upload and shop.upload.key)}
+    assert len(ranges) == 7
+    assert {owner_of(key) for key in ranges} == {shop.result}
+    await shop.turn(JobKind.ERASE)
+    assert shop.bench.keys() == {shop.result}
+    result = await asyncio.to_thread(shop.bench.get, shop.result)
+    qemu_img("check", "-f", "qcow2", str(result))
+    qemu_img("compare", "-f", "raw", "-F", "qcow2", str(raw), str(result))
+
+
+async def test_a_range_that_can_not_be_read_fails_the_image_once(shop: Shop, tmp_path: Path) -> None:
+    image = make(disk(tmp_path / "disk.raw"), tmp_path / "image", "vmdk", subformat="streamOptimized")
+    await shop.upload_disk(patch(image, 30 * MiB, bytes(256 * KiB)), DiskFormat.VMDK)
+    await shop.finish()
+    row = await shop.gateway.image(shop.image)
+    assert (row.status, row.failure_code) == (ImageStatus.ERROR, FailureCode.CORRUPT_IMAGE)
+    assert shop.bench.bucket.multiparts(shop.result) == []
+    assert shop.result not in shop.bench.keys()
+
+
+async def test_an_upload_that_the_store_has_dropped_is_begun_anew(shop: Shop, tmp_path: Path) -> None:
+    raw = disk(tmp_path / "disk.raw")
+    await shop.upload_disk(raw, DiskFormat.RAW)
+    await shop.turn(JobKind.CONVERT)
+    (reference,) = shop.bench.bucket.multiparts(shop.result)
+    shop.bench.bucket.abort(shop.result, reference)
+    await shop.finish()
+    assert (await shop.gateway.image(shop.image)).status == ImageStatus.ACTIVE
+    result = await asyncio.to_thread(shop.bench.get, shop.result)
+    qemu_img("compare", "-f", "raw", "-F", "qcow2", str(raw), str(result))
+
+
+async def test_a_store_that_drops_every_upload_makes_the_image_fail_for_now(shop: Shop, tmp_path: Path) -> None:
+    await shop.upload_disk(disk(tmp_path / "disk.raw"), DiskFormat.RAW)
+    while await shop.turn(JobKind.CONVERT):
+        for reference in shop.bench.bucket.multiparts(shop.result):
+            shop.bench.bucket.abort(shop.result, reference)
+        await shop.turn(JobKind.STREAM_RANGE)
+    row = await shop.gateway.image(shop.image)
+    assert (row.status, row.failure_code, row.failure_retriable) == (
+        ImageStatus.ERROR,
+        FailureCode.STORAGE_UNAVAILABLE,
+        True,
+    )
+    assert await shop.open_jobs(JobKind.STREAM_RANGE, JobKind.ASSEMBLE, JobKind.CONVERT) == []

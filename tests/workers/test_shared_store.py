@@ -1,0 +1,233 @@
+"""Several workers on one image: whoever does which range when, and however often, it becomes the same disk."""
+
+import threading
+from array import array
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from app.errors import ImageFailed
+from app.lifecycle import DiskFormat, FailureCode
+from tests.servers.minio import Minio
+from tests.workers.images import KiB, MiB, make, raw_disk
+from tests.workers.store_bench import RESULT, SOURCE, StoreBench, store_bench
+from workers.errors import Cancelled, ShareLost
+from workers.extents import Extents
+from workers.in_store import convert_in_store
+from workers.limits import Limits
+from workers.packing import Disk, Packer
+from workers.parts import PartRules
+from workers.receipts import Converted
+from workers.shared_store import assemble, let_go, stream_range
+from workers.sharing import Shared, cut_evenly, read_back, written_down
+from workers.streaming import Streamed
+
+RAW, VMDK, VHD = (DiskFormat(name) for name in ("RAW", "VMDK", "VHD"))
+SIZE = 96 * MiB
+needs_programs = pytest.mark.needs_program("qemu-img", "qemu-nbd")
+
+Holds = Callable[[Path, Path], None]
+
+
+@pytest.fixture
+def bench(minio: Minio, tmp_path: Path) -> Iterator[StoreBench]:
+    with store_bench(minio, tmp_path / "bench") as bench:
+        yield bench
+
+
+def disk(path: Path) -> Path:
+    """Data at both ends, a range with hardly any, and a last cluster that the disk half fills."""
+    runs = [(0, 40 * MiB), (48 * MiB, 4 * KiB), (60 * MiB, 30 * MiB), (SIZE, 512)]
+    return raw_disk(path, SIZE + 512, runs)
+
+
+def shared_out(bench: StoreBench, declared: DiskFormat, limits: Limits) -> Shared:
+    shared = convert_in_store(bench.task(declared), bench.bucket, limits, lambda *news: None, bench.cancelled)
+    assert isinstance(shared, Shared)
+    assert shared == Shared.from_json(shared.as_json())
+    return shared
+
+
+def stream(bench: StoreBench, declared: DiskFormat, limits: Limits, shared: Shared, index: int) -> list[int]:
+    """Do a range as a worker of its own would; gives what was told."""
+    told: list[int] = []
+    task = replace(bench.task(declared), workspace=bench.folder / f"job-{index}")
+    stream_range(task, shared, index, bench.bucket, limits, told.append, bench.cancelled)
+    return told
+
+
+def assembled(bench: StoreBench, declared: DiskFormat, limits: Limits, shared: Shared) -> Converted:
+    return assemble(bench.task(declared), shared, bench.bucket, limits, lambda *news: None, bench.cancelled)
+
+
+@needs_programs
+@pytest.mark.parametrize("compress", [False, True], ids=["plain", "zstd"])
+@pytest.mark.parametrize(
+    ("declared", "driver", "options"),
+    [
+        pytest.param(RAW, "raw", {}, id="raw"),
+        pytest.param(VHD, "vpc", {"force_size": "on"}, id="vhd"),
+        pytest.param(VMDK, "vmdk", {"subformat": "streamOptimized"}, id="vmdk"),
+    ],
+)
+def test_ranges_that_are_done_at_the_same_time_become_one_disk(
+    bench: StoreBench,
+    holds: Holds,
+    tmp_path: Path,
+    declared: DiskFormat,
+    driver: str,
+    options: dict[str, str],
+    compress: bool,
+) -> None:
+    raw = disk(tmp_path / "disk.raw")
+    bench.put(make(raw, tmp_path / "image", driver, **options))
+    limits = Limits(compress=compress, share_bytes=32 * MiB)
+    shared = shared_out(bench, declared, limits)
+    assert shared.count > 3
+    with ThreadPoolExecutor(3) as workers:
+        # A worker of other settings does what has been agreed on.
+        others = replace(limits, compress=not compress)
+        told = list(workers.map(lambda index: stream(bench, declared, others, shared, index), range(shared.count)))
+    assert sum(each[-1] for each in told) == SIZE + 512
+    made = assembled(bench, declared, limits, shared)
+    assert (made.virtual_size, made.detected_format) == (SIZE + 512, declared)
+    assert made.file_size == bench.bucket.size(RESULT)
+    holds(bench.get(), raw)
+    let_go(RESULT, shared, bench.bucket)
+    bench.assert_nothing_left(SOURCE, RESULT)
+
+
+@needs_programs
+def test_ranges_in_another_order_and_done_twice_become_the_same_bytes(bench: StoreBench, tmp_path: Path) -> None:
+    bench.put(disk(tmp_path / "disk.raw"))
+    limits = Limits(share_bytes=32 * MiB)
+    results = []
+    for order in ([0, 1, 2, 3], [2, 3, 2, 0, 1, 0]):
+        shared = shared_out(bench, RAW, limits)
+        for index in order:
+            stream(bench, RAW, limits, shared, index % shared.count)
+        for index in range(shared.count):
+            stream(bench, RAW, limits, shared, index)
+        assembled(bench, RAW, limits, shared)
+        results.append(bench.get().read_bytes())
+    assert results[0] == results[1]
+
+
+@needs_programs
+def test_a_range_that_was_broken_off_is_done_by_another_worker(bench: StoreBench, holds: Holds, tmp_path: Path) -> None:
+    raw = disk(tmp_path / "disk.raw")
+    bench.put(raw)
+    limits = Limits(share_bytes=32 * MiB, parts=PartRules(sent=10 * MiB))
+    shared = shared_out(bench, RAW, limits)
+    broken = threading.Event()
+    task = replace(bench.task(RAW), workspace=bench.folder / "broken")
+    with pytest.raises(Cancelled):
+        stream_range(task, shared, 0, bench.bucket, limits, lambda done: broken.set(), broken)
+    for index in range(shared.count):
+        stream(bench, RAW, limits, shared, index)
+    assembled(bench, RAW, limits, shared)
+    holds(bench.get(), raw)
+
+
+@needs_programs
+def test_what_is_assembled_already_is_told_again(bench: StoreBench, tmp_path: Path) -> None:
+    bench.put(disk(tmp_path / "disk.raw"))
+    limits = Limits(share_bytes=32 * MiB)
+    shared = shared_out(bench, RAW, limits)
+    for index in range(shared.count):
+        stream(bench, RAW, limits, shared, index)
+    assert assembled(bench, RAW, limits, shared) == assembled(bench, RAW, limits, shared)
+
+
+@needs_programs
+def test_an_upload_or_a_range_that_is_gone_is_lost(bench: StoreBench, tmp_path: Path) -> None:
+    bench.put(disk(tmp_path / "disk.raw"))
+    limits = Limits(share_bytes=32 * MiB)
+    shared = shared_out(bench, RAW, limits)
+    stream(bench, RAW, limits, shared, 0)
+    with pytest.raises(ShareLost):
+        assembled(bench, RAW, limits, shared)
+    bench.bucket.abort(RESULT, shared.reference)
+    with pytest.raises(ShareLost):
+        stream(bench, RAW, limits, shared, 0)
+    let_go(RESULT, shared, bench.bucket)
+    bench.assert_nothing_left(SOURCE)
+
+
+@needs_programs
+def test_an_attempt_does_not_take_the_ranges_of_another_for_its_own(bench: StoreBench, tmp_path: Path) -> None:
+    bench.put(disk(tmp_path / "disk.raw"))
+    limits = Limits(share_bytes=32 * MiB)
+    first, second = (shared_out(bench, RAW, limits) for _ in range(2))
+    assert first.cuts == second.cuts
+    assert {first.key(RESULT, 0), first.key(RESULT, 1)}.isdisjoint({second.key(RESULT, 0), second.key(RESULT, 1)})
+
+
+@needs_programs
+def test_what_several_workers_make_is_bounded_too(bench: StoreBench, tmp_path: Path) -> None:
+    bench.put(disk(tmp_path / "disk.raw"))
+    limits = Limits(share_bytes=32 * MiB, max_stored_size=50 * MiB)
+    shared = shared_out(bench, RAW, limits)
+    for index in range(shared.count):
+        stream(bench, RAW, limits, shared, index)
+    with pytest.raises(ImageFailed) as failure:
+        assembled(bench, RAW, limits, shared)
+    assert failure.value.code is FailureCode.TOO_LARGE
+
+
+@needs_programs
+def test_a_disk_with_little_data_is_not_shared(bench: StoreBench, holds: Holds, tmp_path: Path) -> None:
+    raw = raw_disk(tmp_path / "disk.raw", SIZE, [(0, 4 * MiB)])
+    bench.put(make(raw, tmp_path / "image", "vpc", force_size="on"))
+    bench.convert(VHD, Limits(share_bytes=32 * MiB))
+    holds(bench.get(), raw)
+
+
+def packer_of(size: int, *runs: tuple[int, int]) -> Packer:
+    extents = Extents()
+    for start, length in runs:
+        extents.add(start, length, start)
+    return Packer(Disk(size, extents, lambda offset, buffer: None), 64 * KiB)
+
+
+@pytest.mark.parametrize(
+    ("packer", "share", "count"),
+    [
+        (packer_of(1024 * MiB, (0, 1024 * MiB)), 256 * MiB, 4),
+        (packer_of(1024 * MiB, (0, 1024 * MiB)), 300 * MiB, 4),
+        (packer_of(1024 * MiB, (0, 64 * MiB), (900 * MiB, 64 * MiB)), 32 * MiB, 4),
+        (packer_of(1024 * MiB), 32 * MiB, 1),
+        (packer_of(10 * MiB, (0, 10 * MiB)), 32 * MiB, 1),
+        (packer_of(64 * 1024 * MiB, (0, 64 * 1024 * MiB)), 8 * MiB, 250),
+    ],
+)
+def test_a_disk_is_cut_into_ranges_of_about_as_much_data(packer: Packer, share: int, count: int) -> None:
+    cuts = cut_evenly(packer, share)
+    assert (cuts[0], cuts[-1], len(cuts) - 1) == (0, packer.clusters, count)
+    assert list(cuts) == sorted(set(cuts))
+    assert all(cut % packer.batch == 0 for cut in cuts[:-1])
+    data = [packer.most_data(first, last) for first, last in pairwise(cuts)]
+    assert max(data) - min(data) <= 2 * packer.batch * packer.cluster_size
+
+
+def test_part_numbers_of_ranges_are_apart_and_within_what_a_store_takes() -> None:
+    shared = Shared("reference", tuple(range(0, 251)), 250 << 16, 1 << 16, False, RAW, ())
+    numbers = [number for index in range(shared.count) for number in shared.numbers(index, PartRules())]
+    assert numbers == list(range(2, 2 + len(numbers)))
+    assert numbers[-1] <= 10_000
+    assert min(len(shared.numbers(index, PartRules())) for index in range(shared.count)) >= 39
+
+
+def test_what_is_written_down_about_a_range_is_read_back() -> None:
+    streamed = Streamed(array("I", [65536, 0, 17]), 131072, [(2, "etag"), (3, "other")])
+    assert read_back(written_down(streamed), 3) == streamed
+    for damaged in (b"", b"{}\n", written_down(streamed)[:-3], written_down(streamed).replace(b"length", b"width")):
+        with pytest.raises(ShareLost):
+            read_back(damaged, 3)
+    for clusters in (2, 4):
+        with pytest.raises(ShareLost):
+            read_back(written_down(streamed), clusters)

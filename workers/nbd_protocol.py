@@ -1,0 +1,111 @@
+"""The numbers and layouts of NBD that server and client share, and reading from a socket until there is enough.
+
+Source: the NBD project's doc/proto.md, "Fixed newstyle negotiation", "Transmission phase", "Structured replies",
+"Block status". All numbers are big-endian.
+"""
+
+import socket
+import struct
+from collections.abc import Sequence
+
+MiB = 1 << 20
+
+# What every server takes, and no read of ours asks more than: bytes.
+MOST_READ = 32 * MiB
+
+NBD_MAGIC = 0x4E42444D41474943
+OPTION_MAGIC = 0x49484156454F5054
+OPTION_REPLY_MAGIC = 0x0003E889045565A9
+REQUEST_MAGIC = 0x25609513
+SIMPLE_REPLY_MAGIC = 0x67446698
+CHUNK_MAGIC = 0x668E33EF
+
+# Flags of the handshake, the server's and the client's.
+FIXED_NEWSTYLE, NO_ZEROES = 1, 2
+
+OPT_EXPORT_NAME, OPT_ABORT, OPT_LIST, OPT_INFO, OPT_GO, OPT_STRUCTURED_REPLY, OPT_SET_META_CONTEXT = (
+    1,
+    2,
+    3,
+    6,
+    7,
+    8,
+    10,
+)
+REP_ACK, REP_SERVER, REP_INFO, REP_META_CONTEXT = 1, 2, 3, 4
+REP_ERROR = 1 << 31
+REP_ERR_UNSUP, REP_ERR_INVALID, REP_ERR_UNKNOWN, REP_ERR_TOO_BIG = (REP_ERROR + n for n in (1, 3, 6, 9))
+INFO_EXPORT, INFO_BLOCK_SIZE = 0, 3
+
+# Flags of an export.
+HAS_FLAGS, READ_ONLY, CAN_MULTI_CONN = 1 << 0, 1 << 1, 1 << 8
+
+CMD_READ, CMD_WRITE, CMD_DISC, CMD_BLOCK_STATUS = 0, 1, 2, 7
+# Of a read: answer in one chunk, whatever is a hole in it.
+DONT_FRAGMENT = 1 << 2
+
+CHUNK_DONE = 1
+CHUNK_NONE, CHUNK_DATA, CHUNK_HOLE, CHUNK_BLOCK_STATUS = 0, 1, 2, 5
+CHUNK_ERROR = 1 << 15
+BASE_ALLOCATION = b"base:allocation"
+# Flags of an extent in base:allocation.
+HOLE, ZERO = 1, 2
+
+EPERM, EIO, EINVAL = 1, 5, 22
+
+GREETING = struct.Struct(">QQH")
+OPTION = struct.Struct(">QII")
+OPTION_REPLY = struct.Struct(">QIII")
+EXPORT = struct.Struct(">QH")
+INFO_EXPORT_DATA = struct.Struct(">HQH")
+INFO_BLOCK_SIZE_DATA = struct.Struct(">HIII")
+# magic, flags, type, handle, offset, length
+REQUEST = struct.Struct(">IHHQQI")
+# magic, error, handle
+SIMPLE_REPLY = struct.Struct(">IIQ")
+# magic, flags, type, handle, length
+CHUNK = struct.Struct(">IHHQI")
+
+
+class Disconnected(ConnectionError):
+    """Raised when the peer has hung up."""
+
+
+class Misbehaviour(Exception):
+    """Raised when the peer says what the protocol does not allow, or more than is taken. The text says what."""
+
+
+def receive_into(connection: socket.socket, buffer: memoryview) -> None:
+    """Fill the buffer from a socket. Raises Disconnected, OSError."""
+    while buffer:
+        count = connection.recv_into(buffer)
+        if not count:
+            raise Disconnected("the peer has hung up")
+        buffer = buffer[count:]
+
+
+def receive(connection: socket.socket, length: int) -> bytes:
+    """Exactly `length` bytes from a socket; the caller has bounded it. Raises Disconnected, OSError."""
+    buffer = bytearray(length)
+    receive_into(connection, memoryview(buffer))
+    return bytes(buffer)
+
+
+def send(connection: socket.socket, pieces: Sequence[bytes | memoryview]) -> None:
+    """Send all pieces, one after the other; mostly in one call of the system. Raises OSError."""
+    rest = sum(map(len, pieces))
+    sent = connection.sendmsg(pieces)
+    while sent < rest:
+        rest -= sent
+        pieces = _after(pieces, sent)
+        sent = connection.sendmsg(pieces)
+
+
+def _after(pieces: Sequence[bytes | memoryview], sent: int) -> list[bytes | memoryview]:
+    """What is left of pieces of which `sent` bytes are gone."""
+    left: list[bytes | memoryview] = []
+    for piece in pieces:
+        if sent < len(piece):
+            left.append(memoryview(piece)[sent:])
+        sent = max(0, sent - len(piece))
+    return left
