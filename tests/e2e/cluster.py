@@ -1,0 +1,225 @@
+"""The scaled-out gateway as operators run it: PostgreSQL, Redis, MinIO and `images` processes, each to be killed."""
+
+import asyncio
+import json
+import os
+import subprocess
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import httpx
+
+from app.adapters.s3_bucket import Bucket
+from app.s3_address import S3Address
+from tests.e2e.client import Client, eventually
+from tests.e2e.gateway import IMAGES, clean_environment
+from tests.servers.minio import Minio, minio_program
+from tests.servers.postgresql import PostgreSQL
+from tests.servers.process import Server, answers
+from tests.servers.redis import Redis
+
+BUCKET = "images"
+SECRET = "a secret of thirty-two bytes or more, of a test"
+_COMMAND_SECONDS = 120
+
+
+class ImagesProcess(Server):
+    """`images serve`, `images work` or `images schedule`, on the settings of a cluster."""
+
+    # What goes before the command: a program that runs it in another surrounding.
+    wrapper: Sequence[str] = ()
+
+    def __init__(self, folder: Path, arguments: Sequence[str], settings: Mapping[str, str]) -> None:
+        super().__init__(folder)
+        self.arguments = arguments
+        self.settings = settings
+
+    @property
+    def serves(self) -> bool:
+        return self.arguments[0] == "serve"
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def command(self) -> Sequence[str]:
+        listening = ["--host", "127.0.0.1", "--port", str(self.port)] if self.serves else []
+        return [*self.wrapper, IMAGES, *self.arguments, *listening]
+
+    def environment(self) -> Mapping[str, str]:
+        return self.settings
+
+    def is_ready(self) -> bool:
+        if not self.serves:
+            return self._process is not None
+        if not answers(self.port):
+            return False
+        try:
+            return httpx.get(f"{self.url}/readyz", timeout=10).status_code == 200
+        except httpx.TransportError:
+            return False
+
+    def launch(self) -> None:
+        """Start it without waiting: what it needs may be away. `supervised` starts it again when it gave up."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with open(self.log, "ab") as log:
+            self._process = subprocess.Popen(
+                self.command(),
+                cwd=self.folder,
+                env={**os.environ, **self.environment()},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    def has_ended(self) -> bool:
+        """Whether the process has ended by itself."""
+        return self._process is not None and self._process.poll() is not None
+
+
+class Cluster:
+    """All processes of a scaled-out gateway. `env` are settings beside the three addresses."""
+
+    def __init__(self, folder: Path, *, apis: int = 2, workers: int = 2, env: Mapping[str, str] | None = None) -> None:
+        self.folder = folder
+        self.postgresql = PostgreSQL(folder / "postgresql")
+        self.redis = Redis(folder / "redis")
+        self.minio = Minio(folder / "minio", minio_program())
+        self._numbers = (apis, workers)
+        self._env = dict(env or {})
+        self.apis: list[ImagesProcess] = []
+        self.workers: list[ImagesProcess] = []
+        self.settings: dict[str, str] = {}
+
+    @property
+    def servers(self) -> dict[str, Server]:
+        """PostgreSQL, Redis and MinIO by name."""
+        return {"postgresql": self.postgresql, "redis": self.redis, "minio": self.minio}
+
+    @property
+    def processes(self) -> list[ImagesProcess]:
+        """The gateway's own processes."""
+        return [*self.apis, *self.workers]
+
+    def start(self) -> None:
+        """Start everything, make the tables and the bucket, and two projects."""
+        for server in self.servers.values():
+            server.start()
+        self.settings = clean_environment(
+            {
+                "IMAGES_DATABASE_URL": self.postgresql.new_database(migrated=False),
+                "IMAGES_BROKER_URL": self.redis.url,
+                "IMAGES_OBJECT_STORE": self.minio.store_url(BUCKET),
+                "IMAGES_SECRET": SECRET,
+                **self._env,
+            }
+        )
+        self.run("migrate")
+        self.run("found", "--organization", "demo", "--project", "alpha", "--project", "beta")
+        apis, workers = self._numbers
+        self.apis = [self._process(f"api-{number}", "serve") for number in range(1, apis + 1)]
+        self.workers = [self._process(f"worker-{number}", "work") for number in range(1, workers + 1)]
+        for process in self.processes:
+            process.start()
+
+    def stop(self) -> None:
+        """End everything, the servers last."""
+        for process in reversed(self.processes):
+            process.stop()
+        for server in self.servers.values():
+            server.stop()
+
+    def kill(self) -> None:
+        """The same at once."""
+        for process in [*self.processes, *self.servers.values()]:
+            process.kill()
+
+    def run(self, *arguments: str) -> str:
+        """Run a command of `images` to its end; gives what it printed. Fails when it fails."""
+        done = subprocess.run(
+            [IMAGES, *arguments],
+            env=self.settings,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=_COMMAND_SECONDS,
+        )
+        assert done.returncode == 0, f"images {' '.join(arguments)}: {done.stdout}{done.stderr}"
+        return done.stdout
+
+    def token(self, subject: str = "ann", project: str = "alpha", role: str = "ADMIN") -> str:
+        """A token for somebody with a role in a project."""
+        return self.run("token", "--subject", subject, "--project", project, "--role", role).strip()
+
+    def rows(self, query: str, *values: object) -> list[dict[str, Any]]:
+        """What the database answers to a query."""
+
+        async def ask() -> list[dict[str, Any]]:
+            connection = await asyncpg.connect(self.settings["IMAGES_DATABASE_URL"])
+            try:
+                return [dict(row) for row in await connection.fetch(query, *values)]
+            finally:
+                await connection.close()
+
+        return asyncio.run(ask())
+
+    def bucket(self) -> Bucket:
+        """The bucket of the objects; whoever asks closes it."""
+        return Bucket(S3Address.parse(self.settings["IMAGES_OBJECT_STORE"]))
+
+    def client(self, api: int = 0, token: str | None = None, project: str = "alpha") -> Client:
+        """A client of one of the API processes."""
+        return Client.with_token(self.apis[api].url, token or self.token(project=project), project)
+
+    @contextmanager
+    def supervised(self) -> Iterator[None]:
+        """Start the gateway's processes again when they have ended by themselves, as an operator's system does."""
+        over = threading.Event()
+
+        def watch() -> None:
+            while not over.wait(0.2):
+                for process in self.processes:
+                    if process.has_ended():
+                        process.launch()
+
+        watching = threading.Thread(target=watch, daemon=True)
+        watching.start()
+        try:
+            yield
+        finally:
+            over.set()
+            watching.join()
+
+    def _process(self, name: str, *arguments: str) -> ImagesProcess:
+        return ImagesProcess(self.folder / name, arguments, self.settings)
+
+    def logs(self) -> str:
+        """The end of what the gateway's processes said, for a test that failed."""
+        return "\n".join(f"--- {process.folder.name}\n{_tail(process.log)}" for process in self.processes)
+
+
+@contextmanager
+def running_cluster(folder: Path, **options: object) -> Iterator[Cluster]:
+    """A cluster that is stopped in order at the end."""
+    cluster = Cluster(folder, **options)  # type: ignore[arg-type]
+    try:
+        cluster.start()
+        yield cluster
+        cluster.stop()
+    finally:
+        cluster.kill()
+
+
+def when_all_serve(cluster: Cluster) -> None:
+    """Wait until every API process is ready."""
+    for api in cluster.apis:
+        eventually(api.is_ready)
+
+
+def _tail(log: Path, size: int = 3000) -> str:
+    return log.read_text(errors="replace")[-size:] if log.exists() else json.dumps(None)

@@ -1,0 +1,226 @@
+"""Two API processes and two workers on PostgreSQL, Redis and MinIO, as real processes."""
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import httpx
+import psutil
+import pytest
+
+from tests.e2e import images
+from tests.e2e.client import Client, Refused, becomes
+from tests.e2e.cluster import Cluster, running_cluster
+from tests.e2e.images import LARGE, VARIANTS, MiB, Variant
+
+pytestmark = pytest.mark.needs_program("qemu-img", "qemu-nbd", "redis-server")
+
+QUICK = {
+    "IMAGES_LEASE_SECONDS": "3",
+    "IMAGES_MINIMUM_PART_SIZE": str(5 * MiB),
+    "IMAGES_PROGRESS_SECONDS": "0.1",
+    "IMAGES_CUSTOM_IMAGES_LIMIT": "1000",
+    # Sweeps come round too seldom to help: what these tests see was told by Redis.
+    "IMAGES_POLL_SECONDS": "20",
+}
+STREAM = Variant("stream", "VMDK", LARGE, ("subformat=streamOptimized",))
+
+_FEED = """
+subscription ($project: ID!, $after: EventCursor) {
+  imageEvents(projectId: $project, after: $after) {
+    __typename
+    ... on ImageCreated { cursor imageId }
+    ... on ImageUpdated { cursor imageId }
+    ... on ImageStatusChanged { cursor imageId to }
+    ... on ImageProgressed { cursor imageId progress { phase } }
+  }
+}
+"""
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    with running_cluster(tmp_path_factory.mktemp("cluster"), env=QUICK) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def clients(cluster: Cluster) -> Iterator[tuple[Client, Client]]:
+    """Two clients with one token, each on an API process of its own."""
+    token = cluster.token()
+    with cluster.client(0, token) as one, cluster.client(1, token) as other:
+        yield one, other
+
+
+@pytest.fixture(scope="module")
+def disks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("disks")
+
+
+def test_what_goes_in_at_one_process_is_watched_at_the_other(
+    clients: tuple[Client, Client], disks: Path, tmp_path: Path
+) -> None:
+    one, other = clients
+    source = STREAM.build(disks)
+    before = other.ask("query { eventCursor }")["eventCursor"]
+    with other.stream(_FEED, project=other.project_id, after=before) as answers:
+        image_id = one.upload(source)
+        told = []
+        for answer in answers:
+            told.append(answer["imageEvents"])
+            if told[-1].get("to") == "ACTIVE":
+                break
+    kinds = [event["__typename"] for event in told if event["__typename"] != "ImageProgressed"]
+    assert kinds == ["ImageCreated", "ImageUpdated", "ImageStatusChanged", "ImageStatusChanged"]
+    phases = [event["progress"]["phase"] for event in told if event["__typename"] == "ImageProgressed"]
+    assert "CONVERTING" in phases
+    assert {event["imageId"] for event in told} == {image_id}
+    other.check_holds(image_id, source, STREAM.driver, tmp_path)
+
+
+@pytest.mark.parametrize("variant", VARIANTS, ids=lambda variant: variant.name)
+def test_every_format_becomes_the_same_disk(
+    clients: tuple[Client, Client], variant: Variant, disks: Path, tmp_path: Path
+) -> None:
+    one, other = clients
+    source = variant.build(disks)
+    image_id = one.upload(source)
+    other.check_holds(image_id, source, variant.driver, tmp_path)
+
+
+def test_bytes_go_straight_to_the_store_and_come_straight_from_it(
+    cluster: Cluster, clients: tuple[Client, Client], disks: Path
+) -> None:
+    one, _ = clients
+    source = images.DENSE.write(disks)
+    image_id, upload_id = one.create(source, format="RAW")
+    parts = one.missing(image_id)
+    assert {urlsplit(part.url).port for part in parts} == {cluster.minio.port}
+    one.put_all(source, parts)
+    one.mutate("completeUpload", uploadId=upload_id)
+    download = one.active(image_id)["download"]
+    assert urlsplit(download["url"]).port == cluster.minio.port
+
+
+def test_a_part_of_another_length_is_refused_by_the_store_and_never_gets_into_an_image(
+    clients: tuple[Client, Client], disks: Path
+) -> None:
+    one, _ = clients
+    source = images.DENSE.write(disks)
+    image_id, upload_id = one.create(source, format="RAW")
+    parts = one.missing(image_id)
+    for wrong in (parts[0].size - 1, parts[0].size + 1):
+        answer = httpx.request(parts[0].method, parts[0].url, content=bytes(wrong), timeout=30)
+        assert answer.status_code == 403, answer.text
+    one.put_all(source, parts[1:])
+    assert one.image(image_id)["upload"]["receivedBytes"] == source.stat().st_size - parts[0].size
+    with pytest.raises(Refused) as refused:
+        one.mutate("completeUpload", uploadId=upload_id)
+    assert refused.value.code == "NOT_READY"
+    assert [part.number for part in one.missing(image_id)] == [1]
+
+
+def test_an_aborted_upload_leaves_no_part_behind(cluster: Cluster, clients: tuple[Client, Client], disks: Path) -> None:
+    one, _ = clients
+    source = images.DENSE.write(disks)
+    image_id, upload_id = one.create(source, format="RAW")
+    one.put_all(source, one.missing(image_id)[:2])
+    key, reference = _upload_of(cluster, image_id)
+    bucket = cluster.bucket()
+    assert bucket.multiparts(key) == [reference]
+    one.mutate("abortUpload", uploadId=upload_id)
+    becomes(lambda: bucket.multiparts(key), [])
+    assert one.image(image_id)["failure"]["code"] == "UPLOAD_ABORTED"
+    bucket.close()
+
+
+def test_an_upload_that_the_store_has_dropped_has_expired(
+    cluster: Cluster, clients: tuple[Client, Client], disks: Path
+) -> None:
+    one, _ = clients
+    source = images.DENSE.write(disks)
+    image_id, upload_id = one.create(source, format="RAW")
+    bucket = cluster.bucket()
+    # As MinIO does by itself with what is a day old.
+    bucket.abort(*_upload_of(cluster, image_id))
+    bucket.close()
+    with pytest.raises(Refused) as refused:
+        one.mutate("completeUpload", uploadId=upload_id)
+    assert refused.value.code == "CONFLICT"
+    image = one.image(image_id)
+    assert (image["status"], image["failure"]["code"]) == ("ERROR", "UPLOAD_EXPIRED")
+
+
+def test_another_worker_takes_up_what_a_killed_one_was_doing(
+    cluster: Cluster, clients: tuple[Client, Client], disks: Path, tmp_path: Path
+) -> None:
+    one, _ = clients
+    source = images.slow_to_copy(disks, 256 * MiB)
+    busy, idle = cluster.workers
+    os.kill(idle.pid, signal.SIGSTOP)  # so that it is known which of them takes the job
+    try:
+        image_id = one.upload(source)
+        one.when(image_id, lambda image: (image["progress"] or {}).get("phase") == "CONVERTING")
+        busy.kill()
+    finally:
+        os.kill(idle.pid, signal.SIGCONT)
+    try:
+        one.check_holds(image_id, source, "vmdk", tmp_path)
+    finally:
+        busy.start()
+    assert one.statuses(image_id) == ["QUEUED", "SAVING", "ACTIVE"]
+
+
+def test_a_conversion_writes_nothing_to_the_disk_of_its_worker(
+    cluster: Cluster, clients: tuple[Client, Client], disks: Path
+) -> None:
+    one, _ = clients
+    before = {worker.pid: _written(worker.pid) for worker in cluster.workers}
+    for variant in (STREAM, Variant("copied", "VHD", LARGE), Variant("referenced", "VMDK", LARGE)):
+        one.hashed(one.upload(variant.build(disks)))
+    after = {worker.pid: _written(worker.pid) for worker in cluster.workers}
+    # Log lines and the like; the images hold 150 MiB each.
+    assert all(after[pid] - before[pid] < 2 * MiB for pid in before), (before, after)
+
+
+def test_nothing_is_lost_while_redis_is_away(cluster: Cluster, disks: Path, tmp_path: Path) -> None:
+    with running_cluster(tmp_path / "cluster", workers=1, env=QUICK | {"IMAGES_POLL_SECONDS": "0.5"}) as patient:
+        source = images.DENSE.write(disks)
+        with patient.client(0) as client:
+            patient.redis.kill()
+            image_id = client.upload(source, format="RAW")
+            client.active(image_id)
+            patient.redis.start()
+            client.check_holds(client.upload(source, format="RAW"), source, "raw", tmp_path)
+
+
+def test_an_image_whose_store_stays_away_ends_in_an_error_that_a_retry_mends(disks: Path, tmp_path: Path) -> None:
+    settings = QUICK | {"IMAGES_JOB_ATTEMPTS": "1", "IMAGES_POLL_SECONDS": "0.5"}
+    source = images.DENSE.write(disks)
+    with running_cluster(tmp_path / "cluster", apis=1, workers=1, env=settings) as alone, alone.client(0) as client:
+        (worker,) = alone.workers
+        os.kill(worker.pid, signal.SIGSTOP)
+        image_id = client.upload(source, format="RAW")
+        alone.minio.kill()
+        os.kill(worker.pid, signal.SIGCONT)
+        image = client.settled(image_id)
+        assert (image["status"], image["failure"]["code"]) == ("ERROR", "STORAGE_UNAVAILABLE")
+        assert image["failure"]["retriable"]
+        with pytest.raises(AssertionError, match="STORAGE_UNAVAILABLE"):
+            client.create(source, format="RAW")
+        alone.minio.start()
+        client.mutate("retryImage", imageId=image_id)
+        client.check_holds(image_id, source, "raw", tmp_path)
+
+
+def _written(pid: int) -> int:
+    """Bytes that a process has had written to disks, in all."""
+    written: int = psutil.Process(pid).io_counters().write_bytes
+    return written
+
+
+def _upload_of(cluster: Cluster, image_id: str) -> tuple[str, str]:
+    (row,) = cluster.rows("SELECT key, reference FROM upload WHERE image_id = $1", image_id)
+    return row["key"], row["reference"]
