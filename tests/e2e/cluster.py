@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import os
 import subprocess
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -63,20 +62,6 @@ class ImagesProcess(Server):
         except httpx.TransportError:
             return False
 
-    def launch(self) -> None:
-        """Start it without waiting: what it needs may be away. `supervised` starts it again when it gave up."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with open(self.log, "ab") as log:
-            self._process = subprocess.Popen(
-                self.command(),
-                cwd=self.folder,
-                env={**os.environ, **self.environment()},
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-
     def has_ended(self) -> bool:
         """Whether the process has ended by itself."""
         return self._process is not None and self._process.poll() is not None
@@ -95,6 +80,8 @@ class Cluster:
         self.apis: list[ImagesProcess] = []
         self.workers: list[ImagesProcess] = []
         self.settings: dict[str, str] = {}
+        # Held by whoever kills or starts processes while they are supervised.
+        self.changing = threading.Lock()
 
     @property
     def servers(self) -> dict[str, Server]:
@@ -183,9 +170,10 @@ class Cluster:
 
         def watch() -> None:
             while not over.wait(0.2):
-                for process in self.processes:
-                    if process.has_ended():
-                        process.launch()
+                with self.changing:
+                    for process in self.processes:
+                        if process.has_ended():
+                            process.launch()
 
         watching = threading.Thread(target=watch, daemon=True)
         watching.start()

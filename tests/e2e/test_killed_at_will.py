@@ -115,12 +115,13 @@ class Chaos:
             time.sleep(self.numbers.uniform(0.2, 1.5))  # any moment will do
             everything: list[Any] = [*self.cluster.processes, *self.cluster.servers.values()]
             victims = self.numbers.sample(everything, self.numbers.randint(1, 3))
-            for victim in victims:
-                victim.kill()
-            self.numbers.shuffle(victims)
-            for victim in victims:
-                # The gateway's own may find what they need still away: then they end, and are started again.
-                victim.launch() if isinstance(victim, ImagesProcess) else victim.start()
+            with self.cluster.changing:
+                for victim in victims:
+                    victim.kill()
+                self.numbers.shuffle(victims)
+                for victim in victims:
+                    # The gateway's own may find what they need still away: then they end, and are started again.
+                    victim.launch() if isinstance(victim, ImagesProcess) else victim.start()
 
 
 @dataclass

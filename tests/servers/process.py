@@ -63,6 +63,16 @@ class Server:
 
     def start(self) -> None:
         """Start it, for the first time or again, and wait until it answers. Raises RuntimeError when it does not."""
+        process = self.launch()
+        deadline = time.monotonic() + _START_SECONDS
+        while not self.is_ready():
+            if process.poll() is not None or time.monotonic() > deadline:
+                self.kill()
+                raise RuntimeError(f"{self.command()[0]} does not start: {self.log.read_text()[-2000:]}")
+            time.sleep(_BETWEEN_LOOKS)
+
+    def launch(self) -> "subprocess.Popen[bytes]":
+        """Start it without waiting: what it needs may be away."""
         self.folder.mkdir(parents=True, exist_ok=True)
         self.prepare()
         with open(self.log, "ab") as log:
@@ -75,12 +85,7 @@ class Server:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        deadline = time.monotonic() + _START_SECONDS
-        while not self.is_ready():
-            if self._process.poll() is not None or time.monotonic() > deadline:
-                self.kill()
-                raise RuntimeError(f"{self.command()[0]} does not start: {self.log.read_text()[-2000:]}")
-            time.sleep(_BETWEEN_LOOKS)
+        return self._process
 
     def kill(self) -> None:
         """End it and its children at once, as a power cut would."""
