@@ -184,6 +184,7 @@ def _connection(url: str, token: str | None, projects: Sequence[Project]) -> dic
         "url": url,
         "graphql": f"{url}/graphql",
         "token": token,
+        "project": projects[0].id,
         "projects": [{"id": project.id, "name": project.name} for project in projects],
     }
 

@@ -31,7 +31,8 @@ def find_connection(environ: Mapping[str, str], file: Path | None = None, projec
 
     `file` is what --connection names, and goes first; then IMAGES_URL with IMAGES_TOKEN; then the file that
     IMAGES_CONNECTION names; then ./data/connection.json. An address and a token never come from different places:
-    that would show the token of one gateway to another. Raises Misconfigured.
+    that would show the token of one gateway to another. A file may also name the project that is meant when nobody
+    says one. Raises Misconfigured.
     """
     if file is None:
         url, token = environ.get("IMAGES_URL", "").strip(), environ.get("IMAGES_TOKEN", "").strip()
@@ -44,7 +45,12 @@ def find_connection(environ: Mapping[str, str], file: Path | None = None, projec
             raise Misconfigured("It is not set where the gateway is.", hint=_HOW)
         file = EMBEDDED_FILE
     told = _read(file)
-    return Connection(_endpoint(_text(told, "graphql", file), str(file)), _token(_text(told, "token", file)), project)
+    usual = told.get("project")
+    return Connection(
+        _endpoint(_text(told, "graphql", file), str(file)),
+        _token(_text(told, "token", file)),
+        project or (usual if isinstance(usual, str) else None),
+    )
 
 
 def _of_environment(url: str, token: str, project: str | None) -> Connection:

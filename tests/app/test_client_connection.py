@@ -95,3 +95,12 @@ def test_a_file_that_tells_no_connection_is_named(tmp_path: Path, text: str) -> 
 
 def test_the_token_is_not_shown_when_a_connection_is() -> None:
     assert "secret" not in repr(Connection("http://host/graphql", "secret"))
+
+
+def test_a_file_may_name_the_project_that_is_meant_when_nobody_says_one(tmp_path: Path) -> None:
+    file = written(tmp_path / "connection.json")
+    file.write_text(json.dumps({**json.loads(file.read_text()), "project": "prj_usual"}))
+
+    assert find_connection({}, file).project == "prj_usual"
+    assert find_connection({}, file, "beta").project == "beta"
+    assert find_connection({"IMAGES_URL": "http://host", "IMAGES_TOKEN": "t"}).project is None

@@ -206,7 +206,7 @@ def test_each_kind_of_failure_has_its_exit_code(cli: Cli, running_gateway: Gatew
 
     assert failed("list", IMAGES_CONNECTION="") == (2, "CONFIGURATION")
     assert failed("list", IMAGES_URL=running_gateway.url) == (2, "CONFIGURATION")
-    assert failed("list", IMAGES_PROJECT="") == (2, "CONFIGURATION")
+    assert failed("list", **(here | {"IMAGES_PROJECT": ""})) == (2, "CONFIGURATION")
     assert failed("upload", "missing.vmdk") == (2, "FILE")
     assert failed("upload", unmarked) == (2, "UNSUPPORTED_FORMAT")
     assert failed("upload", disks / "disk.qcow2", "--sha256", "x") == (3, "INVALID")
@@ -215,8 +215,9 @@ def test_each_kind_of_failure_has_its_exit_code(cli: Cli, running_gateway: Gatew
     assert failed("show", "no such image") == (6, "NOT_FOUND")
     assert failed("list", IMAGES_PROJECT="gamma") == (6, "NOT_FOUND")
     assert cli("list", "--no-such-option").code == 2
-    several = cli("list", env={"IMAGES_PROJECT": ""})
+    several = cli("list", env=here | {"IMAGES_PROJECT": ""})
     assert "alpha, beta" in several.err
+    assert cli("list", env={"IMAGES_PROJECT": ""}).code == 0, "what `images up` wrote names a project"
 
 
 def test_an_image_is_deleted_only_when_that_was_said(cli: Cli, disks: Path) -> None:

@@ -58,7 +58,7 @@ def test_the_connection_file_is_for_its_owner_alone_and_says_where_to_go(running
 
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert stat.S_IMODE((running_gateway.data / "secret").stat().st_mode) == 0o600
-    assert set(told) == {"url", "graphql", "token", "projects"}
+    assert set(told) == {"url", "graphql", "token", "project", "projects"}
     assert told["url"] == f"http://127.0.0.1:{running_gateway.port}"
     assert told["graphql"] == f"{told['url']}/graphql"
     assert [project["name"] for project in told["projects"]] == ["alpha", "beta"]
