@@ -36,7 +36,7 @@ from workers.streaming import Streaming, Target
 log = structlog.get_logger(__name__)
 
 # What is kept of a source, of each that is being converted: its tables, and what is read ahead of it.
-_CACHE_BYTES = 16 << 20
+_CACHE_BYTES = 12 << 20
 
 
 @dataclass(frozen=True, slots=True)

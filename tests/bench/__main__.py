@@ -9,7 +9,19 @@ from pathlib import Path
 
 from rich.console import Console
 
-from tests.bench import conversion, growth, memory, pages, receiving, watchers
+from tests.bench import (
+    catalogue,
+    compression,
+    conversion,
+    crowd,
+    growth,
+    memory,
+    pages,
+    receiving,
+    sharing,
+    stored_conversion,
+    watchers,
+)
 from tests.bench.figures import Report, markdown, show
 from tests.bench.machine import describe
 from tests.bench.scale import Scale
@@ -21,6 +33,11 @@ MEASUREMENTS: Mapping[str, Callable[[Scale], Report]] = {
     "memory": memory.measure,
     "pages": pages.measure,
     "watchers": watchers.measure,
+    "stored_conversion": stored_conversion.measure,
+    "compression": compression.measure,
+    "sharing": sharing.measure,
+    "catalogue": catalogue.measure,
+    "crowd": crowd.measure,
 }
 
 
@@ -39,7 +56,16 @@ def main(arguments: list[str]) -> int:
 
 
 def _measured(name: str, asked: argparse.Namespace, console: Console) -> Report:
-    scale = Scale(asked.size, asked.rounds, asked.watchers, asked.events, asked.seconds, asked.folder)
+    scale = Scale(
+        asked.size,
+        asked.rounds,
+        asked.watchers,
+        asked.events,
+        asked.seconds,
+        asked.folder,
+        images=asked.images,
+        crowd=asked.crowd,
+    )
     with tempfile.TemporaryDirectory(prefix=f"bench-{name}-", dir=asked.folder) as folder:
         report = MEASUREMENTS[name](replace(scale, folder=Path(folder)))
     show(report, console)
@@ -53,6 +79,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--folder", type=Path, default=Path("/var/tmp"), help="where to write [/var/tmp]")  # noqa: S108
     parser.add_argument("--rounds", type=int, default=3, help="how often each is measured [3]")
     parser.add_argument("--watchers", type=int, default=1000, help="how many watch at once [1000]")
+    parser.add_argument("--crowd", type=int, default=10_000, help="how many watch two API processes [10000]")
+    parser.add_argument("--images", type=int, default=1_000_000, help="images in the large catalogue [1000000]")
     parser.add_argument("--events", type=int, default=50, help="how many events they are sent [50]")
     parser.add_argument("--seconds", type=float, default=5, help="how long pages are asked for in a round [5]")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the tables there too")

@@ -44,7 +44,7 @@ def _until_active(gateway: Gateway, disk: Disk, file: Path) -> float:
     upload = create(gateway, file, disk.format)
     settle_disk(file.parent)
     with following(gateway, upload.image_id) as follower:
-        sent = send(gateway.host, file, upload.parts, _AT_ONCE)
+        sent = send(upload.host, file, upload.parts, _AT_ONCE)
         complete(gateway, upload)
         taken = follower.active_at() - sent.ended
     remove(gateway, upload.image_id)
@@ -58,7 +58,7 @@ def remove(gateway: Gateway, image_id: str) -> None:
     """
     _wait(lambda: gateway.ask(_SHA256, id=image_id)["node"]["sha256"] is not None, "its SHA-256")
     delete(gateway, image_id)
-    _wait(lambda: not any(path.is_file() for path in gateway.objects.rglob("*")), "its bytes to be freed")
+    _wait(lambda: gateway.objects() == 0, "its bytes to be freed")
 
 
 def _wait(happened: Callable[[], bool], what: str) -> None:

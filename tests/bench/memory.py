@@ -28,7 +28,7 @@ def measure(scale: Scale) -> Report:
         _reset_peak(gateway.process)
         upload = create(gateway, file, disk.format)
         with following(gateway, upload.image_id) as follower:
-            send(gateway.host, file, upload.parts, _AT_ONCE)
+            send(upload.host, file, upload.parts, _AT_ONCE)
             receiving = _peak(gateway.process)
             _reset_peak(gateway.process)
             complete(gateway, upload)

@@ -40,7 +40,7 @@ def _rounds(gateway: Gateway, bare: Bare, file: Path, rounds: int, *, single: bo
     for _ in range(rounds):
         upload = create(gateway, file, "RAW", single=single)
         settle_disk(file.parent)
-        ours.append(send(gateway.host, file, upload.parts, 1 if single else _AT_ONCE).seconds)
+        ours.append(send(upload.host, file, upload.parts, 1 if single else _AT_ONCE).seconds)
         delete(gateway, upload.image_id)
         parts = _bare_parts(size, size if single else _PART)
         settle_disk(file.parent)

@@ -11,7 +11,7 @@ _ALIGNMENT = 1 << 20
 class Scale:
     """`gib` of data in an image, so many `rounds` of each, `watchers` at once, pages for `seconds` a round.
 
-    Everything is written below `folder`.
+    `images` are in the larger catalogue, and `crowd` watch two API processes. Everything is written below `folder`.
     """
 
     gib: float
@@ -20,6 +20,8 @@ class Scale:
     events: int
     seconds: float
     folder: Path
+    images: int
+    crowd: int
 
     def bytes_of(self, times: float = 1) -> int:
         """So many times the data, in whole MiB."""

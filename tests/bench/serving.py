@@ -5,7 +5,7 @@ import os
 import select
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +14,12 @@ from typing import Any
 import httpx
 import psutil
 
+from app.adapters.tokens import SecretTokens
+
+_SECRET = "a secret of thirty-two bytes or more, to measure with"
 _START_SECONDS = 60
 _STOP_SECONDS = 30
-_ANSWER_SECONDS = 120
+ANSWER_SECONDS = 120
 _SYNC_SECONDS = 600
 _IMAGES = Path(sys.executable).with_name("images")
 
@@ -27,20 +30,28 @@ class MeasurementFailed(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Gateway:
-    """A gateway that runs: its address, a token of its administrator, a project, its process, and its objects."""
+    """A gateway that runs: its address, a token of its administrator, a project, and the process of its API.
+
+    `objects` says how many there are in its store.
+    """
 
     url: str
     token: str
     project_id: str
     process: psutil.Process
     client: httpx.Client
-    objects: Path
+    objects: Callable[[], int]
 
     @property
     def host(self) -> tuple[str, int]:
         """Where it listens."""
         address = httpx.URL(self.url)
         return address.host, address.port or 80
+
+    @property
+    def caller(self) -> dict[str, str]:
+        """The header that says who asks."""
+        return {"authorization": f"Bearer {self.token}"}
 
     def ask(self, query: str, **variables: Any) -> dict[str, Any]:
         """The data of a query or mutation. Raises MeasurementFailed when it went wrong in any way."""
@@ -72,9 +83,29 @@ def running_gateway(folder: Path) -> Iterator[Gateway]:
     with _running(command, folder / "gateway.log", limits) as (process, _):
         told = json.loads((folder / "data/connection.json").read_text())
         headers = {"authorization": f"Bearer {told['token']}"}
-        with httpx.Client(base_url=told["url"], headers=headers, timeout=_ANSWER_SECONDS) as client:
-            objects = folder / "data/store/objects"
-            yield Gateway(told["url"], told["token"], told["projects"][0]["id"], process, client, objects)
+        with httpx.Client(base_url=told["url"], headers=headers, timeout=ANSWER_SECONDS) as client:
+            files = folder / "data/store/objects"
+            yield Gateway(
+                told["url"],
+                told["token"],
+                told["projects"][0]["id"],
+                process,
+                client,
+                lambda: sum(path.is_file() for path in files.rglob("*")),
+            )
+
+
+@contextmanager
+def running_api(folder: Path, settings: Mapping[str, str], project_id: str, subject: str) -> Iterator[Gateway]:
+    """`images serve` on a free port and a database that is there; asked in the name of `subject`."""
+    command = [str(_IMAGES), "serve", "--host", "127.0.0.1", "--port", "0"]
+    given = {**settings, "IMAGES_SECRET": _SECRET}
+    with _running(command, folder / "gateway.log", given) as (process, line):
+        url = line.removeprefix("listening on ")
+        token = SecretTokens(_SECRET.encode()).issue(subject)
+        headers = {"authorization": f"Bearer {token}"}
+        with httpx.Client(base_url=url, headers=headers, timeout=ANSWER_SECONDS) as client:
+            yield Gateway(url, token, project_id, process, client, lambda: 0)
 
 
 @contextmanager

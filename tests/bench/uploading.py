@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from queue import Empty, SimpleQueue
 
+import httpx
+
 from tests.bench.serving import Gateway, MeasurementFailed
 
 _ANSWER_SECONDS = 120
@@ -41,10 +43,11 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Upload:
-    """An image that waits for its bytes."""
+    """An image that waits for its bytes, and the server that takes them."""
 
     image_id: str
     upload_id: str
+    host: tuple[str, int]
     parts: Sequence[Part]
 
 
@@ -55,21 +58,28 @@ def create(gateway: Gateway, file: Path, format_: str, *, size: int | None = Non
     system = {"family": "ubuntu", "version": "24.04"}
     wanted = {"projectId": gateway.project_id, "name": file.name, "os": system, "source": {"upload": source}}
     image = gateway.ask(_CREATE, input=wanted)["createImage"]["image"]
-    return Upload(image["id"], image["upload"]["id"], _parts(gateway, image["upload"]["id"]))
+    return Upload(image["id"], image["upload"]["id"], *_parts(gateway, image["upload"]["id"]))
 
 
-def _parts(gateway: Gateway, upload_id: str) -> list[Part]:
+def _parts(gateway: Gateway, upload_id: str) -> tuple[tuple[str, int], list[Part]]:
     parts: list[Part] = []
+    host: tuple[str, int] = ("", 0)
     after: str | None = None
     while True:
         page = gateway.ask(_PARTS, id=upload_id, after=after)["node"]["parts"]
         for node in page["nodes"]:
-            path = node["request"]["url"].removeprefix(gateway.url)
+            host, path = parted(node["request"]["url"])
             headers = tuple((header["name"], header["value"]) for header in node["request"]["headers"])
             parts.append(Part(path, node["offset"], node["size"], headers))
         if not page["pageInfo"]["hasNextPage"]:
-            return parts
+            return host, parts
         after = page["pageInfo"]["endCursor"]
+
+
+def parted(url: str) -> tuple[tuple[str, int], str]:
+    """Where a URL leads to, and what to ask for there."""
+    address = httpx.URL(url)
+    return (address.host, address.port or 80), address.raw_path.decode()
 
 
 def complete(gateway: Gateway, upload: Upload) -> None:
