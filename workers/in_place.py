@@ -40,6 +40,8 @@ def locked(source: Path, *, unless: Path) -> Iterator[int | None]:
             raise SourceBusy("another attempt works on this source") from error
         yield None if unless.exists() else fd
     finally:
+        # A qemu that is just being started still has the descriptor too, and with it the lock.
+        fcntl.flock(fd, fcntl.LOCK_UN)
         os.close(fd)
 
 

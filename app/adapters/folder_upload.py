@@ -103,7 +103,7 @@ class OpenUpload:
             _lock(marks, _SEALING, 1, wait=True)
             self._seal_locked(marks, target)
         finally:
-            os.close(marks)
+            _let_go(marks)
 
     def _seal_locked(self, marks: int, target: Path) -> None:
         count = os.fstat(marks).st_size - 1
@@ -202,9 +202,10 @@ class PartWriter:
         """Let go of the part. Harmless when it is done twice."""
         with self._guard:
             self._closed = True
-            for descriptor in (self._data, self._marks):
-                if descriptor >= 0:
-                    os.close(descriptor)
+            if self._data >= 0:
+                os.close(self._data)
+            if self._marks >= 0:
+                _let_go(self._marks)
             self._data = self._marks = -1
 
     def _forget_earlier(self) -> None:
@@ -233,9 +234,24 @@ def sync_or_forget(data: int, marks: int) -> None:
 def _lock(descriptor: int, start: int, length: int, *, wait: bool = False) -> bool:
     """Lock bytes of a file for this open file alone. False when another one has a lock on any of them."""
     command = fcntl.F_OFD_SETLKW if wait else fcntl.F_OFD_SETLK
-    request = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, start, length, 0)  # struct flock
     try:
-        fcntl.fcntl(descriptor, command, request)
+        fcntl.fcntl(descriptor, command, _request(fcntl.F_WRLCK, start, length))
     except (BlockingIOError, PermissionError):
         return False
     return True
+
+
+def _let_go(descriptor: int) -> None:
+    """Close a file on which there may be locks, and end these at once.
+
+    A process that is being started has the descriptor too until it becomes another program, and with it the locks.
+    """
+    try:
+        fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, _request(fcntl.F_UNLCK, 0, 0))
+    finally:
+        os.close(descriptor)
+
+
+def _request(kind: int, start: int, length: int) -> bytes:
+    """A `struct flock`; a length of 0 reaches to the end, wherever that is."""
+    return struct.pack("hhqqi4x", kind, os.SEEK_SET, start, length, 0)

@@ -532,3 +532,30 @@ def test_a_part_cut_off_by_kill_9_is_missing_and_can_be_sent_again(store: Folder
         second.kill()
         place.do(store.seal_upload(upload))
         assert place.content() == content
+
+
+def test_a_part_that_has_arrived_is_let_go_of_even_while_a_process_that_starts_has_its_files(
+    store: FolderStore, runner: asyncio.Runner
+) -> None:
+    upload = runner.run(store.open_upload("uploads/one", PART, PART))
+    inherited: list[int] = []
+
+    async def body() -> AsyncIterator[bytes]:
+        yield bytes(PART)
+        # What a fork does: the same open files, held for a little longer.
+        inherited.extend(os.dup(int(fd)) for fd in os.listdir("/proc/self/fd") if _is_a_mark(fd))
+
+    runner.run(store.receive_part(address(upload, 1), body(), counted))
+    try:
+        assert inherited
+        runner.run(store.seal_upload(upload))
+    finally:
+        for descriptor in inherited:
+            os.close(descriptor)
+
+
+def _is_a_mark(descriptor: str) -> bool:
+    try:
+        return os.readlink(f"/proc/self/fd/{descriptor}").endswith("/marks")
+    except FileNotFoundError:
+        return False

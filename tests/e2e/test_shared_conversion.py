@@ -55,12 +55,8 @@ def test_a_worker_that_dies_costs_its_range_and_not_the_image(
 ) -> None:
     source = images.slow_to_copy(disks, 512 * MiB)
     image_id = client.upload(source)
-    eventually(lambda: _with(_ranges(cluster, image_id), "DONE"))
-    # Stopped, nobody finishes a range while it is looked who is at one.
-    for worker in cluster.workers:
-        os.kill(worker.pid, signal.SIGSTOP)
+    eventually(lambda: _stopped_while_both_are_at_a_range(cluster, image_id))
     done = {job["id"] for job in _with(_ranges(cluster, image_id), "DONE")}
-    assert _with(_ranges(cluster, image_id), "RUNNING")
     victim, other = cluster.workers
     victim.kill()
     os.kill(other.pid, signal.SIGCONT)
@@ -71,7 +67,8 @@ def test_a_worker_that_dies_costs_its_range_and_not_the_image(
     ranges = _ranges(cluster, image_id)
     assert len(ranges) > 4
     assert {job["attempts"] for job in ranges if job["id"] in done} == {1}
-    assert sum(job["attempts"] > 1 for job in ranges) == 1
+    # That of the victim; and the other's, if its lease ran out while it was stopped.
+    assert 1 <= sum(job["attempts"] > 1 for job in ranges) <= 2
     (convert,) = cluster.rows("SELECT attempts FROM job WHERE image_id = $1 AND kind = 'CONVERT'", image_id)
     assert convert["attempts"] == 1
     bucket = cluster.bucket()
@@ -96,6 +93,18 @@ def test_a_worker_needs_no_room_on_its_disk(
     finally:
         for worker in cluster.workers:
             os.kill(worker.pid, signal.SIGCONT)
+
+
+def _stopped_while_both_are_at_a_range(cluster: Cluster, image_id: str) -> bool:
+    """Stop both workers; let them go on when one of them was between two ranges, or none had been done before."""
+    for worker in cluster.workers:
+        os.kill(worker.pid, signal.SIGSTOP)
+    ranges = _ranges(cluster, image_id)
+    if _with(ranges, "DONE") and len(_with(ranges, "RUNNING")) == len(cluster.workers):
+        return True
+    for worker in cluster.workers:
+        os.kill(worker.pid, signal.SIGCONT)
+    return False
 
 
 def _ranges(cluster: Cluster, image_id: str) -> list[dict[str, Any]]:
