@@ -139,7 +139,7 @@ class Foreman:
             await renewing
 
     async def _renew(self, claim: Claim, cancelled: threading.Event, done: asyncio.Event) -> None:
-        while not await _set_within(done, self.settings.lease_seconds / 3):
+        while not await set_within(done, self.settings.lease_seconds / 3):
             try:
                 await jobs.renew(self.database, claim, self._lease)
             except LeaseLost:
@@ -149,7 +149,7 @@ class Foreman:
                 log.warning("job.not_renewed", job=claim.job_id, exc_info=True)
 
 
-async def _set_within(event: asyncio.Event, seconds: float) -> bool:
+async def set_within(event: asyncio.Event, seconds: float) -> bool:
     """Wait for an event; whether it came in time."""
     try:
         async with asyncio.timeout(seconds):

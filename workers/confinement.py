@@ -10,6 +10,7 @@ import shutil
 import stat
 import subprocess
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -129,7 +130,7 @@ def _known_to_work() -> set[Confinement]:
     return set()
 
 
-class Sandbox:
+class Sandbox(ABC):
     """The folder of one job, as a context manager: made with the source laid into it, removed at the end.
 
     What a process writes belongs to `out/`. How the source gets there is said by the subclasses.
@@ -174,13 +175,13 @@ class Sandbox:
         self._take_source_back()
         remove_tree(self.folder)
 
+    @abstractmethod
     def _lay_source(self, user: int | None) -> None:
         """Put the source into the folder, so that the group `user` may read it; None: we are that user ourselves."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _take_source_back(self) -> None:
         """Undo that, as far as it was done."""
-        raise NotImplementedError
 
 
 class FileSandbox(Sandbox):

@@ -7,7 +7,7 @@ import structlog
 
 from app.errors import GatewayError
 from app.ports import JobQueue
-from workers.actors import Foreman
+from workers.actors import Foreman, set_within
 
 log = structlog.get_logger()
 
@@ -33,7 +33,7 @@ class Lookout:
             await self._looking
 
     async def _look(self) -> None:
-        while not await self._is_over():
+        while not await set_within(self._over, self.seconds):
             try:
                 if await self._is_away():
                     await self.foreman.take_due()
@@ -46,10 +46,3 @@ class Lookout:
         except GatewayError:
             return True
         return False
-
-    async def _is_over(self) -> bool:
-        try:
-            async with asyncio.timeout(self.seconds):
-                return await self._over.wait()
-        except TimeoutError:
-            return False

@@ -58,13 +58,14 @@ class Schedule:
 
     def start(self) -> None:
         """Run the sweeps in the current event loop, each at once and then by its clock, until `stop`."""
-        sweeps: tuple[tuple[Callable[[], Awaitable[None]], float], ...] = (
+        sweeps: list[tuple[Callable[[], Awaitable[None]], float]] = [
             (self.resend_jobs, self.settings.poll_seconds),
-            (self.look_at_uploads, max(_LOOK_SECONDS, self.settings.progress_seconds)),
             (self.settle_uploads, min(_MINUTE, self.settings.upload_idle_seconds / 2)),
             (self.remove_orphans, min(_HOUR, self.settings.orphan_seconds / 2)),
             (self.prune_feed, _HOUR),
-        )
+        ]
+        if self.survey is not None:
+            sweeps.append((self.survey.look, max(_LOOK_SECONDS, self.settings.progress_seconds)))
         often = {"trigger": "interval", "coalesce": True, "max_instances": 1, "next_run_time": now()}
         for sweep, seconds in sweeps:
             self._scheduler.add_job(self._run, args=(sweep,), id=sweep.__name__, seconds=seconds, **often)
@@ -97,11 +98,6 @@ class Schedule:
     async def settle_uploads(self) -> None:
         """End uploads that got no byte for too long."""
         await self.uploads.sweep()
-
-    async def look_at_uploads(self) -> None:
-        """Tell the watchers how far uploads are, where nobody else does."""
-        if self.survey is not None:
-            await self.survey.look()
 
     async def remove_orphans(self) -> None:
         """Remove objects, and files of jobs, that nobody has named for a while."""

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from app.database import Database
 from tests.app.gateway import Gateway, empty_database, running_gateway
 from tests.servers.postgresql import PostgreSQL
 
@@ -70,3 +71,11 @@ def start_gateway(new_database: NewDatabase, tmp_path: Path) -> StartGateway:
     """Starts a gateway with settings of its own; started again, it finds what the one before left."""
     data = tmp_path / "data"
     return partial(running_gateway, data, **new_database(data))
+
+
+@pytest.fixture
+async def other(gateway: Gateway) -> AsyncIterator[Database]:
+    """The database as another process has it open."""
+    opened = Database(gateway.settings.database_address)
+    yield opened
+    await opened.close()

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -33,14 +33,6 @@ VIEWER = Viewer(subject=ADMIN)
 @pytest.fixture(scope="module")
 def new_database(postgresql: PostgreSQL) -> NewDatabase:
     return partial(new_on_server, postgresql)
-
-
-@pytest.fixture
-async def other(gateway: Gateway) -> AsyncIterator[Database]:
-    """The database as another process has it open."""
-    opened = Database(gateway.settings.database_address)
-    yield opened
-    await opened.close()
 
 
 def uploads_of(gateway: Gateway, database: Database) -> Uploads:

@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any
 
@@ -33,14 +33,6 @@ FAILURE = ImageFailed(FailureCode.CORRUPT_IMAGE, "It is broken.", "Mend it.", re
 @pytest.fixture(scope="module")
 def new_database(postgresql: PostgreSQL) -> NewDatabase:
     return partial(new_on_server, postgresql)
-
-
-@pytest.fixture
-async def other(gateway: Gateway) -> AsyncIterator[Database]:
-    """The database as another process has it open."""
-    opened = Database(gateway.settings.database_address)
-    yield opened
-    await opened.close()
 
 
 async def blob(gateway: Gateway, blob_id: str) -> Blob | None:
