@@ -11,7 +11,9 @@ GatewayError
 │   ├── TooLarge                TOO_LARGE
 │   ├── UnsupportedFormat       UNSUPPORTED_FORMAT
 │   ├── NotReady                NOT_READY
-│   └── ProtectedImage          PROTECTED
+│   ├── ProtectedImage          PROTECTED
+│   ├── DifferentOrganization   DIFFERENT_ORGANIZATION
+│   └── NotTargetAdmin          NOT_TARGET_ADMIN
 ├── ImageFailed                 why a conversion ended in ERROR; becomes the image's `failure`
 ├── NotAuthenticated            no token, or one that does not hold
 ├── StoreError
@@ -78,9 +80,26 @@ class StaleRevision(UserMistake):
 
 
 class QuotaExceeded(UserMistake):
-    """Raised when a project's limit would be overrun."""
+    """Raised when a project's limit would be overrun. What it is about is said in numbers: of things, or of bytes."""
 
     code = "QUOTA_EXCEEDED"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        limit: int,
+        used: int,
+        requested: int,
+        reserved: int | None = None,
+        field: Sequence[str] = (),
+        hint: str | None = None,
+    ) -> None:
+        super().__init__(message, field=field, hint=hint)
+        self.limit = limit
+        self.used = used
+        self.requested = requested
+        self.reserved = reserved
 
 
 class TooLarge(UserMistake):
@@ -105,6 +124,18 @@ class ProtectedImage(UserMistake):
     """Raised when a protected image would be deleted."""
 
     code = "PROTECTED"
+
+
+class DifferentOrganization(UserMistake):
+    """Raised when an image would be shared beyond its organization."""
+
+    code = "DIFFERENT_ORGANIZATION"
+
+
+class NotTargetAdmin(UserMistake):
+    """Raised when it takes an admin of the project that an image is shared with."""
+
+    code = "NOT_TARGET_ADMIN"
 
 
 class ImageFailed(GatewayError):

@@ -62,6 +62,26 @@ class ProjectRole(StrEnum):
     ADMIN = "ADMIN"
 
 
+class SourceKind(StrEnum):
+    """Where an image came from."""
+
+    UPLOAD = "UPLOAD"
+    IMAGE = "IMAGE"
+
+
+class ShareGrant(StrEnum):
+    """What a share lets the members of its project do; each grant includes those before it."""
+
+    LAUNCH = "LAUNCH"
+    LAUNCH_AND_EDIT = "LAUNCH_AND_EDIT"
+
+
+class ShareState(StrEnum):
+    OFFERED = "OFFERED"
+    ACCEPTED = "ACCEPTED"
+    DECLINED = "DECLINED"
+
+
 class FailureCode(StrEnum):
     """Why an image is in ERROR."""
 
@@ -107,6 +127,16 @@ TRANSITIONS: dict[ImageStatus, frozenset[ImageStatus]] = {
     ImageStatus.ERROR: frozenset({ImageStatus.SAVING}),
     ImageStatus.ACTIVE: frozenset(),
 }
+
+# The answers that a project can give to a share: to one that is offered, and later, to give up what it accepted.
+SHARE_ANSWERS: dict[ShareState, frozenset[ShareState]] = {
+    ShareState.OFFERED: frozenset({ShareState.ACCEPTED, ShareState.DECLINED}),
+    ShareState.ACCEPTED: frozenset({ShareState.DECLINED}),
+    ShareState.DECLINED: frozenset(),
+}
+
+# The kinds of jobs that turns are taken for, and of which a project has only so many at once.
+CONVERSIONS = frozenset({JobKind.CONVERT, JobKind.STREAM_RANGE, JobKind.ASSEMBLE})
 
 SETTLED = frozenset({ImageStatus.ACTIVE, ImageStatus.ERROR})
 

@@ -23,6 +23,9 @@ from app.lifecycle import (
     JobKind,
     JobState,
     ProjectRole,
+    ShareGrant,
+    ShareState,
+    SourceKind,
     UploadState,
 )
 
@@ -93,8 +96,22 @@ class Organization(SQLModel, table=True):
     created_at: datetime = Field(default_factory=now, sa_type=Instant)
 
 
+class OrganizationOwner(SQLModel, table=True):
+    """Somebody, known by the `sub` of their token, who administers every project of an organization."""
+
+    __tablename__ = "organization_owner"
+    __table_args__ = (Index("organization_owner_subject", "subject", "organization_id"),)
+
+    organization_id: str = Field(primary_key=True, sa_type=_ID, foreign_key="organization.id")
+    subject: str = Field(sa_type=_NAME, primary_key=True)
+    created_at: datetime = Field(default_factory=now, sa_type=Instant)
+
+
 class Project(SQLModel, table=True):
-    """A tenant. The limits are its quota; null takes the deployment's default."""
+    """A tenant. The limits are its quota; null takes the deployment's default.
+
+    `revision` grows with every change of its quota and members.
+    """
 
     __table_args__ = (Index("project_name", "organization_id", "name", unique=True),)
 
@@ -102,8 +119,10 @@ class Project(SQLModel, table=True):
     organization_id: str = Field(sa_type=_ID, foreign_key="organization.id")
     name: str = Field(sa_type=_NAME)
     created_at: datetime = Field(default_factory=now, sa_type=Instant)
+    revision: int = 1
     custom_images_limit: int | None = None
     image_storage_limit: int | None = Field(default=None, sa_type=BigInteger)
+    snapshots_per_volume_limit: int | None = None
 
 
 class Membership(SQLModel, table=True):
@@ -155,8 +174,10 @@ class Image(SQLModel, table=True):
     """An image of the catalogue, or, with `deleted_at`, the tombstone of one.
 
     `name_key` is the name as it is compared and sorted; `size_key` is the virtual size, or -1 while unknown.
-    The file name is kept as JSON, since a text of PostgreSQL can't hold every character that a user can send.
-    `reserved_size` are the bytes of quota promised to it until `stored_size` is known.
+    `source_kind` says which columns tell of the source: for a copy, those of its origin's upload are taken over, and
+    `source_image_id` and `source_name` name the origin. The file name is kept as JSON, since a text of PostgreSQL
+    can't hold every character that a user can send. `reserved_size` are the bytes of quota promised to it until
+    `stored_size` is known.
     """
 
     __table_args__ = (
@@ -195,6 +216,9 @@ class Image(SQLModel, table=True):
     reserved_size: int = Field(default=0, sa_type=BigInteger)
     sha256: str | None = Field(default=None, sa_type=_NAME)
     blob_id: str | None = Field(default=None, sa_type=_ID, foreign_key="blob.id")
+    source_kind: SourceKind = Field(default=SourceKind.UPLOAD, sa_type=Word(SourceKind))
+    source_image_id: str | None = Field(default=None, sa_type=_ID)
+    source_name: str | None = Field(default=None, sa_type=_NAME)
     source_file_name: str = Field(sa_type=JSON)
     source_size: int = Field(sa_type=BigInteger)
     source_sha256: str | None = Field(default=None, sa_type=_NAME)
@@ -206,6 +230,52 @@ class Image(SQLModel, table=True):
     failure_hint: str | None = Field(default=None, sa_type=_NAME)
     failure_retriable: bool | None = None
     failed_at: datetime | None = Field(default=None, sa_type=Instant)
+
+
+class ImageShare(SQLModel, table=True):
+    """An image that another project of the organization may use, or is asked whether it wants to."""
+
+    __tablename__ = "image_share"
+    __table_args__ = (
+        Index("image_share_image", "image_id", "project_id", unique=True),
+        Index("image_share_project", "project_id", "state", "image_id"),
+    )
+
+    id: str = Field(default_factory=lambda: new_id("shr"), sa_type=_ID, primary_key=True)
+    image_id: str = Field(sa_type=_ID, foreign_key="image.id")
+    project_id: str = Field(sa_type=_ID, foreign_key="project.id")
+    grant: ShareGrant = Field(sa_type=Word(ShareGrant))
+    state: ShareState = Field(sa_type=Word(ShareState))
+    revision: int = 1
+    shared_by: str = Field(sa_type=_NAME)
+    created_at: datetime = Field(default_factory=now, sa_type=Instant)
+    updated_at: datetime = Field(default_factory=now, sa_type=Instant)
+
+
+_OPEN = text("until IS NULL")
+
+
+class StorageEntry(SQLModel, table=True):
+    """A line of the ledger: what a project had stored from one instant to another, in bytes; still, without `until`.
+
+    Bytes that several images of a project share stand in one line, of the image that has had them for longest. The
+    lines of deleted images stay.
+    """
+
+    __tablename__ = "storage_entry"
+    __table_args__ = (
+        Index("storage_entry_project", "project_id", "image_id", "since"),
+        Index("storage_entry_open", "blob_id", "project_id", unique=True, sqlite_where=_OPEN, postgresql_where=_OPEN),
+    )
+
+    id: str = Field(default_factory=lambda: new_id("ent"), sa_type=_ID, primary_key=True)
+    project_id: str = Field(sa_type=_ID, foreign_key="project.id")
+    image_id: str = Field(sa_type=_ID, foreign_key="image.id")
+    # No foreign key: the ledger outlives what it is about.
+    blob_id: str = Field(sa_type=_ID)
+    stored_size: int = Field(sa_type=BigInteger)
+    since: datetime = Field(default_factory=now, sa_type=Instant)
+    until: datetime | None = Field(default=None, sa_type=Instant)
 
 
 class Upload(SQLModel, table=True):
@@ -251,12 +321,25 @@ class Job(SQLModel, table=True):
     created_at: datetime = Field(default_factory=now, sa_type=Instant)
 
 
+class ConversionTurn(SQLModel, table=True):
+    """When a project was last given a worker: turns are taken over the projects."""
+
+    __tablename__ = "conversion_turn"
+
+    project_id: str = Field(primary_key=True, sa_type=_ID, foreign_key="project.id")
+    served_at: datetime = Field(default_factory=now, sa_type=Instant)
+
+
 # SQLite gives consecutive row ids to an INTEGER alone; everywhere else a feed may outgrow 32 bits.
 _SEQUENCE = BigInteger().with_variant(Integer, "sqlite")
 
 
 class Event(SQLModel, table=True):
-    """A row of the feed. `seq` is assigned in the order of commits and never given twice."""
+    """A row of the feed of one project. `seq` is assigned in the order of commits and never given twice.
+
+    What several projects can see is told to each by a row of its own. `least_role` is what a member has to be to be
+    told of it. `actor` is who did it, by the `sub` of their token; null stands for the gateway itself.
+    """
 
     __table_args__ = (
         Index("event_project", "project_id", "seq"),
@@ -269,6 +352,7 @@ class Event(SQLModel, table=True):
     kind: EventKind = Field(sa_type=Word(EventKind))
     project_id: str = Field(sa_type=_ID, foreign_key="project.id")
     image_id: str = Field(sa_type=_ID)
+    least_role: ProjectRole = Field(default=ProjectRole.READER, sa_type=Word(ProjectRole))
     actor: str | None = Field(default=None, sa_type=_NAME)
     detail: dict[str, Any] = Field(default_factory=dict, sa_type=JSON)
 

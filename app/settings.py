@@ -1,10 +1,13 @@
 """The configuration: environment variables with the prefix IMAGES_, read once at start-up."""
 
 import os
+import re
 import secrets
+from datetime import date
+from decimal import Decimal
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 from urllib.parse import unquote, urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, field_validator
@@ -21,8 +24,17 @@ TIB = 1024 * GIB
 # Amazon S3, "Multipart upload limits".
 _AMAZON_LARGEST_PART = 5 * GIB
 
+_RATE = re.compile(r"(\d{4}-\d{2}-\d{2})=(\d{1,9}(?:\.\d{1,12})?)")
+
 Positive = Annotated[int, Field(gt=0)]
 Seconds = Annotated[float, Field(gt=0)]
+
+
+class ArchiveRate(NamedTuple):
+    """What a GiB costs that is stored for a month, from the beginning of a day (UTC) on."""
+
+    since: date
+    per_gib_month: Decimal
 
 
 class Settings(BaseSettings):
@@ -66,6 +78,12 @@ class Settings(BaseSettings):
         "RS256", description="The one algorithm that is accepted from the OIDC issuer."
     )
     jwks_url: str | None = Field(None, description="Where the keys are; without it, the issuer is asked.")
+    operator_claim: str | None = Field(
+        None,
+        pattern=r"^[^=\s.]+(\.[^=\s.]+)*(=\S+)?$",
+        description="The claim that makes the holder of an issuer's token an operator: `operator`, which has to be "
+        "true, or `realm_access.roles=image-operator`, which has to be or to hold that text. Without it, nobody is.",
+    )
 
     single_part_limit: Positive = Field(50 * GIB, description="Largest upload in one part.")
     upload_limit: Positive = Field(16 * TIB, description="Largest upload in parts.")
@@ -83,6 +101,9 @@ class Settings(BaseSettings):
     workers: int = Field(2, gt=0, le=64, description="Jobs that one worker process runs at once.")
     lease_seconds: Seconds = Field(15, description="A job whose worker is silent for so long is given on.")
     job_attempts: Positive = Field(5, description="How often a job is begun before its image is given up.")
+    conversions_per_project: Positive = Field(
+        4, description="Images of one project that are converted at once at most, by all workers together."
+    )
     compression: Literal["none", "zstd"] = Field(
         "none", description="How clusters are compressed that a conversion in an S3 store writes anew."
     )
@@ -95,6 +116,21 @@ class Settings(BaseSettings):
 
     custom_images_limit: Positive = Field(50, description="Custom images of a project without a limit.")
     image_storage_limit_gib: Positive = Field(500, description="Image storage of a project without a limit, in GiB.")
+
+    snapshots_per_volume_limit: Positive = Field(
+        100, description="Snapshots of a volume that are kept, in a project without a limit."
+    )
+    archive_rates: Annotated[tuple[ArchiveRate, ...], NoDecode] = Field(
+        (),
+        description="What a GiB costs that is stored for a month, each from a day (UTC) on: "
+        "`2026-01-01=0.0036,2026-07-01=0.0030`. What was stored before the first of them is free.",
+    )
+    archive_currency: str = Field("EUR", pattern="^[A-Z]{3}$", description="The currency of the rates (ISO 4217).")
+
+    @field_validator("archive_rates", mode="before")
+    @classmethod
+    def _rates(cls, given: object) -> object:
+        return _read_rates(given) if isinstance(given, str) else given
 
     @field_validator("allowed_origins", mode="before")
     @classmethod
@@ -190,6 +226,20 @@ def _address(given: SecretStr | None, schemes: set[str], form: str, *, path: boo
     if not whole or (path and not parts.path.strip("/")):
         raise ValueError(f"the address has to have the form {form}; special characters in it are written as %XX")
     return given
+
+
+def _read_rates(text: str) -> tuple[ArchiveRate, ...]:
+    """Rates by the day from which they hold. Raises ValueError."""
+    rates: dict[date, Decimal] = {}
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        found = _RATE.fullmatch(part)
+        if found is None:
+            raise ValueError(f"{part!r} is no rate: 2026-01-01=0.0036 is the form, several are separated by commas")
+        since = date.fromisoformat(found[1])
+        if since in rates:
+            raise ValueError(f"there are two rates for {since}")
+        rates[since] = Decimal(found[2])
+    return tuple(ArchiveRate(since, rates[since]) for since in sorted(rates))
 
 
 def _folder_of(address: str) -> Path | None:

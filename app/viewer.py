@@ -10,12 +10,14 @@ from app.lifecycle import ROLE_RANK, ProjectRole
 class Viewer:
     """A caller. `subject` is the token's `sub`, `expires_at` the end of its validity in UTC.
 
+    `operator` says that the token makes them one: an operator may do everything in every project.
     Without a token the subject is empty: nobody is a member of anything by that name.
     """
 
     subject: str
     name: str | None = None
     expires_at: datetime | None = None
+    operator: bool = False
 
     @property
     def anonymous(self) -> bool:

@@ -49,6 +49,9 @@ async def require_room(session: AsyncSession, project: Project, settings: Settin
     if quota.custom_images_used >= quota.custom_images_limit:
         raise QuotaExceeded(
             f"The project has {quota.custom_images_used} of {quota.custom_images_limit} custom images.",
+            limit=quota.custom_images_limit,
+            used=quota.custom_images_used,
+            requested=1,
             field=("projectId",),
             hint="Delete an image that is not needed any more, or have the limit raised.",
         )
@@ -56,6 +59,10 @@ async def require_room(session: AsyncSession, project: Project, settings: Settin
         raise QuotaExceeded(
             f"{size} bytes were asked for; of {quota.storage_limit} bytes of image storage "
             f"{quota.storage_used} are used and {quota.storage_reserved} promised to other uploads.",
+            limit=quota.storage_limit,
+            used=quota.storage_used,
+            reserved=quota.storage_reserved,
+            requested=size,
             field=("source", "upload", "size"),
             hint="Delete images that are not needed any more, or have the limit raised.",
         )

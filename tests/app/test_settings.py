@@ -2,13 +2,15 @@
 
 import concurrent.futures
 import stat
+from datetime import date
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
 
 from app.adapters.chosen import needs_data_folder
 from app.errors import SettingsError
-from app.settings import GIB, MIB, TIB, Settings, load_settings
+from app.settings import GIB, MIB, TIB, ArchiveRate, Settings, load_settings
 
 EVERYTHING_OUTSIDE = {
     "database_url": "postgresql://ann:geheim@db:5432/images?sslmode=require",
@@ -42,6 +44,14 @@ def test_the_environment_is_read_and_what_is_given_goes_before_it(monkeypatch: p
     assert (settings.port, settings.host) == (9001, "::1")
 
 
+def test_rates_are_read_in_the_order_of_their_days(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("IMAGES_ARCHIVE_RATES", " 2026-07-01=0.0030, 2026-01-01=0.0036,")
+    assert load_settings().archive_rates == (
+        ArchiveRate(date(2026, 1, 1), Decimal("0.0036")),
+        ArchiveRate(date(2026, 7, 1), Decimal("0.0030")),
+    )
+
+
 def test_what_lies_in_the_data_folder_follows_it(tmp_path: Path) -> None:
     settings = load_settings(data=tmp_path)
     assert settings.database_address == f"sqlite+aiosqlite:///{tmp_path}/images.db"
@@ -61,6 +71,15 @@ def test_what_lies_in_the_data_folder_follows_it(tmp_path: Path) -> None:
         ("JWT_ALGORITHM", "HS256"),
         ("JWT_ALGORITHM", "none"),
         ("FEED_DAYS", "0"),
+        ("ARCHIVE_RATES", "0.004"),
+        ("ARCHIVE_RATES", "2026-02-30=0.004"),
+        ("ARCHIVE_RATES", "2026-01-01=-1"),
+        ("ARCHIVE_RATES", "2026-01-01=1e3"),
+        ("ARCHIVE_RATES", "2026-01-01=0.004,2026-01-01=0.005"),
+        ("ARCHIVE_CURRENCY", "euro"),
+        ("CONVERSIONS_PER_PROJECT", "0"),
+        ("OPERATOR_CLAIM", "roles="),
+        ("OPERATOR_CLAIM", ".roles"),
     ],
 )
 def test_what_can_not_work_is_named(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
