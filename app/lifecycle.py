@@ -99,10 +99,14 @@ class FailureCode(StrEnum):
 
 
 class EventKind(StrEnum):
+    """What the feed tells. MEMBERS_CHANGED is about no image: processes look anew at who may watch a project."""
+
     CREATED = "CREATED"
     STATUS_CHANGED = "STATUS_CHANGED"
     UPDATED = "UPDATED"
+    SHARE_CHANGED = "SHARE_CHANGED"
     DELETED = "DELETED"
+    MEMBERS_CHANGED = "MEMBERS_CHANGED"
 
 
 class JobKind(StrEnum):

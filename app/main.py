@@ -93,7 +93,7 @@ def _cross_origin(settings: Settings) -> list[Middleware]:
             CORSMiddleware,
             allow_origins=settings.allowed_origins,
             allow_methods=["GET", "POST"],
-            allow_headers=["authorization", "content-type", "last-event-id", "x-correlation-id"],
+            allow_headers=["authorization", "content-type", "last-event-id", "x-correlation-id", "x-project"],
             expose_headers=["x-correlation-id"],
         )
     ]

@@ -15,7 +15,7 @@ from rich.table import Table
 
 from app.adapters.chosen import announcer, messaging
 from app.adapters.tokens import SecretTokens
-from app.catalog import tenancy
+from app.catalog import members
 from app.client.commands import add_user_commands
 from app.database import Database
 from app.doctor import Finding, findings
@@ -53,7 +53,7 @@ def up(data: Data = None, host: Host = None, port: Port = None) -> None:
     """Run all of it in this process: database, object store, API and workers."""
     settings = settings_from(data=data, host=host, port=port)
     migrate_all(settings, data_folder=True)
-    projects = anyio.run(_found, settings, ORGANIZATION, PROJECTS, ADMIN)
+    projects = anyio.run(_found, settings, ORGANIZATION, PROJECTS, ADMIN, ADMIN)
     bound = listen(settings.host, settings.port)
     token = SecretTokens(settings.secret_bytes).issue(ADMIN, name="Demo Admin", valid=timedelta(days=365))
     embedded = settings.jwt_issuer is None
@@ -90,30 +90,38 @@ def found(
     organization: Annotated[str, typer.Option(help="Name of the organization.")],
     project: Annotated[list[str], typer.Option(help="Name of a project of it; may be given several times.")],
     admin: Annotated[str | None, typer.Option(help="Who administers the projects: a token's `sub`.")] = None,
+    owner: Annotated[str | None, typer.Option(help="Who owns the organization: a token's `sub`.")] = None,
     data: Data = None,
 ) -> None:
-    """Make an organization and its projects, and print their ids. Harmless when they are there."""
+    """Make an organization and its projects, and print their ids. Harmless when they are there.
+
+    An owner administers every project of the organization, later ones too, and sets their limits.
+    """
     settings = settings_from(data=data)
     prepare(settings)
-    for made in anyio.run(_found, settings, organization, project, admin):
+    for made in anyio.run(_found, settings, organization, project, admin, owner):
         typer.echo(f"{made.id}  {made.name}")
 
 
 @cli.command(rich_help_panel=FOR_OPERATORS)
 def token(
     subject: Annotated[str, typer.Option(help="Who the token is for: its `sub`.")],
-    project: Annotated[str, typer.Option(help="Name of the project.")],
-    role: Annotated[ProjectRole, typer.Option(help="What they may do there.", case_sensitive=False)],
+    project: Annotated[str | None, typer.Option(help="Name of the project.")] = None,
+    role: Annotated[ProjectRole | None, typer.Option(help="What they may do there.", case_sensitive=False)] = None,
+    operator: Annotated[bool, typer.Option("--operator", help="Make them an operator, who may do everything.")] = False,
     data: Data = None,
     days: Annotated[float, typer.Option(help="How long it is good for.", min=0.0001)] = 30,
 ) -> None:
-    """Give somebody a role in a project, and print a token for them."""
+    """Print a token for somebody, and, with a project and a role, give them that role first."""
+    if (project is None) != (role is None):
+        raise typer.BadParameter("--project and --role go together")
     settings = settings_from(data=data)
     if settings.jwt_issuer is not None:
         raise SettingsError("tokens come from IMAGES_JWT_ISSUER; `images token` is for the embedded mode")
     prepare(settings)
-    anyio.run(_set_member, settings, project, subject, role)
-    typer.echo(SecretTokens(settings.secret_bytes).issue(subject, valid=timedelta(days=days)))
+    if project is not None and role is not None:
+        anyio.run(_appoint, settings, project, subject, role)
+    typer.echo(SecretTokens(settings.secret_bytes).issue(subject, valid=timedelta(days=days), operator=operator))
 
 
 @cli.command(rich_help_panel=FOR_OPERATORS)
@@ -167,16 +175,16 @@ async def _with_database(settings: Settings, act: Callable[[Database], Any]) -> 
 
 
 async def _found(
-    settings: Settings, organization: str, projects: Sequence[str], admin: str | None
+    settings: Settings, organization: str, projects: Sequence[str], admin: str | None, owner: str | None
 ) -> Sequence[Project]:
     made: Sequence[Project] = await _with_database(
-        settings, lambda db: tenancy.found(db, organization, projects, admin)
+        settings, lambda db: members.found(db, organization, projects, admin, owner)
     )
     return made
 
 
-async def _set_member(settings: Settings, project: str, subject: str, role: ProjectRole) -> None:
-    await _with_database(settings, lambda db: tenancy.set_member(db, project, subject, role))
+async def _appoint(settings: Settings, project: str, subject: str, role: ProjectRole) -> None:
+    await _with_database(settings, lambda db: members.appoint(db, project, subject, role))
 
 
 def _connection(url: str, token: str | None, projects: Sequence[Project]) -> dict[str, Any]:

@@ -48,9 +48,12 @@ class Duties:
 
     async def hash(self, claim: Claim, cancelled: threading.Event) -> None:
         """Work out the SHA-256 of a stored qcow2, which also shows that the store gives back what was written."""
-        key = await conversions.blob_to_hash(self.database, claim)
-        if key is None:
-            return
+        blob = await conversions.blob_to_hash(self.database, claim)
+        if blob is not None:
+            await conversions.keep_hash(self.database, claim, blob.sha256 or await self._digest(blob.key, cancelled))
+
+    async def _digest(self, key: str, cancelled: threading.Event) -> str:
+        """The SHA-256 of an object, in hex. Raises ObjectMissing, Cancelled."""
         digest = hashlib.sha256()
         try:
             async for chunk in self.store.read(key):
@@ -61,7 +64,7 @@ class Duties:
             # Deleted since; if not, the log is where an operator finds out that the store lost something.
             log.error("blob.missing", key=key)
             raise
-        await conversions.keep_hash(self.database, claim, digest.hexdigest())
+        return digest.hexdigest()
 
     async def erase(self, claim: Claim, cancelled: threading.Event) -> None:
         """Free bytes that no image needs any more, and what a conversion left beside them."""

@@ -19,6 +19,8 @@ from app.viewer import Viewer
 
 # Tokens of our own name this, so that an address signed with the same secret can't pass for one.
 _AUDIENCE = "image-gateway"
+# The claim that makes the holder of a token of our own an operator.
+_OPERATOR = "operator"
 _CLOCK_SKEW_SECONDS = 10
 _KNOWN_TOKENS = 1_000
 _KEYS_LIFETIME_SECONDS = 300
@@ -33,12 +35,21 @@ class SecretTokens:
     # What has been checked, until it expires: clients send the same token with every request.
     _known: OrderedDict[str, Viewer] = field(default_factory=OrderedDict, repr=False)
 
-    def issue(self, subject: str, *, name: str | None = None, valid: timedelta = timedelta(days=30)) -> str:
-        """A token for `subject`, good for `valid` from now."""
+    def issue(
+        self,
+        subject: str,
+        *,
+        name: str | None = None,
+        valid: timedelta = timedelta(days=30),
+        operator: bool = False,
+    ) -> str:
+        """A token for `subject`, good for `valid` from now; `operator` makes them one."""
         claims: dict[str, Any] = {"sub": subject, "aud": _AUDIENCE, "iat": datetime.now(UTC)}
         claims["exp"] = claims["iat"] + valid
         if name is not None:
             claims["name"] = name
+        if operator:
+            claims[_OPERATOR] = True
         return jwt.encode(claims, self.secret, algorithm="HS256")
 
     async def viewer(self, token: str) -> Viewer:
@@ -46,7 +57,14 @@ class SecretTokens:
         known = self._known.get(token)
         if known is not None and known.expires_at is not None and datetime.now(UTC) < known.expires_at:
             return known
-        viewer = _viewer(token, lambda: self.secret, algorithm="HS256", audience=_AUDIENCE, issuer=None)
+        viewer = _viewer(
+            token,
+            lambda: self.secret,
+            algorithm="HS256",
+            audience=_AUDIENCE,
+            issuer=None,
+            operator=OperatorClaim((_OPERATOR,)),
+        )
         self._known[token] = viewer
         if len(self._known) > _KNOWN_TOKENS:
             self._known.popitem(last=False)
@@ -61,6 +79,7 @@ class IssuerTokens:
     audience: str | None
     algorithm: str
     jwks_url: str | None = None
+    operator: "OperatorClaim | None" = None
     _keys: jwt.PyJWKClient | None = None
 
     async def viewer(self, token: str) -> Viewer:
@@ -69,7 +88,14 @@ class IssuerTokens:
         return await asyncio.to_thread(self._viewer, token)
 
     def _viewer(self, token: str) -> Viewer:
-        return _viewer(token, lambda: self._key_of(token), self.algorithm, audience=self.audience, issuer=self.issuer)
+        return _viewer(
+            token,
+            lambda: self._key_of(token),
+            self.algorithm,
+            audience=self.audience,
+            issuer=self.issuer,
+            operator=self.operator,
+        )
 
     def _key_of(self, token: str) -> jwt.PyJWK:
         if self._keys is None:
@@ -93,10 +119,21 @@ def tokens_of(settings: Settings) -> Tokens:
     """What checks tokens under this configuration."""
     if settings.jwt_issuer is None:
         return SecretTokens(settings.secret_bytes)
-    return IssuerTokens(settings.jwt_issuer, settings.jwt_audience, settings.jwt_algorithm, settings.jwks_url)
+    claim = None if settings.operator_claim is None else OperatorClaim.parse(settings.operator_claim)
+    return IssuerTokens(
+        settings.jwt_issuer, settings.jwt_audience, settings.jwt_algorithm, settings.jwks_url, operator=claim
+    )
 
 
-def _viewer(token: str, key: Callable[[], Any], algorithm: str, *, audience: str | None, issuer: str | None) -> Viewer:
+def _viewer(
+    token: str,
+    key: Callable[[], Any],
+    algorithm: str,
+    *,
+    audience: str | None,
+    issuer: str | None,
+    operator: "OperatorClaim | None",
+) -> Viewer:
     try:
         claims = jwt.decode(
             token,
@@ -107,7 +144,7 @@ def _viewer(token: str, key: Callable[[], Any], algorithm: str, *, audience: str
             leeway=_CLOCK_SKEW_SECONDS,
             options={"require": ["exp", "sub"], "verify_aud": audience is not None},
         )
-        return _speaks_for(claims)
+        return _speaks_for(claims, operator)
     except jwt.ExpiredSignatureError as error:
         raise NotAuthenticated("the token has expired: get a new one") from error
     except jwt.PyJWKClientConnectionError as error:
@@ -116,7 +153,32 @@ def _viewer(token: str, key: Callable[[], Any], algorithm: str, *, audience: str
         raise NotAuthenticated("the token does not hold: it is malformed, or signed by someone else") from error
 
 
-def _speaks_for(claims: dict[str, Any]) -> Viewer:
+@dataclass(frozen=True, slots=True)
+class OperatorClaim:
+    """What makes the holder of a token an operator: a claim, by the names that lead to it, and its value.
+
+    Without a `value` it has to be true; with one, it has to be that text, or a list that holds it.
+    """
+
+    path: tuple[str, ...]
+    value: str | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> "OperatorClaim":
+        """Reads `operator` or `realm_access.roles=image-operator`."""
+        path, _, value = text.partition("=")
+        return cls(tuple(path.split(".")), value or None)
+
+    def holds(self, claims: object) -> bool:
+        """Whether a token with these claims is an operator's."""
+        for name in self.path:
+            claims = claims.get(name) if isinstance(claims, dict) else None
+        if self.value is None:
+            return claims is True
+        return claims == self.value or (isinstance(claims, list) and self.value in claims)
+
+
+def _speaks_for(claims: dict[str, Any], operator: OperatorClaim | None) -> Viewer:
     """Raises ValueError when the claims name nobody, or an end that no calendar has."""
     subject, name = claims["sub"], claims.get("name")
     if not subject or not subject.isprintable():
@@ -125,4 +187,5 @@ def _speaks_for(claims: dict[str, Any]) -> Viewer:
         subject=subject,
         name=name if isinstance(name, str) else None,
         expires_at=datetime.fromtimestamp(int(claims["exp"]), UTC),
+        operator=operator is not None and operator.holds(claims),
     )

@@ -125,29 +125,35 @@ async def refuse_early(database: Database, claim: Claim, upload_id: str, failure
         await give_up(tx, image, UploadState.ABORTED, failure)
 
 
-async def blob_to_hash(database: Database, claim: Claim) -> str | None:
-    """The key of the blob that a HASH job is about; None when it is gone or has its hash."""
+async def blob_to_hash(database: Database, claim: Claim) -> Blob | None:
+    """The blob that a HASH job is about; None when it is gone, and nothing is left to do."""
     async with database.transaction() as tx:
         blob = await tx.session.get(Blob, claim.detail["blob"])
-        if blob is None or blob.sha256 is not None:
+        if blob is None:
             await jobs.finish(tx, claim)
-            return None
-        return blob.key
+        return blob
 
 
 async def keep_hash(database: Database, claim: Claim, sha256: str) -> None:
-    """Write down the SHA-256 of a blob, and tell the watchers of every image that names it."""
+    """Write down the SHA-256 of a blob, and then tell the watchers of every image that names it.
+
+    Two steps, since images are locked before blobs, and one may be copied meanwhile: who makes a copy holds the blob's
+    row, and so is found by the second step, or finds the SHA-256 itself.
+    """
     async with database.transaction() as tx:
-        query = select(Image).where(Image.blob_id == claim.detail["blob"], col(Image.deleted_at).is_(None))
+        await jobs.hold(tx, claim)
+        blob = await tx.session.get(Blob, claim.detail["blob"], with_for_update=LOCKED)
+        if blob is not None:
+            blob.sha256 = sha256
+    async with database.transaction() as tx:
+        query = select(Image).where(
+            Image.blob_id == claim.detail["blob"], col(Image.sha256).is_(None), col(Image.deleted_at).is_(None)
+        )
         query = query.order_by(col(Image.id)).with_for_update(key_share=True)
         named_by = (await tx.session.execute(query)).scalars().all()
         await jobs.finish(tx, claim)
-        blob = await tx.session.get(Blob, claim.detail["blob"], with_for_update=LOCKED)
-        if blob is None:
-            return
-        blob.sha256 = sha256
         for image in named_by:
-            images.change(tx, image, ["sha256"], sha256=sha256)
+            await images.change(tx, image, ["sha256"], sha256=sha256)
 
 
 async def keys_to_erase(database: Database, claim: Claim) -> tuple[list[Upload], list[str]]:

@@ -4,19 +4,22 @@ import base64
 import binascii
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import delete, func
+from sqlalchemy import Select, delete, false, func
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
+from app.catalog import access
 from app.catalog.tenancy import is_id
 from app.database import Database, Transaction
 from app.errors import InvalidInput
-from app.lifecycle import EventKind
+from app.lifecycle import EventKind, ProjectRole
 from app.models import Event, Image, now
 from app.postgres import Lock
+from app.viewer import includes
 
 _CURSOR = re.compile(r"feed1:(0|[1-9][0-9]{0,17})")
 
@@ -26,8 +29,11 @@ def cursor_of(position: int) -> str:
     return base64.urlsafe_b64encode(f"feed1:{position}".encode()).decode().rstrip("=")
 
 
-def position_of(cursor: str) -> int:
-    """The feed position that a cursor stands for. Raises InvalidInput for anything that is not one of ours."""
+def position_of(cursor: str, field: str = "after") -> int:
+    """The feed position that a cursor stands for. Raises InvalidInput for anything that is not one of ours.
+
+    `field` is the argument that it came in.
+    """
     try:
         padded = cursor.encode("ascii") + b"=" * (-len(cursor) % 4)
         match = _CURSOR.fullmatch(base64.b64decode(padded, altchars=b"-_", validate=True).decode("ascii"))
@@ -37,17 +43,44 @@ def position_of(cursor: str) -> int:
     if match is None or cursor_of(int(match[1])) != cursor:
         raise InvalidInput(
             "This is not a cursor of the event feed.",
-            field=("after",),
+            field=(field,),
             hint="Take it from eventCursor, asOf, an event or a mutation's payload.",
         )
     return int(match[1])
 
 
-def append(tx: Transaction, kind: EventKind, image: Image, *, actor: str | None = None, **detail: Any) -> Event:
-    """Add an event about `image` to the feed: it gets its place, and is announced, when the transaction commits."""
-    event = Event(kind=kind, project_id=image.project_id, image_id=image.id, actor=actor, detail=detail)
+async def append(
+    tx: Transaction, kind: EventKind, image: Image, *, actor: str | None = None, **detail: Any
+) -> Sequence[Event]:
+    """Add an event about `image` to the feed of every project that can see it.
+
+    They get their places, and are announced, when the transaction commits. `actor` is who did it, None the gateway.
+    """
+    projects = await access.audience(tx.session, image)
+    return [tell(tx, kind, project_id, image.id, actor=actor, **detail) for project_id in projects]
+
+
+def tell(
+    tx: Transaction,
+    kind: EventKind,
+    project_id: str,
+    image_id: str,
+    *,
+    actor: str | None,
+    least_role: ProjectRole = ProjectRole.READER,
+    **detail: Any,
+) -> Event:
+    """Add an event about an image to the feed of one project; members that are less than `least_role` don't see it."""
+    event = Event(
+        kind=kind, project_id=project_id, image_id=image_id, actor=actor, least_role=least_role, detail=detail
+    )
     tx.events.append(event)
     return event
+
+
+def members_changed(tx: Transaction, project_id: str, *, actor: str | None = None) -> None:
+    """Have every process look anew at who may watch a project. No watcher is told of it."""
+    tx.events.append(Event(kind=EventKind.MEMBERS_CHANGED, project_id=project_id, image_id="", actor=actor))
 
 
 async def newest_position(session: AsyncSession) -> int:
@@ -62,23 +95,60 @@ async def oldest_position(session: AsyncSession) -> int:
     return (oldest or 1) - 1
 
 
-async def events_after(
+async def events_after(session: AsyncSession, position: int, limit: int) -> Sequence[Event]:
+    """Events of all projects newer than `position`, oldest first, at most `limit`."""
+    query = select(Event).where(col(Event.seq) > position).order_by(col(Event.seq)).limit(limit)
+    return (await session.execute(query)).scalars().all()
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Which events somebody may be told: of a project, as what they are there, and of one image if asked."""
+
+    project_id: str
+    role: ProjectRole
+    image_id: str | None = None
+
+    def includes(self, event: Event) -> bool:
+        """Whether an event is among them."""
+        return (
+            event.project_id == self.project_id
+            and self.image_id in (None, event.image_id)
+            and event.kind != EventKind.MEMBERS_CHANGED
+            and includes(self.role, event.least_role)
+        )
+
+    def narrow(self, query: Select[Any]) -> Select[Any]:
+        """The same as a condition of a query."""
+        query = query.where(
+            col(Event.project_id) == self.project_id,
+            col(Event.kind) != EventKind.MEMBERS_CHANGED,
+            col(Event.least_role).in_([role for role in ProjectRole if includes(self.role, role)]),
+        )
+        if self.image_id is None:
+            return query
+        return query.where(col(Event.image_id) == self.image_id) if is_id(self.image_id) else query.where(false())
+
+
+async def events_for(
     session: AsyncSession,
-    position: int,
+    wanted: Wanted,
     limit: int,
     *,
-    project_id: str | None = None,
-    image_id: str | None = None,
+    after: int | None = None,
+    before: int | None = None,
+    newest: bool = False,
 ) -> Sequence[Event]:
-    """Events newer than `position`, oldest first, at most `limit`, of one project or image if asked."""
-    query = select(Event).where(col(Event.seq) > position).order_by(col(Event.seq)).limit(limit)
-    if project_id is not None:
-        query = query.where(col(Event.project_id) == project_id)
-    if image_id is not None:
-        if not is_id(image_id):
-            return []
-        query = query.where(col(Event.image_id) == image_id)
-    return (await session.execute(query)).scalars().all()
+    """Events between two positions, oldest first, at most `limit`: of more, the oldest, or the `newest`."""
+    query = wanted.narrow(select(Event))
+    if after is not None:
+        query = query.where(col(Event.seq) > after)
+    if before is not None:
+        query = query.where(col(Event.seq) < before)
+    seq = col(Event.seq)
+    query = query.order_by(seq.desc() if newest else seq.asc()).limit(limit)
+    found: Sequence[Event] = (await session.execute(query)).scalars().all()
+    return found[::-1] if newest else found
 
 
 async def prune(database: Database, keep: timedelta) -> None:

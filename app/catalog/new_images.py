@@ -6,10 +6,11 @@ import re
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from pathlib import PurePosixPath
+from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from app.catalog import images
+from app.catalog import texts
 from app.errors import Conflict, InvalidInput, NotFound, TooLarge, UnsupportedFormat
 from app.lifecycle import Architecture, DiskFormat
 from app.models import IdempotencyKey, Image, Upload, new_id, now
@@ -30,17 +31,12 @@ _FORMATS = {
 _TAKEN = "qcow2, raw, vmdk, vhd and vhdx are taken"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class NewImage:
-    """What `createImage` is asked for with an upload as the source. Size in bytes, `sha256` of the file."""
+    """What `createImage` is asked for, whatever the source."""
 
     project_id: str
     name: str
-    file_name: str
-    size: int
-    format: DiskFormat | None = None
-    sha256: str | None = None
-    multipart: bool | None = None
     os_family: str | None = None
     os_version: str | None = None
     architecture: Architecture | None = Architecture.X86_64
@@ -53,24 +49,49 @@ class NewImage:
         return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 
 
-def draft(viewer: Viewer, new: NewImage, settings: Settings) -> tuple[Image, Upload]:
-    """The rows of a new image and its upload. Raises InvalidInput, UnsupportedFormat, TooLarge."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewUpload(NewImage):
+    """With a file to be uploaded as the source. Size in bytes, `sha256` of the file."""
+
+    file_name: str
+    size: int
+    format: DiskFormat | None = None
+    sha256: str | None = None
+    multipart: bool | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewCopy(NewImage):
+    """With another image as the source."""
+
+    image_id: str
+
+
+def described(viewer: Viewer, new: NewImage) -> dict[str, Any]:
+    """What is said about a new image, by column, and nothing of its source. Raises InvalidInput."""
     if new.idempotency_key is not None:
         _check_key(new.idempotency_key)
-    name = images.clean_name(new.name)
+    name = texts.clean_name(new.name)
     os_family, os_version = new.os_family, new.os_version
     if os_family is not None:
-        os_family, os_version = images.clean_os(os_family, os_version)
+        os_family, os_version = texts.clean_os(os_family, os_version)
+    return {
+        "project_id": new.project_id,
+        "name": name,
+        "name_key": texts.name_key(name),
+        "labels": texts.clean_labels(new.labels),
+        "os_family": os_family,
+        "os_version": os_version,
+        "architecture": new.architecture,
+        "created_by": viewer.subject,
+    }
+
+
+def draft(viewer: Viewer, new: NewUpload, settings: Settings) -> tuple[Image, Upload]:
+    """The rows of a new image and its upload. Raises InvalidInput, UnsupportedFormat, TooLarge."""
     image = Image(
+        **described(viewer, new),
         id=new_id("img"),
-        project_id=new.project_id,
-        name=name,
-        name_key=images.name_key(name),
-        labels=images.clean_labels(new.labels),
-        os_family=os_family,
-        os_version=os_version,
-        architecture=new.architecture,
-        created_by=viewer.subject,
         source_file_name=clean_file_name(new.file_name),
         source_size=new.size,
         source_sha256=_clean_sha256(new.sha256),
@@ -80,7 +101,7 @@ def draft(viewer: Viewer, new: NewImage, settings: Settings) -> tuple[Image, Upl
     return image, _upload_of(image, new, settings)
 
 
-def _upload_of(image: Image, new: NewImage, settings: Settings) -> Upload:
+def _upload_of(image: Image, new: NewUpload, settings: Settings) -> Upload:
     upload_id = new_id("upl")
     return Upload(
         id=upload_id,
@@ -128,7 +149,7 @@ def remembered(new: NewImage, image: Image) -> IdempotencyKey | None:
     )
 
 
-def _part_size(new: NewImage, settings: Settings) -> int:
+def _part_size(new: NewUpload, settings: Settings) -> int:
     field = ("source", "upload", "size")
     if new.size < 1:
         raise InvalidInput("The file is empty.", field=field, hint="Upload a disk image.")
@@ -159,7 +180,7 @@ def clean_file_name(file_name: str) -> str:
     return file_name
 
 
-def _declared_format(new: NewImage) -> DiskFormat:
+def _declared_format(new: NewUpload) -> DiskFormat:
     """The format that the request or the file's name declares; raw is never guessed."""
     suffix = PurePosixPath(new.file_name.replace("\0", "").lower()).suffix
     by_name = _FORMATS.get(suffix)
@@ -176,7 +197,7 @@ def _declared_format(new: NewImage) -> DiskFormat:
 def _check_key(key: str) -> None:
     if not 1 <= len(key) <= _MAXIMUM_KEY:
         raise InvalidInput(f"An idempotency key has 1 to {_MAXIMUM_KEY} characters.", field=("idempotencyKey",))
-    images.require_text(key, ("idempotencyKey",))
+    texts.require_text(key, ("idempotencyKey",))
 
 
 def _clean_sha256(sha256: str | None) -> str | None:

@@ -1,19 +1,22 @@
-"""Organizations, projects and members; and what a caller may see and do there."""
+"""Organizations, projects and members; and what a caller may see and do there.
+
+A caller's role in a project is that of their membership. Owners of an organization are admins of all its projects,
+and operators are admins of every project.
+"""
 
 import re
 from collections.abc import Sequence
 
-from sqlalchemy import ColumnElement, exists, func
+import sqlalchemy
+from sqlalchemy import ColumnElement, Subquery, exists, func, or_, true
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.sql.selectable import ForUpdateArg
 from sqlmodel import col, select
 
 from app.catalog.pages import Page, Window, read_page
-from app.database import Database, Transaction
 from app.errors import Forbidden, NotFound
 from app.lifecycle import ProjectRole
-from app.models import TABLES, Image, Membership, Organization, Project
-from app.postgres import Lock
+from app.models import TABLES, Membership, Organization, OrganizationOwner, Project
 from app.viewer import Viewer, includes
 
 _ID = re.compile(r"[a-z]{3}_[0-9a-z]{26}")
@@ -31,13 +34,57 @@ def is_id(text: str) -> bool:
     return _ID.fullmatch(text) is not None
 
 
+_MEMBER = TABLES.tables["membership"].c
+_OWNER = TABLES.tables["organization_owner"].c
+_PROJECT = TABLES.tables["project"].c
+
+
+def roles_of(viewer: Viewer) -> Subquery:
+    """The projects that the viewer may see, one row each, with what they are there: `project_id` and `role`."""
+    admin = sqlalchemy.literal(ProjectRole.ADMIN, _MEMBER.role.type).label("role")
+    if viewer.operator:
+        return sqlalchemy.select(_PROJECT.id.label("project_id"), admin).subquery("roles")
+    owned = (
+        sqlalchemy.select(_PROJECT.id.label("project_id"), admin)
+        .join(OrganizationOwner, _OWNER.organization_id == _PROJECT.organization_id)
+        .where(_OWNER.subject == viewer.subject)
+    )
+    member = sqlalchemy.select(_MEMBER.project_id, _MEMBER.role).where(
+        _MEMBER.subject == viewer.subject, ~_owns(viewer, _MEMBER.project_id)
+    )
+    return sqlalchemy.union_all(owned, member).subquery("roles")
+
+
+def _owns(viewer: Viewer, project_id: object) -> ColumnElement[bool]:
+    owner, project = OrganizationOwner, Project
+    return exists().where(
+        col(project.id) == project_id,
+        col(owner.organization_id) == col(project.organization_id),
+        col(owner.subject) == viewer.subject,
+    )
+
+
+def may_see(viewer: Viewer, project_id: str) -> ColumnElement[bool]:
+    """The condition that the viewer belongs to a project."""
+    if viewer.operator:
+        return true()
+    member = exists().where(_MEMBER.project_id == project_id, _MEMBER.subject == viewer.subject)
+    return or_(member, _owns(viewer, project_id))
+
+
 async def role_in(session: AsyncSession, viewer: Viewer, project_id: str) -> ProjectRole | None:
     """What the viewer is in a project; None for somebody from outside."""
-    if not is_id(project_id):
-        return None
-    query = select(Membership.role).where(Membership.project_id == project_id, Membership.subject == viewer.subject)
-    role = (await session.execute(query)).scalar_one_or_none()
-    return None if role is None else ProjectRole(role)
+    return (await roles_in(session, viewer, [project_id])).get(project_id)
+
+
+async def governs(session: AsyncSession, viewer: Viewer, organization_id: str) -> bool:
+    """Whether the viewer owns an organization, or is an operator."""
+    return viewer.operator or await is_owner(session, viewer, organization_id)
+
+
+async def is_owner(session: AsyncSession, viewer: Viewer, organization_id: str) -> bool:
+    """Whether the viewer owns an organization."""
+    return await session.get(OrganizationOwner, (organization_id, viewer.subject)) is not None
 
 
 async def project_for(
@@ -53,33 +100,30 @@ async def project_for(
 
     With `lock` nobody else creates in it until the transaction ends.
     """
+    roles = roles_of(viewer)
     query = (
-        select(Project, Membership.role)
-        .join(Membership, col(Membership.project_id) == Project.id)
-        .where(Project.id == project_id, Membership.subject == viewer.subject)
+        select(Project, roles.c.role)
+        .join(roles, roles.c.project_id == _PROJECT.id)
+        .where(Project.id == project_id, roles.c.project_id == project_id)
     )
     if lock:
         query = query.with_for_update(of=Project, key_share=True)
     found = (await session.execute(query)).one_or_none() if is_id(project_id) else None
     if found is None:
         raise no_project(field)
-    project, role = found
-    _require(ProjectRole(role), needed, field)
+    project: Project = found[0]
+    require_role(found[1], needed, field)
     return project
 
 
-async def require_reader(
+async def reader_role(
     session: AsyncSession, viewer: Viewer, project_id: str, *, field: Sequence[str] = ("projectId",)
-) -> None:
-    """Raises NotFound when the viewer may not see the project."""
-    if await role_in(session, viewer, project_id) is None:
+) -> ProjectRole:
+    """What the viewer is in a project. Raises NotFound when they may not see it."""
+    role = await role_in(session, viewer, project_id)
+    if role is None:
         raise no_project(field)
-
-
-def is_member(viewer: Viewer, project_id: str) -> ColumnElement[bool]:
-    """The condition that the viewer belongs to a project."""
-    member = TABLES.tables["membership"].c
-    return exists().where(member.project_id == project_id, member.subject == viewer.subject)
+    return role
 
 
 def no_project(field: Sequence[str] = ("projectId",)) -> NotFound:
@@ -87,28 +131,8 @@ def no_project(field: Sequence[str] = ("projectId",)) -> NotFound:
     return NotFound("There is no such project.", field=field, hint="viewer { projects } lists yours.")
 
 
-async def image_for(
-    session: AsyncSession,
-    viewer: Viewer,
-    image_id: str,
-    needed: ProjectRole = ProjectRole.READER,
-    *,
-    field: Sequence[str] = ("imageId",),
-    lock: bool = False,
-) -> Image:
-    """An image that is not deleted, in whose project the viewer has the role. Raises NotFound, Forbidden.
-
-    With `lock` it stays as it is until the transaction ends, and so do its uploads.
-    """
-    image = await session.get(Image, image_id, with_for_update=LOCKED if lock else None) if is_id(image_id) else None
-    role = await role_in(session, viewer, image.project_id) if image else None
-    if image is None or role is None or image.deleted_at is not None:
-        raise NotFound("There is no such image.", field=field, hint="It may have been deleted.")
-    _require(role, needed, field)
-    return image
-
-
-def _require(role: ProjectRole, needed: ProjectRole, field: Sequence[str]) -> None:
+def require_role(role: ProjectRole, needed: ProjectRole, field: Sequence[str]) -> None:
+    """Raises Forbidden when a role does not hold the rights of another."""
     if not includes(role, needed):
         raise Forbidden(
             f"It takes the role {needed} in this project to {_NEEDS[needed]}; yours is {role}.",
@@ -119,35 +143,31 @@ def _require(role: ProjectRole, needed: ProjectRole, field: Sequence[str]) -> No
 
 async def visible_projects(session: AsyncSession, viewer: Viewer, ids: Sequence[str]) -> dict[str, Project]:
     """Those of the projects that the viewer may see, by id."""
-    query = (
-        select(Project)
-        .join(Membership, col(Membership.project_id) == Project.id)
-        .where(Membership.subject == viewer.subject, col(Project.id).in_(ids))
-    )
+    roles = roles_of(viewer)
+    query = select(Project).join(roles, roles.c.project_id == _PROJECT.id).where(col(Project.id).in_(ids))
     return {project.id: project for project in (await session.execute(query)).scalars()}
 
 
 async def roles_in(session: AsyncSession, viewer: Viewer, ids: Sequence[str]) -> dict[str, ProjectRole]:
-    """What the viewer is in those of the projects that they belong to, by id."""
-    query = select(Membership.project_id, Membership.role).where(
-        Membership.subject == viewer.subject, col(Membership.project_id).in_(ids)
+    """What the viewer is in those of the projects that they may see, by id."""
+    roles = roles_of(viewer)
+    query = sqlalchemy.select(roles.c.project_id, roles.c.role).where(
+        roles.c.project_id.in_([id_ for id_ in ids if is_id(id_)])
     )
     return {project_id: ProjectRole(role) for project_id, role in (await session.execute(query)).all()}
 
 
 async def visible_organizations(session: AsyncSession, viewer: Viewer, ids: Sequence[str]) -> dict[str, Organization]:
-    """Those of the organizations of which the viewer may see a project, by id."""
-    query = (
-        select(Organization)
-        .where(col(Organization.id).in_(ids))
-        .where(
-            col(Organization.id).in_(
-                select(Project.organization_id)
-                .join(Membership, col(Membership.project_id) == Project.id)
-                .where(Membership.subject == viewer.subject)
-            )
+    """Those of the organizations that the viewer owns, or of which they may see a project, by id."""
+    query = select(Organization).where(col(Organization.id).in_(ids))
+    if not viewer.operator:
+        owned = select(OrganizationOwner.organization_id).where(OrganizationOwner.subject == viewer.subject)
+        joined = (
+            select(Project.organization_id)
+            .join(Membership, col(Membership.project_id) == Project.id)
+            .where(Membership.subject == viewer.subject)
         )
-    )
+        query = query.where(or_(col(Organization.id).in_(owned), col(Organization.id).in_(joined)))
     return {organization.id: organization for organization in (await session.execute(query)).scalars()}
 
 
@@ -155,11 +175,8 @@ async def projects_of(
     session: AsyncSession, viewer: Viewer, window: Window, *, organization_id: str | None = None
 ) -> Page[Project]:
     """The projects that the viewer may see, by name."""
-    query = (
-        select(Project)
-        .join(Membership, col(Membership.project_id) == Project.id)
-        .where(Membership.subject == viewer.subject)
-    )
+    roles = roles_of(viewer)
+    query = select(Project).join(roles, roles.c.project_id == _PROJECT.id)
     if organization_id is not None:
         query = query.where(Project.organization_id == organization_id)
     return await read_page(session, query, col(Project.name), col(Project.id), window)
@@ -167,68 +184,29 @@ async def projects_of(
 
 async def count_projects(session: AsyncSession, viewer: Viewer, *, organization_id: str | None = None) -> int:
     """How many projects the viewer may see."""
-    query = (
-        select(func.count())
-        .select_from(Membership)
-        .join(Project, col(Membership.project_id) == Project.id)
-        .where(Membership.subject == viewer.subject)
-    )
+    roles = roles_of(viewer)
+    query = sqlalchemy.select(func.count()).select_from(roles)
     if organization_id is not None:
-        query = query.where(Project.organization_id == organization_id)
-    return (await session.execute(query)).scalar_one()
+        query = query.join(Project, _PROJECT.id == roles.c.project_id).where(
+            _PROJECT.organization_id == organization_id
+        )
+    count: int = (await session.execute(query)).scalar_one()
+    return count
 
 
-async def members_of(session: AsyncSession, project_id: str, window: Window) -> Page[Membership]:
-    """The members of a project, by subject."""
-    query = select(Membership).where(Membership.project_id == project_id)
-    return await read_page(session, query, col(Membership.subject), col(Membership.subject), window)
-
-
-async def count_members(session: AsyncSession, project_id: str) -> int:
-    """How many members a project has."""
-    query = select(func.count()).select_from(Membership).where(Membership.project_id == project_id)
-    return (await session.execute(query)).scalar_one()
-
-
-async def found(database: Database, organization: str, projects: Sequence[str], admin: str | None) -> Sequence[Project]:
-    """Make sure of an organization and its projects, which `admin`, if given, administers. Harmless if done before."""
-    async with database.transaction() as tx:
-        await tx.alone(Lock.TENANCY)
-        owner = await _organization_named(tx, organization)
-        made = [await _project_named(tx, owner, name) for name in projects]
-        for project in made:
-            if admin is not None and await tx.session.get(Membership, (project.id, admin)) is None:
-                tx.session.add(Membership(project_id=project.id, subject=admin, role=ProjectRole.ADMIN))
-        return made
-
-
-async def set_member(database: Database, project_name: str, subject: str, role: ProjectRole) -> Project:
-    """Give somebody a role in the project of that name. Raises NotFound."""
-    async with database.transaction() as tx:
-        await tx.alone(Lock.TENANCY)
-        query = select(Project).where(Project.name == project_name).order_by(col(Project.created_at)).limit(1)
-        project = (await tx.session.execute(query)).scalar_one_or_none()
-        if project is None:
-            raise NotFound(f"There is no project {project_name!r}.", hint="`images up` makes alpha and beta.")
-        await tx.session.merge(Membership(project_id=project.id, subject=subject, role=role))
-        return project
-
-
-async def _organization_named(tx: Transaction, name: str) -> Organization:
-    query = select(Organization).where(Organization.name == name)
-    organization = (await tx.session.execute(query)).scalar_one_or_none()
-    if organization is None:
-        organization = Organization(name=name)
-        tx.session.add(organization)
-        await tx.session.flush()
-    return organization
-
-
-async def _project_named(tx: Transaction, organization: Organization, name: str) -> Project:
-    query = select(Project).where(Project.organization_id == organization.id, Project.name == name)
-    project = (await tx.session.execute(query)).scalar_one_or_none()
-    if project is None:
-        project = Project(organization_id=organization.id, name=name)
-        tx.session.add(project)
-        await tx.session.flush()
-    return project
+async def everybody_in(session: AsyncSession, ids: Sequence[str]) -> dict[str, dict[str, ProjectRole]]:
+    """Who may see the projects, and as what: by project, by subject. Operators are not listed."""
+    found: dict[str, dict[str, ProjectRole]] = {id_: {} for id_ in ids}
+    members = select(Membership.project_id, Membership.subject, Membership.role).where(
+        col(Membership.project_id).in_(ids)
+    )
+    for project_id, subject, role in (await session.execute(members)).all():
+        found[project_id][subject] = ProjectRole(role)
+    owners = (
+        select(Project.id, OrganizationOwner.subject)
+        .join(OrganizationOwner, col(OrganizationOwner.organization_id) == Project.organization_id)
+        .where(col(Project.id).in_(ids))
+    )
+    for project_id, subject in (await session.execute(owners)).all():
+        found[project_id][subject] = ProjectRole.ADMIN
+    return found

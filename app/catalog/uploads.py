@@ -8,8 +8,10 @@ import structlog
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
-from app.catalog import feed, images, jobs, quotas, tenancy
-from app.catalog.new_images import NewImage, draft, made_before, remembered
+from app.catalog import access, feed, images, jobs, quotas, tenancy
+from app.catalog.access import Right
+from app.catalog.new_images import NewUpload, draft, made_before, remembered
+from app.catalog.revisions import require_revision
 from app.catalog.tenancy import LOCKED
 from app.database import Database, Transaction
 from app.errors import (
@@ -37,6 +39,8 @@ from app.viewer import Viewer
 
 log = structlog.get_logger()
 
+_SIZE = ("source", "upload", "size")
+
 
 @dataclass(frozen=True, slots=True)
 class Uploads:
@@ -46,7 +50,7 @@ class Uploads:
     store: ObjectStore
     settings: Settings
 
-    async def create_image(self, viewer: Viewer, new: NewImage) -> tuple[Image, int | None]:
+    async def create_image(self, viewer: Viewer, new: NewUpload) -> tuple[Image, int | None]:
         """Make an image that waits for its bytes; the feed position of that.
 
         Raises InvalidInput, UnsupportedFormat, TooLarge, QuotaExceeded, NotFound, Forbidden, Conflict.
@@ -58,7 +62,7 @@ class Uploads:
             if earlier is not None:
                 return earlier, None
             # Asked again in the transaction: here it only spares the store what has to be refused anyway.
-            await quotas.require_room(session, project, self.settings, new.size)
+            await quotas.require_room(session, project, self.settings, new.size, _SIZE)
         handle = await self.store.open_upload(upload.key, upload.size, upload.part_size)
         upload.reference = handle.reference
         made: Image | None = None
@@ -69,18 +73,18 @@ class Uploads:
             if made is not image:
                 await self.store.abort_upload(handle)
 
-    async def _insert(self, viewer: Viewer, new: NewImage, image: Image, upload: Upload) -> tuple[Image, int | None]:
+    async def _insert(self, viewer: Viewer, new: NewUpload, image: Image, upload: Upload) -> tuple[Image, int | None]:
         async with self.database.transaction() as tx:
             project = await tenancy.project_for(tx.session, viewer, new.project_id, ProjectRole.MEMBER, lock=True)
             # The same request may have been served beside this one since it was looked for.
             earlier = await made_before(tx.session, new)
             if earlier is not None:
                 return earlier, None
-            await quotas.require_room(tx.session, project, self.settings, new.size)
+            await quotas.require_room(tx.session, project, self.settings, new.size, _SIZE)
             tx.session.add(image)
             await tx.session.flush()
             tx.session.add_all(row for row in (upload, remembered(new, image)) if row is not None)
-            feed.append(tx, EventKind.CREATED, image, actor=viewer.subject)
+            await feed.append(tx, EventKind.CREATED, image, actor=viewer.subject)
         return image, tx.position
 
     # ------------------------------------------------------------ while bytes arrive
@@ -94,15 +98,23 @@ class Uploads:
         *,
         lock: bool = False,
     ) -> tuple[Upload, Image]:
-        """An upload and its image, which stay as they are with `lock`. Raises NotFound, Forbidden."""
+        """An upload and its image, which stay as they are with `lock`. Raises NotFound, Forbidden.
+
+        It belongs to the image's project: through a share it can't be seen.
+        """
         upload = await session.get(Upload, upload_id) if tenancy.is_id(upload_id) else None
         absent = NotFound("There is no such upload.", field=("uploadId",), hint="image { upload { id } } names it.")
         if upload is None:
             raise absent
         try:
-            image = await tenancy.image_for(session, viewer, upload.image_id, needed, field=("uploadId",), lock=lock)
+            image, held = await access.image_and_access(
+                session, viewer, upload.image_id, Right.SEE, field=("uploadId",), lock=lock
+            )
         except NotFound:
             raise absent from None  # word for word the same: who may not see it must not learn that it is there
+        if held.own is None:
+            raise absent
+        tenancy.require_role(held.own, needed, ("uploadId",))
         if lock:  # only the image told whom to wait for
             await session.refresh(upload)
         return upload, image
@@ -151,7 +163,7 @@ class Uploads:
         async with self.database.transaction() as tx:
             upload, image = await self.upload_for(tx.session, viewer, upload_id, ProjectRole.MEMBER, lock=True)
             if upload.state == UploadState.OPEN:
-                mark_completed(tx, upload, image, actor=viewer.subject)
+                await mark_completed(tx, upload, image, actor=viewer.subject)
             elif upload.state != UploadState.COMPLETED:  # given up while its bytes were being sealed
                 raise _closed(upload.state)
         return image, tx.position
@@ -164,22 +176,19 @@ class Uploads:
                 return image, None
             if upload.state != UploadState.OPEN:
                 raise _closed(upload.state)
-            await give_up(
-                tx,
-                image,
-                UploadState.ABORTED,
-                ImageFailed(
-                    FailureCode.UPLOAD_ABORTED,
-                    "The upload was aborted.",
-                    "Delete this image, and create it again when you want it after all.",
-                ),
-            )
+            await give_up(tx, image, UploadState.ABORTED, _ABORTED, actor=viewer.subject)
         return image, tx.position
 
-    async def retry(self, viewer: Viewer, image_id: str) -> tuple[Image, int | None]:
-        """Convert an image in ERROR again from the bytes that were kept. Raises NotFound, Forbidden, Conflict."""
+    async def retry(
+        self, viewer: Viewer, image_id: str, expected_revision: int | None = None
+    ) -> tuple[Image, int | None]:
+        """Convert an image in ERROR again from the bytes that were kept.
+
+        Raises NotFound, Forbidden, StaleRevision, Conflict.
+        """
         async with self.database.transaction() as tx:
-            image = await tenancy.image_for(tx.session, viewer, image_id, ProjectRole.MEMBER, lock=True)
+            image = await access.image_for(tx.session, viewer, image_id, Right.MANAGE, lock=True)
+            require_revision(image.revision, expected_revision)
             upload = await completed_upload(tx.session, image.id)
             if image.status != ImageStatus.ERROR:
                 raise Conflict(f"The image is {image.status}, not in ERROR.", field=("imageId",))
@@ -220,7 +229,7 @@ class Uploads:
             current.expires_at = expires_at
             if receipt.sealed:
                 # The bytes were sealed, and the process died before it could say so.
-                mark_completed(tx, current, image)
+                await mark_completed(tx, current, image)
             elif expires_at <= now():
                 await give_up(tx, image, UploadState.EXPIRED, _expired(self.settings.upload_idle_seconds))
 
@@ -263,18 +272,20 @@ async def open_uploads_of(session: AsyncSession, image_ids: Sequence[str]) -> di
     return {upload.image_id: upload for upload in (await session.execute(query)).scalars()}
 
 
-def mark_completed(tx: Transaction, upload: Upload, image: Image, *, actor: str | None = None) -> None:
+async def mark_completed(tx: Transaction, upload: Upload, image: Image, *, actor: str | None = None) -> None:
     """The bytes are sealed: have them converted. The image's row is locked."""
     upload.state = UploadState.COMPLETED
-    images.change(tx, image, ["upload", "progress"], actor=actor)
+    await images.change(tx, image, ["upload", "progress"], actor=actor)
     jobs.start(tx, JobKind.CONVERT, image_id=image.id, upload=upload.id)
 
 
-async def give_up(tx: Transaction, image: Image, state: UploadState, failure: ImageFailed) -> None:
+async def give_up(
+    tx: Transaction, image: Image, state: UploadState, failure: ImageFailed, *, actor: str | None = None
+) -> None:
     """End an open upload without an image, whose row is locked; its bytes are freed and nothing stays reserved."""
     await jobs.cancel_of_image(tx, image.id)
     await images.drop_source(tx, image, state)
-    await images.fail(tx, image, failure, reserved_size=0)
+    await images.fail(tx, image, failure, actor=actor, reserved_size=0)
 
 
 def _parts_missing(numbers: Sequence[int], upload: Upload) -> NotReady:
@@ -292,6 +303,11 @@ def _closed(state: UploadState) -> Conflict:
     )
 
 
+_ABORTED = ImageFailed(
+    FailureCode.UPLOAD_ABORTED,
+    "The upload was aborted.",
+    "Delete this image, and create it again when you want it after all.",
+)
 _UPLOAD_DROPPED = ImageFailed(
     FailureCode.UPLOAD_EXPIRED,
     "The object store has dropped the upload: it was open for too long.",

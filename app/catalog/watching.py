@@ -4,17 +4,20 @@ import asyncio
 from bisect import bisect_right
 from collections import Counter, OrderedDict
 from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 import structlog
+from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
-from app.catalog import feed, tenancy
+from app.catalog import access, feed, tenancy
+from app.catalog.feed import Wanted
 from app.catalog.progress import Progress, ProgressBoard
 from app.database import Database
 from app.errors import NotFound
-from app.lifecycle import SETTLED, EventKind
-from app.models import Event, Image, Membership
+from app.lifecycle import SETTLED, EventKind, ProjectRole
+from app.models import Event, Image
 from app.ports import Wakeups
 from app.viewer import Viewer
 
@@ -28,9 +31,10 @@ _IMAGES_AT_HAND = 10_000
 
 @dataclass(frozen=True, slots=True)
 class Happened:
-    """An event of the feed, with its image as it was when this process read the event; None when deleted.
+    """An event of the feed, with its image as it was when this process read the event.
 
-    `live` says that it was read when it came, and not later for somebody who had fallen behind.
+    The image is None when it was deleted, or when the project whose event it is could not see it any more. `live`
+    says that the event was read when it came, and not later for somebody who had fallen behind.
     """
 
     event: Event
@@ -81,7 +85,8 @@ class Feed:
     # By project: what its watchers wait for, how many they are, and who may watch.
     _grown: dict[str, asyncio.Event] = field(default_factory=dict)
     _watchers: Counter[str] = field(default_factory=Counter)
-    _members: dict[str, set[str]] = field(default_factory=dict)
+    _members: dict[str, dict[str, ProjectRole]] = field(default_factory=dict)
+    _members_changed: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def start(self) -> None:
         """Begin at the newest event: what is older is read from the table when somebody asks for it."""
@@ -114,17 +119,21 @@ class Feed:
         more = True
         while more:
             try:
-                happened = await self._read(self._newest)
+                news = await self._read(self._newest)
             except Exception:  # a database that is away for a while must not end the feed
                 log.exception("feed.unreadable")
                 return
-            for item in happened:
+            for item in news:
                 self._take(replace(item, live=True))
-            for project_id in {item.event.project_id for item in happened}:
+            if any(item.event.kind == EventKind.MEMBERS_CHANGED for item in news):
+                self._members_changed.set()
+            for project_id in {item.event.project_id for item in news}:
                 self._wake(project_id)
-            more = len(happened) == _BATCH
+            more = len(news) == _BATCH
 
     def _take(self, item: Happened) -> None:
+        if takes_sight(item.event):
+            self._hide(item.event.project_id, item.event.image_id)
         self._ring.append(item)
         self._positions.append(item.position)
         self._newest = item.position
@@ -137,6 +146,12 @@ class Feed:
             self._ring_begins = self._positions[self.ring_size - 1]
             del self._ring[: self.ring_size], self._positions[: self.ring_size]
 
+    def _hide(self, project_id: str, image_id: str) -> None:
+        """What a project may not see any more, it is not shown by older events either, to watchers that come late."""
+        for at, item in enumerate(self._ring):
+            if item.image is not None and (item.event.project_id, item.event.image_id) == (project_id, image_id):
+                self._ring[at] = replace(item, image=None, live=False)
+
     def _at_hand(self, image: Image) -> None:
         self._images[image.id] = image
         self._images.move_to_end(image.id)
@@ -148,18 +163,24 @@ class Feed:
         if grown is not None:
             grown.set()
 
-    async def _read(self, after: int, project_id: str | None = None, image_id: str | None = None) -> list[Happened]:
+    async def _read(self, after: int, wanted: Wanted | None = None) -> list[Happened]:
         async with self.database.read() as session:
-            events = await feed.events_after(session, after, _BATCH, project_id=project_id, image_id=image_id)
-            ids = {event.image_id for event in events}
-            query = select(Image).where(col(Image.id).in_(ids), col(Image.deleted_at).is_(None))
-            images = {image.id: image for image in (await session.execute(query)).scalars()} if ids else {}
-        return [Happened(event, images.get(event.image_id)) for event in events]
+            if wanted is None:
+                events = await feed.events_after(session, after, _BATCH)
+            else:
+                events = await feed.events_for(session, wanted, _BATCH, after=after)
+            return await happened(session, events)
 
     async def _look_at_members(self) -> None:
-        """Wake the watchers of a project whose members have changed: some may not watch any more."""
+        """Wake the watchers of a project whose members have changed: some may not watch any more.
+
+        The feed tells of such a change at once; but owners of organizations come and go without a word.
+        """
         while True:
-            await asyncio.sleep(self.poll_seconds)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self.poll_seconds):
+                    await self._members_changed.wait()
+            self._members_changed.clear()
             try:
                 await self._refresh_members()
             except Exception:  # as above
@@ -167,12 +188,10 @@ class Feed:
 
     async def _refresh_members(self) -> None:
         watched = [project_id for project_id, count in self._watchers.items() if count > 0]
-        members: dict[str, set[str]] = {project_id: set() for project_id in watched}
-        query = select(Membership.project_id, Membership.subject).where(col(Membership.project_id).in_(watched))
+        members: dict[str, dict[str, ProjectRole]] = {}
         if watched:
             async with self.database.read() as session:
-                for project_id, subject in (await session.execute(query)).all():
-                    members[project_id].add(subject)
+                members = await tenancy.everybody_in(session, watched)
         before, self._members = self._members, members
         for project_id in watched:
             if before.get(project_id) != members[project_id]:
@@ -191,7 +210,8 @@ class Feed:
     ) -> AsyncIterator[Item]:
         """What happens in a project after a position, or, without one, from now on.
 
-        Raises NotFound when the viewer may not see the project, at once or as soon as the right is taken away.
+        Raises NotFound when the viewer may not see the project, or the one image that is followed, at once or as soon
+        as the right is taken away.
         """
         async with self.database.read() as session:
             await tenancy.project_for(session, viewer, project_id)
@@ -204,10 +224,12 @@ class Feed:
             seen = self.board.version
             while True:
                 grown = self._grown.setdefault(project_id, asyncio.Event())
-                await self._require_member(viewer, project_id)
-                items, position = await self._since(position, project_id, image_id)
+                wanted = Wanted(project_id, await self._require_role(viewer, project_id), image_id)
+                items, position = await self._since(position, wanted)
                 for item in items:
                     yield item
+                    if image_id is not None and isinstance(item, Happened) and takes_sight(item.event):
+                        await self._require_sight(project_id, image_id)
                 if progress:
                     version, seen = seen, self.board.version
                     for made in await self._progress_since(version, position, project_id, image_id):
@@ -217,26 +239,33 @@ class Feed:
         finally:
             self._watchers[project_id] -= 1
 
-    async def _require_member(self, viewer: Viewer, project_id: str) -> None:
-        members = self._members.get(project_id)
-        if members is None or viewer.subject in members:
-            return
-        # What is known here may be older than the right: only the table can say that it is gone.
-        async with self.database.read() as session:
-            if await tenancy.role_in(session, viewer, project_id) is None:
-                raise NotFound("This project can't be seen any more: the right was taken away.")
+    async def _require_role(self, viewer: Viewer, project_id: str) -> ProjectRole:
+        role = ProjectRole.ADMIN if viewer.operator else self._members.get(project_id, {}).get(viewer.subject)
+        if role is None:
+            # What is known here may be older than the right: only the table can say that it is gone.
+            async with self.database.read() as session:
+                role = await tenancy.role_in(session, viewer, project_id)
+        if role is None:
+            raise NotFound("This project can't be seen any more: the right was taken away.")
+        return role
 
-    async def _since(self, position: int, project_id: str, image_id: str | None) -> tuple[Sequence[Item], int]:
+    async def _require_sight(self, project_id: str, image_id: str) -> None:
+        # It may have been shared again since.
+        async with self.database.read() as session:
+            if not await access.seen_by_projects(session, {(project_id, image_id)}):
+                raise NotFound("This image can't be seen any more: it is not shared with the project now.")
+
+    async def _since(self, position: int, wanted: Wanted) -> tuple[Sequence[Item], int]:
         """What a watcher has not seen yet, and where it stands after that."""
         if position >= self._ring_begins:
             news = self._ring[bisect_right(self._positions, position) :]
-            return [item for item in news if _concerns(item, project_id, image_id)], max(position, self._newest)
+            return [item for item in news if wanted.includes(item.event)], max(position, self._newest)
         known = self._newest
         async with self.database.read() as session:
             oldest = await feed.oldest_position(session)
         if position < oldest:
             return [Resync(known, oldest)], known
-        items = await self._read(position, project_id, image_id)
+        items = await self._read(position, wanted)
         if len(items) == _BATCH:
             return items, items[-1].position
         return items, max([known, *(item.position for item in items)])
@@ -261,5 +290,12 @@ class Feed:
         ]
 
 
-def _concerns(item: Happened, project_id: str, image_id: str | None) -> bool:
-    return item.event.project_id == project_id and image_id in (None, item.event.image_id)
+async def happened(session: AsyncSession, events: Sequence[Event]) -> list[Happened]:
+    """Events with their images, as far as the projects whose events they are can see them by now."""
+    seen = await access.seen_by_projects(session, {(event.project_id, event.image_id) for event in events})
+    return [Happened(event, seen.get((event.project_id, event.image_id))) for event in events]
+
+
+def takes_sight(event: Event) -> bool:
+    """Whether with this event its project stops to see an image that was shared with it."""
+    return event.kind == EventKind.SHARE_CHANGED and bool(event.detail["ends"])

@@ -11,14 +11,15 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from starlette.requests import HTTPConnection
 from strawberry.dataloader import DataLoader
 
-from app.catalog import images, tenancy, uploads
+from app.catalog import access, sharing, tenancy, uploads
+from app.catalog.access import Access
 from app.catalog.progress import ProgressBoard
 from app.catalog.uploads import Uploads
 from app.catalog.watching import Feed
 from app.database import Database
 from app.graphql.shared_results import SharedResults
 from app.lifecycle import ProjectRole
-from app.models import Image, Organization, Project, Upload
+from app.models import Image, ImageShare, Organization, Project, Upload
 from app.ports import ObjectStore, SignedRequest
 from app.settings import Settings
 from app.viewer import Viewer
@@ -49,6 +50,7 @@ class Loaders:
     def __init__(self, database: Database, viewer: Viewer) -> None:
         self._database = database
         self._viewer = viewer
+        self._accesses: dict[str | None, DataLoader[str, Access | None]] = {}
 
     @cached_property
     def projects(self) -> DataLoader[str, Project | None]:
@@ -58,7 +60,32 @@ class Loaders:
     @cached_property
     def images(self) -> DataLoader[str, Image | None]:
         """Images that the caller may see."""
-        return self._loader(images.visible_images)
+        return self._loader(access.visible_images)
+
+    @cached_property
+    def shares(self) -> DataLoader[str, ImageShare | None]:
+        """Shares that the caller may see."""
+        return self._loader(sharing.visible_shares)
+
+    @cached_property
+    def shared_image_names(self) -> DataLoader[str, str | None]:
+        """What images are called, by their ids: for those of which the caller sees a share."""
+        return self._loader(sharing.names_of)
+
+    @cached_property
+    def projects_shared_with(self) -> DataLoader[str, Project | None]:
+        """Projects by their ids: for those of which the caller sees a share."""
+        return self._loader(sharing.projects_by_id)
+
+    def accesses(self, project_id: str | None) -> DataLoader[str, Access | None]:
+        """What the caller is to images, by their ids: through one project, or through all."""
+
+        async def look_up(session: AsyncSession, viewer: Viewer, ids: Sequence[str]) -> dict[str, Access]:
+            return await access.accesses(session, viewer, ids, through=project_id)
+
+        if project_id not in self._accesses:
+            self._accesses[project_id] = self._loader(look_up)
+        return self._accesses[project_id]
 
     @cached_property
     def roles(self) -> DataLoader[str, ProjectRole | None]:
@@ -123,6 +150,11 @@ class Context:
         """The request, or the WebSocket, that the operation came by."""
         self.personal = True
         return self._connection
+
+    @property
+    def project_id(self) -> str | None:
+        """The project that the caller works in, as the header X-Project says; None when it says nothing."""
+        return self.connection.headers.get("x-project")
 
     @property
     def loaders(self) -> Loaders:

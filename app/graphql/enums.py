@@ -84,6 +84,23 @@ _DESCRIPTIONS: dict[type[StrEnum], tuple[str, str, dict[str, str]]] = {
             "ADMIN": "May administer the project.",
         },
     ),
+    lifecycle.ShareGrant: (
+        "ShareGrant",
+        "What the members of a project may do with an image that is shared with it.",
+        {
+            "LAUNCH": "Launch servers from it, download it, and make copies of it.",
+            "LAUNCH_AND_EDIT": "The same, and change its name, operating system and labels.",
+        },
+    ),
+    lifecycle.ShareState: (
+        "ShareState",
+        "Whether a project has taken an image that is shared with it.",
+        {
+            "OFFERED": "An admin of the project has yet to accept or decline.",
+            "ACCEPTED": "The project sees the image.",
+            "DECLINED": "The project does not want it.",
+        },
+    ),
     lifecycle.FailureCode: (
         "ImageFailureCode",
         "Why an image is in ERROR.",
@@ -136,6 +153,8 @@ class UserErrorCode(StrEnum):
     UNSUPPORTED_FORMAT = "UNSUPPORTED_FORMAT"
     NOT_READY = "NOT_READY"
     PROTECTED = "PROTECTED"
+    DIFFERENT_ORGANIZATION = "DIFFERENT_ORGANIZATION"
+    NOT_TARGET_ADMIN = "NOT_TARGET_ADMIN"
 
 
 _DESCRIPTIONS[PartStatus] = (
@@ -162,6 +181,8 @@ _DESCRIPTIONS[UserErrorCode] = (
         "UNSUPPORTED_FORMAT": "The file is of no format that can be converted.",
         "NOT_READY": "The thing has to get further first.",
         "PROTECTED": "The image is protected against deletion.",
+        "DIFFERENT_ORGANIZATION": "Images can't be shared with other organizations; that is planned.",
+        "NOT_TARGET_ADMIN": "It takes an admin of the project that the image is shared with.",
     },
 )
 

@@ -6,14 +6,23 @@ from typing import Any, TypeVar
 
 import strawberry
 
-from app.catalog import images
+from app.catalog import texts
 from app.catalog.images import ImageFilter as Wanted
 from app.catalog.images import ImageOrder, ImagePatch
-from app.catalog.new_images import NewImage
+from app.catalog.new_images import NewCopy, NewUpload
 from app.errors import InvalidInput
 from app.graphql.enums import OrderDirection
 from app.graphql.scalars import ByteSize
-from app.lifecycle import Architecture, DiskFormat, ImageStatus, ImageType, ImageVisibility
+from app.lifecycle import (
+    Architecture,
+    DiskFormat,
+    ImageStatus,
+    ImageType,
+    ImageVisibility,
+    ProjectRole,
+    ShareGrant,
+)
+from app.settings import GIB
 
 Given = TypeVar("Given")
 Member = TypeVar("Member", bound=StrEnum)
@@ -55,14 +64,14 @@ class ImageFilter:
 
     def wanted(self) -> Wanted:
         """The filter as the catalogue takes it. Raises InvalidInput."""
-        for name, texts in (("nameContains", [self.name_contains or ""]), ("osFamilies", self.os_families or [])):
-            if len(texts) > _MAXIMUM_TEXTS or any(len(text) > _MAXIMUM_TEXT for text in texts):
+        for name, looked_for in (("nameContains", [self.name_contains or ""]), ("osFamilies", self.os_families or [])):
+            if len(looked_for) > _MAXIMUM_TEXTS or any(len(text) > _MAXIMUM_TEXT for text in looked_for):
                 raise InvalidInput(
                     f"At most {_MAXIMUM_TEXTS} texts of {_MAXIMUM_TEXT} characters can be looked for.",
                     field=("filter", name),
                 )
-            for text in texts:
-                images.require_text(text, ("filter", name))
+            for text in looked_for:
+                texts.require_text(text, ("filter", name))
         return Wanted(
             types=_each_once(self.types),
             statuses=_each_once(self.statuses),
@@ -109,10 +118,19 @@ class UploadInput:
     )
 
 
+@strawberry.input(description="An image to make a copy of. No byte is copied, and the copy outlives the original.")
+class CopyImageInput:
+    image_id: strawberry.ID = strawberry.field(description="The image: ACTIVE, and one that the project may launch.")
+
+
 @strawberry.input(one_of=True, description="Where the image comes from.")
 class ImageSourceInput:
     upload: UploadInput | None = strawberry.field(
         default=strawberry.UNSET, description="From a file that will be uploaded."
+    )
+    image: CopyImageInput | None = strawberry.field(
+        default=strawberry.UNSET,
+        description="From another image: the new one is ACTIVE at once. What is not said about it is taken over.",
     )
 
 
@@ -123,32 +141,37 @@ class CreateImageInput:
     source: ImageSourceInput = strawberry.field(description="Where it comes from.")
     os: OperatingSystemInput | None = strawberry.field(default=None, description="The operating system on it.")
     architecture: Architecture | None = strawberry.field(
-        default=Architecture.X86_64, description="The processor that it is made for."
+        default=Architecture.X86_64,
+        description="The processor that it is made for; a copy is made for that of its original.",
     )
     labels: list[LabelInput] | None = strawberry.field(default=None, description="Labels to put on it.")
     idempotency_key: str | None = strawberry.field(
         default=None, description="The same key and input again give the same image, not another one."
     )
 
-    def new_image(self) -> NewImage:
+    def new_image(self) -> NewUpload | NewCopy:
         """The request as the catalogue takes it. Raises InvalidInput."""
-        upload = self.source.upload
-        if not upload:
-            raise InvalidInput("Say where the image comes from.", field=("source",))
-        return NewImage(
-            project_id=self.project_id,
-            name=self.name,
-            file_name=upload.file_name,
-            size=int(upload.size),
-            format=upload.format,
-            sha256=upload.sha256,
-            multipart=upload.multipart,
-            os_family=self.os.family if self.os else None,
-            os_version=self.os.version if self.os else None,
-            architecture=self.architecture,
-            labels=_pairs(self.labels or []),
-            idempotency_key=self.idempotency_key,
-        )
+        said: dict[str, Any] = {
+            "project_id": self.project_id,
+            "name": self.name,
+            "os_family": self.os.family if self.os else None,
+            "os_version": self.os.version if self.os else None,
+            "architecture": self.architecture,
+            "labels": _pairs(self.labels or []),
+            "idempotency_key": self.idempotency_key,
+        }
+        if upload := self.source.upload:
+            return NewUpload(
+                file_name=upload.file_name,
+                size=int(upload.size),
+                format=upload.format,
+                sha256=upload.sha256,
+                multipart=upload.multipart,
+                **said,
+            )
+        if image := self.source.image:
+            return NewCopy(image_id=image.image_id, **said)
+        raise InvalidInput("Say where the image comes from.", field=("source",))
 
 
 @strawberry.input(description="An upload whose parts have all been sent.")
@@ -164,6 +187,9 @@ class AbortUploadInput:
 @strawberry.input(description="An image in ERROR to convert again.")
 class RetryImageInput:
     image_id: strawberry.ID = strawberry.field(description="The image.")
+    expected_revision: int | None = strawberry.field(
+        default=None, description="Refuse when the image has another revision by now."
+    )
 
 
 @strawberry.input(description="Changes to an image. What is left out stays as it is; null clears what may be cleared.")
@@ -187,14 +213,14 @@ class UpdateImageInput:
         """The changes as the catalogue takes them. Raises InvalidInput."""
         values: dict[str, dict[str, Any]] = {}
         if self.name is not None:
-            name = images.clean_name(_not_cleared(self.name.value, "name"))
-            values["name"] = {"name": name, "name_key": images.name_key(name)}
+            name = texts.clean_name(_not_cleared(self.name.value, "name"))
+            values["name"] = {"name": name, "name_key": texts.name_key(name)}
         if self.os is not None:
             system = self.os.value
-            family, version = images.clean_os(system.family, system.version) if system else (None, None)
+            family, version = texts.clean_os(system.family, system.version) if system else (None, None)
             values["os"] = {"os_family": family, "os_version": version}
         if self.labels is not None:
-            values["labels"] = {"labels": images.clean_labels(_pairs(self.labels.value or []))}
+            values["labels"] = {"labels": texts.clean_labels(_pairs(self.labels.value or []))}
         if self.protected is not None:
             values["protected"] = {"protected": _not_cleared(self.protected.value, "protected")}
         return ImagePatch(values)
@@ -206,6 +232,82 @@ class DeleteImageInput:
     expected_revision: int | None = strawberry.field(
         default=None, description="Refuse when the image has another revision by now."
     )
+
+
+_SHARE_REVISION = "Refuse when the share has another revision by now."
+_PROJECT_REVISION = "Refuse when the project has another revision by now."
+
+
+@strawberry.input(description="A share to make of a custom, ACTIVE image.")
+class ShareImageInput:
+    image_id: strawberry.ID = strawberry.field(description="The image.")
+    project_id: strawberry.ID = strawberry.field(description="The project of the same organization to share it with.")
+    grant: ShareGrant = strawberry.field(description="What its members may do with the image.")
+    offer: bool = strawberry.field(
+        default=False, description="Offer it to the admins of that project, when you are none of them."
+    )
+
+
+@strawberry.input(description="A share whose grant is to change.")
+class UpdateImageShareInput:
+    share_id: strawberry.ID = strawberry.field(description="The share.")
+    grant: ShareGrant = strawberry.field(description="What the project's members may do from now on.")
+    expected_revision: int | None = strawberry.field(default=None, description=_SHARE_REVISION)
+
+
+@strawberry.input(description="A share to accept or to decline.")
+class AnswerImageShareInput:
+    share_id: strawberry.ID = strawberry.field(description="The share.")
+    expected_revision: int | None = strawberry.field(default=None, description=_SHARE_REVISION)
+
+
+@strawberry.input(description="A share to take back.")
+class RevokeImageShareInput:
+    share_id: strawberry.ID = strawberry.field(description="The share.")
+    expected_revision: int | None = strawberry.field(default=None, description=_SHARE_REVISION)
+
+
+@strawberry.input(
+    description="Limits of a project. What is left out stays as it is; null takes the default of this installation."
+)
+class SetProjectQuotaInput:
+    project_id: strawberry.ID = strawberry.field(description="The project.")
+    custom_images: strawberry.Maybe[int | None] = strawberry.field(
+        description="How many custom images there may be.", default=None
+    )
+    image_storage_gib: strawberry.Maybe[int | None] = strawberry.field(
+        description="How many GiB custom images and snapshots may take together.", default=None
+    )
+    snapshots_per_volume: strawberry.Maybe[int | None] = strawberry.field(
+        description="How many snapshots of a volume are kept.", default=None
+    )
+    expected_revision: int | None = strawberry.field(default=None, description=_PROJECT_REVISION)
+
+    def limits(self) -> dict[str, int | None]:
+        """The limits that are said, by the column that holds each, storage in bytes."""
+        given = {
+            "custom_images_limit": self.custom_images,
+            "image_storage_limit": self.image_storage_gib,
+            "snapshots_per_volume_limit": self.snapshots_per_volume,
+        }
+        limits = {column: limit.value for column, limit in given.items() if limit is not None}
+        storage = limits.get("image_storage_limit")
+        return limits | ({"image_storage_limit": storage * GIB} if storage is not None else {})
+
+
+@strawberry.input(description="What somebody is to be in a project, whether or not they belong to it.")
+class SetProjectMemberInput:
+    project_id: strawberry.ID = strawberry.field(description="The project.")
+    subject: str = strawberry.field(description="Who it is: the `sub` of their token.")
+    role: ProjectRole = strawberry.field(description="What they may do.")
+    expected_revision: int | None = strawberry.field(default=None, description=_PROJECT_REVISION)
+
+
+@strawberry.input(description="Somebody to take out of a project.")
+class RemoveProjectMemberInput:
+    project_id: strawberry.ID = strawberry.field(description="The project.")
+    subject: str = strawberry.field(description="Who it is: the `sub` of their token.")
+    expected_revision: int | None = strawberry.field(default=None, description=_PROJECT_REVISION)
 
 
 def _not_cleared(value: Given | None, field: str) -> Given:

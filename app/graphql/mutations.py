@@ -1,29 +1,47 @@
 """What can be changed. Each takes one input, and answers mistakes as data."""
 
+from collections.abc import Awaitable
 from typing import Annotated
 
 import strawberry
 
-from app.catalog import images
+from app.catalog import copies, deletion, images, members, quotas, sharing
+from app.catalog.new_images import NewCopy
 from app.errors import UserMistake
 from app.graphql.context import Info
 from app.graphql.inputs import (
     AbortUploadInput,
+    AnswerImageShareInput,
     CompleteUploadInput,
     CreateImageInput,
     DeleteImageInput,
+    RemoveProjectMemberInput,
     RetryImageInput,
+    RevokeImageShareInput,
+    SetProjectMemberInput,
+    SetProjectQuotaInput,
+    ShareImageInput,
     UpdateImageInput,
+    UpdateImageShareInput,
 )
 from app.graphql.payloads import (
     AbortUploadPayload,
+    AcceptImageSharePayload,
     CompleteUploadPayload,
     CreateImagePayload,
+    DeclineImageSharePayload,
     DeleteImagePayload,
+    RemoveProjectMemberPayload,
     RetryImagePayload,
+    RevokeImageSharePayload,
+    SetProjectMemberPayload,
+    SetProjectQuotaPayload,
+    ShareImagePayload,
     UpdateImagePayload,
+    UpdateImageSharePayload,
     cursor_at,
 )
+from app.lifecycle import ShareState
 
 _INPUT = strawberry.argument(description="What to do.")
 
@@ -31,14 +49,19 @@ _INPUT = strawberry.argument(description="What to do.")
 @strawberry.type(description="What can be changed.")
 class Mutation:
     @strawberry.mutation(
-        description="Create an image. With an upload as the source, send the parts next, then completeUpload."
+        description="Create an image. With an upload as the source, send the parts next, then completeUpload; "
+        "with another image, it is ACTIVE at once."
     )
     async def create_image(self, info: Info, input: Annotated[CreateImageInput, _INPUT]) -> CreateImagePayload | None:
         try:
             new = input.new_image()
         except UserMistake as mistake:
             return CreateImagePayload.refused(mistake)
-        act = info.context.gateway.uploads.create_image(info.context.viewer, new)
+        gateway, viewer = info.context.gateway, info.context.viewer
+        if isinstance(new, NewCopy):
+            act = copies.copy_image(gateway.database, gateway.settings, viewer, new)
+        else:
+            act = gateway.uploads.create_image(viewer, new)
         return await CreateImagePayload.answer(info, act)
 
     @strawberry.mutation(description="All parts are sent: convert them.")
@@ -55,7 +78,7 @@ class Mutation:
 
     @strawberry.mutation(description="Convert an image in ERROR again, from the bytes that were kept.")
     async def retry_image(self, info: Info, input: Annotated[RetryImageInput, _INPUT]) -> RetryImagePayload | None:
-        act = info.context.gateway.uploads.retry(info.context.viewer, input.image_id)
+        act = info.context.gateway.uploads.retry(info.context.viewer, input.image_id, input.expected_revision)
         return await RetryImagePayload.answer(info, act)
 
     @strawberry.mutation(description="Change what is said about an image.")
@@ -76,7 +99,7 @@ class Mutation:
     @strawberry.mutation(description="Remove an image from the catalogue and free its storage.")
     async def delete_image(self, info: Info, input: Annotated[DeleteImageInput, _INPUT]) -> DeleteImagePayload | None:
         try:
-            image_id, position = await images.delete_image(
+            image_id, position = await deletion.delete_image(
                 info.context.gateway.database, info.context.viewer, input.image_id, input.expected_revision
             )
         except UserMistake as mistake:
@@ -86,3 +109,91 @@ class Mutation:
             cursor=await cursor_at(info, position),
             deleted_image_id=strawberry.ID(image_id),
         )
+
+    @strawberry.mutation(
+        description="Share an image with another project of the organization: at once where you administer both, "
+        "else by an offer to its admins."
+    )
+    async def share_image(self, info: Info, input: Annotated[ShareImageInput, _INPUT]) -> ShareImagePayload | None:
+        act = sharing.share_image(
+            info.context.gateway.database,
+            info.context.viewer,
+            input.image_id,
+            input.project_id,
+            input.grant,
+            offer=input.offer,
+        )
+        return await ShareImagePayload.answer(info, act)
+
+    @strawberry.mutation(description="Let the members of the other project do more with an image, or less.")
+    async def update_image_share(
+        self, info: Info, input: Annotated[UpdateImageShareInput, _INPUT]
+    ) -> UpdateImageSharePayload | None:
+        database, viewer = info.context.gateway.database, info.context.viewer
+        act = sharing.update_share(database, viewer, input.share_id, input.grant, input.expected_revision)
+        return await UpdateImageSharePayload.answer(info, act)
+
+    @strawberry.mutation(description="Take a share that is offered to a project that you administer.")
+    async def accept_image_share(
+        self, info: Info, input: Annotated[AnswerImageShareInput, _INPUT]
+    ) -> AcceptImageSharePayload | None:
+        return await AcceptImageSharePayload.answer(info, _answer_share(info, input, ShareState.ACCEPTED))
+
+    @strawberry.mutation(description="Decline a share that is offered to a project that you administer, or give it up.")
+    async def decline_image_share(
+        self, info: Info, input: Annotated[AnswerImageShareInput, _INPUT]
+    ) -> DeclineImageSharePayload | None:
+        return await DeclineImageSharePayload.answer(info, _answer_share(info, input, ShareState.DECLINED))
+
+    @strawberry.mutation(description="Take a share back: the other project does not see the image from here on.")
+    async def revoke_image_share(
+        self, info: Info, input: Annotated[RevokeImageShareInput, _INPUT]
+    ) -> RevokeImageSharePayload | None:
+        database, viewer = info.context.gateway.database, info.context.viewer
+        try:
+            share_id, position = await sharing.revoke_share(database, viewer, input.share_id, input.expected_revision)
+        except UserMistake as mistake:
+            return RevokeImageSharePayload.refused(mistake)
+        return RevokeImageSharePayload(
+            user_errors=[],
+            cursor=await cursor_at(info, position),
+            revoked_share_id=strawberry.ID(share_id),
+        )
+
+    @strawberry.mutation(
+        description="Set limits of a project, as an owner of its organization or an operator. "
+        "Limits below what is used block only what is new."
+    )
+    async def set_project_quota(
+        self, info: Info, input: Annotated[SetProjectQuotaInput, _INPUT]
+    ) -> SetProjectQuotaPayload | None:
+        database, viewer = info.context.gateway.database, info.context.viewer
+        act = quotas.set_quota(database, viewer, input.project_id, input.limits(), input.expected_revision)
+        return await SetProjectQuotaPayload.answer(info, act)
+
+    @strawberry.mutation(description="Give somebody a role in a project that you administer.")
+    async def set_project_member(
+        self, info: Info, input: Annotated[SetProjectMemberInput, _INPUT]
+    ) -> SetProjectMemberPayload | None:
+        act = members.set_member(
+            info.context.gateway.database,
+            info.context.viewer,
+            input.project_id,
+            input.subject,
+            input.role,
+            input.expected_revision,
+        )
+        return await SetProjectMemberPayload.answer(info, act)
+
+    @strawberry.mutation(description="Take somebody out of a project that you administer. The last admin stays.")
+    async def remove_project_member(
+        self, info: Info, input: Annotated[RemoveProjectMemberInput, _INPUT]
+    ) -> RemoveProjectMemberPayload | None:
+        database, viewer = info.context.gateway.database, info.context.viewer
+        act = members.remove_member(database, viewer, input.project_id, input.subject, input.expected_revision)
+        return await RemoveProjectMemberPayload.answer(info, act)
+
+
+def _answer_share(info: Info, input: AnswerImageShareInput, answer: ShareState) -> Awaitable[sharing.Changed]:
+    database, viewer = info.context.gateway.database, info.context.viewer
+    return sharing.answer_share(database, viewer, input.share_id, answer, input.expected_revision)

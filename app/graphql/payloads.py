@@ -1,19 +1,23 @@
 """What mutations answer: what was changed, where in the feed, or what the caller has to mend."""
 
 from collections.abc import Awaitable
-from typing import Self
+from typing import Any, Self
 
 import strawberry
 
 from app.catalog import feed
 from app.catalog.feed import cursor_of
-from app.errors import UserMistake
+from app.errors import QuotaExceeded, UserMistake
 from app.graphql.context import Info
 from app.graphql.enums import UserErrorCode
 from app.graphql.queries import Query
-from app.graphql.scalars import EventCursor
+from app.graphql.scalars import ByteSize, EventCursor
 from app.graphql.types.images import Image
+from app.graphql.types.sharing import ImageShare
+from app.graphql.types.tenancy import Project
 from app.models import Image as ImageRow
+from app.models import ImageShare as ShareRow
+from app.models import Project as ProjectRow
 
 
 @strawberry.interface(description="Something that you can mend.")
@@ -26,15 +30,45 @@ class UserError:
 
 @strawberry.type(description="Something in the input, or about what it names, stands against the request.")
 class InputError(UserError):
-    @staticmethod
-    def of(mistake: UserMistake) -> "InputError":
-        """The entry of userErrors that tells of a mistake."""
-        return InputError(
-            message=mistake.message,
-            field=list(mistake.field) or None,
-            code=UserErrorCode(mistake.code),
-            hint=mistake.hint,
-        )
+    pass
+
+
+@strawberry.type(description="A limit on a number of things would be overrun.")
+class CountQuotaError(UserError):
+    limit: int = strawberry.field(description="How many there may be.")
+    used: int = strawberry.field(description="How many there are.")
+    requested: int = strawberry.field(description="How many more were asked for.")
+
+
+@strawberry.type(description="A limit on stored bytes would be overrun.")
+class ByteQuotaError(UserError):
+    limit: ByteSize = strawberry.field(description="How many bytes may be stored.")
+    used: ByteSize = strawberry.field(description="How many bytes are stored.")
+    reserved: ByteSize = strawberry.field(description="Promised to uploads that have not finished.")
+    requested: ByteSize = strawberry.field(description="How many more were asked for.")
+
+
+def user_error(mistake: UserMistake) -> UserError:
+    """The entry of userErrors that tells of a mistake."""
+    said: dict[str, Any] = {
+        "message": mistake.message,
+        "field": list(mistake.field) or None,
+        "code": UserErrorCode(mistake.code),
+        "hint": mistake.hint,
+    }
+    match mistake:
+        case QuotaExceeded(reserved=None):
+            return CountQuotaError(limit=mistake.limit, used=mistake.used, requested=mistake.requested, **said)
+        case QuotaExceeded(reserved=int(reserved)):
+            return ByteQuotaError(
+                limit=ByteSize(mistake.limit),
+                used=ByteSize(mistake.used),
+                reserved=ByteSize(reserved),
+                requested=ByteSize(mistake.requested),
+                **said,
+            )
+        case _:
+            return InputError(**said)
 
 
 @strawberry.type(description="What every mutation answers.")
@@ -49,7 +83,7 @@ class Payload:
     @classmethod
     def refused(cls, mistake: UserMistake) -> Self:
         """The answer to a request that was not carried out."""
-        return cls(user_errors=[InputError.of(mistake)], cursor=None)
+        return cls(user_errors=[user_error(mistake)], cursor=None)
 
 
 @strawberry.type(description="What a mutation answers that changes an image.")
@@ -64,6 +98,36 @@ class ImagePayload(Payload):
         except UserMistake as mistake:
             return cls.refused(mistake)
         return cls(user_errors=[], cursor=await cursor_at(info, position), image=Image.of(row))
+
+
+@strawberry.type(description="What a mutation answers that changes a share.")
+class SharePayload(Payload):
+    share: ImageShare | None = strawberry.field(default=None, description="The share as it is now.")
+
+    @classmethod
+    async def answer(cls, info: Info, act: Awaitable[tuple[ShareRow, int | None]]) -> Self:
+        """What became of a use case that changes a share."""
+        try:
+            row, position = await act
+        except UserMistake as mistake:
+            return cls.refused(mistake)
+        return cls(user_errors=[], cursor=await cursor_at(info, position), share=ImageShare.of(row))
+
+
+@strawberry.type(description="What a mutation answers that changes a project.")
+class ProjectPayload(Payload):
+    project: Project | None = strawberry.field(default=None, description="The project as it is now.")
+
+    @classmethod
+    async def answer(cls, info: Info, act: Awaitable[tuple[ProjectRow, int | None]]) -> Self:
+        """What became of a use case that changes a project."""
+        try:
+            row, position = await act
+        except UserMistake as mistake:
+            return cls.refused(mistake)
+        # Who has just left the project, by their own hand, does not see it any more.
+        seen = await info.context.loaders.roles.load(row.id) is not None
+        return cls(user_errors=[], cursor=await cursor_at(info, position), project=Project.of(row) if seen else None)
 
 
 async def cursor_at(info: Info, position: int | None) -> EventCursor:
@@ -102,3 +166,43 @@ class UpdateImagePayload(ImagePayload):
 @strawberry.type(description="The answer to deleteImage.")
 class DeleteImagePayload(Payload):
     deleted_image_id: strawberry.ID | None = strawberry.field(default=None, description="The image that is gone.")
+
+
+@strawberry.type(description="The answer to shareImage.")
+class ShareImagePayload(SharePayload):
+    pass
+
+
+@strawberry.type(description="The answer to updateImageShare.")
+class UpdateImageSharePayload(SharePayload):
+    pass
+
+
+@strawberry.type(description="The answer to acceptImageShare.")
+class AcceptImageSharePayload(SharePayload):
+    pass
+
+
+@strawberry.type(description="The answer to declineImageShare.")
+class DeclineImageSharePayload(SharePayload):
+    pass
+
+
+@strawberry.type(description="The answer to revokeImageShare.")
+class RevokeImageSharePayload(Payload):
+    revoked_share_id: strawberry.ID | None = strawberry.field(default=None, description="The share that is gone.")
+
+
+@strawberry.type(description="The answer to setProjectQuota.")
+class SetProjectQuotaPayload(ProjectPayload):
+    pass
+
+
+@strawberry.type(description="The answer to setProjectMember.")
+class SetProjectMemberPayload(ProjectPayload):
+    pass
+
+
+@strawberry.type(description="The answer to removeProjectMember.")
+class RemoveProjectMemberPayload(ProjectPayload):
+    pass

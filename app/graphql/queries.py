@@ -1,5 +1,6 @@
 """What can be read. Every resolver opens a session of its own, since they run side by side."""
 
+from collections.abc import Sequence
 from contextlib import suppress
 from datetime import datetime
 from enum import StrEnum
@@ -7,10 +8,10 @@ from typing import Annotated
 
 import strawberry
 
-from app.catalog import feed, images, tenancy
-from app.catalog.feed import cursor_of, position_of
+from app.catalog import access, feed, images, tenancy
+from app.catalog.feed import Wanted, cursor_of, position_of
 from app.catalog.images import ImageOrder, sort_key
-from app.catalog.watching import Happened
+from app.catalog.watching import Happened, happened
 from app.errors import InvalidInput, NotFound, UserMistake
 from app.graphql.context import Context, Info, asks_for
 from app.graphql.enums import OrderDirection
@@ -20,6 +21,7 @@ from app.graphql.types.connections import PageInfo, cursor_for, page_fields, win
 from app.graphql.types.events import ImageEventConnection, ImageEventEdge, event_node
 from app.graphql.types.images import Image, ImageConnection
 from app.graphql.types.node import Node
+from app.graphql.types.sharing import ImageShare
 from app.graphql.types.tenancy import After, First, Organization, Project, Viewer
 from app.graphql.types.uploads import ImageUpload
 from app.lifecycle import ImageStatus, ImageType
@@ -66,7 +68,7 @@ class Query:
         async with info.context.gateway.database.read() as session:
             return Project.of(await tenancy.project_for(session, info.context.viewer, id, field=("id",)))
 
-    @strawberry.field(description="Every image that the project can see.")
+    @strawberry.field(description="Every image that the project can see: its own, and those shared with it.")
     async def images(
         self,
         info: Info,
@@ -102,7 +104,7 @@ class Query:
         def row_cursor(row: ImageRow) -> str:
             return cursor_for(name, sort_key(row, order), row.id)
 
-        nodes = [Image.of(row) for row in page.rows]
+        nodes = [Image.of(row, project_id) for row in page.rows]
         fields = page_fields(page, nodes, row_cursor)
         return ImageConnection(as_of=EventCursor(cursor_of(position)), count=count, **fields)
 
@@ -113,14 +115,14 @@ class Query:
         viewer = info.context.viewer
         async with info.context.gateway.database.read() as session:
             if isinstance(by.id, str):
-                return Image.of(await tenancy.image_for(session, viewer, by.id, field=("by", "id")))
+                return Image.of(await access.image_for(session, viewer, by.id, field=("by", "id")))
             if not by.name:
                 raise InvalidInput("Say which image: by id or by name.", field=("by",))
             await tenancy.project_for(session, viewer, by.name.project_id, field=("by", "name", "projectId"))
             row = await images.image_named(session, by.name.project_id, by.name.name)
         if row is None:
             raise NotFound("There is no image of that name.", field=("by", "name", "name"))
-        return Image.of(row)
+        return Image.of(row, by.name.project_id)
 
     @strawberry.field(
         description="Position of the newest event: read the catalogue, subscribe after this, and nothing is missed."
@@ -130,7 +132,8 @@ class Query:
             return EventCursor(cursor_of(await feed.newest_position(session)))
 
     @strawberry.field(
-        description="What has happened to images of a project, oldest first: the feed that the subscription follows."
+        description="What has happened to images that a project can see, oldest first: the feed that the subscription "
+        "follows, as far back as it is kept. Page back through it with last and before."
     )
     async def image_events(
         self,
@@ -142,33 +145,40 @@ class Query:
             strawberry.argument(description="Only what came after this; else from the oldest kept."),
         ] = None,
         first: First = None,
+        before: Annotated[
+            EventCursor | None, strawberry.argument(description="Only what came before this; else up to the newest.")
+        ] = None,
+        last: Last = None,
     ) -> ImageEventConnection | None:
-        window = window_of("events", first, None)
-        position = 0 if after is None else position_of(after)
+        window = window_of("events", first, None, last)
+        bounds = {
+            "after": None if after is None else position_of(after),
+            "before": None if before is None else position_of(before, "before"),
+        }
         async with info.context.gateway.database.read() as session:
-            await tenancy.require_reader(session, info.context.viewer, project_id)
-            if after is not None and position < await feed.oldest_position(session):
+            role = await tenancy.reader_role(session, info.context.viewer, project_id)
+            if bounds["after"] is not None and bounds["after"] < await feed.oldest_position(session):
                 raise InvalidInput(
                     "The cursor is older than the feed is kept.",
                     field=("after",),
                     hint="Read the catalogue again, and go on from its asOf.",
                 )
-            events = await feed.events_after(
-                session, position, window.limit + 1, project_id=project_id, image_id=image_id
-            )
-            ids = list({event.image_id for event in events})
-            known = await images.visible_images(session, info.context.viewer, ids)
-        happened = [Happened(event, known.get(event.image_id)) for event in events[: window.limit]]
-        return _event_page(happened, more=len(events) > window.limit, earlier=after is not None)
+            wanted = Wanted(project_id, role, image_id)
+            events = await feed.events_for(session, wanted, window.limit + 1, newest=window.backward, **bounds)
+            more = len(events) > window.limit
+            page = await happened(session, events[-window.limit :] if window.backward else events[: window.limit])
+        if window.backward:
+            return _event_page(page, later=before is not None, earlier=more)
+        return _event_page(page, later=more, earlier=after is not None)
 
 
-def _event_page(happened: list[Happened], *, more: bool, earlier: bool) -> ImageEventConnection:
-    nodes = [event_node(item) for item in happened]
+def _event_page(page: Sequence[Happened], *, later: bool, earlier: bool) -> ImageEventConnection:
+    nodes = [event_node(item) for item in page]
     return ImageEventConnection(
         edges=[ImageEventEdge(cursor=node.cursor, node=node) for node in nodes],
         nodes=list(nodes),
         page_info=PageInfo(
-            has_next_page=more,
+            has_next_page=later,
             has_previous_page=earlier,
             start_cursor=nodes[0].cursor if nodes else None,
             end_cursor=nodes[-1].cursor if nodes else None,
@@ -178,7 +188,9 @@ def _event_page(happened: list[Happened], *, more: bool, earlier: bool) -> Image
 
 def _viewer(context: Context) -> Viewer:
     viewer = context.viewer
-    return Viewer(id=strawberry.ID(f"usr_{viewer.subject}"), subject=viewer.subject, name=viewer.name)
+    return Viewer(
+        id=strawberry.ID(f"usr_{viewer.subject}"), subject=viewer.subject, name=viewer.name, operator=viewer.operator
+    )
 
 
 async def find_node(context: Context, id_: str) -> Node:
@@ -191,6 +203,8 @@ async def find_node(context: Context, id_: str) -> Node:
         found = Project.of(project)
     elif kind == "org" and (organization := await context.loaders.organizations.load(id_)):
         found = Organization.of(organization)
+    elif kind == "shr" and (share := await context.loaders.shares.load(id_)):
+        found = ImageShare.of(share)
     elif kind == "upl":
         with suppress(NotFound):
             async with context.gateway.database.read() as session:

@@ -7,7 +7,7 @@ from strawberry.schema.config import StrawberryConfig
 from app.graphql.limits import QueryLimits, limit_extensions
 from app.graphql.masking import GatewaySchema
 from app.graphql.mutations import Mutation
-from app.graphql.payloads import InputError
+from app.graphql.payloads import ByteQuotaError, CountQuotaError, InputError
 from app.graphql.queries import Query
 from app.graphql.scalars import SCALARS
 from app.graphql.shared_results import SharingExecutor
@@ -16,16 +16,21 @@ from app.graphql.types.events import (
     ImageCreated,
     ImageDeleted,
     ImageProgressed,
+    ImageShareChanged,
     ImageStatusChanged,
     ImageUpdated,
 )
 from app.graphql.types.images import Image
+from app.graphql.types.sharing import ImageShare
 from app.graphql.types.tenancy import Organization, Project, Viewer
 from app.graphql.types.uploads import ImageUpload
 
 # Types that are reached through an interface alone.
 _IMPLEMENTATIONS: Sequence[type] = (
+    ByteQuotaError,
+    CountQuotaError,
     Image,
+    ImageShare,
     ImageUpload,
     InputError,
     Organization,
@@ -34,6 +39,7 @@ _IMPLEMENTATIONS: Sequence[type] = (
     ImageCreated,
     ImageDeleted,
     ImageProgressed,
+    ImageShareChanged,
     ImageStatusChanged,
     ImageUpdated,
 )

@@ -6,7 +6,7 @@ from typing import Annotated, cast
 
 import strawberry
 
-from app.catalog import feed, tenancy
+from app.catalog import access, feed
 from app.catalog.feed import cursor_of, position_of
 from app.catalog.watching import Happened, Item, Progressed
 from app.errors import InvalidInput
@@ -22,7 +22,8 @@ from app.lifecycle import SETTLED, EventKind
 class Subscription:
     @strawberry.subscription(
         description="One image, first as it is now, then after every change. "
-        "When it is deleted, null comes last. With untilSettled it completes on ACTIVE or ERROR."
+        "When it is deleted, null comes last. With untilSettled it completes on ACTIVE or ERROR. "
+        "It ends with NOT_FOUND when the right to see the image is taken away."
     )
     async def image(
         self,
@@ -34,23 +35,26 @@ class Subscription:
     ) -> AsyncGenerator[Image | None, None]:
         context = info.context
         async with context.gateway.database.read() as session:
-            row = await tenancy.image_for(session, context.viewer, id, field=("id",))
+            row = await access.image_for(session, context.viewer, id, field=("id",))
+            project_id = await access.project_to_see_from(session, context.viewer, row, context.project_id)
             position = await feed.newest_position(session)
         context.event_id = cursor_of(position)
-        yield Image.of(row)
+        yield Image.of(row, context.project_id)
         if until_settled and row.status in SETTLED:
             return
-        items = context.gateway.feed.follow(context.viewer, row.project_id, after=position, image_id=id)
+        items = context.gateway.feed.follow(context.viewer, project_id, after=position, image_id=id)
         async with aclosing(cast("AsyncGenerator[Item, None]", items)):
             async for item in items:
                 if not isinstance(item, Happened | Progressed):
                     continue
                 context.event_id = cursor_of(item.position)
-                gone = isinstance(item, Happened) and item.event.kind == EventKind.DELETED
-                if gone or item.image is None:
+                if isinstance(item, Happened) and item.event.kind == EventKind.DELETED:
                     yield None
                     return
-                yield Image.of(item.image)
+                # An image that is not there any more, or can't be seen: that it is so is said by a later event.
+                if item.image is None:
+                    continue
+                yield Image.of(item.image, context.project_id)
                 if until_settled and item.image.status in SETTLED:
                     return
 

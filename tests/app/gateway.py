@@ -20,10 +20,10 @@ from app.adapters.dramatiq_queue import DramatiqQueue, local_broker
 from app.adapters.folder import FolderStore
 from app.adapters.local_wakeups import LocalWakeups
 from app.adapters.tokens import SecretTokens
-from app.catalog import conversions, jobs, tenancy
+from app.catalog import conversions, jobs, members
 from app.catalog.conversions import Assignment, Outcome
-from app.catalog.images import name_key
 from app.catalog.jobs import Claim
+from app.catalog.texts import name_key
 from app.catalog.uploads import Uploads
 from app.database import Database
 from app.errors import ImageFailed
@@ -204,7 +204,7 @@ class Gateway:
     async def project(self) -> str:
         """A new project in which ADMIN is one."""
         name = f"project {next(_NUMBERS)}"
-        (made,) = await tenancy.found(self.database, "demo", [name], ADMIN)
+        (made,) = await members.found(self.database, "demo", [name], ADMIN)
         return made.id
 
     async def stock(self, project_id: str, *rows: dict[str, Any]) -> list[str]:
@@ -318,7 +318,7 @@ async def running_gateway(data: Path, **given: Any) -> AsyncIterator[Gateway]:
             settings, app, endpoint, database, store, wakeups, queue,
             lambda: Workers(settings, broker, wakeups, announce), client,
         )  # fmt: skip
-        alpha, beta = await tenancy.found(database, "demo", ["alpha", "beta"], STRANGER)
+        alpha, beta = await members.found(database, "demo", ["alpha", "beta"], STRANGER)
         gateway.alpha, gateway.beta = alpha.id, beta.id
         await people(gateway)
         yield gateway
@@ -329,4 +329,4 @@ async def people(gateway: Gateway) -> None:
     async with gateway.database.transaction() as tx:
         await tx.session.execute(text("DELETE FROM membership WHERE project_id = :alpha"), {"alpha": gateway.alpha})
     for subject, role in ROLES.items():
-        await tenancy.set_member(gateway.database, "alpha", subject, role)
+        await members.appoint(gateway.database, "alpha", subject, role)

@@ -329,9 +329,9 @@ async def test_of_thirty_creations_at_once_as_many_succeed_as_there_is_room_for(
     assert len(refused) == 23
     assert refused[0] == {
         "code": "QUOTA_EXCEEDED",
-        "message": "The project has 7 of 7 custom images.",
+        "message": "The project has 7 of 7 custom images, and 1 more was asked for.",
         "field": ["projectId"],
-        "hint": "Delete an image that is not needed any more, or have the limit raised.",
+        "hint": "Delete images that are not needed any more, or have the limit raised.",
     }
     quota = (await gateway.ask(QUOTA, id=project))["project"]["quota"]
     assert quota["customImages"] == {"limit": 7, "used": 7}
@@ -353,7 +353,7 @@ async def test_promised_bytes_count_until_the_real_size_is_known(gateway: Gatewa
     assert mistake["code"] == "QUOTA_EXCEEDED"
     assert mistake["message"] == (
         "1 bytes were asked for; of 3145728 bytes of image storage 1048576 are used and "
-        "2097152 promised to other uploads."
+        "2097152 are promised to uploads."
     )
     for gone in (image, waiting):
         await gateway.mutate("deleteImage", {"imageId": gone["id"]})

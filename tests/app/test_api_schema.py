@@ -65,7 +65,9 @@ def test_every_mutation_takes_one_input_and_answers_with_its_own_payload(built: 
     assert built.mutation_type is not None
     for name, field in built.mutation_type.fields.items():
         kind = name[0].upper() + name[1:]
-        assert {key: str(argument.type) for key, argument in field.args.items()} == {"input": f"{kind}Input!"}
+        # Whether a share is accepted or declined, an answer looks the same.
+        asked = "AnswerImageShare" if name in ("acceptImageShare", "declineImageShare") else kind
+        assert {key: str(argument.type) for key, argument in field.args.items()} == {"input": f"{asked}Input!"}
         assert str(field.type) == f"{kind}Payload"
         payload = built.type_map[f"{kind}Payload"]
         assert isinstance(payload, GraphQLObjectType)
@@ -96,7 +98,7 @@ def test_ids_and_enums_are_never_null_and_nodes_have_ids(built: GraphQLSchema) -
     node = built.type_map["Node"]
     assert isinstance(node, GraphQLInterfaceType)
     nodes = {type_.name for type_ in built.get_implementations(node).objects}
-    assert nodes == {"Image", "ImageUpload", "Organization", "Project", "Viewer"}
+    assert nodes == {"Image", "ImageShare", "ImageUpload", "Organization", "Project", "Viewer"}
     for name in nodes:
         type_ = built.type_map[name]
         assert isinstance(type_, GraphQLObjectType)

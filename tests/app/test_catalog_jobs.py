@@ -196,7 +196,9 @@ async def test_a_hash_is_kept_and_told(gateway: Gateway) -> None:
     image = await gateway.active()
     claim = await gateway.claim(image["id"], JobKind.HASH)
     row = await gateway.image(image["id"])
-    assert await conversions.blob_to_hash(gateway.database, claim) == f"blobs/{row.blob_id}.qcow2"
+    blob = await conversions.blob_to_hash(gateway.database, claim)
+    assert blob is not None
+    assert (blob.key, blob.sha256) == (f"blobs/{row.blob_id}.qcow2", None)
     await conversions.keep_hash(gateway.database, claim, "0" * 64)
     assert (await gateway.image(image["id"])).sha256 == "0" * 64
     assert (await gateway.events(image["id"]))[-1].detail["fields"] == ["sha256"]

@@ -79,7 +79,8 @@ async def reads(large: Large, wanted: ImageFilter, *, rows: int = PAGE) -> list[
     found: list[Read] = []
 
     def keep(_connection: object, _cursor: object, statement: str, parameters: Any, *_others: object) -> None:
-        if statement.startswith("SELECT"):
+        # Whether anything is shared with the project is asked first.
+        if statement.startswith("SELECT") and not statement.startswith("SELECT image_share"):
             found.append(Read(statement, parameters))
 
     event.listen(large.database._reading.sync_engine, "before_cursor_execute", keep)

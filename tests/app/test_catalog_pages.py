@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
-from app.catalog import images, tenancy
-from app.catalog.images import ImageFilter, ImageOrder, name_key, sort_key
+from app.catalog import images, members
+from app.catalog.images import ImageFilter, ImageOrder, sort_key
 from app.catalog.pages import Page, Place, Window
+from app.catalog.texts import name_key
 from app.database import Database
 from app.errors import NotFound
 from app.lifecycle import ImageStatus, ImageType, ImageVisibility
@@ -62,7 +63,7 @@ def image(project_id: str, at: int, kind: tuple[ImageStatus, ImageType], deleted
 async def catalogue(new_database: NewDatabase, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Catalogue]:
     folder = tmp_path_factory.mktemp("pages") / "data"
     database = Database(load_settings(data=folder, **new_database(folder)).database_address)
-    alpha, beta = await tenancy.found(database, "demo", ["alpha", "beta"], "ada")
+    alpha, beta = await members.found(database, "demo", ["alpha", "beta"], "ada")
     # No snapshot is in ERROR, so that a kind of which there is none is asked for, too.
     kinds = [kind for kind in product(ImageStatus, ImageType) if kind != (ImageStatus.ERROR, ImageType.SNAPSHOT)]
     kept = [image(alpha.id, at, kind) for at, kind in enumerate(kinds * 5)]

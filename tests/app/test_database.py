@@ -68,16 +68,17 @@ async def count(database: Database, table: type[Event] | type[Job]) -> int:
         return len((await session.execute(select(table))).all())
 
 
-def write(tx: Transaction, image: Image) -> Event:
+async def write(tx: Transaction, image: Image) -> Event:
     jobs.start(tx, JobKind.ERASE, keys=[])
-    return feed.append(tx, EventKind.CREATED, image)
+    (event,) = await feed.append(tx, EventKind.CREATED, image)
+    return event
 
 
 async def test_what_a_transaction_wrote_is_announced_when_it_can_be_seen(
     database: Database, announced: Announced, image: Image
 ) -> None:
     async with database.transaction() as tx:
-        event = write(tx, image)
+        event = await write(tx, image)
         await tx.session.flush()
         assert tx.position is None
         assert await count(database, Event) == 0
@@ -104,7 +105,7 @@ async def test_a_transaction_that_fails_leaves_nothing_and_tells_nobody(
     async def fail() -> None:
         async with database.transaction() as tx:
             (await tx.session.get_one(Image, image.id)).name = "b"
-            write(tx, image)
+            await write(tx, image)
             await tx.write_events()
             raise error
 
@@ -121,7 +122,7 @@ async def test_a_place_in_the_feed_is_never_given_twice(database: Database, imag
     for _ in range(3):
         async with database.transaction() as tx:
             await tx.session.execute(text("DELETE FROM event"))
-            feed.append(tx, EventKind.CREATED, image)
+            await feed.append(tx, EventKind.CREATED, image)
         places.append(tx.position)
     assert places == [1, 2, 3]
 
@@ -158,7 +159,7 @@ async def test_a_reader_sees_one_state_however_long_it_reads(database: Database,
     async with database.read() as session:
         assert len((await session.execute(select(Event))).all()) == 0
         async with database.transaction() as tx:
-            write(tx, image)
+            await write(tx, image)
         assert len((await session.execute(select(Event))).all()) == 0
         assert len((await session.execute(select(Job))).all()) == 0
     assert await count(database, Event) == 1

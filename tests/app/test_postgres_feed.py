@@ -9,7 +9,7 @@ import pytest
 from sqlmodel import select
 
 from app.adapters.local_wakeups import LocalWakeups
-from app.catalog import feed, tenancy
+from app.catalog import feed, members
 from app.catalog.progress import ProgressBoard
 from app.catalog.watching import Feed, Happened
 from app.database import Database, Transaction
@@ -60,7 +60,7 @@ async def other(database: Database) -> AsyncIterator[Database]:
 
 @pytest.fixture
 async def image(database: Database) -> Image:
-    (project,) = await tenancy.found(database, "demo", ["alpha"], "ada")
+    (project,) = await members.found(database, "demo", ["alpha"], "ada")
     async with database.transaction() as tx:
         made = Image(
             project_id=project.id, name="a", name_key="a", created_by="ada", source_file_name="a.raw", source_size=1
@@ -71,7 +71,7 @@ async def image(database: Database) -> Image:
 
 async def append(database: Database, image: Image) -> int:
     async with database.transaction() as tx:
-        feed.append(tx, EventKind.UPDATED, image)
+        await feed.append(tx, EventKind.UPDATED, image)
     assert tx.position is not None
     return tx.position
 
@@ -176,7 +176,9 @@ async def test_readers_by_cursor_see_every_row_once_and_in_order_while_many_writ
 async def test_the_events_of_a_transaction_follow_each_other(database: Database, other: Database, image: Image) -> None:
     async def write(here: Database) -> list[int | None]:
         async with here.transaction() as tx:
-            made = [feed.append(tx, EventKind.UPDATED, image, number=number) for number in range(5)]
+            made = [
+                event for number in range(5) for event in await feed.append(tx, EventKind.UPDATED, image, number=number)
+            ]
             await asyncio.sleep(0)
         return [event.seq for event in made]
 
@@ -223,7 +225,7 @@ async def test_who_waits_for_a_row_keeps_nobody_from_the_feed(
 
     async def patient() -> None:
         async with other.transaction() as tx:
-            feed.append(tx, EventKind.UPDATED, image)
+            await feed.append(tx, EventKind.UPDATED, image)
             (await tx.session.get_one(Image, image.id, with_for_update=True)).name = "b"
 
     async def patient_waits() -> bool:
@@ -244,7 +246,7 @@ async def test_a_transaction_that_fails_leaves_a_gap_and_nothing_else(database: 
 
     async def fail() -> None:
         async with database.transaction() as tx:
-            feed.append(tx, EventKind.UPDATED, image)
+            await feed.append(tx, EventKind.UPDATED, image)
             await tx.write_events()
             raise RuntimeError
 

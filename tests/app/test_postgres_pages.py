@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from sqlalchemy import event, text
 
-from app.catalog import images, tenancy
+from app.catalog import images, members
 from app.catalog.images import ImageFilter, ImageOrder
 from app.catalog.pages import Place, Window
 from app.database import Database
@@ -36,7 +36,7 @@ pytestmark = [pytest.mark.anyio]
 async def large(postgresql: PostgreSQL) -> AsyncIterator[tuple[Database, Project]]:
     """A project with many images, beside another with as many."""
     database = Database("postgresql+asyncpg" + postgresql.new_database().removeprefix("postgresql"))
-    projects = await tenancy.found(database, "demo", ["alpha", "beta"], "ada")
+    projects = await members.found(database, "demo", ["alpha", "beta"], "ada")
     async with database.transaction() as tx:
         for project in projects:
             # Ids are unique in all of the table.
@@ -75,7 +75,7 @@ async def walked(database: Database, project: Project, order: ImageOrder, window
         async with database.read() as session:
             page = await images.list_images(session, VIEWER, project.id, wanted, order, window, descending=descending)
     assert len(page.rows) == window.limit
-    (statement, parameters) = seen[0]
+    (_is_anything_shared, (statement, parameters)) = seen
     async with database.read() as session:
         connection = await session.connection()
         explained = await connection.exec_driver_sql("EXPLAIN (ANALYZE, FORMAT JSON) " + statement, parameters)

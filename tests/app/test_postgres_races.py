@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from sqlmodel import col, select
 
-from app.catalog import images
+from app.catalog import deletion, images
 from app.catalog.images import ImagePatch
-from app.catalog.new_images import NewImage
+from app.catalog.new_images import NewUpload
 from app.catalog.uploads import Uploads
 from app.database import Database
 from app.errors import Conflict, ProtectedImage, QuotaExceeded, StaleRevision, UserMistake
@@ -48,7 +48,7 @@ async def jobs_of(gateway: Gateway, image_id: str) -> list[Job]:
 # ------------------------------------------------------------ creating
 
 
-async def make(uploads: Uploads, new: NewImage) -> Image | UserMistake:
+async def make(uploads: Uploads, new: NewUpload) -> Image | UserMistake:
     try:
         image, _ = await uploads.create_image(VIEWER, new)
     except UserMistake as mistake:
@@ -56,7 +56,7 @@ async def make(uploads: Uploads, new: NewImage) -> Image | UserMistake:
     return image
 
 
-async def at_once(gateway: Gateway, other: Database, new: NewImage, times: int) -> list[Image | UserMistake]:
+async def at_once(gateway: Gateway, other: Database, new: NewUpload, times: int) -> list[Image | UserMistake]:
     """The same creation from two processes, so many times in all."""
     both = [uploads_of(gateway, gateway.database), uploads_of(gateway, other)]
     return list(await asyncio.gather(*(make(both[at % 2], new) for at in range(times))))
@@ -71,7 +71,7 @@ async def test_a_quota_is_never_overrun_however_many_create_at_once(
     project = await gateway.project()
     await gateway.change(Project, project, **limit)
     before = gateway.files()
-    made = await at_once(gateway, other, NewImage(project, "disk", "disk.raw", MIB), 16)
+    made = await at_once(gateway, other, NewUpload(project_id=project, name="disk", file_name="disk.raw", size=MIB), 16)
     assert Counter(type(one) for one in made) == {Image: 3, QuotaExceeded: 13}
     async with gateway.database.read() as session:
         rows = (await session.execute(select(Image.id).where(Image.project_id == project))).scalars().all()
@@ -84,7 +84,7 @@ async def test_one_idempotency_key_makes_one_image_however_often_it_is_sent_at_o
     gateway: Gateway, other: Database
 ) -> None:
     project = await gateway.project()
-    new = NewImage(project, "disk", "disk.raw", MIB, idempotency_key="once")
+    new = NewUpload(project_id=project, name="disk", file_name="disk.raw", size=MIB, idempotency_key="once")
     made = await at_once(gateway, other, new, 12)
     assert len({one.id for one in made if isinstance(one, Image)}) == 1
     assert all(isinstance(one, Image) for one in made)
@@ -136,7 +136,7 @@ async def test_an_image_that_is_protected_while_somebody_deletes_it_stays(gatewa
         Image,
         image["id"],
         lambda: images.update_image(gateway.database, VIEWER, image["id"], protect, None),
-        lambda: images.delete_image(other, VIEWER, image["id"], None),
+        lambda: deletion.delete_image(other, VIEWER, image["id"], None),
     )
     assert isinstance(refused, ProtectedImage)
     assert (await gateway.image(image["id"])).deleted_at is None

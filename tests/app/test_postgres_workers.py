@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from sqlmodel import col, select
 
-from app.catalog import conversions, images, jobs
+from app.catalog import conversions, deletion, images, jobs
 from app.catalog.conversions import Assignment
 from app.catalog.images import ImagePatch
 from app.catalog.jobs import Claim
@@ -95,7 +95,7 @@ def succeeding(database: Database, claim: Claim, assignment: Assignment) -> Call
 
 
 def deleting(database: Database, image_id: str) -> Callable[[], Awaitable[Any]]:
-    return lambda: images.delete_image(database, VIEWER, image_id, None)
+    return lambda: deletion.delete_image(database, VIEWER, image_id, None)
 
 
 async def test_a_conversion_that_succeeds_after_its_image_was_deleted_comes_to_nothing(
@@ -209,7 +209,7 @@ async def test_whatever_happens_to_many_images_at_once_nothing_waits_in_a_circle
             images.update_image(database, VIEWER, image_id, name, None),
             convert(database, image_id, chance),
             convert(database, image_id, chance),
-            *([images.delete_image(database, VIEWER, image_id, None)] if chance.random() < 0.2 else []),
+            *([deletion.delete_image(database, VIEWER, image_id, None)] if chance.random() < 0.2 else []),
         ]
 
     for _ in range(3):

@@ -9,7 +9,7 @@ from typing import Any
 import sqlalchemy
 from ulid import ULID
 
-from app.catalog import tenancy
+from app.catalog import members
 from app.catalog.images import ImageOrder
 from app.database import Database
 from app.lifecycle import ImageStatus, ImageType
@@ -49,7 +49,7 @@ async def fill(address: str, count: int) -> str:
     """
     database = Database(address)
     try:
-        (project,) = await tenancy.found(database, "bench", ["pages"], ADMIN)
+        (project,) = await members.found(database, "bench", ["pages"], ADMIN)
         for rows in _batches(project.id, count):
             async with database.transaction() as tx:
                 await tx.session.execute(sqlalchemy.insert(_TABLE), rows)

@@ -11,7 +11,8 @@ from app.graphql.context import Info
 from app.graphql.scalars import EventCursor
 from app.graphql.types.connections import Edge, PageInfo
 from app.graphql.types.images import Image, ImageFailure, ImageProgress, progress_on_board
-from app.lifecycle import EventKind, FailureCode, ImageStatus
+from app.graphql.types.sharing import ImageShare
+from app.lifecycle import EventKind, FailureCode, ImageStatus, ShareState
 from app.models import Image as ImageRow
 
 
@@ -20,13 +21,19 @@ class ImageEvent:
     cursor: EventCursor = strawberry.field(description="Its place in the feed.")
     occurred_at: datetime = strawberry.field(description="When it happened.")
     image_id: strawberry.ID = strawberry.field(description="The image that it happened to.")
+    actor: str | None = strawberry.field(
+        description="Who did it: the `sub` of their token; null when it was the gateway itself."
+    )
     row: strawberry.Private[ImageRow | None]
+    project_id: strawberry.Private[str]
     # What tells this event from all others, when it looks the same to everybody: see SharingExecutor.
     share_key: strawberry.Private[str | None] = None
 
-    @strawberry.field(description="The image as it is by now; null when it has been deleted.")
+    @strawberry.field(
+        description="The image as it is by now; null when it has been deleted, or the project does not see it."
+    )
     def image(self) -> Image | None:
-        return None if self.row is None else Image.of(self.row)
+        return None if self.row is None else Image.of(self.row, self.project_id)
 
 
 @strawberry.type(description="An image was created.")
@@ -44,6 +51,20 @@ class ImageStatusChanged(ImageEvent):
 @strawberry.type(description="Something else about an image changed.")
 class ImageUpdated(ImageEvent):
     fields: list[str] = strawberry.field(description="The fields of Image that differ now.")
+
+
+@strawberry.type(
+    description="An image was shared with a project, offered to it, or that was answered, changed or taken back. "
+    "Both projects are told; of what is only offered or declined, admins alone in the one that it is offered to."
+)
+class ImageShareChanged(ImageEvent):
+    state: ShareState | None = strawberry.field(description="What has become of the share; null when it is gone.")
+    share_id: strawberry.Private[str]
+
+    @strawberry.field(description="The share as it is by now; null when it is gone, or can't be seen by you.")
+    async def share(self, info: Info) -> ImageShare | None:
+        row = await info.context.loaders.shares.load(self.share_id)
+        return None if row is None else ImageShare.of(row)
 
 
 @strawberry.type(description="An image was deleted.")
@@ -68,10 +89,17 @@ class ResyncRequired:
 
 
 ImageFeedItem = Annotated[
-    ImageCreated | ImageStatusChanged | ImageUpdated | ImageDeleted | ImageProgressed | ResyncRequired,
+    ImageCreated
+    | ImageStatusChanged
+    | ImageUpdated
+    | ImageShareChanged
+    | ImageDeleted
+    | ImageProgressed
+    | ResyncRequired,
     strawberry.union("ImageFeedItem", description="What a watcher of a feed is sent."),
 ]
-FeedItem = ImageCreated | ImageStatusChanged | ImageUpdated | ImageDeleted | ImageProgressed | ResyncRequired
+StoredEvent = ImageCreated | ImageStatusChanged | ImageUpdated | ImageShareChanged | ImageDeleted
+FeedItem = StoredEvent | ImageProgressed | ResyncRequired
 
 
 @strawberry.type(description="An event of a page, and its cursor.")
@@ -86,14 +114,16 @@ class ImageEventConnection:
     page_info: PageInfo = strawberry.field(description="Where the page lies.")
 
 
-def event_node(happened: Happened) -> ImageCreated | ImageStatusChanged | ImageUpdated | ImageDeleted:
+def event_node(happened: Happened) -> StoredEvent:
     """The GraphQL form of a stored event."""
     event, detail = happened.event, happened.event.detail
     common: dict[str, Any] = {
         "cursor": EventCursor(cursor_of(happened.position)),
         "occurred_at": event.occurred_at,
         "image_id": strawberry.ID(event.image_id),
+        "actor": event.actor,
         "row": happened.image,
+        "project_id": event.project_id,
         "share_key": str(happened.position) if happened.live else None,
     }
     match event.kind:
@@ -103,6 +133,13 @@ def event_node(happened: Happened) -> ImageCreated | ImageStatusChanged | ImageU
             return ImageUpdated(fields=detail["fields"], **common)
         case EventKind.DELETED:
             return ImageDeleted(image_name=detail["imageName"], **common)
+        case EventKind.SHARE_CHANGED:
+            state = detail["state"]
+            return ImageShareChanged(
+                state=None if state is None else ShareState(state), share_id=detail["share"], **common
+            )
+        case EventKind.MEMBERS_CHANGED:
+            raise LookupError("watchers are not told of members")
         case EventKind.STATUS_CHANGED:
             return ImageStatusChanged(
                 from_=ImageStatus(detail["from"]),
@@ -129,7 +166,9 @@ def feed_item(info: Info, item: Item) -> FeedItem | None:
                 cursor=EventCursor(cursor_of(item.position)),
                 occurred_at=progress.updated_at,
                 image_id=strawberry.ID(item.image.id),
+                actor=None,
                 row=item.image,
+                project_id=item.image.project_id,
                 progress=progress,
             )
 

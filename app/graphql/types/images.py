@@ -4,13 +4,18 @@ from datetime import datetime
 from typing import Annotated
 
 import strawberry
+from sqlalchemy.ext.asyncio import AsyncSession
 
+from app.catalog import access, sharing
+from app.catalog.access import Access, Right
 from app.catalog.conversions import minimum_boot_disk
+from app.catalog.pages import Page, Window
 from app.graphql.context import Info
 from app.graphql.scalars import ByteSize, EventCursor
 from app.graphql.types.connections import Connection
-from app.graphql.types.node import Node
-from app.graphql.types.tenancy import Project
+from app.graphql.types.node import Node, made_of
+from app.graphql.types.sharing import ImageShare, share_page
+from app.graphql.types.tenancy import After, First, Project
 from app.graphql.types.uploads import ImageUpload, SignedRequest, signature_end, signed_request
 from app.lifecycle import (
     Architecture,
@@ -20,11 +25,11 @@ from app.lifecycle import (
     ImageStatus,
     ImageType,
     ImageVisibility,
-    ProjectRole,
+    SourceKind,
 )
 from app.models import Blob
 from app.models import Image as ImageRow
-from app.viewer import includes
+from app.models import ImageShare as ShareRow
 
 _UNDER_WAY = (ImageStatus.QUEUED, ImageStatus.SAVING)
 
@@ -42,10 +47,14 @@ class Label:
     value: str = strawberry.field(description="The value.")
 
 
-@strawberry.type(description="What you may do with an image now.")
+@strawberry.type(
+    description="What you may do with an image now: in the project that the query is about, else in the one that the "
+    "header X-Project names, else in any of yours."
+)
 class ImagePermissions:
-    launch: bool = strawberry.field(description="Whether a server may be launched from it.")
-    edit: bool = strawberry.field(description="Whether you may change it.")
+    launch: bool = strawberry.field(description="Whether a server may be launched from it, or a copy made of it.")
+    edit: bool = strawberry.field(description="Whether you may change its name, operating system and labels.")
+    share: bool = strawberry.field(description="Whether you may share it with another project.")
     delete: bool = strawberry.field(description="Whether you may delete it.")
 
 
@@ -58,7 +67,23 @@ class UploadSource:
     sha256: str | None = strawberry.field(description="The file's SHA-256 as it was declared, lower-case hex.")
 
 
-ImageSource = Annotated[UploadSource, strawberry.union("ImageSource", description="Where an image came from.")]
+@strawberry.type(description="The image is a copy of another one, of which it has all bytes.")
+class CopySource:
+    image_name: str = strawberry.field(description="What the other one was called when the copy was made.")
+    sha256: str | None = strawberry.field(
+        description="SHA-256 of what was copied, lower-case hex; null until shortly after the other one was ACTIVE."
+    )
+    image_id: strawberry.Private[str]
+
+    @strawberry.field(description="The other one; null when it was deleted, or can't be seen by you any more.")
+    async def image(self, info: Info) -> Annotated["Image", strawberry.lazy("app.graphql.types.images")] | None:
+        row = await info.context.loaders.images.load(self.image_id)
+        return None if row is None else Image.of(row)
+
+
+ImageSource = Annotated[
+    UploadSource | CopySource, strawberry.union("ImageSource", description="Where an image came from.")
+]
 
 
 @strawberry.type(description="How far an image is that is not there yet.")
@@ -80,6 +105,7 @@ class ImageFailure:
     occurred_at: datetime = strawberry.field(description="When it happened.")
 
 
+@made_of(ImageRow)
 @strawberry.type(description="A disk image that servers can be launched from, or that is on its way to that.")
 class Image(Node):
     revision: int = strawberry.field(
@@ -105,10 +131,11 @@ class Image(Node):
     created_at: datetime = strawberry.field(description="When it was created.")
     updated_at: datetime = strawberry.field(description="When it changed last.")
     row: strawberry.Private[ImageRow]
+    seen_from: strawberry.Private[str | None] = None
 
     @staticmethod
-    def of(row: ImageRow) -> "Image":
-        """The node of a row."""
+    def of(row: ImageRow, seen_from: str | None = None) -> "Image":
+        """The node of a row; `seen_from` is the project that the query is about, if it is about one."""
         size = row.virtual_size
         return Image(
             id=strawberry.ID(row.id),
@@ -127,6 +154,7 @@ class Image(Node):
             created_at=row.created_at,
             updated_at=row.updated_at,
             row=row,
+            seen_from=seen_from,
         )
 
     @strawberry.field(description="The operating system on it.")
@@ -141,13 +169,19 @@ class Image(Node):
     def labels(self) -> list[Label]:
         return [Label(key=label["key"], value=label["value"]) for label in self.row.labels]
 
-    @strawberry.field(description="The project that owns it.")
+    @strawberry.field(description="The project that owns it; null for who sees it through a share alone.")
     async def project(self, info: Info) -> Project | None:
         row = await info.context.loaders.projects.load(self.row.project_id)
         return None if row is None else Project.of(row)
 
     @strawberry.field(description="Where it came from.")
     def source(self) -> ImageSource | None:
+        if self.row.source_kind == SourceKind.IMAGE:
+            return CopySource(
+                image_name=self.row.source_name or "",
+                sha256=self.row.sha256,
+                image_id=self.row.source_image_id or "",
+            )
         return UploadSource(
             file_name=self.row.source_file_name,
             declared_format=self.row.source_declared_format,
@@ -193,13 +227,29 @@ class Image(Node):
 
     @strawberry.field(description="What you may do with it now.")
     async def viewer_can(self, info: Info) -> ImagePermissions:
-        role = await info.context.loaders.roles.load(self.row.project_id)
-        member = role is not None and includes(role, ProjectRole.MEMBER)
+        project_id = self.seen_from or info.context.project_id
+        held = await info.context.loaders.accesses(project_id).load(self.id) or Access()
         return ImagePermissions(
-            launch=member and self.status == ImageStatus.ACTIVE,
-            edit=member,
-            delete=member and not self.protected,
+            launch=held.may(Right.LAUNCH) and access.is_launchable(self.row),
+            edit=held.may(Right.EDIT),
+            share=held.may(Right.SHARE) and sharing.is_shareable(self.row),
+            delete=held.may(Right.MANAGE) and not self.protected,
         )
+
+    @strawberry.field(
+        description="With whom it is shared, or offered to, the first one first; null for who sees it through a share."
+    )
+    async def shares(self, info: Info, first: First = None, after: After = None) -> Connection[ImageShare] | None:
+        if await info.context.loaders.roles.load(self.row.project_id) is None:
+            return None
+
+        async def read(session: AsyncSession, window: Window) -> Page[ShareRow]:
+            return await sharing.shares_of(session, self.id, window)
+
+        async def count(session: AsyncSession) -> int:
+            return await sharing.count_shares(session, self.id)
+
+        return await share_page(info, first, after, read, count)
 
     @strawberry.field(
         description="From where the qcow2 can be downloaded, with range requests; null until the image is ACTIVE."

@@ -3,13 +3,17 @@
 from typing import Annotated
 
 import strawberry
+from sqlalchemy.ext.asyncio import AsyncSession
 
-from app.catalog import quotas, tenancy
+from app.catalog import members, quotas, sharing, tenancy
+from app.catalog.pages import Page, Window
 from app.graphql.context import Info
-from app.graphql.scalars import ByteSize
 from app.graphql.types.connections import Connection, cursor_for, page_fields, window_of
-from app.graphql.types.node import Node
+from app.graphql.types.node import Node, made_of
+from app.graphql.types.quotas import ProjectQuota
+from app.graphql.types.sharing import ImageShare, share_page
 from app.lifecycle import ProjectRole
+from app.models import ImageShare as ShareRow
 from app.models import Membership
 from app.models import Organization as OrganizationRow
 from app.models import Project as ProjectRow
@@ -29,31 +33,13 @@ def _member_cursor(row: Membership) -> str:
     return cursor_for(_BY_SUBJECT, row.subject, row.subject)
 
 
-@strawberry.type(description="A limit on a number of things.")
-class CountQuota:
-    limit: int = strawberry.field(description="How many there may be.")
-    used: int = strawberry.field(description="How many there are.")
-
-
-@strawberry.type(description="A limit on stored bytes.")
-class ByteQuota:
-    limit: ByteSize = strawberry.field(description="How many bytes may be stored.")
-    used: ByteSize = strawberry.field(description="How many bytes are stored.")
-    reserved: ByteSize = strawberry.field(description="Promised to uploads that have not finished.")
-
-
-@strawberry.type(description="The limits of a project, and what is used of them.")
-class ProjectQuota:
-    custom_images: CountQuota = strawberry.field(description="Custom images, finished or not.")
-    image_storage: ByteQuota = strawberry.field(description="Bytes of custom images.")
-
-
 @strawberry.type(description="Somebody who belongs to a project.")
 class ProjectMember:
     subject: str = strawberry.field(description="Who it is: the `sub` of their token.")
     role: ProjectRole = strawberry.field(description="What they may do.")
 
 
+@made_of(OrganizationRow)
 @strawberry.type(description="A group of projects under one owner.")
 class Organization(Node):
     name: str = strawberry.field(description="The organization's name.")
@@ -63,20 +49,33 @@ class Organization(Node):
         """The node of a row."""
         return Organization(id=strawberry.ID(row.id), name=row.name)
 
+    @strawberry.field(description="Whether you own it, and so administer all its projects and set their limits.")
+    async def viewer_is_owner(self, info: Info) -> bool | None:
+        async with info.context.gateway.database.read() as session:
+            return await tenancy.is_owner(session, info.context.viewer, self.id)
+
     @strawberry.field(description="Those of its projects that you may see, by name.")
     async def projects(self, info: Info, first: First = None, after: After = None) -> "Connection[Project] | None":
         return await project_page(info, first, after, organization_id=self.id)
 
 
-@strawberry.type(description="A tenant: what owns images and gives people roles.")
+@made_of(ProjectRow)
+@strawberry.type(
+    description="A tenant: what owns images and gives people roles. "
+    "Of a project that you don't belong to, and an image is shared with, you see the name alone."
+)
 class Project(Node):
+    revision: int = strawberry.field(
+        description="Grows by one when its limits or members change; send it back as expectedRevision to overwrite "
+        "nobody."
+    )
     name: str = strawberry.field(description="The project's name.")
     row: strawberry.Private[ProjectRow]
 
     @staticmethod
     def of(row: ProjectRow) -> "Project":
         """The node of a row."""
-        return Project(id=strawberry.ID(row.id), name=row.name, row=row)
+        return Project(id=strawberry.ID(row.id), revision=row.revision, name=row.name, row=row)
 
     @strawberry.field(description="The organization that the project belongs to.")
     async def organization(self, info: Info) -> Organization:
@@ -87,35 +86,50 @@ class Project(Node):
 
     @strawberry.field(description="What you are in this project.")
     async def viewer_role(self, info: Info) -> ProjectRole | None:
+        return await self.viewer_role_here(info)
+
+    async def viewer_role_here(self, info: Info) -> ProjectRole | None:
+        """What the caller is in this project."""
         return await info.context.loaders.roles.load(self.id)
 
     @strawberry.field(description="The project's limits.")
     async def quota(self, info: Info) -> ProjectQuota | None:
+        if await self.viewer_role_here(info) is None:
+            return None
         gateway = info.context.gateway
         async with gateway.database.read() as session:
-            quota = await quotas.quota_of(session, self.row, gateway.settings)
-        return ProjectQuota(
-            custom_images=CountQuota(limit=quota.custom_images_limit, used=quota.custom_images_used),
-            image_storage=ByteQuota(
-                limit=ByteSize(quota.storage_limit),
-                used=ByteSize(quota.storage_used),
-                reserved=ByteSize(quota.storage_reserved),
-            ),
-        )
+            return ProjectQuota.of(await quotas.quota_of(session, self.row, gateway.settings))
 
     @strawberry.field(description="Who belongs to the project, by subject.")
     async def members(self, info: Info, first: First = None, after: After = None) -> Connection[ProjectMember] | None:
         window = window_of(_BY_SUBJECT, first, after)
+        if await self.viewer_role_here(info) is None:
+            return None
         database = info.context.gateway.database
 
         async def count() -> int:
             async with database.read() as session:
-                return await tenancy.count_members(session, self.id)
+                return await members.count_members(session, self.id)
 
         async with database.read() as session:
-            page = await tenancy.members_of(session, self.id, window)
+            page = await members.members_of(session, self.id, window)
         nodes = [ProjectMember(subject=row.subject, role=row.role) for row in page.rows]
         return Connection[ProjectMember](count=count, **page_fields(page, nodes, _member_cursor))
+
+    @strawberry.field(
+        description="Shares that are offered to the project and not answered yet; null for who is no admin of it."
+    )
+    async def share_offers(self, info: Info, first: First = None, after: After = None) -> Connection[ImageShare] | None:
+        if await self.viewer_role_here(info) != ProjectRole.ADMIN:
+            return None
+
+        async def read(session: AsyncSession, window: Window) -> Page[ShareRow]:
+            return await sharing.offers_to(session, self.id, window)
+
+        async def count(session: AsyncSession) -> int:
+            return await sharing.count_offers(session, self.id)
+
+        return await share_page(info, first, after, read, count)
 
 
 async def project_page(
@@ -143,7 +157,11 @@ async def project_page(
 class Viewer(Node):
     subject: str = strawberry.field(description="The `sub` of the token.")
     name: str | None = strawberry.field(description="The name that the token gives.")
+    operator: bool = strawberry.field(description="Whether the token makes you an operator, who may do everything.")
 
-    @strawberry.field(description="The projects that you belong to, by name.")
+    @strawberry.field(
+        description="The projects that you may see, by name: those that you belong to, and all of an organization "
+        "that you own."
+    )
     async def projects(self, info: Info, first: First = None, after: After = None) -> Connection[Project] | None:
         return await project_page(info, first, after)

@@ -1,0 +1,101 @@
+"""Pinned copies: an image of one's own with the bytes of another, of which no byte is copied (architecture, rule 8)."""
+
+from typing import Any
+
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlmodel import col, select
+
+from app.catalog import access, feed, quotas, tenancy
+from app.catalog.access import Right
+from app.catalog.new_images import NewCopy, described, made_before, remembered
+from app.database import Database
+from app.errors import Forbidden, NotReady
+from app.lifecycle import EventKind, ImageStatus, ProjectRole, SourceKind
+from app.models import Blob, Image
+from app.settings import Settings
+from app.viewer import Viewer
+
+_FIELD = ("source", "image", "imageId")
+# What a copy takes over in any case.
+_TAKEN_OVER = (
+    "architecture",
+    "size_key",
+    "virtual_size",
+    "stored_size",
+    "blob_id",
+    "source_file_name",
+    "source_size",
+    "source_sha256",
+    "source_declared_format",
+    "source_detected_format",
+    "warnings",
+)
+
+
+async def copy_image(database: Database, settings: Settings, viewer: Viewer, new: NewCopy) -> tuple[Image, int | None]:
+    """Make a custom image of the bytes of another one that the project may launch; it is ACTIVE at once.
+
+    It outlives its origin. Raises InvalidInput, QuotaExceeded, NotFound, Forbidden, NotReady, Conflict.
+    """
+    description = described(viewer, new)
+    async with database.transaction() as tx:
+        project = await tenancy.project_for(tx.session, viewer, new.project_id, ProjectRole.MEMBER, lock=True)
+        earlier = await made_before(tx.session, new)
+        if earlier is not None:
+            return earlier, None
+        origin = await _launchable(tx.session, viewer, new)
+        # Nobody drops the blob, or finds out its SHA-256, between this look at it and the commit.
+        blob = await tx.session.get_one(Blob, origin.blob_id, with_for_update=tenancy.LOCKED)
+        more = 0 if await _has_blob(tx.session, project.id, blob.id) else blob.stored_size
+        await quotas.require_room(tx.session, project, settings, more, _FIELD)
+        copy = _copied(description, origin, blob)
+        tx.session.add(copy)
+        await tx.session.flush()
+        if (key := remembered(new, copy)) is not None:
+            tx.session.add(key)
+        await feed.append(tx, EventKind.CREATED, copy, actor=viewer.subject)
+    return copy, tx.position
+
+
+async def _launchable(session: AsyncSession, viewer: Viewer, new: NewCopy) -> Image:
+    """The image to copy, if the project may launch it. Raises NotFound, Forbidden, NotReady."""
+    image = await access.image_for(session, viewer, new.image_id, field=_FIELD, lock=True)
+    through = (await access.accesses(session, viewer, [image.id], through=new.project_id)).get(image.id)
+    if through is None or not through.may(Right.LAUNCH):
+        raise Forbidden(
+            "This project may not launch the image, and so can't copy it.",
+            field=_FIELD,
+            hint="Have the image shared with the project first, or make the copy in the project that owns it.",
+        )
+    if image.status != ImageStatus.ACTIVE:
+        raise NotReady(
+            f"The image is {image.status}: only ACTIVE images can be copied.",
+            field=_FIELD,
+            hint="Watch it with the subscription `image` until it is ACTIVE.",
+        )
+    return image
+
+
+async def _has_blob(session: AsyncSession, project_id: str, blob_id: str) -> bool:
+    """Whether a project has an image with these bytes: they count once."""
+    query = select(Image.id).where(
+        Image.blob_id == blob_id, Image.project_id == project_id, col(Image.deleted_at).is_(None)
+    )
+    return (await session.execute(query.limit(1))).first() is not None
+
+
+def _copied(description: dict[str, Any], origin: Image, blob: Blob) -> Image:
+    """The row of a copy: what is said about it, or else about its origin."""
+    said = dict(description)
+    if said["os_family"] is None:
+        said |= {"os_family": origin.os_family, "os_version": origin.os_version}
+    if not said["labels"]:
+        said["labels"] = origin.labels
+    return Image(
+        **(said | {name: getattr(origin, name) for name in _TAKEN_OVER}),
+        status=ImageStatus.ACTIVE,
+        sha256=blob.sha256,
+        source_kind=SourceKind.IMAGE,
+        source_image_id=origin.id,
+        source_name=origin.name,
+    )

@@ -1,0 +1,176 @@
+"""Who belongs to a project: listed, given a role, removed; and how organizations and their projects come to be."""
+
+from collections.abc import Awaitable, Callable, Sequence
+
+from sqlalchemy import func
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlmodel import col, select
+
+from app.catalog import feed, tenancy
+from app.catalog.pages import Page, Window, read_page
+from app.catalog.revisions import require_revision
+from app.catalog.texts import is_text, require_text
+from app.database import Database, Transaction
+from app.errors import Conflict, InvalidInput, NotFound
+from app.lifecycle import ProjectRole
+from app.models import Membership, Organization, OrganizationOwner, Project
+from app.postgres import Lock
+from app.viewer import Viewer
+
+_MAXIMUM_SUBJECT = 255
+
+
+async def members_of(session: AsyncSession, project_id: str, window: Window) -> Page[Membership]:
+    """The members of a project, by subject."""
+    query = select(Membership).where(Membership.project_id == project_id)
+    return await read_page(session, query, col(Membership.subject), col(Membership.subject), window)
+
+
+async def count_members(session: AsyncSession, project_id: str) -> int:
+    """How many members a project has."""
+    query = select(func.count()).select_from(Membership).where(Membership.project_id == project_id)
+    return (await session.execute(query)).scalar_one()
+
+
+async def set_member(
+    database: Database,
+    viewer: Viewer,
+    project_id: str,
+    subject: str,
+    role: ProjectRole,
+    expected_revision: int | None = None,
+) -> tuple[Project, int | None]:
+    """Give somebody a role in a project, whether or not they belong to it; the feed position of that.
+
+    Raises NotFound, Forbidden, InvalidInput, StaleRevision, Conflict (for the last admin).
+    """
+    if not 1 <= len(subject) <= _MAXIMUM_SUBJECT or subject != subject.strip():
+        raise InvalidInput(
+            f"A subject has 1 to {_MAXIMUM_SUBJECT} characters and no space around it.",
+            field=("subject",),
+            hint="It is the `sub` of their token.",
+        )
+    require_text(subject, ("subject",))
+
+    async def change(tx: Transaction, project: Project) -> bool:
+        member = await tx.session.get(Membership, (project.id, subject))
+        if member is None:
+            tx.session.add(Membership(project_id=project.id, subject=subject, role=role))
+            return True
+        if member.role == role:
+            return False
+        await _require_another_admin(tx.session, member)
+        member.role = role
+        return True
+
+    return await _change_members(database, viewer, project_id, expected_revision, change)
+
+
+async def remove_member(
+    database: Database, viewer: Viewer, project_id: str, subject: str, expected_revision: int | None = None
+) -> tuple[Project, int | None]:
+    """Take somebody out of a project. Raises NotFound, Forbidden, StaleRevision, Conflict (for the last admin)."""
+
+    async def change(tx: Transaction, project: Project) -> bool:
+        member = await tx.session.get(Membership, (project.id, subject)) if is_text(subject) else None
+        if member is None:
+            raise NotFound(
+                "The project has no such member.", field=("subject",), hint="project { members } lists them."
+            )
+        await _require_another_admin(tx.session, member)
+        await tx.session.delete(member)
+        return True
+
+    return await _change_members(database, viewer, project_id, expected_revision, change)
+
+
+async def _change_members(
+    database: Database,
+    viewer: Viewer,
+    project_id: str,
+    expected_revision: int | None,
+    change: Callable[[Transaction, Project], Awaitable[bool]],
+) -> tuple[Project, int | None]:
+    """Change who belongs to a project, whose row is locked meanwhile; `change` says whether anything differs."""
+    async with database.transaction() as tx:
+        project = await tenancy.project_for(tx.session, viewer, project_id, ProjectRole.ADMIN, lock=True)
+        require_revision(project.revision, expected_revision, "project")
+        if await change(tx, project):
+            project.revision += 1
+            feed.members_changed(tx, project.id, actor=viewer.subject)
+    return project, tx.position
+
+
+async def _require_another_admin(session: AsyncSession, member: Membership) -> None:
+    """Raises Conflict when a member is the last admin, and so has to stay one."""
+    if member.role != ProjectRole.ADMIN:
+        return
+    others = select(func.count()).where(
+        col(Membership.project_id) == member.project_id,
+        col(Membership.role) == ProjectRole.ADMIN,
+        col(Membership.subject) != member.subject,
+    )
+    if not (await session.execute(others)).scalar_one():
+        raise Conflict(
+            f"{member.subject} is the last admin of the project.",
+            field=("subject",),
+            hint="Make somebody else an admin first.",
+        )
+
+
+# ---------------------------------------------------------------- the operators' own
+
+
+async def found(
+    database: Database, organization: str, projects: Sequence[str], admin: str | None, owner: str | None = None
+) -> Sequence[Project]:
+    """Make sure of an organization and its projects. Harmless if done before.
+
+    `admin`, if given, administers the projects, and `owner` the whole organization.
+    """
+    async with database.transaction() as tx:
+        await tx.alone(Lock.TENANCY)
+        made = await _organization_named(tx, organization)
+        if owner is not None:
+            await tx.session.merge(OrganizationOwner(organization_id=made.id, subject=owner))
+        founded = [await _project_named(tx, made, name) for name in projects]
+        for project in founded:
+            if admin is not None and await tx.session.get(Membership, (project.id, admin)) is None:
+                tx.session.add(Membership(project_id=project.id, subject=admin, role=ProjectRole.ADMIN))
+        return founded
+
+
+async def appoint(database: Database, project_name: str, subject: str, role: ProjectRole) -> Project:
+    """Give somebody a role in the project of that name, as an operator does. Raises NotFound."""
+    async with database.transaction() as tx:
+        await tx.alone(Lock.TENANCY)
+        query = select(Project).where(Project.name == project_name).order_by(col(Project.created_at)).limit(1)
+        project = (await tx.session.execute(query.with_for_update(key_share=True))).scalar_one_or_none()
+        if project is None:
+            raise NotFound(f"There is no project {project_name!r}.", hint="`images up` makes alpha and beta.")
+        member = await tx.session.get(Membership, (project.id, subject))
+        if member is None or member.role != role:
+            await tx.session.merge(Membership(project_id=project.id, subject=subject, role=role))
+            project.revision += 1
+            feed.members_changed(tx, project.id)
+        return project
+
+
+async def _organization_named(tx: Transaction, name: str) -> Organization:
+    query = select(Organization).where(Organization.name == name)
+    organization = (await tx.session.execute(query)).scalar_one_or_none()
+    if organization is None:
+        organization = Organization(name=name)
+        tx.session.add(organization)
+        await tx.session.flush()
+    return organization
+
+
+async def _project_named(tx: Transaction, organization: Organization, name: str) -> Project:
+    query = select(Project).where(Project.organization_id == organization.id, Project.name == name)
+    project = (await tx.session.execute(query)).scalar_one_or_none()
+    if project is None:
+        project = Project(organization_id=organization.id, name=name)
+        tx.session.add(project)
+        await tx.session.flush()
+    return project

@@ -1,0 +1,61 @@
+"""What users type: names, labels, operating systems, checked and brought into the form in which they are kept."""
+
+import unicodedata
+from collections.abc import Sequence
+
+from app.errors import InvalidInput
+
+_MAXIMUM_NAME = 255
+_MAXIMUM_LABELS = 64
+_MAXIMUM_LABEL_KEY = 63
+_MAXIMUM_LABEL_VALUE = 255
+
+
+def name_key(name: str) -> str:
+    """A name as it is compared and sorted: without case, and in one form of Unicode."""
+    return unicodedata.normalize("NFKC", name).casefold()
+
+
+def clean_name(name: str, field: Sequence[str] = ("name",)) -> str:
+    """A name without space around it. Raises InvalidInput when it is empty, too long or can't be shown."""
+    cleaned = unicodedata.normalize("NFC", name).strip()
+    if not cleaned or len(cleaned) > _MAXIMUM_NAME:
+        raise InvalidInput(f"A name has 1 to {_MAXIMUM_NAME} characters.", field=field)
+    require_text(cleaned, field)
+    return cleaned
+
+
+def require_text(text: str, field: Sequence[str]) -> None:
+    """Raises InvalidInput when a text holds control characters or halves of characters."""
+    if not is_text(text):
+        raise InvalidInput("The text holds control characters.", field=field, hint="Take them out.")
+
+
+def is_text(text: str) -> bool:
+    """Whether a text holds neither control characters nor halves of characters, which databases don't take."""
+    return not any(unicodedata.category(character) in ("Cc", "Cs") for character in text)
+
+
+def clean_labels(labels: Sequence[tuple[str, str]]) -> list[dict[str, str]]:
+    """Labels as they are kept, by key. Raises InvalidInput for too many, too long ones, or a key given twice."""
+    if len(labels) > _MAXIMUM_LABELS:
+        raise InvalidInput(f"An image has at most {_MAXIMUM_LABELS} labels.", field=("labels",))
+    for at, (key, value) in enumerate(labels):
+        if not 1 <= len(key) <= _MAXIMUM_LABEL_KEY or len(value) > _MAXIMUM_LABEL_VALUE:
+            raise InvalidInput(
+                f"A label's key has 1 to {_MAXIMUM_LABEL_KEY} characters, its value at most {_MAXIMUM_LABEL_VALUE}.",
+                field=("labels", str(at)),
+            )
+        require_text(key + value, ("labels", str(at)))
+    if len({key for key, _ in labels}) < len(labels):
+        raise InvalidInput("A label's key is given twice.", field=("labels",))
+    return [{"key": key, "value": value} for key, value in sorted(labels)]
+
+
+def clean_os(family: str, version: str | None) -> tuple[str, str | None]:
+    """An operating system as it is kept: the family in lower case, so that filters find it. Raises InvalidInput."""
+    for part, field in ((family, "family"), (version or "x", "version")):
+        if not 1 <= len(part.strip()) <= 64:
+            raise InvalidInput("An operating system's family and version have 1 to 64 characters.", field=("os", field))
+        require_text(part, ("os", field))
+    return family.strip().lower(), version.strip() if version else None

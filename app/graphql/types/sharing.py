@@ -1,0 +1,87 @@
+"""Shares of images, as the projects on either side see them."""
+
+from collections.abc import Awaitable, Callable
+from datetime import datetime
+from typing import TYPE_CHECKING, Annotated
+
+import strawberry
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from app.catalog.pages import Page, Window
+from app.graphql.context import Info
+from app.graphql.types.connections import Connection, cursor_for, page_fields, window_of
+from app.graphql.types.node import Node, made_of, node_of
+from app.lifecycle import ShareGrant, ShareState
+from app.models import ImageShare as ShareRow
+
+if TYPE_CHECKING:
+    from app.graphql.types.images import Image
+    from app.graphql.types.tenancy import Project
+
+_BY_ID = "share"
+
+
+@made_of(ShareRow)
+@strawberry.type(description="What a project of the organization, other than its own, may do with an image.")
+class ImageShare(Node):
+    revision: int = strawberry.field(
+        description="Grows by one with every change; send it back as expectedRevision to overwrite nobody."
+    )
+    grant: ShareGrant = strawberry.field(description="What its members may do with the image.")
+    state: ShareState = strawberry.field(description="Whether the project has taken it.")
+    shared_by: str = strawberry.field(description="Who shared it: the `sub` of their token.")
+    created_at: datetime = strawberry.field(description="When it was made.")
+    updated_at: datetime = strawberry.field(description="When it changed last.")
+    row: strawberry.Private[ShareRow]
+
+    @staticmethod
+    def of(row: ShareRow) -> "ImageShare":
+        """The node of a row."""
+        return ImageShare(
+            id=strawberry.ID(row.id),
+            revision=row.revision,
+            grant=row.grant,
+            state=row.state,
+            shared_by=row.shared_by,
+            created_at=row.created_at,
+            updated_at=row.updated_at,
+            row=row,
+        )
+
+    @strawberry.field(description="The image; null for a project that it is only offered to.")
+    async def image(self, info: Info) -> Annotated["Image", strawberry.lazy("app.graphql.types.images")] | None:
+        row = await info.context.loaders.images.load(self.row.image_id)
+        return None if row is None else node_of(row)
+
+    @strawberry.field(description="What the image is called: all that a project sees of what it is offered.")
+    async def image_name(self, info: Info) -> str | None:
+        return await info.context.loaders.shared_image_names.load(self.row.image_id)
+
+    @strawberry.field(description="The project that it is shared with.")
+    async def project(self, info: Info) -> Annotated["Project", strawberry.lazy("app.graphql.types.tenancy")]:
+        made: Project = node_of(await info.context.loaders.projects_shared_with.load(self.row.project_id))
+        return made
+
+
+async def share_page(
+    info: Info,
+    first: int | None,
+    after: str | None,
+    read: Callable[[AsyncSession, Window], Awaitable[Page[ShareRow]]],
+    count: Callable[[AsyncSession], Awaitable[int]],
+) -> Connection[ImageShare]:
+    """A page of shares, in the order in which they were made."""
+    window, database = window_of(_BY_ID, first, after), info.context.gateway.database
+
+    async def count_all() -> int:
+        async with database.read() as session:
+            return await count(session)
+
+    async with database.read() as session:
+        page = await read(session, window)
+    nodes = [ImageShare.of(row) for row in page.rows]
+    return Connection[ImageShare](count=count_all, **page_fields(page, nodes, _cursor))
+
+
+def _cursor(row: ShareRow) -> str:
+    return cursor_for(_BY_ID, row.id, row.id)
