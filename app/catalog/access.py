@@ -189,16 +189,15 @@ async def seen_by_projects(session: AsyncSession, pairs: Collection[tuple[str, s
         return {}
     query = select(Image).where(col(Image.id).in_(ids), col(Image.deleted_at).is_(None))
     images = {image.id: image for image in (await session.execute(query)).scalars()}
-    found = {(image.project_id, image.id): image for image in images.values()}
-    foreign = {image_id for project_id, image_id in pairs if (project_id, image_id) not in found}
+    own = {(image.project_id, image.id) for image in images.values()}
+    foreign = {image_id for project_id, image_id in pairs if image_id in images and (project_id, image_id) not in own}
+    accepted: set[tuple[str, str]] = set()
     if foreign:
-        accepted = select(ImageShare.project_id, ImageShare.image_id).where(
+        shares = select(ImageShare.project_id, ImageShare.image_id).where(
             col(ImageShare.image_id).in_(foreign), ImageShare.state == ShareState.ACCEPTED
         )
-        for project_id, image_id in (await session.execute(accepted)).all():
-            if image_id in images:
-                found[project_id, image_id] = images[image_id]
-    return found
+        accepted = {(project_id, image_id) for project_id, image_id in (await session.execute(shares)).all()}
+    return {pair: images[pair[1]] for pair in pairs if pair in own | accepted}
 
 
 def is_launchable(image: Image) -> bool:
