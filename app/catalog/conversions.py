@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from sqlmodel import col, select
 
-from app.catalog import images, jobs
+from app.catalog import images, jobs, ledger
 from app.catalog.jobs import Claim
 from app.catalog.tenancy import LOCKED
 from app.catalog.uploads import NO_FAILURE, give_up
@@ -102,6 +102,7 @@ async def succeed(database: Database, claim: Claim, assignment: Assignment, outc
             source_detected_format=outcome.detected_format,
             warnings=list(outcome.warnings),
         )
+        await ledger.stored(tx, image)
         await images.drop_source(tx, image, UploadState.COMPLETED)
         jobs.start(tx, JobKind.HASH, image_id=image.id, blob=blob.id)
 

@@ -5,7 +5,7 @@ from typing import Any
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
-from app.catalog import access, feed, quotas, tenancy
+from app.catalog import access, feed, ledger, quotas, tenancy
 from app.catalog.access import Right
 from app.catalog.new_images import NewCopy, described, made_before, remembered
 from app.database import Database
@@ -51,6 +51,7 @@ async def copy_image(database: Database, settings: Settings, viewer: Viewer, new
         copy = _copied(description, origin, blob)
         tx.session.add(copy)
         await tx.session.flush()
+        await ledger.stored(tx, copy)
         if (key := remembered(new, copy)) is not None:
             tx.session.add(key)
         await feed.append(tx, EventKind.CREATED, copy, actor=viewer.subject)

@@ -3,7 +3,7 @@
 from sqlalchemy import exists
 from sqlmodel import col, select
 
-from app.catalog import access, feed, images, jobs, sharing
+from app.catalog import access, feed, images, jobs, ledger, sharing
 from app.catalog.access import Right
 from app.catalog.revisions import require_revision
 from app.database import Database, Transaction
@@ -36,14 +36,15 @@ async def delete_image(
         image.reserved_size = 0
         image.revision += 1
         if blob_id is not None:
-            await _drop_blob(tx, blob_id)
+            await _drop_blob(tx, image, blob_id)
     return image.id, tx.position
 
 
-async def _drop_blob(tx: Transaction, blob_id: str) -> None:
-    """Erase a blob that no image names any more (architecture, rule 8)."""
+async def _drop_blob(tx: Transaction, image: Image, blob_id: str) -> None:
+    """End what an image pays for a blob, and erase one that no image names any more (architecture, rule 8)."""
     # Of two that let go of it at once, the second looks when the first is through; and nobody can name it meanwhile.
     blob = await tx.session.get_one(Blob, blob_id, with_for_update=True)
+    await ledger.released(tx, image, blob_id)
     if (await tx.session.execute(select(exists().where(col(Image.blob_id) == blob_id)))).scalar():
         return
     await tx.session.delete(blob)
