@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from starlette.requests import HTTPConnection
 from strawberry.dataloader import DataLoader
 
-from app.catalog import access, sharing, tenancy, uploads
+from app.catalog import access, billing, sharing, tenancy, uploads
 from app.catalog.access import Access
 from app.catalog.progress import ProgressBoard
 from app.catalog.uploads import Uploads
@@ -77,6 +77,11 @@ class Loaders:
         """Projects by their ids: for those of which the caller sees a share."""
         return self._loader(sharing.projects_by_id)
 
+    @cached_property
+    def paying(self) -> DataLoader[str, bool | None]:
+        """Whether images that the caller may see pay for their bytes themselves, by their ids."""
+        return self._loader(_paying)
+
     def accesses(self, project_id: str | None) -> DataLoader[str, Access | None]:
         """What the caller is to images, by their ids: through one project, or through all."""
 
@@ -111,6 +116,11 @@ class Loaders:
             return [found.get(id_) for id_ in ids]
 
         return DataLoader(load_fn=load)
+
+
+async def _paying(session: AsyncSession, viewer: Viewer, ids: Sequence[str]) -> dict[str, bool]:
+    images = await access.visible_images(session, viewer, ids)
+    return dict.fromkeys(await billing.paying(session, images.values()), True)
 
 
 async def _open_uploads(session: AsyncSession, _viewer: Viewer, ids: Sequence[str]) -> dict[str, Upload]:

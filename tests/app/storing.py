@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlmodel import col, select
 
-from app.catalog import conversions, images, ledger
+from app.catalog import conversions, deletion, ledger
 from app.lifecycle import ImageStatus, ImageType
 from app.models import Blob, Image, StorageEntry
 from app.settings import GIB, MIB
@@ -68,7 +68,7 @@ class Storing:
 
     async def delete(self, image_id: str, at: datetime) -> None:
         self.at = at
-        await images.delete_image(self.gateway.database, ADA, image_id, None)
+        await deletion.delete_image(self.gateway.database, ADA, image_id, None)
 
     async def lines(self, project: str) -> list[Line]:
         """The ledger of a project, in the order of time."""

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from sqlmodel import select
 
-from app.catalog import conversions, images, ledger
+from app.catalog import conversions, deletion, ledger
 from app.errors import LeaseLost, ProtectedImage
 from app.lifecycle import ImageType
 from app.models import Blob, Image, StorageEntry
@@ -51,7 +51,7 @@ async def test_an_image_without_bytes_in_the_store_is_not_billed(
 async def test_a_worker_that_lost_its_lease_bills_nothing(gateway: Gateway, project: str) -> None:
     made = await gateway.uploaded(projectId=project)
     claim, assignment = await gateway.begun(made["id"])
-    await images.delete_image(gateway.database, ADA, made["id"], None)
+    await deletion.delete_image(gateway.database, ADA, made["id"], None)
     with pytest.raises(LeaseLost):
         await conversions.succeed(gateway.database, claim, assignment, outcome())
     async with gateway.database.read() as session:

@@ -12,7 +12,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import select
 
-from app.catalog import billing, images, tenancy
+from app.catalog import billing, deletion, members
 from app.catalog.billing import ImageUsage
 from app.catalog.pages import Page, Place, Window
 from app.database import Database
@@ -56,8 +56,8 @@ async def test_a_payer_and_its_copy_that_are_deleted_at_once_leave_no_line_open(
         gateway.database,
         Blob,
         blob_id,
-        lambda: images.delete_image(gateway.database, ADA, first, None),
-        lambda: images.delete_image(other, ADA, second, None),
+        lambda: deletion.delete_image(gateway.database, ADA, first, None),
+        lambda: deletion.delete_image(other, ADA, second, None),
     )
     assert [image_id for image_id, _ in deleted] == [first, second]
     lines = await storing.lines(project)
@@ -81,7 +81,7 @@ async def test_an_image_that_is_deleted_while_its_bytes_are_copied_passes_its_li
         Blob,
         blob_id,
         lambda: storing.copy(base, project, "twin", days_ago(1)),
-        lambda: images.delete_image(other, ADA, base, None),
+        lambda: deletion.delete_image(other, ADA, base, None),
     )
     (first, second) = await storing.lines(project)
     assert (first[0], second[0]) == ("base", "twin")
@@ -111,7 +111,7 @@ FROM image, generate_series(0, 2) AS m WHERE project_id = :project""")
 async def large(postgresql: PostgreSQL) -> AsyncIterator[tuple[Database, Project]]:
     """A project that has stored much, beside another that has stored as much."""
     database = Database("postgresql+asyncpg" + postgresql.new_database().removeprefix("postgresql"))
-    projects = await tenancy.found(database, "demo", ["alpha", "beta"], "ada")
+    projects = await members.found(database, "demo", ["alpha", "beta"], "ada")
     async with database.transaction() as tx:
         for project in projects:
             values = {"project": project.id, "letter": project.name[0], "many": MANY}

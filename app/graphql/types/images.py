@@ -6,12 +6,13 @@ from typing import Annotated
 import strawberry
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from app.catalog import access, sharing
+from app.catalog import access, billing, sharing
 from app.catalog.access import Access, Right
 from app.catalog.conversions import minimum_boot_disk
 from app.catalog.pages import Page, Window
 from app.graphql.context import Info
 from app.graphql.scalars import ByteSize, EventCursor
+from app.graphql.types.billing import Money
 from app.graphql.types.connections import Connection
 from app.graphql.types.node import Node, made_of
 from app.graphql.types.sharing import ImageShare, share_page
@@ -27,7 +28,7 @@ from app.lifecycle import (
     ImageVisibility,
     SourceKind,
 )
-from app.models import Blob
+from app.models import Blob, now
 from app.models import Image as ImageRow
 from app.models import ImageShare as ShareRow
 
@@ -250,6 +251,17 @@ class Image(Node):
             return await sharing.count_shares(session, self.id)
 
         return await share_page(info, first, after, read, count)
+
+    @strawberry.field(
+        description="What a whole month of its bytes costs at today's rate: nothing, when another image of its project "
+        "pays for the same ones. Null until it is ACTIVE, and for who sees it through a share."
+    )
+    async def monthly_cost(self, info: Info) -> Money | None:
+        loaders, settings = info.context.loaders, info.context.gateway.settings
+        if self.row.stored_size is None or await loaders.roles.load(self.row.project_id) is None:
+            return None
+        stored_size = self.row.stored_size if await loaders.paying.load(self.id) else 0
+        return Money.of(billing.monthly_cost(stored_size, settings, now()), settings.archive_currency)
 
     @strawberry.field(
         description="From where the qcow2 can be downloaded, with range requests; null until the image is ACTIVE."

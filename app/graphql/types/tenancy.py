@@ -1,13 +1,15 @@
 """Viewer, organization, project and its members."""
 
+from datetime import datetime
 from typing import Annotated
 
 import strawberry
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from app.catalog import members, quotas, sharing, tenancy
+from app.catalog import billing, members, quotas, sharing, tenancy
 from app.catalog.pages import Page, Window
 from app.graphql.context import Info
+from app.graphql.types.billing import StorageUsage
 from app.graphql.types.connections import Connection, cursor_for, page_fields, window_of
 from app.graphql.types.node import Node, made_of
 from app.graphql.types.quotas import ProjectQuota
@@ -115,6 +117,19 @@ class Project(Node):
             page = await members.members_of(session, self.id, window)
         nodes = [ProjectMember(subject=row.subject, role=row.role) for row in page.rows]
         return Connection[ProjectMember](count=count, **page_fields(page, nodes, _member_cursor))
+
+    @strawberry.field(description="What the project had stored between two instants, ten years at most, and its cost.")
+    async def usage(
+        self,
+        info: Info,
+        from_: Annotated[datetime, strawberry.argument(name="from", description="From when on.")],
+        to: Annotated[datetime, strawberry.argument(description="Until when.")],
+    ) -> StorageUsage | None:
+        if await self.viewer_role_here(info) is None:
+            return None
+        gateway = info.context.gateway
+        async with gateway.database.read() as session:
+            return StorageUsage.of(await billing.usage_of(session, self.id, from_, to, gateway.settings))
 
     @strawberry.field(
         description="Shares that are offered to the project and not answered yet; null for who is no admin of it."

@@ -1,0 +1,99 @@
+"""The bill of a project."""
+
+from datetime import datetime
+from decimal import Decimal
+from typing import TYPE_CHECKING, Annotated
+
+import strawberry
+
+from app.catalog import billing
+from app.catalog.billing import ImageUsage as Line
+from app.catalog.billing import Usage
+from app.graphql.context import Info
+from app.graphql.types.connections import Connection, cursor_for, page_fields, window_of
+from app.graphql.types.node import node_of
+
+if TYPE_CHECKING:
+    from app.graphql.types.images import Image
+
+_BY_IMAGE = "image-usage"
+
+
+@strawberry.type(description="An amount of money.")
+class Money:
+    amount: str = strawberry.field(description="A decimal number with six places.")
+    currency: str = strawberry.field(description="The currency, as ISO 4217 abbreviates it.")
+
+    @staticmethod
+    def of(amount: Decimal, currency: str) -> "Money":
+        """The same as the API shows it."""
+        return Money(amount=f"{amount:f}", currency=currency)
+
+
+@strawberry.type(description="What an image had stored, and what that costs.")
+class ImageUsage:
+    image_name: str = strawberry.field(description="What it is called, or was called last.")
+    gib_hours: float = strawberry.field(description="GiB that were stored, multiplied by the hours.")
+    cost: Money = strawberry.field(description="At the rates of the time.")
+    image_id: strawberry.Private[str]
+
+    @staticmethod
+    def of(line: Line) -> "ImageUsage":
+        """The same as the API shows it."""
+        return ImageUsage(
+            image_name=line.image_name,
+            gib_hours=float(line.gib_hours),
+            cost=Money.of(line.cost, line.currency),
+            image_id=line.image_id,
+        )
+
+    @strawberry.field(description="The image; null when it has been deleted.")
+    async def image(self, info: Info) -> Annotated["Image", strawberry.lazy("app.graphql.types.images")] | None:
+        row = await info.context.loaders.images.load(self.image_id)
+        return None if row is None else node_of(row)
+
+
+@strawberry.type(
+    description="What a project had stored between two instants, up to now, and what that costs. Images that share "
+    "their bytes are paid for once, by the one that has had them for longest."
+)
+class StorageUsage:
+    from_: datetime = strawberry.field(name="from", description="From when on.")
+    to: datetime = strawberry.field(description="Until when.")
+    gib_hours: float = strawberry.field(description="GiB that were stored, multiplied by the hours.")
+    cost: Money = strawberry.field(description="At the rates of the time; worked out exactly, and rounded once.")
+    row: strawberry.Private[Usage]
+
+    @staticmethod
+    def of(usage: Usage) -> "StorageUsage":
+        """The same as the API shows it."""
+        return StorageUsage(
+            from_=usage.since,
+            to=usage.until,
+            gib_hours=float(usage.gib_hours),
+            cost=Money.of(usage.cost, usage.currency),
+            row=usage,
+        )
+
+    @strawberry.field(description="The same by image, in the order in which they were created, deleted ones included.")
+    async def by_image(
+        self,
+        info: Info,
+        first: Annotated[int | None, strawberry.argument(description="How many, 1 to 100, from the start.")] = None,
+        after: Annotated[str | None, strawberry.argument(description="A cursor: only what comes behind it.")] = None,
+    ) -> Connection[ImageUsage] | None:
+        window, usage, gateway = window_of(_BY_IMAGE, first, after), self.row, info.context.gateway
+        interval = (usage.project_id, usage.since, usage.until)
+
+        async def count() -> int:
+            async with gateway.database.read() as session:
+                return await billing.count_image_usage(session, *interval, at=usage.at)
+
+        async with gateway.database.read() as session:
+            page = await billing.image_usage_page(session, *interval, window, gateway.settings, at=usage.at)
+        nodes = [ImageUsage.of(line) for line in page.rows]
+        return Connection[ImageUsage](count=count, **page_fields(page, nodes, _cursor))
+
+
+def _cursor(line: Line) -> str:
+    return cursor_for(_BY_IMAGE, line.image_id, line.image_id)
