@@ -38,6 +38,7 @@ from workers.main import Workers
 T = TypeVar("T")
 
 ADMIN, MEMBER, READER, STRANGER = "ada", "max", "rita", "sam"
+OPERATOR = "olga"
 ROLES = {ADMIN: ProjectRole.ADMIN, MEMBER: ProjectRole.MEMBER, READER: ProjectRole.READER}
 SECRET = "s" * 32
 LEASE = timedelta(seconds=60)
@@ -68,8 +69,8 @@ async def until(holds: Callable[[], Awaitable[T]], seconds: float = 30) -> T:
 class Gateway:
     """A running gateway with the projects alpha and beta.
 
-    In alpha ADMIN, MEMBER and READER are what their names say; STRANGER administers beta alone. `database` and
-    `store` are what another process would have open beside the gateway.
+    In alpha ADMIN, MEMBER and READER are what their names say; STRANGER administers beta alone; OPERATOR's token
+    makes her one. `database` and `store` are what another process would have open beside the gateway.
     """
 
     settings: Settings
@@ -88,7 +89,7 @@ class Gateway:
     # ------------------------------------------------------------ asking
 
     def token(self, subject: str, valid: timedelta = timedelta(hours=1)) -> str:
-        return self.tokens.issue(subject, valid=valid)
+        return self.tokens.issue(subject, valid=valid, operator=subject == OPERATOR)
 
     def credentials(self, subject: str | None) -> dict[str, str]:
         return {"Authorization": f"Bearer {self.token(subject)}"} if subject else {}
@@ -158,12 +159,12 @@ class Gateway:
                 response = await self.client.put(part["request"]["url"], content=content[start : start + part["size"]])
                 assert response.status_code == 200, response.text
 
-    async def uploaded(self, content: bytes = b"\1" * MIB, **given: Any) -> dict[str, Any]:
+    async def uploaded(self, content: bytes = b"\1" * MIB, subject: str = ADMIN, **given: Any) -> dict[str, Any]:
         """A new image all of whose bytes are there: it waits for a worker."""
         upload = {"size": len(content)} | given.pop("upload", {})
-        image = await self.create(upload=upload, **given)
+        image = await self.create(subject, upload=upload, **given)
         await self.send(image, content)
-        payload = await self.mutate("completeUpload", {"uploadId": image["upload"]["id"]})
+        payload = await self.mutate("completeUpload", {"uploadId": image["upload"]["id"]}, subject)
         assert payload["userErrors"] == []
         return image
 
@@ -217,11 +218,11 @@ class Gateway:
     # ------------------------------------------------------------ looking
 
     async def everything(self) -> tuple[Any, ...]:
-        """Every row but memberships, and every file of the store."""
+        """Every row of what the API can change, and every file of the store."""
         async with self.database.read() as session:
             tables = [
-                (await session.execute(text(f"SELECT * FROM {name} ORDER BY 1"))).all()  # noqa: S608
-                for name in ("image", "upload", "job", "event", "idempotency_key", "blob")
+                (await session.execute(text(f"SELECT * FROM {name} ORDER BY 1, 2"))).all()  # noqa: S608
+                for name in _CHANGED_BY_THE_API
             ]
         return (*tables, self.files())
 
@@ -277,6 +278,10 @@ class Gateway:
             await asyncio.to_thread(workers.__exit__)
 
 
+_CHANGED_BY_THE_API = (
+    "project", "membership", "image", "image_share", "storage_entry", "upload", "job", "event", "idempotency_key",
+    "blob",
+)  # fmt: skip
 _NUMBERS = itertools.count(1)
 MORNING = datetime(2026, 1, 31, 6, tzinfo=UTC)
 
