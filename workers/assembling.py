@@ -13,6 +13,8 @@ from app.errors import ObjectMissing, StoreError, UploadClosed
 from app.lifecycle import ImagePhase
 from workers import qcow2
 from workers.examination import Progress
+from workers.formats.refusals import check_stored_size
+from workers.limits import Limits
 from workers.packing import ReadInto
 from workers.parts import PartRules, Piece, Reference, cut
 from workers.planning import KeepPlan
@@ -94,19 +96,21 @@ class Assembly:
         return stored
 
     def packed(
-        self, virtual_size: int, cluster_size: int, ranges: Sequence[tuple[int, Streamed]], least: int
+        self, virtual_size: int, cluster_size: int, ranges: Sequence[tuple[int, Streamed]], limits: Limits
     ) -> Stored:
         """Header and tables for what was streamed: ranges of the disk, each by its first cluster, ascending.
 
-        `least` is how short the first part may be when others follow. Raises TablesTooLarge.
+        Raises TablesTooLarge; ImageFailed when all that takes more room than there is.
         """
         parts = [part for _, streamed in ranges for part in streamed.parts]
         rest = b"".join(streamed.rest for _, streamed in ranges)
         length = sum(streamed.length for _, streamed in ranges)
         tables = qcow2.tables_touched(_placed(ranges, cluster_size, 0), cluster_size)
-        front = qcow2.front_size(virtual_size, cluster_size, tables, 0, length, least if parts else 0)
+        least = limits.parts.least if parts else 0
+        front = qcow2.front_size(virtual_size, cluster_size, tables, 0, length, least)
         clusters = _placed(ranges, cluster_size, front)
         layout = qcow2.lay_out(virtual_size, cluster_size, clusters, cluster_size)
+        check_stored_size(layout.stored_size, limits.max_stored_size)
         stored = Stored(layout.stored_size, front + length)
         self._complete(_front(layout, front + len(rest), rest), front + len(rest), parts, stored)
         return stored

@@ -9,7 +9,7 @@ import structlog
 
 from app.errors import ImageFailed
 from workers.errors import QemuRefused, QemuStopped, QemuTimedOut
-from workers.formats.refusals import UPLOAD_AGAIN, corrupt, storage_full, too_large
+from workers.formats.refusals import UPLOAD_AGAIN, corrupt, over_quota, storage_full, too_large
 
 log = structlog.get_logger(__name__)
 
@@ -28,23 +28,24 @@ _RETRY = "Retry once. If it fails again, check the image with `qemu-img check` o
 
 
 @contextmanager
-def blaming_image() -> Iterator[None]:
+def blaming_image(*, at_quota: bool = False) -> Iterator[None]:
     """While qemu-img reads a source: what it refuses, chokes on or never ends with is the image's own fault.
 
-    Turns those errors into ImageFailed; what is unexpected (QemuFailed, QemuMissing) stays what it is.
+    `at_quota`: what it writes may become as long as the project has room for, and no longer. Turns those errors into
+    ImageFailed; what is unexpected (QemuFailed, QemuMissing) stays what it is.
     """
     try:
         yield
     except QemuRefused as refusal:
         log.info("qemu-img refused a source", stderr=refusal.stderr)
-        raise _refused(refusal) from refusal
+        raise _refused(refusal, at_quota) from refusal
     except QemuTimedOut as overrun:
         log.warning("qemu-img took too long over a source", reason=str(overrun))
         raise corrupt("Reading this image took longer than it may.", _RETRY, retriable=True) from overrun
     except QemuStopped as stop:
         log.warning("qemu-img was stopped over a source", reason=str(stop))
         if stop.signal == signal.SIGXFSZ:
-            raise no_room_for_copy() from stop
+            raise _copy_too_long(at_quota) from stop
         if stop.signal not in _SELF_INFLICTED:
             raise
         message = "Reading this image took more memory or time than it may, or made the reader crash."
@@ -62,11 +63,11 @@ def storage_may_fill_up() -> Iterator[None]:
         raise storage_full() from error
 
 
-def _refused(refusal: QemuRefused) -> ImageFailed:
+def _refused(refusal: QemuRefused, at_quota: bool) -> ImageFailed:
     if "No space left on device" in refusal.stderr:
         return storage_full()
     if "File too large" in refusal.stderr:
-        return no_room_for_copy() if refusal.subcommand == "convert" else _too_large_for_format()
+        return _copy_too_long(at_quota) if refusal.subcommand == "convert" else _too_large_for_format()
     if "log that needs to be replayed" in refusal.stderr:
         return corrupt(
             "This VHDX was not closed properly: its log has changes that are not in the disk yet.",
@@ -75,8 +76,10 @@ def _refused(refusal: QemuRefused) -> ImageFailed:
     return corrupt("This image can't be read: it is damaged or cut off.", UPLOAD_AGAIN)
 
 
-def no_room_for_copy() -> ImageFailed:
+def _copy_too_long(at_quota: bool) -> ImageFailed:
     """The failure of an image whose result would become longer than it may."""
+    if at_quota:
+        return over_quota()
     return too_large(
         "Converted, this image would take more room than there is for it.",
         "Make room by deleting images, or shrink the disk before you upload it.",

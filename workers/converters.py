@@ -6,7 +6,7 @@ import tempfile
 import threading
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -23,6 +23,7 @@ from workers.pipeline import ConversionTask
 from workers.receipts import Converted
 from workers.shared_store import assemble, let_go, stream_range
 from workers.sharing import Shared, ranges_prefix
+from workers.undoing import undo
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +41,24 @@ class Order:
         """The name of a folder that is this order's own."""
         return workspace_of(self.job_id, self.token)
 
+    def within(self, limits: Limits) -> Limits:
+        """The limits of a worker, and the room that there is for this result."""
+        return replace(limits, max_stored_size=self.assignment.room)
+
 
 class Converter(Protocol):
     """Carries orders out, several at a time, each in a thread of its caller."""
 
     def convert(self, order: Order) -> Converted | Shared:
         """Make the qcow2 of an assignment, or find that several workers should. Raises what the pipelines do."""
+
+    def undo(self, order: Order) -> None:
+        """Free whatever conversions have made of an assignment: its source is left, as it was uploaded.
+
+        It destroys a result, so the order's job has to be held, by a lease that has just been renewed, and no other
+        job of the image may be. Killed at any moment, it leaves something from which the next attempt goes on.
+        Harmless when there is nothing to free. Raises what the pipelines do.
+        """
 
     def beside(self, result_key: str) -> list[str]:
         """The keys of what conversions have left beside a result; nothing of it is needed once the image is there."""
@@ -63,22 +76,18 @@ class FolderConverter:
 
     def convert(self, order: Order) -> Converted:
         """As the protocol says."""
-        assignment = order.assignment
-        result = self.store.path(assignment.result_key)
-        result.parent.mkdir(parents=True, exist_ok=True)
-        task = ConversionTask(
-            source=self.store.path(assignment.source_key),
-            source_size=assignment.source_size,
-            result=result,
-            workspace=self.store.work / order.workspace,
-            declared_format=assignment.declared_format,
-            declared_sha256=assignment.declared_sha256,
-        )
+        task = self._task(order)
+        task.result.parent.mkdir(parents=True, exist_ok=True)
         # What a killed attempt left holds on to the source, and so to its bytes.
         for folder in self.store.work.glob(f"{order.job_id}-*"):
             if folder != task.workspace:
                 shutil.rmtree(folder, ignore_errors=True)
-        return pipeline.convert(task, self.limits, order.report, order.cancelled)
+        return pipeline.convert(task, order.within(self.limits), order.report, order.cancelled)
+
+    def undo(self, order: Order) -> None:
+        """As the protocol says. See undoing."""
+        task = self._task(order)
+        undo(task.source, task.source_size, task.result)
 
     def beside(self, result_key: str) -> list[str]:
         """As the protocol says: the receipt."""
@@ -86,6 +95,17 @@ class FolderConverter:
 
     def close(self) -> None:
         """As the protocol says: there is nothing to let go of."""
+
+    def _task(self, order: Order) -> ConversionTask:
+        assignment = order.assignment
+        return ConversionTask(
+            source=self.store.path(assignment.source_key),
+            source_size=assignment.source_size,
+            result=self.store.path(assignment.result_key),
+            workspace=self.store.work / order.workspace,
+            declared_format=assignment.declared_format,
+            declared_sha256=assignment.declared_sha256,
+        )
 
 
 class StoreConverter:
@@ -100,15 +120,31 @@ class StoreConverter:
 
     def convert(self, order: Order) -> Converted | Shared:
         """As the protocol says."""
-        return convert_in_store(self._task(order), self.bucket, self.limits, order.report, order.cancelled)
+        limits = order.within(self.limits)
+        return convert_in_store(self._task(order), self.bucket, limits, order.report, order.cancelled)
 
-    def stream_range(self, order: Order, shared: Shared, index: int, tell: Callable[[int], None]) -> None:
+    def undo(self, order: Order) -> None:
+        """As the protocol says: what is open is aborted, and then result and ranges are deleted.
+
+        In any order, since an attempt within a store begins anew, and one that was to assemble does so when anything
+        is missing. Raises StoreError.
+        """
+        result_key = order.assignment.result_key
+        for reference in self.bucket.multiparts(result_key):
+            self.bucket.abort(result_key, reference)
+        for key in [result_key, *self.beside(result_key)]:
+            self.bucket.delete(key)
+
+    def stream_range(self, order: Order, shared: Shared, index: int, tell: Callable[[int], None]) -> int:
         """Do a range of a shared conversion; `tell` is called with the bytes of it done. See shared_store."""
-        stream_range(self._task(order), shared, index, self.bucket, self.limits, tell, order.cancelled)
+        limits = order.within(self.limits)
+        return stream_range(self._task(order), shared, index, self.bucket, limits, tell, order.cancelled)
 
     def assemble(self, order: Order, shared: Shared) -> Converted:
         """Finish a shared conversion. See shared_store."""
-        return assemble(self._task(order), shared, self.bucket, self.limits, order.report, order.cancelled)
+        return assemble(
+            self._task(order), shared, self.bucket, order.within(self.limits), order.report, order.cancelled
+        )
 
     def let_go(self, result_key: str, shared: Shared) -> None:
         """Give up what a shared conversion has in the store, as far as that answers."""

@@ -2,22 +2,23 @@
 
 import asyncio
 import threading
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import TypeVar
 
 import structlog
 
-from app.catalog import conversions, shared_conversions
+from app.catalog import conversions, jobs, shared_conversions
 from app.catalog.conversions import Assignment, Outcome
 from app.catalog.jobs import Claim
 from app.database import Database
 from app.errors import ImageFailed
 from app.lifecycle import FailureCode, ImagePhase
 from app.ports import Wakeups
+from app.settings import Settings
 from workers.converters import Converter, Order, StoreConverter
-from workers.errors import ShareLost
+from workers.errors import Cancelled, ShareLost
 from workers.receipts import Converted
 from workers.sharing import Shared
 from workers.telling import Telling
@@ -37,23 +38,24 @@ class Conversions:
     database: Database
     wakeups: Wakeups
     converter: Converter
-    progress_seconds: float
+    settings: Settings
 
     async def convert(self, claim: Claim, cancelled: threading.Event) -> None:
         """Make a qcow2 of an upload's bytes, or find that it is worth sharing among several workers."""
-        assignment = await conversions.begin(self.database, claim)
+        assignment = await self._begin(claim)
         if assignment is None:
             return
         try:
             made = await self._at_work(claim, assignment, cancelled, self.converter.convert)
+            if isinstance(made, Converted):
+                await self._succeed(claim, assignment, made)
         except ImageFailed as failure:
+            await self._free_if_over_quota(claim, assignment, cancelled, failure)
             await conversions.fail(self.database, claim, assignment, failure)
             return
         if isinstance(made, Shared):
             log.info("image.shared", image=assignment.image_id, ranges=made.count)
             await shared_conversions.share(self.database, claim, made.as_json(), made.count)
-        else:
-            await self._succeed(claim, assignment, made)
 
     async def stream_range(self, claim: Claim, cancelled: threading.Event) -> None:
         """Do one range of a shared conversion."""
@@ -61,63 +63,96 @@ class Conversions:
         finished = await shared_conversions.finished_ranges(self.database, claim)
         before = sum(shared.bytes_of(done) for done in finished)
 
-        def stream(converter: StoreConverter, order: Order) -> None:
-            def tell(done: int) -> None:
-                order.report(ImagePhase.CONVERTING, before + done, shared.virtual_size)
+        async def stream(converter: StoreConverter, assignment: Assignment) -> None:
+            def work(order: Order) -> int:
+                def tell(done: int) -> None:
+                    order.report(ImagePhase.CONVERTING, before + done, shared.virtual_size)
 
-            converter.stream_range(order, shared, index, tell)
+                return converter.stream_range(order, shared, index, tell)
 
-        assignment = await conversions.begin(self.database, claim)
-        if assignment is not None and await self._done_together(claim, assignment, cancelled, stream):
-            await shared_conversions.finish_range(self.database, claim)
+            taken = await shared_conversions.stored_so_far(self.database, claim)
+            left = replace(assignment, room=assignment.room - taken)
+            stored = await self._at_work(claim, left, cancelled, work)
+            await shared_conversions.finish_range(self.database, claim, stored)
+
+        await self._do_together(claim, cancelled, stream)
 
     async def assemble(self, claim: Claim, cancelled: threading.Event) -> None:
         """Finish a shared conversion, of which all ranges are done."""
-        made: list[Converted] = []
+        shared = Shared.from_json(claim.detail["shared"])
 
-        def finish(converter: StoreConverter, order: Order) -> None:
-            made.append(converter.assemble(order, Shared.from_json(claim.detail["shared"])))
+        async def finish(converter: StoreConverter, assignment: Assignment) -> None:
+            made = await self._at_work(claim, assignment, cancelled, lambda order: converter.assemble(order, shared))
+            await self._succeed(claim, assignment, made)
 
-        assignment = await conversions.begin(self.database, claim)
-        if assignment is not None and await self._done_together(claim, assignment, cancelled, finish):
-            await self._succeed(claim, assignment, made[0])
+        await self._do_together(claim, cancelled, finish)
 
-    async def _done_together(
+    async def _do_together(
         self,
         claim: Claim,
-        assignment: Assignment,
         cancelled: threading.Event,
-        work: Callable[[StoreConverter, Order], None],
-    ) -> bool:
-        """Do a part of a shared conversion; False when that has ended the conversion, or made it begin anew."""
+        work: Callable[[StoreConverter, Assignment], Awaitable[None]],
+    ) -> None:
+        """Do a part of a shared conversion; where that can't be, end the conversion, or have it begin anew."""
         converter = self.converter
         if not isinstance(converter, StoreConverter):
             raise TypeError("only conversions within an S3 store are shared")
+        assignment = await self._begin(claim)
+        if assignment is None:
+            return
         try:
-            await self._at_work(claim, assignment, cancelled, lambda order: work(converter, order))
-            return True
+            return await work(converter, assignment)
         except ImageFailed as failed:
             failure = failed
+            await self._free_if_over_quota(claim, assignment, cancelled, failure)
         except ShareLost as loss:
             log.warning("image.share_lost", image=assignment.image_id, reason=str(loss))
             if claim.detail.get("times", 0) < _BEGINNINGS:
                 await shared_conversions.begin_anew(self.database, claim)
-                return False
+                return
             failure = given_up(FailureCode.STORAGE_UNAVAILABLE)
         await shared_conversions.fail(self.database, claim, assignment, failure)
         await asyncio.to_thread(converter.let_go, assignment.result_key, Shared.from_json(claim.detail["shared"]))
-        return False
+
+    async def _begin(self, claim: Claim) -> Assignment | None:
+        return await conversions.begin(self.database, claim, self.settings)
+
+    async def _free_if_over_quota(
+        self, claim: Claim, assignment: Assignment, cancelled: threading.Event, failure: ImageFailed
+    ) -> None:
+        """Of an image that its project has no room for, free what has been made; the upload alone stays.
+
+        That comes before the image is in ERROR, while nobody else can have the job: a retry would find the result and
+        take it for its own. Killed in between, the job is done once more, and finds out for itself how much room there
+        is. Others that work on the image are ended first, since they would miss what is freed, and begin anew. Raises
+        LeaseLost, and then has freed nothing.
+        """
+        if failure.code is not FailureCode.QUOTA_EXCEEDED:
+            return
+        log.info("image.over_quota", image=assignment.image_id)
+        await shared_conversions.end_others(self.database, claim)
+
+        def undo(order: Order) -> None:
+            # Threads are few, and this may have waited for one.
+            if cancelled.is_set():
+                raise Cancelled("before anything was freed")
+            self.converter.undo(order)
+
+        await jobs.renew(self.database, claim, timedelta(seconds=self.settings.lease_seconds))
+        await self._at_work(claim, assignment, cancelled, undo)
 
     async def _at_work(
         self, claim: Claim, assignment: Assignment, cancelled: threading.Event, work: Callable[[Order], T]
     ) -> T:
         """Do something in a thread, and tell the image's watchers how far it is."""
-        telling = Telling(self.wakeups, assignment.image_id, assignment.project_id, self.progress_seconds)
+        seconds = self.settings.progress_seconds
+        telling = Telling(self.wakeups, assignment.image_id, assignment.project_id, seconds)
         order = Order(assignment, claim.job_id, claim.token, telling.report, cancelled)
         async with telling.regularly():
             return await asyncio.to_thread(work, order)
 
     async def _succeed(self, claim: Claim, assignment: Assignment, made: Converted) -> None:
+        """Write down what was made. Raises ImageFailed when the project has no room for it."""
         log.info("image.converted", image=assignment.image_id, way=made.way, format=made.detected_format)
         outcome = Outcome(
             detected_format=made.detected_format,
@@ -126,11 +161,11 @@ class Conversions:
             file_size=made.file_size,
             warnings=made.warnings,
         )
-        await conversions.succeed(self.database, claim, assignment, outcome)
+        await conversions.succeed(self.database, claim, assignment, outcome, self.settings)
 
     async def give_up(self, claim: Claim, code: FailureCode) -> None:
         """End the image of a job that was tried too often in ERROR."""
-        assignment = await conversions.begin(self.database, claim)
+        assignment = await self._begin(claim)
         if assignment is None:
             return
         if "shared" in claim.detail:

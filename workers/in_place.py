@@ -27,18 +27,36 @@ def locked(source: Path, *, unless: Path) -> Iterator[int | None]:
     Raises SourceBusy when another attempt has it, SourceDamaged when it is not there.
     """
     try:
-        fd = os.open(source, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+        fd = _opened(source)
     except FileNotFoundError as error:
         if not unless.exists():
             raise SourceDamaged("the source is missing") from error
         yield None
         return
+    with _alone(fd):
+        yield None if unless.exists() else fd
+
+
+@contextmanager
+def held(source: Path) -> Iterator[None]:
+    """Keep other attempts from the source, whatever else there is. Raises SourceBusy, FileNotFoundError."""
+    with _alone(_opened(source)):
+        yield
+
+
+def _opened(source: Path) -> int:
+    return os.open(source, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+
+
+@contextmanager
+def _alone(fd: int) -> Iterator[None]:
+    """Have the lock of an open file, which is closed at the end. Raises SourceBusy."""
     try:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise SourceBusy("another attempt works on this source") from error
-        yield None if unless.exists() else fd
+        yield
     finally:
         # A qemu that is just being started still has the descriptor too, and with it the lock.
         fcntl.flock(fd, fcntl.LOCK_UN)

@@ -21,6 +21,7 @@ from workers.confinement import Sandbox
 from workers.errors import SourceDamaged, UnsoundResult
 from workers.examination import Progress, Report, Uploaded, examine, verify
 from workers.extents import coarse_enough
+from workers.formats.refusals import check_stored_size
 from workers.limits import Limits
 from workers.packing import Packer
 from workers.parts import PartRules, Reference
@@ -138,9 +139,11 @@ class _Attempt:
     def _make(
         self, sandbox: StoredSandbox, subject: Subject, plan: StorePlan, assembly: Assembly
     ) -> Converted | Shared:
-        source = StoredObject(self.task.source_key, self.task.source_size, sandbox.source.read_into)
         if isinstance(plan, StreamPlan):
             return self._stream(sandbox, subject, plan, assembly)
+        stored_size = plan.layout.stored_size if isinstance(plan, Reference) else plan.stored_size
+        check_stored_size(stored_size, self.place.limits.max_stored_size)
+        source = StoredObject(self.task.source_key, self.task.source_size, sandbox.source.read_into)
         if isinstance(plan, Reference):
             way, stored = Way.REFERENCE, assembly.by_reference(source, plan)
         else:
@@ -159,5 +162,5 @@ class _Attempt:
             target = Target(place.bucket, assembly.key, assembly.reference, assembly.numbers(limits.parts))
             streaming = Streaming(packer, limits.parts, place.progress.cancelled, tell)
             streamed = streaming.stream(0, packer.clusters, target, limits.max_stored_size)
-        stored = assembly.packed(subject.virtual_size, packer.cluster_size, [(0, streamed)], limits.parts.least)
+        stored = assembly.packed(subject.virtual_size, packer.cluster_size, [(0, streamed)], limits)
         return subject.converted(Way.COPY, stored.stored_size, stored.file_size)

@@ -27,11 +27,12 @@ class Bounds:
 class Limits:
     """What conversions may use; the defaults are those of an operator who has said nothing.
 
-    `ways` are those that may be taken; COPY always may. `max_stored_size` bounds what a copy may write, where
-    that is known (a quota). `unprivileged_id` is the user and group that qemu-img runs as when we are root.
-    `patience` is the wall-clock time of the shortest conversion, to which a second is added for every
-    `slowest_rate` bytes. `compress`: clusters that are written anew in a store are compressed; `parts` are the
-    rules of that store. More data than `share_bytes` is streamed by several workers; None: by one in any case.
+    `ways` are those that may be taken; COPY always may. `max_stored_size` bounds the clusters in use of a result: it
+    is what a project has room for; None where nobody has said so. `unprivileged_id` is the user and group that
+    qemu-img runs as when we are root. `patience` is the wall-clock time of the shortest conversion, to which a second
+    is added for every `slowest_rate` bytes. `compress`: clusters that are written anew in a store are compressed;
+    `parts` are the rules of that store. More data than `share_bytes` is streamed by several workers; None: by one in
+    any case.
     """
 
     ways: frozenset[Way] = frozenset(Way)
@@ -49,6 +50,10 @@ class Limits:
     share_bytes: int | None = None
     parts: PartRules = field(default_factory=PartRules)
 
+    def quota_below(self, virtual_size: int) -> bool:
+        """Whether a copy of a disk that grows too long has run into the project's quota, and not beyond its size."""
+        return self.max_stored_size is not None and self.max_stored_size < virtual_size
+
     def for_info(self) -> Bounds:
         """To read a header."""
         return Bounds(memory=1 * GiB, cpu_seconds=10, wall_seconds=self.inspect_seconds)
@@ -65,10 +70,11 @@ class Limits:
     def for_copy(self, source_size: int, virtual_size: int) -> Bounds:
         """To write all the data of a disk anew; a qcow2 can't need more than the disk and its tables."""
         seconds = (source_size + virtual_size) // self.slowest_rate
-        longest = virtual_size + virtual_size // 1024 + 16 * MiB
+        most = virtual_size if self.max_stored_size is None else min(virtual_size, self.max_stored_size)
         return Bounds(
             memory=4 * GiB + (source_size + virtual_size) // (8 * KiB),
             cpu_seconds=int(self.patience) + seconds,
             wall_seconds=self.patience + seconds,
-            file_size=longest if self.max_stored_size is None else min(longest, self.max_stored_size),
+            # A file may be longer than the clusters in use. What is stored is compared with the quota at the end.
+            file_size=most + most // 1024 + 16 * MiB,
         )

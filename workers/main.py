@@ -59,7 +59,7 @@ class Workers:
         self._database = _database(settings, announce)
         self._converter = _converter(settings, self._store)
         duties = Duties(self._database, self._store, self._converter)
-        conversions = Conversions(self._database, wakeups, self._converter, settings.progress_seconds)
+        conversions = Conversions(self._database, wakeups, self._converter, settings)
         self._foreman = Foreman(self._database, duties, conversions, settings)
         declare_actors(broker, self._foreman)
         self._schedule = (

@@ -20,6 +20,7 @@ from workers.confinement import SOURCE, FileSandbox, remove_tree
 from workers.errors import ReceiptMissing, UnsoundResult
 from workers.examination import Progress, Report, Uploaded, examine, verify
 from workers.flushing import flushed_meanwhile
+from workers.formats.refusals import check_stored_size
 from workers.formats.vhdx import ReadAt
 from workers.inspection import inspect_head
 from workers.limits import Limits
@@ -108,6 +109,7 @@ class _Attempt:
 
     def _rewrite(self, sandbox: FileSandbox, subject: Subject, plan: ReferencePlan | KeepPlan) -> Converted:
         """The ways *reference* and *keep*: the source becomes the result."""
+        self._require_room(plan.layout.stored_size if isinstance(plan, ReferencePlan) else plan.stored_size)
         with self._whole_source_on_failure():
             if isinstance(plan, ReferencePlan):
                 layout, header = plan.layout, plan.layout.header()
@@ -134,12 +136,13 @@ class _Attempt:
         progress = self.progress.of(ImagePhase.CONVERTING, subject.virtual_size)
         written = sandbox.folder / qemu.RESULT_IMAGE.name
         with flushed_meanwhile(written):
-            with blaming_image():
+            with blaming_image(at_quota=self.limits.quota_below(subject.virtual_size)):
                 qemu.convert(sandbox, subject.image, subject.virtual_size, bounds, progress)
             with sandbox.written() as fd:
                 size = os.fstat(fd).st_size
                 unverified = subject.converted(Way.COPY, size, size)
                 stored_size = self._verify(sandbox, qemu.RESULT_IMAGE, unverified, fd)
+                self._require_room(stored_size)
                 os.fsync(fd)
         converted = subject.converted(Way.COPY, stored_size, size)
         sandbox.own(written)
@@ -152,6 +155,10 @@ class _Attempt:
         """See that a result is sound; gives where it ends, in bytes. Raises UnsoundResult."""
         report = verify(sandbox, image, _reader(fd, expected.file_size), expected, self.progress)
         return report.end_offset or expected.file_size
+
+    def _require_room(self, stored_size: int) -> None:
+        """Raises ImageFailed where the project has no room for so many bytes."""
+        check_stored_size(stored_size, self.limits.max_stored_size)
 
     def _uploaded(self) -> Uploaded:
         task = self.task

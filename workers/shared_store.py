@@ -7,7 +7,7 @@ from itertools import pairwise
 from app.adapters.s3_bucket import Bucket
 from app.errors import ObjectMissing, UploadClosed
 from workers.assembling import Assembly
-from workers.blame import blaming_image, no_room_for_copy
+from workers.blame import blaming_image
 from workers.errors import ShareLost, SourceDamaged
 from workers.examination import Progress, Report, Uploaded, examine
 from workers.in_store import Place, StoreTask, packing, verified
@@ -26,10 +26,11 @@ def stream_range(
     limits: Limits,
     tell: Callable[[int], None],
     cancelled: threading.Event,
-) -> None:
+) -> int:
     """Send a range's data, and write down what became of it; blocks. `tell` is called with the bytes of the disk done.
 
-    Raises what `convert_in_store` does; ShareLost when the upload is not open any more.
+    Gives how many bytes its clusters take in the store. Raises what `convert_in_store` does; ShareLost when the upload
+    is not open any more.
     """
     place = Place(bucket, task.workspace, limits, Progress(lambda *news: None, cancelled))
     uploaded_size = task.source_size
@@ -44,10 +45,12 @@ def stream_range(
             target = Target(bucket, task.result_key, shared.reference, shared.numbers(index, limits.parts))
             first, last = shared.cuts[index : index + 2]
             try:
-                streamed = Streaming(packer, limits.parts, cancelled, tell).stream(first, last, target)
+                streaming = Streaming(packer, limits.parts, cancelled, tell)
+                streamed = streaming.stream(first, last, target, limits.max_stored_size)
             except UploadClosed as error:
                 raise ShareLost("the upload is not open any more") from error
     bucket.put(shared.key(task.result_key, index), written_down(streamed))
+    return sum(streamed.sizes)
 
 
 def assemble(
@@ -64,11 +67,9 @@ def assemble(
             (first, read_back(_whole(bucket, shared.key(task.result_key, index)), last - first))
             for index, (first, last) in enumerate(pairwise(shared.cuts))
         ]
-        stored = assembly.packed(shared.virtual_size, shared.cluster_size, ranges, limits.parts.least)
+        stored = assembly.packed(shared.virtual_size, shared.cluster_size, ranges, limits)
     except (ObjectMissing, UploadClosed) as error:
         raise ShareLost("something of a range is not there") from error
-    if limits.max_stored_size is not None and stored.file_size > limits.max_stored_size:
-        raise no_room_for_copy()
     made = Converted(
         way=Way.COPY,
         detected_format=shared.detected_format,

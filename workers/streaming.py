@@ -12,8 +12,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from app.adapters.s3_bucket import Bucket
-from workers.blame import no_room_for_copy
 from workers.errors import Cancelled
+from workers.formats.refusals import over_quota
 from workers.packing import Packed, Packer
 from workers.parts import PartRules
 
@@ -133,7 +133,7 @@ class _Run:
                 part = self._begun(part.begin + part.length)
             self._add(part, batch, packed)
             if self.room is not None and part.begin + part.length > self.room:
-                raise no_room_for_copy()
+                raise over_quota()
         # Behind the end of the disk comes nothing, so that the last part may be short.
         final = last == self.packer.clusters
         rest = self._end(sending, part, final=final, alone=final and not first)

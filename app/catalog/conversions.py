@@ -1,7 +1,8 @@
 """What a worker does to the catalogue: begin a conversion, end it well or badly, and what follows from it.
 
 Every write here is fenced by the claim of the job (architecture, rule 3); each may raise LeaseLost. The image's row
-is locked before the job's: so does who deletes an image, and ends its jobs.
+is locked before the job's: so does who deletes an image, and ends its jobs. What counts against a quota is written
+with the project's row locked before them.
 """
 
 import re
@@ -9,15 +10,15 @@ from dataclasses import dataclass
 
 from sqlmodel import col, select
 
-from app.catalog import images, jobs, ledger
+from app.catalog import images, jobs, ledger, quotas
 from app.catalog.jobs import Claim
 from app.catalog.tenancy import LOCKED
 from app.catalog.uploads import NO_FAILURE, give_up
 from app.database import Database
 from app.errors import ImageFailed
 from app.lifecycle import DiskFormat, ImageStatus, JobKind, UploadState
-from app.models import Blob, Image, Upload
-from app.settings import GIB
+from app.models import Blob, Image, Project, Upload
+from app.settings import GIB, Settings
 
 _ULID = "[0-9a-z]{26}"
 _OURS = re.compile(rf"uploads/upl_{_ULID}\Z|blobs/blb_{_ULID}\.qcow2")
@@ -25,7 +26,10 @@ _OURS = re.compile(rf"uploads/upl_{_ULID}\Z|blobs/blb_{_ULID}\.qcow2")
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
-    """What is to be converted: object keys, the declared format, sizes in bytes and the file's declared SHA-256."""
+    """What is to be converted: object keys, the declared format, sizes in bytes and the file's declared SHA-256.
+
+    `room` is how many bytes the result might take when this was read; `succeed` has the last word.
+    """
 
     image_id: str
     project_id: str
@@ -35,6 +39,7 @@ class Assignment:
     result_id: str
     declared_format: DiskFormat
     declared_sha256: str | None
+    room: int
 
     @property
     def result_key(self) -> str:
@@ -53,7 +58,7 @@ class Outcome:
     warnings: tuple[str, ...] = ()
 
 
-async def begin(database: Database, claim: Claim) -> Assignment | None:
+async def begin(database: Database, claim: Claim, settings: Settings) -> Assignment | None:
     """Take a conversion up; the image is SAVING from here on. None when nothing is left to do."""
     async with database.transaction() as tx:
         image = await tx.session.get(Image, claim.image_id, with_for_update=LOCKED)
@@ -73,14 +78,24 @@ async def begin(database: Database, claim: Claim) -> Assignment | None:
             result_id=upload.result_id,
             declared_format=upload.format,
             declared_sha256=image.source_sha256,
+            room=await quotas.room_of(tx.session, image, settings),
         )
 
 
-async def succeed(database: Database, claim: Claim, assignment: Assignment, outcome: Outcome) -> None:
-    """The result is stored and verified: the image is ACTIVE, its source is dropped, its SHA-256 is worked out."""
+async def succeed(
+    database: Database, claim: Claim, assignment: Assignment, outcome: Outcome, settings: Settings
+) -> None:
+    """The result is stored and verified: the image is ACTIVE, its source is dropped, its SHA-256 is worked out.
+
+    Raises ImageFailed when the project has no room for it. Nothing is written then, and the job is still held.
+    """
     async with database.transaction() as tx:
+        # Of all that would take the project's last room, one after the other looks how much is left.
+        await tx.session.get_one(Project, assignment.project_id, with_for_update=LOCKED)
         image = await tx.session.get_one(Image, assignment.image_id, with_for_update=LOCKED)
         await jobs.finish(tx, claim)
+        if outcome.stored_size > await quotas.room_of(tx.session, image, settings):
+            raise await quotas.overrun(tx.session, image, settings, outcome.stored_size)
         blob = Blob(
             id=assignment.result_id,
             key=assignment.result_key,

@@ -62,9 +62,9 @@ async def hold(tx: Transaction, claim: Claim) -> None:
     await _write(tx.session, claim, token=claim.token)
 
 
-async def finish(tx: Transaction, claim: Claim) -> None:
-    """The job is done. Raises LeaseLost."""
-    await _write(tx.session, claim, state=JobState.DONE, lease_until=None)
+async def finish(tx: Transaction, claim: Claim, **found: Any) -> None:
+    """The job is done; what it has `found` is added to its detail. Raises LeaseLost."""
+    await _write(tx.session, claim, state=JobState.DONE, lease_until=None, detail={**claim.detail, **found})
 
 
 async def hand_back(database: Database, claim: Claim, *, delay: timedelta, failed: bool = True) -> None:
@@ -76,12 +76,16 @@ async def hand_back(database: Database, claim: Claim, *, delay: timedelta, faile
         await _execute(tx.session, update(Job).where(_held(claim)).values(**values))
 
 
-async def cancel_of_image(tx: Transaction, image_id: str) -> None:
-    """Whatever is under way for an image is not wanted any more; its workers find out when they write."""
+async def cancel_of_image(tx: Transaction, image_id: str, *, but: str | None = None) -> None:
+    """Whatever is under way for an image is not wanted any more, but for one job, by its id.
+
+    Its workers find out when they write.
+    """
+    others = () if but is None else (col(Job.id) != but,)
     await _execute(
         tx.session,
         update(Job)
-        .where(col(Job.image_id) == image_id, col(Job.state) != JobState.DONE)
+        .where(col(Job.image_id) == image_id, col(Job.state) != JobState.DONE, *others)
         .values(state=JobState.DONE, lease_until=None, token=Job.token + 1),
     )
 

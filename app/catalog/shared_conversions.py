@@ -31,19 +31,29 @@ async def share(database: Database, claim: Claim, shared: dict[str, Any], count:
 
 async def finished_ranges(database: Database, claim: Claim) -> list[int]:
     """Which ranges of the image are done."""
+    return [job.detail["range"] for job in await _finished(database, claim)]
+
+
+async def stored_so_far(database: Database, claim: Claim) -> int:
+    """How many bytes those ranges of the image take that are done."""
+    return sum(job.detail["stored"] for job in await _finished(database, claim))
+
+
+async def _finished(database: Database, claim: Claim) -> list[Job]:
     query = select(Job).where(
         Job.image_id == claim.image_id, Job.kind == JobKind.STREAM_RANGE, Job.state == JobState.DONE
     )
     async with database.read() as session:
         done = (await session.execute(query)).scalars().all()
-        return [job.detail["range"] for job in done if job.detail["shared"] == claim.detail["shared"]]
+        # Of those that were ended before they had finished, it is not known how much they have stored.
+        return [job for job in done if job.detail["shared"] == claim.detail["shared"] and "stored" in job.detail]
 
 
-async def finish_range(database: Database, claim: Claim) -> None:
-    """A range is in the store. The last one of an image has them assembled."""
+async def finish_range(database: Database, claim: Claim, stored: int) -> None:
+    """A range is in the store, and takes `stored` bytes there. The last one of an image has them assembled."""
     async with database.transaction() as tx:
         await tx.session.get_one(Image, claim.image_id, with_for_update=LOCKED)
-        await jobs.finish(tx, claim)
+        await jobs.finish(tx, claim, stored=stored)
         open_ones = select(func.count()).where(
             col(Job.image_id) == claim.image_id,
             col(Job.kind) == JobKind.STREAM_RANGE,
@@ -63,6 +73,14 @@ async def begin_anew(database: Database, claim: Claim) -> int:
         times: int = claim.detail.get("times", 0) + 1
         jobs.start(tx, JobKind.CONVERT, image_id=claim.image_id, upload=claim.detail["upload"], times=times)
         return times
+
+
+async def end_others(database: Database, claim: Claim) -> None:
+    """Of all jobs of an image, this one alone goes on: whoever does another finds its lease lost."""
+    async with database.transaction() as tx:
+        await tx.session.get_one(Image, claim.image_id, with_for_update=LOCKED)
+        await jobs.hold(tx, claim)
+        await jobs.cancel_of_image(tx, str(claim.image_id), but=claim.job_id)
 
 
 async def fail(database: Database, claim: Claim, assignment: Assignment, failure: ImageFailed) -> None:

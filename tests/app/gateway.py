@@ -180,7 +180,7 @@ class Gateway:
     async def begun(self, image_id: str) -> tuple[Claim, Assignment]:
         """An image that a worker has taken up: it is SAVING."""
         claim = await self.claim(image_id)
-        assignment = await conversions.begin(self.database, claim)
+        assignment = await conversions.begin(self.database, claim, self.settings)
         assert assignment is not None
         return claim, assignment
 
@@ -191,7 +191,7 @@ class Gateway:
         path = self.store.path(assignment.result_key)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
-        await conversions.succeed(self.database, claim, assignment, outcome(virtual_size, len(content)))
+        await conversions.succeed(self.database, claim, assignment, outcome(virtual_size, len(content)), self.settings)
         return image
 
     async def failed(self, *, retriable: bool = True, **given: Any) -> dict[str, Any]:

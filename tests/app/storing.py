@@ -35,7 +35,9 @@ class Storing:
         self.at = at
         made = await self.gateway.uploaded(projectId=project, name=name)
         claim, assignment = await self.gateway.begun(made["id"])
-        await conversions.succeed(self.gateway.database, claim, assignment, outcome(stored_size=gib * GIB))
+        await conversions.succeed(
+            self.gateway.database, claim, assignment, outcome(stored_size=gib * GIB), self.gateway.settings
+        )
         self.names[made["id"]] = name
         return str(made["id"])
 

@@ -23,7 +23,7 @@ async def _an_owner(gateway: Gateway) -> None:
     await members.found(gateway.database, "demo", [], None, OWNER)
 
 
-async def set_limits(gateway: Gateway, project: str, subject: str = OWNER, **limits: Any) -> dict[str, Any]:
+async def set_limits(gateway: Gateway, project: str, subject: str = OWNER, /, **limits: Any) -> dict[str, Any]:
     made: dict[str, Any] = await done(gateway, "setProjectQuota", subject, give=GIVE, projectId=project, **limits)
     return made
 

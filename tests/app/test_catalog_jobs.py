@@ -147,9 +147,9 @@ async def test_a_conversion_that_is_in_other_hands_can_not_be_begun_or_ended(gat
     await lost(gateway, claim)
     before = await gateway.everything()
     with pytest.raises(LeaseLost):
-        await conversions.begin(gateway.database, claim)
+        await conversions.begin(gateway.database, claim, gateway.settings)
     with pytest.raises(LeaseLost):
-        await conversions.succeed(gateway.database, claim, assignment, outcome())
+        await conversions.succeed(gateway.database, claim, assignment, outcome(), gateway.settings)
     with pytest.raises(LeaseLost):
         await conversions.fail(gateway.database, claim, assignment, FAILURE)
     assert await gateway.everything() == before
@@ -161,8 +161,8 @@ async def test_a_conversion_whose_image_was_deleted_writes_nothing(gateway: Gate
     await gateway.mutate("deleteImage", {"imageId": image["id"]})
     before = await gateway.everything()
     for end in (
-        conversions.begin(gateway.database, claim),
-        conversions.succeed(gateway.database, claim, assignment, outcome()),
+        conversions.begin(gateway.database, claim, gateway.settings),
+        conversions.succeed(gateway.database, claim, assignment, outcome(), gateway.settings),
         conversions.fail(gateway.database, claim, assignment, FAILURE),
     ):
         with pytest.raises(LeaseLost):
@@ -250,7 +250,7 @@ async def test_a_job_without_its_image_is_done_without_a_word(gateway: Gateway) 
     image = await gateway.uploaded()
     claim = await gateway.claim(image["id"])
     await gateway.change(Image, image["id"], deleted_at=now())
-    assert await conversions.begin(gateway.database, claim) is None
+    assert await conversions.begin(gateway.database, claim, gateway.settings) is None
     assert (await job(gateway, claim.job_id)).state == JobState.DONE
 
 

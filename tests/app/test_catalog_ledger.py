@@ -53,7 +53,7 @@ async def test_a_worker_that_lost_its_lease_bills_nothing(gateway: Gateway, proj
     claim, assignment = await gateway.begun(made["id"])
     await deletion.delete_image(gateway.database, ADA, made["id"], None)
     with pytest.raises(LeaseLost):
-        await conversions.succeed(gateway.database, claim, assignment, outcome())
+        await conversions.succeed(gateway.database, claim, assignment, outcome(), gateway.settings)
     async with gateway.database.read() as session:
         assert (await session.execute(select(StorageEntry).where(StorageEntry.project_id == project))).all() == []
 

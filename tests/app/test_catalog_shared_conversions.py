@@ -10,6 +10,7 @@ from app.catalog.jobs import Claim
 from app.errors import ImageFailed, LeaseLost
 from app.lifecycle import FailureCode, ImageStatus, JobKind, JobState
 from app.models import Job, now
+from app.settings import MIB
 from tests.app.gateway import LEASE, Gateway, outcome
 
 pytestmark = pytest.mark.anyio
@@ -63,14 +64,14 @@ async def test_a_worker_that_has_lost_its_job_shares_nothing_out(gateway: Gatewa
 async def test_of_all_that_finish_at_once_one_has_the_ranges_assembled(gateway: Gateway) -> None:
     image = await shared_image(gateway, 5)
     found = await claims(gateway, image)
-    await asyncio.gather(*(shared_conversions.finish_range(gateway.database, claim) for claim in found))
+    await asyncio.gather(*(shared_conversions.finish_range(gateway.database, claim, MIB) for claim in found))
     assert await kinds(gateway, image) == [JobKind.ASSEMBLE]
     (claim,) = await claims(gateway, image)
     assert "range" not in claim.detail
     assert claim.detail["shared"] == SHARED
-    assignment = await conversions.begin(gateway.database, claim)
+    assignment = await conversions.begin(gateway.database, claim, gateway.settings)
     assert assignment is not None
-    await conversions.succeed(gateway.database, claim, assignment, outcome())
+    await conversions.succeed(gateway.database, claim, assignment, outcome(), gateway.settings)
     assert (await gateway.image(image)).status == ImageStatus.ACTIVE
 
 
@@ -80,7 +81,7 @@ async def test_ranges_are_assembled_when_the_last_is_done_and_not_before(gateway
     for done, claim in enumerate(found):
         assert await kinds(gateway, image) == [JobKind.STREAM_RANGE] * (3 - done)
         assert await shared_conversions.finished_ranges(gateway.database, claim) == list(range(done))
-        await shared_conversions.finish_range(gateway.database, claim)
+        await shared_conversions.finish_range(gateway.database, claim, MIB)
     assert await kinds(gateway, image) == [JobKind.ASSEMBLE]
 
 
@@ -90,16 +91,16 @@ async def test_a_worker_that_has_lost_its_range_finishes_nothing(gateway: Gatewa
     await gateway.change(Job, claim.job_id, lease_until=now() - LEASE)
     (later,) = await claims(gateway, image)
     with pytest.raises(LeaseLost):
-        await shared_conversions.finish_range(gateway.database, claim)
+        await shared_conversions.finish_range(gateway.database, claim, MIB)
     assert await kinds(gateway, image) == [JobKind.STREAM_RANGE]
-    await shared_conversions.finish_range(gateway.database, later)
+    await shared_conversions.finish_range(gateway.database, later, MIB)
     assert await kinds(gateway, image) == [JobKind.ASSEMBLE]
 
 
 async def test_one_range_that_fails_fails_the_image_once_and_ends_the_others(gateway: Gateway) -> None:
     image = await shared_image(gateway)
     found = await claims(gateway, image)
-    assignment = await conversions.begin(gateway.database, found[0])
+    assignment = await conversions.begin(gateway.database, found[0], gateway.settings)
     assert assignment is not None
 
     async def fail(claim: Claim) -> Any:
@@ -115,6 +116,26 @@ async def test_one_range_that_fails_fails_the_image_once_and_ends_the_others(gat
     assert await open_jobs(gateway, image) == []
     with pytest.raises(LeaseLost):
         await jobs.renew(gateway.database, found[1], LEASE)
+
+
+async def test_a_range_that_goes_on_alone_has_ended_the_others_and_counts_those_that_were_done(
+    gateway: Gateway,
+) -> None:
+    image = await shared_image(gateway)
+    first, second, third = await claims(gateway, image)
+    await shared_conversions.finish_range(gateway.database, first, 5 * MIB)
+    await shared_conversions.end_others(gateway.database, third)
+    for attempt in (
+        shared_conversions.finish_range(gateway.database, second, MIB),
+        shared_conversions.begin_anew(gateway.database, second),
+        shared_conversions.end_others(gateway.database, second),
+    ):
+        with pytest.raises(LeaseLost):
+            await attempt
+    assert await shared_conversions.stored_so_far(gateway.database, third) == 5 * MIB
+    assert await shared_conversions.finished_ranges(gateway.database, third) == [0]
+    assert [job.id for job in await open_jobs(gateway, image)] == [third.job_id]
+    await jobs.renew(gateway.database, third, LEASE)
 
 
 async def test_a_share_that_is_lost_begins_anew_and_is_counted(gateway: Gateway) -> None:
@@ -136,7 +157,7 @@ async def test_a_share_that_is_lost_begins_anew_and_is_counted(gateway: Gateway)
 async def test_ranges_of_an_earlier_attempt_do_not_count(gateway: Gateway) -> None:
     image = await shared_image(gateway)
     first, *_ = await claims(gateway, image)
-    await shared_conversions.finish_range(gateway.database, first)
+    await shared_conversions.finish_range(gateway.database, first, MIB)
     second, *_ = await open_jobs(gateway, image)
     await gateway.change(Job, second.id, lease_until=now() - LEASE)
     (claim,) = await claims(gateway, image)
@@ -153,5 +174,5 @@ async def test_an_image_that_is_deleted_ends_all_its_ranges(gateway: Gateway) ->
     await gateway.mutate("deleteImage", {"imageId": image})
     for claim in found:
         with pytest.raises(LeaseLost):
-            await shared_conversions.finish_range(gateway.database, claim)
+            await shared_conversions.finish_range(gateway.database, claim, MIB)
     assert JobKind.ASSEMBLE not in await kinds(gateway, image)

@@ -17,7 +17,8 @@ from app.catalog.uploads import Uploads
 from app.database import Database
 from app.errors import ImageFailed, LeaseLost, UserMistake
 from app.lifecycle import EventKind, FailureCode, ImageStatus, JobKind, JobState
-from app.models import Blob, Event, Image, Job, Upload, now
+from app.models import Blob, Event, Image, Job, Project, Upload, now
+from app.settings import MIB
 from app.viewer import Viewer
 from tests.app.conftest import NewDatabase, new_on_server
 from tests.app.contention import one_after_the_other, row_held
@@ -78,7 +79,7 @@ async def test_of_two_workers_that_hold_a_job_by_turns_only_the_later_can_end_it
         gateway.database,
         Image,
         image["id"],
-        lambda: conversions.succeed(gateway.database, first, assignment, outcome()),
+        lambda: conversions.succeed(gateway.database, first, assignment, outcome(), gateway.settings),
         lambda: conversions.fail(other, second, assignment, FAILURE),
     )
     assert isinstance(lost, LeaseLost)
@@ -87,11 +88,36 @@ async def test_of_two_workers_that_hold_a_job_by_turns_only_the_later_can_end_it
     assert await blob(gateway, assignment.result_id) is None
 
 
+async def test_of_two_conversions_that_wait_for_the_last_room_of_a_project_only_the_first_gets_it(
+    gateway: Gateway, other: Database
+) -> None:
+    project = await gateway.project()
+    await gateway.change(Project, project, image_storage_limit=6 * MIB)
+    both = []
+    for _ in range(2):
+        image = await gateway.uploaded(projectId=project)
+        both.append((image["id"], *await gateway.begun(image["id"])))
+
+    def ending(at: int, database: Database) -> Callable[[], Awaitable[Any]]:
+        _, claim, assignment = both[at]
+        made = outcome(stored_size=5 * MIB)
+        return lambda: conversions.succeed(database, claim, assignment, made, gateway.settings)
+
+    active, refused = await one_after_the_other(
+        gateway.database, Project, project, ending(0, gateway.database), ending(1, other)
+    )
+    assert active is None
+    assert isinstance(refused, ImageFailed)
+    assert refused.code is FailureCode.QUOTA_EXCEEDED
+    statuses = [(await gateway.image(image)).status for image, *_ in both]
+    assert statuses == [ImageStatus.ACTIVE, ImageStatus.SAVING]
+
+
 # ------------------------------------------------------------ a conversion that ends while its image is deleted
 
 
-def succeeding(database: Database, claim: Claim, assignment: Assignment) -> Callable[[], Awaitable[Any]]:
-    return lambda: conversions.succeed(database, claim, assignment, outcome())
+def succeeding(gateway: Gateway, claim: Claim, assignment: Assignment) -> Callable[[], Awaitable[Any]]:
+    return lambda: conversions.succeed(gateway.database, claim, assignment, outcome(), gateway.settings)
 
 
 def deleting(database: Database, image_id: str) -> Callable[[], Awaitable[Any]]:
@@ -108,7 +134,7 @@ async def test_a_conversion_that_succeeds_after_its_image_was_deleted_comes_to_n
         Image,
         image["id"],
         deleting(other, image["id"]),
-        succeeding(gateway.database, claim, assignment),
+        succeeding(gateway, claim, assignment),
     )
     assert deleted[0] == image["id"]
     assert isinstance(succeeded, LeaseLost)
@@ -125,7 +151,7 @@ async def test_an_image_that_is_deleted_just_when_it_became_active_leaves_no_blo
         gateway.database,
         Image,
         image["id"],
-        succeeding(gateway.database, claim, assignment),
+        succeeding(gateway, claim, assignment),
         deleting(other, image["id"]),
     )
     assert succeeded is None
@@ -175,19 +201,19 @@ async def tried(act: Awaitable[Any]) -> None:
         pass
 
 
-async def convert(database: Database, image_id: str, chance: random.Random) -> None:
+async def convert(gateway: Gateway, database: Database, image_id: str, chance: random.Random) -> None:
     """Do the conversion of an image as a worker does, well or badly."""
     async with database.read() as session:
         query = select(Job.id).where(Job.image_id == image_id, Job.kind == JobKind.CONVERT)
         found = (await session.execute(query)).scalars().all()
     for job_id in found:
         claim = await jobs.claim(database, job_id, LEASE)
-        assignment = await conversions.begin(database, claim) if claim else None
+        assignment = await conversions.begin(database, claim, gateway.settings) if claim else None
         if claim is None or assignment is None:
             continue
         await jobs.renew(database, claim, LEASE)
         if chance.random() < 0.5:
-            await conversions.succeed(database, claim, assignment, outcome())
+            await conversions.succeed(database, claim, assignment, outcome(), gateway.settings)
         else:
             await conversions.fail(database, claim, assignment, FAILURE)
 
@@ -207,8 +233,8 @@ async def test_whatever_happens_to_many_images_at_once_nothing_waits_in_a_circle
             uploads.abort(VIEWER, upload_id),
             uploads.retry(VIEWER, image_id),
             images.update_image(database, VIEWER, image_id, name, None),
-            convert(database, image_id, chance),
-            convert(database, image_id, chance),
+            convert(gateway, database, image_id, chance),
+            convert(gateway, database, image_id, chance),
             *([deletion.delete_image(database, VIEWER, image_id, None)] if chance.random() < 0.2 else []),
         ]
 

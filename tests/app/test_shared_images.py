@@ -7,11 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from app.adapters.s3_bucket import Bucket
 from app.adapters.s3_store import S3Store
 from app.catalog.conversions import result_key
-from app.lifecycle import DiskFormat, FailureCode, ImageStatus, JobKind, JobState
-from app.models import Job, Upload
+from app.lifecycle import DiskFormat, EventKind, FailureCode, ImageStatus, JobKind, JobState
+from app.models import Image, Job, Project, Upload
+from app.settings import GIB
 from tests.app.gateway import Gateway
+from tests.app.overrunning import see_room
 from tests.servers.minio import Minio
 from tests.workers.images import KiB, MiB, make, patch, qemu_img, raw_disk
 from tests.workers.store_bench import StoreBench, store_bench
@@ -19,6 +22,7 @@ from workers.actors import Foreman
 from workers.converters import StoreConverter, owner_of
 from workers.converting import Conversions
 from workers.duties import Duties
+from workers.errors import Cancelled
 from workers.limits import Limits
 
 pytestmark = [pytest.mark.anyio, pytest.mark.needs_program("qemu-img", "qemu-nbd")]
@@ -76,7 +80,7 @@ def shop(gateway: Gateway, minio: Minio, tmp_path: Path) -> Iterator[Shop]:
             Foreman(
                 gateway.database,
                 Duties(gateway.database, store, converter),
-                Conversions(gateway.database, gateway.wakeups, converter, 0.01),
+                Conversions(gateway.database, gateway.wakeups, converter, gateway.settings),
                 gateway.settings,
             )
             for converter in converters
@@ -109,6 +113,114 @@ async def test_an_image_that_three_workers_share_becomes_active_and_leaves_nothi
     result = await asyncio.to_thread(shop.bench.get, shop.result)
     qemu_img("check", "-f", "qcow2", str(result))
     qemu_img("compare", "-f", "raw", "-F", "qcow2", str(raw), str(result))
+
+
+# ------------------------------------------------------------ more than the project has room for
+
+
+async def limit_storage(shop: Shop, limit: int) -> None:
+    """Give the image a project of its own that may store so many bytes."""
+    project = (await shop.gateway.image(shop.image)).project_id
+    if project == shop.gateway.alpha:
+        project = await shop.gateway.project()
+        await shop.gateway.change(Image, shop.image, project_id=project)
+    await shop.gateway.change(Project, project, image_storage_limit=limit)
+
+
+async def assert_over_quota(shop: Shop) -> None:
+    """The image is in ERROR for its size, and of all its bytes only those of the upload are in the store."""
+    row = await shop.gateway.image(shop.image)
+    assert (row.status, row.failure_code) == (ImageStatus.ERROR, FailureCode.QUOTA_EXCEEDED)
+    assert (row.stored_size, row.reserved_size, row.failure_retriable) == (None, MiB, True)
+    assert shop.upload is not None
+    assert shop.bench.keys() == {shop.upload.key}
+    assert shop.bench.bucket.multiparts(shop.result) == []
+    assert await shop.open_jobs(JobKind.CONVERT, JobKind.STREAM_RANGE, JobKind.ASSEMBLE) == []
+
+
+async def assert_a_retry_succeeds(shop: Shop, raw: Path) -> None:
+    await limit_storage(shop, GIB)
+    await shop.gateway.mutate("retryImage", {"imageId": shop.image})
+    await shop.finish()
+    row = await shop.gateway.image(shop.image)
+    assert (row.status, row.reserved_size, row.failure_code) == (ImageStatus.ACTIVE, 0, None)
+    result = await asyncio.to_thread(shop.bench.get, shop.result)
+    qemu_img("compare", "-f", "raw", "-F", "qcow2", str(raw), str(result))
+
+
+@pytest.mark.parametrize("room", [6 * MiB, 40 * MiB], ids=["for-no-range", "for-some-ranges"])
+async def test_ranges_that_overrun_the_quota_end_all_of_them_before_the_last(
+    shop: Shop, tmp_path: Path, room: int
+) -> None:
+    raw = disk(tmp_path / "disk.raw")
+    await shop.upload_disk(raw, DiskFormat.RAW)
+    await limit_storage(shop, room)
+    assert await shop.turn(JobKind.CONVERT) == 1
+    for job in await shop.open_jobs(JobKind.STREAM_RANGE):
+        await shop.foremen[0].run(job.id)
+    assert not [job for job in await shop.gateway.all_jobs() if job.kind == JobKind.ASSEMBLE and is_of(shop, job)]
+    await assert_over_quota(shop)
+    await assert_a_retry_succeeds(shop, raw)
+
+
+def is_of(shop: Shop, job: Job) -> bool:
+    return job.image_id == shop.image
+
+
+async def test_ranges_that_overrun_the_quota_at_the_same_time_fail_the_image_once(shop: Shop, tmp_path: Path) -> None:
+    raw = disk(tmp_path / "disk.raw")
+    await shop.upload_disk(raw, DiskFormat.RAW)
+    await limit_storage(shop, 6 * MiB)
+    await shop.finish()
+    await assert_over_quota(shop)
+    failures = [
+        event
+        for event in await shop.gateway.events(shop.image)
+        if event.kind == EventKind.STATUS_CHANGED and event.detail["to"] == ImageStatus.ERROR
+    ]
+    assert len(failures) == 1
+    await assert_a_retry_succeeds(shop, raw)
+
+
+async def test_room_that_is_taken_meanwhile_is_missed_by_who_assembles(
+    shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raw = disk(tmp_path / "disk.raw")
+    await shop.upload_disk(raw, DiskFormat.RAW)
+    await limit_storage(shop, 75 * MiB)
+    see_room(monkeypatch)
+    await shop.finish()
+    assert [job for job in await shop.gateway.all_jobs() if job.kind == JobKind.ASSEMBLE and is_of(shop, job)]
+    await assert_over_quota(shop)
+    assert f" {75 * MiB} bytes " in str((await shop.gateway.image(shop.image)).failure_message)
+    await assert_a_retry_succeeds(shop, raw)
+
+
+@pytest.mark.parametrize("point", [1, 2, 3], ids=["before-the-result", "after-the-result", "between-ranges"])
+async def test_a_kill_while_a_result_is_freed_leaves_what_the_next_attempt_ends(
+    shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, point: int
+) -> None:
+    raw = disk(tmp_path / "disk.raw")
+    await shop.upload_disk(raw, DiskFormat.RAW)
+    await limit_storage(shop, 75 * MiB)
+    see_room(monkeypatch)
+    real, calls = Bucket.delete, []
+
+    def delete(bucket: Bucket, key: str) -> None:
+        calls.append(key)
+        if len(calls) == point:
+            # A job that is let go of is given on at once, as after a kill and the end of its lease.
+            raise Cancelled("killed")
+        real(bucket, key)
+
+    monkeypatch.setattr(Bucket, "delete", delete)
+    await shop.finish()
+    assert len(calls) > point
+    await assert_over_quota(shop)
+    await assert_a_retry_succeeds(shop, raw)
+
+
+# ------------------------------------------------------------ failures
 
 
 async def test_a_range_that_can_not_be_read_fails_the_image_once(shop: Shop, tmp_path: Path) -> None:

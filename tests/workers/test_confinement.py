@@ -242,11 +242,28 @@ def test_cpu_time_is_bounded(source: Path, impostor: Impostor) -> None:
         run(place, ["info"], Bounds(1 << 30, 1, 60), lambda piece: None)
 
 
-def test_a_copy_that_needs_more_room_than_there_may_be_is_too_large(workbench: Workbench, tmp_path: Path) -> None:
-    workbench.put(dense_disk(tmp_path / "disk.raw"))
+@pytest.mark.parametrize(("size", "stopped"), [(4 * MiB, False), (40 * MiB, True)], ids=["in-the-end", "early"])
+def test_a_copy_that_needs_more_room_than_the_project_has_is_over_quota(
+    workbench: Workbench, tmp_path: Path, size: int, stopped: bool
+) -> None:
+    workbench.put(dense_disk(tmp_path / "disk.raw", size))
     limits = Limits(ways=frozenset({Way.COPY}), max_stored_size=2 * MiB)
     with pytest.raises(ImageFailed) as caught:
         workbench.convert(DiskFormat.RAW, limits)
+    assert (caught.value.code, caught.value.retriable) == (FailureCode.QUOTA_EXCEEDED, True)
+    # How much it would take is known of what was written as a whole.
+    assert ("bytes of image storage" in caught.value.message) is not stopped
+    assert workbench.names() == {"source"}
+
+
+def test_a_copy_that_grows_beyond_its_own_disk_is_no_matter_of_quota(
+    workbench: Workbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workbench.put(dense_disk(tmp_path / "disk.raw"))
+    bounds = replace(Limits().for_copy(4 * MiB, 4 * MiB), file_size=MiB)
+    monkeypatch.setattr(Limits, "for_copy", lambda *sizes: bounds)
+    with pytest.raises(ImageFailed) as caught:
+        workbench.convert(DiskFormat.RAW, Limits(ways=frozenset({Way.COPY}), max_stored_size=5 * MiB))
     assert caught.value.code is FailureCode.TOO_LARGE
     assert workbench.names() == {"source"}
 

@@ -185,7 +185,7 @@ def test_a_result_that_needs_more_room_than_there_is_is_refused(bench: StoreBenc
     bench.put(shrinking_disk(tmp_path / "disk.raw"))
     with pytest.raises(ImageFailed) as failure:
         bench.convert(RAW, Limits(max_stored_size=20 * MiB))
-    assert failure.value.code is FailureCode.TOO_LARGE
+    assert failure.value.code is FailureCode.QUOTA_EXCEEDED
     bench.assert_nothing_left(SOURCE)
 
 

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from workers import qemu
 from workers.errors import Cancelled, ReceiptMissing, SourceBusy, SourceDamaged
 from workers.in_place import locked
 from workers.pipeline import Limits, Way, convert, forget
+from workers.undoing import undo
 
 pytestmark = pytest.mark.needs_qemu
 
@@ -31,11 +33,15 @@ KILLED, DONE = 57, 0
 
 def converted_but_killed(workbench: Workbench, declared: DiskFormat, size: int, limits: Limits, point: int) -> bool:
     """Convert in a child that dies at its `point`-th write, a long one half done; False when it got to the end."""
+    return killed_at(point, lambda: workbench.convert(declared, limits, size=size))
+
+
+def killed_at(point: int, work: Callable[[], object]) -> bool:
     child = os.fork()
     if child == 0:
         with contextlib.redirect_stdout(None):
             _die_at(point)
-            workbench.convert(declared, limits, size=size)
+            work()
             os._exit(DONE)
     _, status = os.waitpid(child, 0)
     assert os.waitstatus_to_exitcode(status) in (KILLED, DONE)
@@ -96,6 +102,49 @@ def test_a_kill_at_any_write_costs_nothing(workbench: Workbench, holds: Holds, t
             break
         point += 1
     assert point > 15
+
+
+KINDS = ["raw by reference", "VMDK by reference", "keep", "copy"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_was_killed_while_it_was_undone_becomes_the_result_once_there_is_room(
+    workbench: Workbench, holds: Holds, tmp_path: Path, kind: str
+) -> None:
+    raw, image, declared, limits = prepared(kind, tmp_path)
+    workbench.put(image)
+    size = workbench.source.stat().st_size
+    killed, point = True, 0
+    while killed:
+        point += 1
+        done = workbench.convert(declared, limits, size=size)
+        killed = killed_at(point, lambda: undo(workbench.source, size, workbench.result))
+        assert workbench.convert(declared, limits, size=size) == done
+        assert ("source" in workbench.names()) == (done.way is Way.COPY)
+        holds(workbench.result, raw)
+        undo(workbench.source, size, workbench.result)
+    assert point > 4
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_was_killed_while_it_was_undone_is_undone_by_the_next_attempt(
+    workbench: Workbench, tmp_path: Path, kind: str
+) -> None:
+    _, image, declared, limits = prepared(kind, tmp_path)
+    workbench.put(image)
+    size, before = workbench.source.stat().st_size, workbench.source.read_bytes()
+    killed, point = True, 0
+    while killed:
+        point += 1
+        workbench.convert(declared, limits, size=size)
+        killed = killed_at(point, lambda: undo(workbench.source, size, workbench.result))
+        # What is there already is told again, and found to be too much; otherwise it is not even begun.
+        with contextlib.suppress(ImageFailed):
+            workbench.convert(declared, replace(limits, max_stored_size=0), size=size)
+        undo(workbench.source, size, workbench.result)
+        assert workbench.names() == {"source"}
+        assert workbench.source.read_bytes() == before
+    assert point > 4
 
 
 def test_a_recovery_may_be_killed_too(workbench: Workbench, holds: Holds, tmp_path: Path) -> None:

@@ -176,7 +176,7 @@ def test_what_several_workers_make_is_bounded_too(bench: StoreBench, tmp_path: P
         stream(bench, RAW, limits, shared, index)
     with pytest.raises(ImageFailed) as failure:
         assembled(bench, RAW, limits, shared)
-    assert failure.value.code is FailureCode.TOO_LARGE
+    assert failure.value.code is FailureCode.QUOTA_EXCEEDED
 
 
 @needs_programs

@@ -32,6 +32,24 @@ def too_large(message: str, hint: str) -> ImageFailed:
     return ImageFailed(FailureCode.TOO_LARGE, message, hint)
 
 
+def over_quota(size: int | None = None) -> ImageFailed:
+    """Converted, an image takes more room than its project has left: `size` bytes, where that is known."""
+    room = "more image storage" if size is None else f"{size} bytes of image storage: more"
+    return ImageFailed(
+        FailureCode.QUOTA_EXCEEDED,
+        f"Converted, this image takes {room} than its project has left.",
+        "Delete images that are not needed any more, or have the limit raised. Then retryImage converts it again: "
+        "the uploaded bytes are kept.",
+        retriable=True,
+    )
+
+
+def check_stored_size(size: int, room: int | None) -> None:
+    """Refuse a result of `size` bytes where there is room for fewer; None: there is room for any."""
+    if room is not None and size > room:
+        raise over_quota(size)
+
+
 def storage_full() -> ImageFailed:
     """Not the image's fault: no room to convert it in."""
     return ImageFailed(
