@@ -24,6 +24,7 @@ from tests.app.overrunning import limited, see_room, storage
 from tests.workers.images import make, qemu_img, raw_disk
 from workers.converters import Order
 from workers.converting import Conversions
+from workers.errors import Cancelled
 from workers.formats.refusals import over_quota
 from workers.receipts import Converted, Way
 
@@ -100,6 +101,17 @@ async def test_a_worker_that_has_lost_its_lease_frees_nothing(gateway: Gateway, 
     worker = Conversions(gateway.database, gateway.wakeups, converter, gateway.settings)
     with pytest.raises(LeaseLost):
         await worker.convert(claim, threading.Event())
+    assert converter.undone == []
+    assert (await gateway.image(image)).status == ImageStatus.SAVING
+
+
+async def test_a_worker_that_was_told_to_stop_frees_nothing(gateway: Gateway) -> None:
+    image, claim = await waiting(gateway)
+    cancelled = threading.Event()
+    converter = Scripted(LARGE, cancelled.set)
+    worker = Conversions(gateway.database, gateway.wakeups, converter, gateway.settings)
+    with pytest.raises(Cancelled):
+        await worker.convert(claim, cancelled)
     assert converter.undone == []
     assert (await gateway.image(image)).status == ImageStatus.SAVING
 

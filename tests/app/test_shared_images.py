@@ -19,7 +19,7 @@ from tests.servers.minio import Minio
 from tests.workers.images import KiB, MiB, make, patch, qemu_img, raw_disk
 from tests.workers.store_bench import StoreBench, store_bench
 from workers.actors import Foreman
-from workers.converters import StoreConverter, owner_of
+from workers.converters import Order, StoreConverter, owner_of
 from workers.converting import Conversions
 from workers.duties import Duties
 from workers.errors import Cancelled
@@ -179,6 +179,31 @@ async def test_ranges_that_overrun_the_quota_at_the_same_time_fail_the_image_onc
         if event.kind == EventKind.STATUS_CHANGED and event.detail["to"] == ImageStatus.ERROR
     ]
     assert len(failures) == 1
+    await assert_a_retry_succeeds(shop, raw)
+
+
+async def test_a_worker_that_misses_what_was_freed_does_not_begin_anew(
+    shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raw = disk(tmp_path / "disk.raw")
+    await shop.upload_disk(raw, DiskFormat.RAW)
+    await limit_storage(shop, 6 * MiB)
+    await shop.turn(JobKind.CONVERT)
+    first, second, *_ = await shop.open_jobs(JobKind.STREAM_RANGE)
+    real, loop = StoreConverter.undo, asyncio.get_running_loop()
+
+    async def do_another() -> None:
+        # Just now there is room, so that it would go on until it misses its upload.
+        await limit_storage(shop, GIB)
+        await shop.foremen[1].run(second.id)
+
+    def undo(converter: StoreConverter, order: Order) -> None:
+        real(converter, order)
+        asyncio.run_coroutine_threadsafe(do_another(), loop).result()
+
+    monkeypatch.setattr(StoreConverter, "undo", undo)
+    await shop.foremen[0].run(first.id)
+    await assert_over_quota(shop)
     await assert_a_retry_succeeds(shop, raw)
 
 
