@@ -104,6 +104,20 @@ def found(
 
 
 @cli.command(rich_help_panel=FOR_OPERATORS)
+def owner(
+    organization: Annotated[str, typer.Option(help="Name of the organization.")],
+    subject: Annotated[str, typer.Option(help="Who it is: a token's `sub`.")],
+    remove: Annotated[bool, typer.Option("--remove", help="They own it no longer.")] = False,
+    data: Data = None,
+) -> None:
+    """Make somebody an owner of an organization, who administers all its projects and sets their limits."""
+    settings = settings_from(data=data)
+    prepare(settings)
+    anyio.run(_set_owner, settings, organization, subject, not remove)
+    typer.echo(f"{subject} {'owns' if not remove else 'does not own'} {organization}")
+
+
+@cli.command(rich_help_panel=FOR_OPERATORS)
 def token(
     subject: Annotated[str, typer.Option(help="Who the token is for: its `sub`.")],
     project: Annotated[str | None, typer.Option(help="Name of the project.")] = None,
@@ -181,6 +195,10 @@ async def _found(
         settings, lambda db: members.found(db, organization, projects, admin, owner)
     )
     return made
+
+
+async def _set_owner(settings: Settings, organization: str, subject: str, owns: bool) -> None:
+    await _with_database(settings, lambda db: members.set_owner(db, organization, subject, owns=owns))
 
 
 async def _appoint(settings: Settings, project: str, subject: str, role: ProjectRole) -> None:

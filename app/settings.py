@@ -80,7 +80,7 @@ class Settings(BaseSettings):
     jwks_url: str | None = Field(None, description="Where the keys are; without it, the issuer is asked.")
     operator_claim: str | None = Field(
         None,
-        pattern=r"^[^=\s.]+(\.[^=\s.]+)*(=\S+)?$",
+        pattern=r"^[^=\s]+(=\S+)?$",
         description="The claim that makes the holder of an issuer's token an operator: `operator`, which has to be "
         "true, or `realm_access.roles=image-operator`, which has to be or to hold that text. Without it, nobody is.",
     )

@@ -63,7 +63,7 @@ class SecretTokens:
             algorithm="HS256",
             audience=_AUDIENCE,
             issuer=None,
-            operator=OperatorClaim((_OPERATOR,)),
+            operator=OperatorClaim(_OPERATOR),
         )
         self._known[token] = viewer
         if len(self._known) > _KNOWN_TOKENS:
@@ -155,27 +155,31 @@ def _viewer(
 
 @dataclass(frozen=True, slots=True)
 class OperatorClaim:
-    """What makes the holder of a token an operator: a claim, by the names that lead to it, and its value.
+    """What makes the holder of a token an operator: a claim by its name, or by names with dots that lead to it.
 
     Without a `value` it has to be true; with one, it has to be that text, or a list that holds it.
     """
 
-    path: tuple[str, ...]
+    name: str
     value: str | None = None
 
     @classmethod
     def parse(cls, text: str) -> "OperatorClaim":
         """Reads `operator` or `realm_access.roles=image-operator`."""
-        path, _, value = text.partition("=")
-        return cls(tuple(path.split(".")), value or None)
+        name, _, value = text.partition("=")
+        return cls(name, value or None)
 
-    def holds(self, claims: object) -> bool:
+    def holds(self, claims: dict[str, Any]) -> bool:
         """Whether a token with these claims is an operator's."""
-        for name in self.path:
-            claims = claims.get(name) if isinstance(claims, dict) else None
+        found = claims[self.name] if self.name in claims else self._led_to(claims)
         if self.value is None:
-            return claims is True
-        return claims == self.value or (isinstance(claims, list) and self.value in claims)
+            return found is True
+        return found == self.value or (isinstance(found, list) and self.value in found)
+
+    def _led_to(self, claims: object) -> object:
+        for name in self.name.split("."):
+            claims = claims.get(name) if isinstance(claims, dict) else None
+        return claims
 
 
 def _speaks_for(claims: dict[str, Any], operator: OperatorClaim | None) -> Viewer:

@@ -132,12 +132,37 @@ async def found(
         await tx.alone(Lock.TENANCY)
         made = await _organization_named(tx, organization)
         if owner is not None:
-            await tx.session.merge(OrganizationOwner(organization_id=made.id, subject=owner))
+            await _set_owner(tx, made, owner, owns=True)
         founded = [await _project_named(tx, made, name) for name in projects]
         for project in founded:
             if admin is not None and await tx.session.get(Membership, (project.id, admin)) is None:
                 tx.session.add(Membership(project_id=project.id, subject=admin, role=ProjectRole.ADMIN))
         return founded
+
+
+async def set_owner(database: Database, organization: str, subject: str, *, owns: bool) -> Organization:
+    """Make somebody an owner of the organization of that name, or none any more. Raises NotFound."""
+    async with database.transaction() as tx:
+        await tx.alone(Lock.TENANCY)
+        query = select(Organization).where(Organization.name == organization)
+        found = (await tx.session.execute(query)).scalar_one_or_none()
+        if found is None:
+            raise NotFound(f"There is no organization {organization!r}.", hint="`images found` makes one.")
+        await _set_owner(tx, found, subject, owns=owns)
+        return found
+
+
+async def _set_owner(tx: Transaction, organization: Organization, subject: str, *, owns: bool) -> None:
+    owner = await tx.session.get(OrganizationOwner, (organization.id, subject))
+    if (owner is not None) == owns:
+        return
+    if owner is None:
+        tx.session.add(OrganizationOwner(organization_id=organization.id, subject=subject))
+    else:
+        await tx.session.delete(owner)
+    projects = select(Project.id).where(Project.organization_id == organization.id).order_by(col(Project.id))
+    for project_id in (await tx.session.execute(projects)).scalars():
+        feed.members_changed(tx, project_id)
 
 
 async def appoint(database: Database, project_name: str, subject: str, role: ProjectRole) -> Project:

@@ -174,7 +174,7 @@ class Feed:
     async def _look_at_members(self) -> None:
         """Wake the watchers of a project whose members have changed: some may not watch any more.
 
-        The feed tells of such a change at once; but owners of organizations come and go without a word.
+        The feed tells of such a change at once; but who changes the tables by hand says nothing.
         """
         while True:
             with suppress(TimeoutError):

@@ -139,6 +139,8 @@ async def test_owners_and_operators_watch_projects_that_they_don_t_belong_to(
     image = await gateway.create(projectId=project)
     async with watchers.watch(EVENTS, "owner", project=project, after=start) as owner:
         assert (await owner.item())["imageId"] == image["id"]
+        await members.set_owner(gateway.database, "demo", "owner", owns=False)
+        assert await code_of_the_end(owner) == "NOT_FOUND"
     async with watchers.watch(EVENTS, "ops", operator=True, project=project, after=start) as operator:
         assert (await operator.item())["imageId"] == image["id"]
         await done(gateway, "setProjectMember", projectId=project, subject="x", role="READER")

@@ -59,6 +59,12 @@ def test_a_token_says_who_it_is_for_and_until_when() -> None:
     assert timedelta(minutes=59) < viewer.expires_at - datetime.now(UTC) <= timedelta(hours=1)
 
 
+def test_a_token_of_our_own_makes_an_operator_when_it_was_issued_so() -> None:
+    tokens = SecretTokens(SECRET)
+    for operator in (False, True):
+        assert asyncio.run(tokens.viewer(tokens.issue("ada", operator=operator))).operator is operator
+
+
 def test_a_name_that_is_no_text_is_left_out() -> None:
     token = jwt.encode(claims(name=["Ada"]), SECRET, "HS256")
     assert asyncio.run(SecretTokens(SECRET).viewer(token)).name is None
@@ -242,6 +248,32 @@ def test_a_token_that_says_something_else_is_refused(issuer: Issuer, given: dict
     body = {"iss": issuer.address} | given
     token = jwt.encode(claims(**body), issuer.keys["one"], "RS256", headers={"kid": "one"})
     assert refusal(trusting(issuer), token) == MALFORMED
+
+
+@pytest.mark.parametrize(
+    ("configured", "given", "operator"),
+    [
+        (None, {"operator": True}, False),
+        ("operator", {"operator": True}, True),
+        ("operator", {"operator": "true"}, False),
+        ("operator", {"operator": 1}, False),
+        ("operator", {}, False),
+        ("role=chief", {"role": "chief"}, True),
+        ("role=chief", {"role": "chiefs"}, False),
+        ("roles=chief", {"roles": ["reader", "chief"]}, True),
+        ("roles=chief", {"roles": ["chiefs"]}, False),
+        ("roles=chief", {"roles": {"chief": True}}, False),
+        ("realm.roles=chief", {"realm": {"roles": ["chief"]}}, True),
+        ("realm.roles=chief", {"realm": ["roles", "chief"]}, False),
+        ("https://a.b/roles=c=d", {"https://a.b/roles": ["c=d"]}, True),
+    ],
+)
+def test_a_claim_that_is_configured_makes_operators(
+    issuer: Issuer, configured: str | None, given: dict[str, Any], operator: bool
+) -> None:
+    settings = Settings(jwt_issuer=issuer.address, jwt_audience=AUDIENCE, operator_claim=configured)
+    viewer = asyncio.run(tokens_of(settings).viewer(issuer.token("one", **given)))
+    assert viewer.operator is operator
 
 
 def test_an_audience_counts_only_when_one_is_configured(issuer: Issuer) -> None:
