@@ -5,7 +5,7 @@ and may be lost; the rows are the truth (rule 2).
 
 On PostgreSQL many processes write at once, under READ COMMITTED: a row that decides is locked before it is looked
 at. To keep two writers from waiting for one another, all lock in one order: project, image (several by id), upload,
-job, blob, and the feed at the very end.
+job, blob, and the feed at the very end. Who takes a turn is alone at it before all that, and waits for no row.
 """
 
 import json

@@ -64,6 +64,7 @@ class Lock(IntEnum):
     TENANCY = 2
     PRUNING = 3
     MIGRATION = 4
+    TURNS = 5
 
 
 def taking(lock: Lock) -> Select[Any]:

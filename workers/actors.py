@@ -11,11 +11,12 @@ import dramatiq
 import structlog
 
 from app.adapters.dramatiq_queue import QUEUE
-from app.catalog import jobs
+from app.catalog import jobs, turns
 from app.catalog.jobs import Claim
 from app.database import Database
 from app.errors import DatabaseUnavailable, LeaseLost, StoreError
-from app.lifecycle import FailureCode, JobKind
+from app.lifecycle import CONVERSIONS, FailureCode, JobKind
+from app.ports import JobQueue
 from app.settings import Settings
 from workers.converting import Conversions, pause
 from workers.duties import Duties
@@ -34,17 +35,20 @@ _PRIORITIES = {
     JobKind.ERASE: 2,
     JobKind.HASH: 3,
 }
-_OF_CONVERSIONS = {JobKind.CONVERT, JobKind.STREAM_RANGE, JobKind.ASSEMBLE}
 
 
 @dataclass(slots=True)
 class Foreman:
-    """Runs jobs of this process and can hand them all back. Lives in the workers' event loop."""
+    """Runs jobs of this process and can hand them all back. Lives in the workers' event loop.
+
+    `queue` tells all workers of a conversion that could not begin before another one had ended.
+    """
 
     database: Database
     duties: Duties
     conversions: Conversions
     settings: Settings
+    queue: JobQueue
     # What is being done, each with the event that ends it early.
     _running: dict[asyncio.Task[None], threading.Event] = field(default_factory=dict)
     # Kept, since a loop holds its tasks by a weak reference alone.
@@ -54,6 +58,10 @@ class Foreman:
     @property
     def _lease(self) -> timedelta:
         return timedelta(seconds=self.settings.lease_seconds)
+
+    @property
+    def _limit(self) -> int:
+        return self.settings.conversions_per_project
 
     @property
     def _by_kind(self) -> Mapping[JobKind, Duty]:
@@ -66,24 +74,27 @@ class Foreman:
             JobKind.ERASE: self.duties.erase,
         }
 
-    async def run(self, job_id: str) -> None:
-        """Do a job, unless it is done, wanted no more, or in other hands."""
+    async def run(self, kind: JobKind, job_id: str) -> None:
+        """Do a job, unless it is done, wanted no more, or in other hands; of conversions, the one whose turn it is."""
         task = asyncio.current_task()
         if self._stopping or task is None:
             return
         cancelled = self._running[task] = threading.Event()
         try:
-            claim = await jobs.claim(self.database, job_id, self._lease)
+            claim = await self._claim(kind, job_id)
             if claim is not None:
-                await self._do(claim, cancelled)
+                await self._do_and_tell(claim, cancelled)
         finally:
             del self._running[task]
 
     async def take_due(self) -> None:
         """Begin jobs that are due, without having been told of them, as many as there is room for."""
         room = self.settings.workers - len(self._running)
-        for job in await jobs.due(self.database, room) if room > 0 else ():
-            task = asyncio.create_task(self.run(job.id))
+        if room <= 0:
+            return
+        due = [*await jobs.due(self.database, room), *await turns.eligible(self.database, self._limit, room)]
+        for job in sorted(due, key=lambda job: job.due_at)[:room]:
+            task = asyncio.create_task(self.run(job.kind, job.id))
             self._begun.add(task)
             task.add_done_callback(self._begun.discard)
 
@@ -94,6 +105,32 @@ class Foreman:
         for cancelled in self._running.values():
             cancelled.set()
         await asyncio.gather(*self._running, return_exceptions=True)
+
+    async def _claim(self, kind: JobKind, job_id: str) -> Claim | None:
+        if kind in CONVERSIONS:
+            return await turns.take_turn(self.database, self._lease, self._limit)
+        return await jobs.claim(self.database, job_id, self._lease)
+
+    async def _do_and_tell(self, claim: Claim, cancelled: threading.Event) -> None:
+        try:
+            await self._do(claim, cancelled)
+        finally:
+            if claim.kind in CONVERSIONS:
+                await self._tell_who_waits(claim)
+
+    async def _tell_who_waits(self, ended: Claim) -> None:
+        """Have a worker come for a conversion that the project's limit kept back, whose own message is long gone.
+
+        The message names the one that has ended. If it named the next, two that end at once would name the same, and
+        a queue may make one message of the two.
+        """
+        try:
+            some_wait = await turns.wait_beside(self.database, str(ended.image_id), self._limit)
+        except DatabaseUnavailable as error:  # the sweep finds them
+            log.warning("turn.not_told", image=ended.image_id, reason=str(error))
+            return
+        if some_wait:
+            self.queue.send(ended.kind, ended.job_id)
 
     async def _do(self, claim: Claim, cancelled: threading.Event) -> None:
         try:
@@ -121,7 +158,7 @@ class Foreman:
 
     async def _give_up(self, claim: Claim, code: FailureCode) -> bool:
         """End the image of a conversion in ERROR; False for jobs that are tried for ever."""
-        if claim.kind not in _OF_CONVERSIONS:
+        if claim.kind not in CONVERSIONS:
             return False
         await self.conversions.give_up(claim, code)
         return True
@@ -162,11 +199,11 @@ def declare_actors(broker: dramatiq.Broker, foreman: Foreman) -> None:
     """Make an actor of each kind of job. Rows, leases and sweeps do what Dramatiq's retries would."""
     for kind in JobKind:
         declare = dramatiq.actor(broker=broker, actor_name=kind.lower(), queue_name=QUEUE, priority=_PRIORITIES[kind])
-        declare(_actor(foreman))
+        declare(_actor(foreman, kind))
 
 
-def _actor(foreman: Foreman) -> Callable[[str], Awaitable[None]]:
+def _actor(foreman: Foreman, kind: JobKind) -> Callable[[str], Awaitable[None]]:
     async def run(job_id: str) -> None:
-        await foreman.run(job_id)
+        await foreman.run(kind, job_id)
 
     return run

@@ -40,8 +40,8 @@ _BETWEEN_LOOKS_MS = 100
 class Workers:
     """Everything that works off jobs in this process. It has a database of its own, for its own event loop.
 
-    The clock runs here, too, unless `scheduled` says that another process has it; it resends jobs by `queue`, or,
-    without one, to this process.
+    The clock runs here, too, unless `scheduled` says that another process has it. Jobs are sent by `queue`, or, without
+    one, to this process.
     """
 
     def __init__(
@@ -60,13 +60,10 @@ class Workers:
         self._converter = _converter(settings, self._store)
         duties = Duties(self._database, self._store, self._converter)
         conversions = Conversions(self._database, wakeups, self._converter, settings)
-        self._foreman = Foreman(self._database, duties, conversions, settings)
+        sending = queue or DramatiqQueue(broker)
+        self._foreman = Foreman(self._database, duties, conversions, settings, sending)
         declare_actors(broker, self._foreman)
-        self._schedule = (
-            _schedule(settings, self._database, self._store, queue or DramatiqQueue(broker), wakeups)
-            if scheduled
-            else None
-        )
+        self._schedule = _schedule(settings, self._database, self._store, sending, wakeups) if scheduled else None
         self._worker = dramatiq.Worker(broker, worker_threads=settings.workers, worker_timeout=_BETWEEN_LOOKS_MS)
         if isinstance(broker, PatientBroker):
             # What this process can't begin at once is left to others.

@@ -13,7 +13,7 @@ from pathlib import Path
 import structlog
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 
-from app.catalog import conversions, feed, jobs
+from app.catalog import conversions, feed, jobs, turns
 from app.catalog.survey import UploadSurvey
 from app.catalog.uploads import Uploads
 from app.database import Database
@@ -89,7 +89,9 @@ class Schedule:
         """Send what is due again: its message was lost, or its worker fell silent."""
         at = time.monotonic()
         self._sent = {turn: sent for turn, sent in self._sent.items() if at - sent < _RESEND_SECONDS}
-        for job in await jobs.due(self.database):
+        due = await jobs.due(self.database)
+        # As many as may begin would do, whoever they are about: each brings a worker to the one whose turn it is.
+        for job in (*due, *await turns.eligible(self.database, self.settings.conversions_per_project)):
             turn = (job.id, job.token)
             if turn not in self._sent:
                 self._sent[turn] = at

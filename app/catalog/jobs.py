@@ -2,16 +2,16 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, cast
 
-from sqlalchemy import CursorResult, and_, delete, or_, update
+from sqlalchemy import ColumnElement, CursorResult, and_, delete, or_, update
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
 from app.database import Database, Transaction
 from app.errors import LeaseLost
-from app.lifecycle import JobKind, JobState
+from app.lifecycle import CONVERSIONS, JobKind, JobState
 from app.models import Job, now
 from app.postgres import Lock
 
@@ -39,16 +39,21 @@ def start(tx: Transaction, kind: JobKind, *, image_id: str | None = None, **deta
 async def claim(database: Database, job_id: str, lease: timedelta) -> Claim | None:
     """Take a job that is due, or whose lease has run out. None when it is somebody else's, or done."""
     async with database.transaction() as tx:
-        at = now()
-        # Whoever has the row locked is claiming it, or changes what it says: nothing to wait for.
-        query = select(Job).where(Job.id == job_id, _claimable(at)).with_for_update(skip_locked=True)
-        job = (await tx.session.execute(query)).scalar_one_or_none()
-        if job is None:
-            return None
-        job.state, job.lease_until = JobState.RUNNING, at + lease
-        job.token += 1
-        job.attempts += 1
-        return Claim(job.id, job.kind, job.token, job.attempts, job.image_id, dict(job.detail))
+        return await take(tx, job_id, lease)
+
+
+async def take(tx: Transaction, job_id: str, lease: timedelta) -> Claim | None:
+    """As `claim`, in a transaction that does more."""
+    at = now()
+    # Whoever has the row locked is claiming it, or changes what it says: nothing to wait for.
+    query = select(Job).where(Job.id == job_id, claimable(at)).with_for_update(skip_locked=True)
+    job = (await tx.session.execute(query)).scalar_one_or_none()
+    if job is None:
+        return None
+    job.state, job.lease_until = JobState.RUNNING, at + lease
+    job.token += 1
+    job.attempts += 1
+    return Claim(job.id, job.kind, job.token, job.attempts, job.image_id, dict(job.detail))
 
 
 async def renew(database: Database, claim: Claim, lease: timedelta) -> None:
@@ -91,8 +96,12 @@ async def cancel_of_image(tx: Transaction, image_id: str, *, but: str | None = N
 
 
 async def due(database: Database, limit: int = 100) -> Sequence[Job]:
-    """Jobs that nobody took, or whose worker fell silent, those first that wait longest."""
-    query = select(Job).where(_claimable(now())).order_by(col(Job.due_at)).limit(limit)
+    """Jobs that nobody took, or whose worker fell silent, those first that wait longest.
+
+    Conversions, of which there may be many more than can begin, have their `turns`.
+    """
+    query = select(Job).where(claimable(now()), col(Job.kind).not_in(CONVERSIONS))
+    query = query.order_by(col(Job.due_at)).limit(limit)
     async with database.read() as session:
         return (await session.execute(query)).scalars().all()
 
@@ -104,7 +113,8 @@ async def held(database: Database) -> Sequence[tuple[str, int]]:
         return [(job_id, token) for job_id, token in (await session.execute(query)).all()]
 
 
-def _claimable(at: Any) -> Any:
+def claimable(at: datetime) -> ColumnElement[bool]:
+    """The condition that a job is due, or that its lease has run out."""
     return or_(
         and_(col(Job.state) == JobState.WAITING, col(Job.due_at) <= at),
         and_(col(Job.state) == JobState.RUNNING, col(Job.lease_until) < at),

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from sqlmodel import col, select
 
-from app.catalog import conversions, deletion, images, jobs
+from app.catalog import conversions, deletion, images, jobs, turns
 from app.catalog.conversions import Assignment
 from app.catalog.images import ImagePatch
 from app.catalog.jobs import Claim
@@ -66,6 +66,25 @@ async def test_a_worker_does_not_wait_for_a_job_that_another_one_is_taking(gatew
     async with row_held(gateway.database, Job, job.id), asyncio.timeout(20):
         assert await jobs.claim(gateway.database, job.id, LEASE) is None
     assert await jobs.claim(gateway.database, job.id, LEASE) is not None
+
+
+async def all_turns(gateway: Gateway) -> list[str | None]:
+    """Take every turn that there is; gives the images."""
+    taken = []
+    while claim := await turns.take_turn(gateway.database, LEASE, limit=1000):
+        taken.append(claim.image_id)
+    return taken
+
+
+async def test_a_worker_that_comes_for_a_turn_gets_the_next_when_somebody_holds_the_first(gateway: Gateway) -> None:
+    project = await gateway.project()
+    first, second = [(await gateway.uploaded(projectId=project))["id"] for _ in range(2)]
+    (job,) = [job for job in await open_jobs(gateway, JobKind.CONVERT) if job.image_id == first]
+    async with row_held(gateway.database, Job, job.id), asyncio.timeout(20):
+        taken = await all_turns(gateway)
+        assert second in taken
+        assert first not in taken
+    assert await all_turns(gateway) == [first]
 
 
 async def test_of_two_workers_that_hold_a_job_by_turns_only_the_later_can_end_it(
