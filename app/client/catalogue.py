@@ -6,6 +6,7 @@ from typing import Any
 from app.client import documents
 from app.client.api import Api
 from app.client.errors import Misconfigured, NoAnswer, NotFound
+from app.client.paging import read_all
 
 _PAGE = 100
 
@@ -15,7 +16,8 @@ async def find_project(api: Api, wanted: str | None) -> str:
 
     Raises NotFound when there is none, Misconfigured when there are several to choose from.
     """
-    projects = [project async for project in _projects(api)]
+    hidden = NoAnswer("The gateway does not tell which projects you belong to.")
+    projects = [project async for project in read_all(api, documents.PROJECTS, ("viewer", "projects"), hidden)]
     names = ", ".join(sorted(project["name"] for project in projects)) or "none"
     if wanted is None:
         if len(projects) == 1:
@@ -35,18 +37,21 @@ async def find_project(api: Api, wanted: str | None) -> str:
     raise NotFound(f"You belong to no project {wanted}.", hint=f"Your projects: {names}.")
 
 
-async def _projects(api: Api) -> AsyncIterator[Mapping[str, Any]]:
-    after: str | None = None
-    while True:
-        data = await api.query(documents.PROJECTS, after=after)
-        page = (data["viewer"] or {}).get("projects")
-        if page is None:
-            raise NoAnswer("The gateway does not tell which projects you belong to.")
-        for project in page["nodes"]:
-            yield project
-        if not page["pageInfo"]["hasNextPage"]:
-            return
-        after = page["pageInfo"]["endCursor"]
+async def find_other_project(api: Api, wanted: str) -> str:
+    """The id of a project that the caller need not belong to: this id, or that of one they see by this name.
+
+    Raises NotFound, Misconfigured.
+    """
+    try:
+        return await find_project(api, wanted)
+    except NotFound:
+        # Whether there is such a project, the gateway says.
+        if wanted.startswith("prj_"):
+            return wanted
+        raise NotFound(
+            f"You belong to no project {wanted}.",
+            hint="Say its id: those who belong to it are told it by `images projects`.",
+        ) from None
 
 
 async def find_image(api: Api, wanted: str, project: str | None) -> dict[str, Any]:

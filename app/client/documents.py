@@ -7,7 +7,11 @@ fragment ImageFields on Image {
   virtualSize minBootDiskGib storedSize sha256
   labels { key value }
   project { id name }
-  source { ... on UploadSource { fileName size declaredFormat detectedFormat sha256 } }
+  source {
+    ... on UploadSource { fileName size declaredFormat detectedFormat sha256 }
+    ... on CopySource { imageName sha256 image { id } }
+  }
+  viewerCan { launch edit share delete }
   progress { phase percent bytesDone bytesTotal etaSeconds updatedAt }
   failure { code message hint retriable occurredAt }
   createdAt updatedAt
@@ -32,7 +36,10 @@ query Images($project: ID!, $filter: ImageFilter, $order: ImageOrder, $first: In
     + IMAGE_FIELDS
 )
 
-IMAGE = "query Image($by: ImageLookup!) { image(by: $by) { ...ImageFields } }" + IMAGE_FIELDS
+IMAGE = (
+    "query Image($by: ImageLookup!) { image(by: $by) { ...ImageFields monthlyCost { amount currency } } }"
+    + IMAGE_FIELDS
+)
 
 IMAGE_AND_UPLOAD = (
     """
@@ -56,6 +63,15 @@ mutation CreateImage($input: CreateImageInput!) {
     image { ...ImageFields upload { id size partCount receivedBytes } }
     userErrors { code message hint field }
   }
+}
+"""
+    + IMAGE_FIELDS
+)
+
+COPY_IMAGE = (
+    """
+mutation CopyImage($input: CreateImageInput!) {
+  createImage(input: $input) { image { ...ImageFields } userErrors { code message hint field } }
 }
 """
     + IMAGE_FIELDS
@@ -104,10 +120,11 @@ EVENT_CURSOR = "query EventCursor { eventCursor }"
 
 _EVENT_FIELDS = """
 fragment EventFields on ImageEvent {
-  __typename cursor occurredAt imageId
+  __typename cursor occurredAt actor imageId
   image { id name status }
   ... on ImageStatusChanged { from to failure { code message hint retriable occurredAt } }
   ... on ImageUpdated { fields }
+  ... on ImageShareChanged { state share { id grant imageName project { id name } } }
   ... on ImageDeleted { imageName }
   ... on ImageProgressed { progress { phase percent bytesDone bytesTotal etaSeconds updatedAt } }
 }
@@ -131,6 +148,18 @@ query MissedEvents($project: ID!, $image: ID, $after: EventCursor) {
   imageEvents(projectId: $project, imageId: $image, after: $after, first: 100) {
     nodes { ...EventFields }
     pageInfo { hasNextPage endCursor }
+  }
+}
+"""
+    + _EVENT_FIELDS
+)
+
+NEWEST_EVENTS = (
+    """
+query NewestEvents($project: ID!, $image: ID, $last: Int!, $before: EventCursor) {
+  imageEvents(projectId: $project, imageId: $image, last: $last, before: $before) {
+    nodes { ...EventFields }
+    pageInfo { hasPreviousPage startCursor }
   }
 }
 """

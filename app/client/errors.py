@@ -7,7 +7,7 @@ ClientError
 │   └── UploadClosed        an upload takes no more bytes; its image says why
 ├── NotAllowed              no token, one that does not hold, or a missing right
 │   └── AddressRefused      a signed address does not work (any more)
-├── NotFound                no such image or project
+├── NotFound                no such image, project, share or member
 ├── ImageFailed             an image ended in ERROR
 ├── Interrupted             whoever sits there wants no more of it
 └── NoAnswer                the gateway gives no answer that can be used
@@ -84,7 +84,7 @@ class AddressRefused(NotAllowed):
 
 
 class NotFound(ClientError):
-    """Raised when there is no such image or project, or none that the token's holder may see."""
+    """Raised when there is no such image, project, share or member, or none that the token's holder may see."""
 
     exit_code = ExitCode.NOT_FOUND
     usual_code = "NOT_FOUND"
@@ -148,6 +148,7 @@ _BY_CODE: dict[str, type[ClientError]] = {
     "UNAUTHENTICATED": NotAllowed,
     "TOKEN_EXPIRED": NotAllowed,
     "FORBIDDEN": NotAllowed,
+    "NOT_TARGET_ADMIN": NotAllowed,
     "NOT_FOUND": NotFound,
     "INTERNAL": NoAnswer,
     "SHUTTING_DOWN": Overloaded,

@@ -25,7 +25,7 @@ MEANINGS = {
     ExitCode.REFUSED: "the gateway refused the request",
     ExitCode.NOT_ALLOWED: "not signed in, or not allowed to do this",
     ExitCode.NO_ANSWER: "the gateway can't be reached, or fails",
-    ExitCode.NOT_FOUND: "no such image or project",
+    ExitCode.NOT_FOUND: "no such image, project, share or member",
     ExitCode.DEFECT: "a defect of this command; please report it",
     ExitCode.INTERRUPTED: "interrupted, by Ctrl-C or by answering no",
     ExitCode.OUTPUT_CLOSED: "whoever read the output has gone",

@@ -54,6 +54,12 @@ class Type(StrEnum):
     SNAPSHOT = "snapshot"
 
 
+class Role(StrEnum):
+    READER = "reader"
+    MEMBER = "member"
+    ADMIN = "admin"
+
+
 class Order(StrEnum):
     NAME = "name"
     CREATED = "created"

@@ -3,9 +3,11 @@
 import io
 import json
 import sys
-from typing import Any, TextIO
+from collections.abc import Collection, Iterable, Sequence
+from typing import Any, Literal, TextIO
 
 from rich.console import Console
+from rich.table import Table
 from rich.text import Text
 
 from app.client.errors import ClientError
@@ -51,6 +53,16 @@ class Output:
         if error.hint:
             told.append(f"\n        {visible(error.hint)}")
         self.err.print(told, soft_wrap=True)
+
+    def table(self, columns: Sequence[str], rows: Iterable[Sequence[str]], *, right: Collection[str] = ()) -> None:
+        """Print rows below the names of their columns, numbers to the `right`; the last column is never broken."""
+        table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+        for number, name in enumerate(columns, 1):
+            side: Literal["left", "right"] = "right" if name in right else "left"
+            table.add_column(name, overflow="fold", justify=side, no_wrap=number == len(columns))
+        for row in rows:
+            table.add_row(*(Text(visible(cell)) for cell in row))
+        self.out.print(table)
 
     def details(self, fields: list[tuple[str, Any]]) -> None:
         """Print names and values below each other; those without a value are left out."""

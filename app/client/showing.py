@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Any
 
 from rich.cells import cell_len
@@ -55,7 +56,8 @@ def show_image(output: Output, image: Mapping[str, Any]) -> None:
     failure, progress, source = (image.get(name) or {} for name in ("failure", "progress", "source"))
     labels = ", ".join(f"{label['key']}={label['value']}" for label in image["labels"])
     boot_disk = f"{image['minBootDiskGib']} GiB" if image["minBootDiskGib"] else None
-    uploaded = f"{source['fileName']} ({size(source['size'])})" if source else None
+    uploaded = f"{source['fileName']} ({size(source['size'])})" if "fileName" in source else None
+    rights = ", ".join(right for right, held in (image.get("viewerCan") or {}).items() if held)
     output.details(
         [
             ("id", image["id"]),
@@ -72,10 +74,13 @@ def show_image(output: Output, image: Mapping[str, Any]) -> None:
             ("disk size", size(image["virtualSize"]) if image["virtualSize"] else None),
             ("least boot disk", boot_disk),
             ("stored", size(image["storedSize"]) if image["storedSize"] else None),
+            ("cost a month", _cost(image.get("monthlyCost"))),
             ("sha256", image["sha256"]),
             ("protected", "yes" if image["protected"] else None),
             ("labels", labels),
+            ("you may", rights),
             ("uploaded file", uploaded),
+            ("copy of", _origin(source)),
             ("format", source.get("detectedFormat") or source.get("declaredFormat")),
             ("created", f"{image['createdAt']} ({age(_instant(image['createdAt']), datetime.now(UTC))})"),
             *(("warning", warning) for warning in image["warnings"]),
@@ -87,8 +92,10 @@ def event_text(event: Mapping[str, Any]) -> str:
     """An item of the feed on one line."""
     if event["__typename"] == "ResyncRequired":
         return "events were missed that are not kept any more; going on from here"
-    name = event.get("imageName") or (event["image"] or {}).get("name") or "(deleted)"
-    return f"{event['occurredAt']}  {event['imageId']}  {name}: {_what(event)}"
+    named = (event, event["image"] or {}, event.get("share") or {})
+    name = next((name for it in named if (name := it.get("imageName") or it.get("name"))), "(gone)")
+    actor = f" (by {event['actor']})" if event.get("actor") else ""
+    return f"{event['occurredAt']}  {event['imageId']}  {name}: {_what(event)}{actor}"
 
 
 def progress_text(progress: Mapping[str, Any]) -> str:
@@ -106,6 +113,8 @@ def _what(event: Mapping[str, Any]) -> str:
             return "deleted"
         case "ImageUpdated":
             return "changed " + ", ".join(event["fields"])
+        case "ImageShareChanged":
+            return _share_change(event)
         case "ImageProgressed":
             return progress_text(event["progress"])
         case "ImageStatusChanged":
@@ -114,6 +123,31 @@ def _what(event: Mapping[str, Any]) -> str:
             return f"{event['from']} -> {event['to']}{reason}"
         case kind:
             return str(kind)
+
+
+def _share_change(event: Mapping[str, Any]) -> str:
+    """What became of a share. What it allowed is left out: the gateway tells that as it is by now."""
+    project = event["share"]["project"]["name"] if event["share"] else "a project"
+    match event["state"]:
+        case "ACCEPTED":
+            return f"shared with {project}"
+        case "OFFERED":
+            return f"offered to {project}"
+        case "DECLINED":
+            return f"declined by {project}"
+    return f"not shared with {project} any more"
+
+
+def _cost(money: Mapping[str, str] | None) -> str | None:
+    """An amount; nothing is said of what costs nothing."""
+    return f"{money['amount']} {money['currency']}" if money and Decimal(money["amount"]) else None
+
+
+def _origin(source: Mapping[str, Any]) -> str | None:
+    """What an image is a copy of, if it is one."""
+    if "imageName" not in source:
+        return None
+    return f"{source['imageName']} ({source['image']['id']})" if source["image"] else source["imageName"]
 
 
 def _instant(text: str) -> datetime:

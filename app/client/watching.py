@@ -10,6 +10,8 @@ from app.client.api import Api
 from app.client.errors import ClientError, NoAnswer, NotReachable
 from app.client.patience import Patience, Trouble
 
+_PAGE = 100
+
 Item = Mapping[str, Any]
 
 
@@ -62,6 +64,23 @@ async def missed(api: Api, watched: Watched) -> AsyncGenerator[Item, None]:
         if not page["pageInfo"]["hasNextPage"]:
             return
         watched = replace(watched, after=page["pageInfo"]["endCursor"])
+
+
+async def newest_events(api: Api, project_id: str, image_id: str | None, count: int) -> list[Item]:
+    """The newest `count` events of a project's feed, or of one image in it: the oldest of them first."""
+    found: list[Item] = []
+    before: str | None = None
+    while len(found) < count:
+        last = min(_PAGE, count - len(found))
+        data = await api.query(documents.NEWEST_EVENTS, project=project_id, image=image_id, last=last, before=before)
+        page = data["imageEvents"]
+        if page is None:
+            raise NoAnswer("The gateway does not tell what has happened.")
+        found = [*page["nodes"], *found]
+        if not page["pageInfo"]["hasPreviousPage"]:
+            break
+        before = page["pageInfo"]["startCursor"]
+    return found
 
 
 async def _one_stream(api: Api, watched: Watched) -> AsyncGenerator[Item, None]:

@@ -2,8 +2,10 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import typer
@@ -34,6 +36,14 @@ def test_every_command_tells_its_exit_codes(name: str) -> None:
     for code, meaning in MEANINGS.items():
         assert f" {code.value} {meaning}" in shown
     assert "--json" in shown
+
+
+@pytest.mark.parametrize("name", USER_COMMANDS)
+def test_every_command_stands_in_the_readme(name: str) -> None:
+    lines = (Path(__file__).parents[2] / "README.md").read_text().splitlines()
+    table = lines[lines.index("| for users | |") : lines.index("| for operators | |")]
+
+    assert re.search(rf"`(images )?{name}[ `]", "\n".join(table))
 
 
 def test_the_client_loads_nothing_of_the_servers_side() -> None:

@@ -5,91 +5,25 @@ import os
 import pty
 import signal
 import subprocess
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.e2e.cli import SECONDS, Cli, Ended, MakeCli, clis, ended
 from tests.e2e.gate import Gate
 from tests.e2e.gateway import IMAGES, Gateway, clean_environment, running, start
 
 pytestmark = pytest.mark.needs_program("qemu-img")
 
 MIB = 1024 * 1024
-_SECONDS = 120
-
-
-@dataclass(frozen=True)
-class Ended:
-    """A command that has ended."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.out)
-
-
-@dataclass
-class Cli:
-    """The `images` command as a user of one gateway has it, in a folder and with a cache of their own."""
-
-    folder: Path
-    env: dict[str, str]
-    started: list["subprocess.Popen[str]"] = field(default_factory=list)
-
-    def start(self, *arguments: str | Path, env: Mapping[str, str] | None = None) -> "subprocess.Popen[str]":
-        process = subprocess.Popen(
-            [IMAGES, *map(str, arguments)],
-            cwd=self.folder,
-            env=clean_environment({**self.env, **(env or {})}),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        self.started.append(process)
-        return process
-
-    def __call__(self, *arguments: str | Path, env: Mapping[str, str] | None = None) -> Ended:
-        return ended(self.start(*arguments, env=env))
-
-    def end_all(self) -> None:
-        for process in self.started:
-            process.kill()
-            process.communicate(timeout=_SECONDS)
-
-
-def ended(process: "subprocess.Popen[str]") -> Ended:
-    out, err = process.communicate(timeout=_SECONDS)
-    return Ended(process.returncode, out, err)
-
-
-MakeCli = Callable[..., Cli]
 
 
 @pytest.fixture
 def make_cli(tmp_path: Path) -> Iterator[MakeCli]:
-    made: list[Cli] = []
-
-    def make(connection: Path, project: str = "alpha") -> Cli:
-        folder = tmp_path / f"home-{len(made)}"
-        folder.mkdir()
-        env = {
-            "IMAGES_CONNECTION": str(connection),
-            "IMAGES_PROJECT": project,
-            "XDG_CACHE_HOME": str(tmp_path / "cache"),
-        }
-        made.append(Cli(folder, env))
-        return made[-1]
-
-    yield make
-    for cli in made:
-        cli.end_all()
+    with clis(tmp_path) as make:
+        yield make
 
 
 @pytest.fixture
@@ -111,14 +45,14 @@ def disks(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "vhdx": ("-O", "vhdx"),
     }.items():
         command = ["qemu-img", "convert", "-f", "raw", *options, str(raw), str(folder / f"disk.{ending}")]
-        subprocess.run(command, check=True, timeout=_SECONDS)
+        subprocess.run(command, check=True, timeout=SECONDS)
     return folder
 
 
 def assert_same_disk(one: Path, other: Path) -> None:
     """The first may be padded at its end, as VHD's geometry wants it; its data has to be the same."""
     command = ["qemu-img", "compare", "-f", "qcow2", "-F", "raw", str(one), str(other)]
-    compared = subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS, check=False)
+    compared = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=False)
     assert compared.returncode == 0, compared.stdout + compared.stderr
 
 
@@ -450,7 +384,7 @@ def at_a_terminal(cli: Cli, *arguments: str | Path, typed: bytes = b"") -> tuple
         pass
     finally:
         os.close(master)
-    return process.wait(_SECONDS), seen.decode()
+    return process.wait(SECONDS), seen.decode()
 
 
 def test_a_bar_grows_at_a_terminal_and_nowhere_else(cli: Cli, disks: Path) -> None:
@@ -485,4 +419,4 @@ def test_a_reader_that_goes_away_is_told_apart_from_an_image_that_failed(cli: Cl
         process = cli.start(*arguments)
         assert process.stdout is not None
         process.stdout.close()
-        assert process.wait(_SECONDS) == 141
+        assert process.wait(SECONDS) == 141
