@@ -90,7 +90,13 @@ class Tariff:
 
 
 def price_segments(rates: Sequence[ArchiveRate], since: datetime, until: datetime) -> list[Segment]:
-    """The prices that hold from `since` to `until`, in order: a new one with each month and each rate."""
+    """The prices that hold from `since` to `until`, in order: a new one with each month and each rate.
+
+    None of a time that has not begun: nothing is stored in it, and of the last years of the calendar no month can be
+    told in which they end.
+    """
+    if since >= until:
+        return []
     starts = {since, *(at for rate in rates if since < (at := _midnight(rate.since)) < until)}
     month = _next_month(since)
     while month < until:

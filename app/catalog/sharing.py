@@ -6,6 +6,7 @@ share has the image's row locked.
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from sqlalchemy import func, or_
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -84,22 +85,22 @@ async def count_shares(session: AsyncSession, image_id: str) -> int:
     return await _count(session, _of_image(image_id))
 
 
-async def offers_to(session: AsyncSession, project_id: str, window: Window) -> Page[ImageShare]:
-    """The shares that are offered to a project and not answered yet, in the order in which they were made."""
-    return await read_page(session, _offered_to(project_id), _SHARE.id, _SHARE.id, window)
+async def shares_with(session: AsyncSession, project_id: str, state: ShareState, window: Window) -> Page[ImageShare]:
+    """The shares with a project that are in this state, in the order in which they were made."""
+    return await read_page(session, _with_project(project_id, state), _SHARE.id, _SHARE.id, window)
 
 
-async def count_offers(session: AsyncSession, project_id: str) -> int:
-    """How many shares are offered to a project and not answered yet."""
-    return await _count(session, _offered_to(project_id))
+async def count_shares_with(session: AsyncSession, project_id: str, state: ShareState) -> int:
+    """How many shares with a project are in this state."""
+    return await _count(session, _with_project(project_id, state))
 
 
 def _of_image(image_id: str) -> SelectOfScalar[ImageShare]:
     return select(ImageShare).where(ImageShare.image_id == image_id)
 
 
-def _offered_to(project_id: str) -> SelectOfScalar[ImageShare]:
-    return select(ImageShare).where(ImageShare.project_id == project_id, ImageShare.state == ShareState.OFFERED)
+def _with_project(project_id: str, state: ShareState) -> SelectOfScalar[ImageShare]:
+    return select(ImageShare).where(ImageShare.project_id == project_id, ImageShare.state == state)
 
 
 async def _count(session: AsyncSession, shares: SelectOfScalar[ImageShare]) -> int:
@@ -166,7 +167,7 @@ async def end_all(tx: Transaction, image: Image, *, actor: str) -> None:
     """End the shares of an image that is being deleted. Who could see it is told of that; who was offered it, here."""
     for share in (await tx.session.execute(_of_image(image.id).order_by(_SHARE.id))).scalars():
         if share.state == ShareState.OFFERED:
-            _tell_project(tx, share.project_id, share, actor, ProjectRole.ADMIN, revoked=True)
+            _tell_project(tx, share.project_id, _Told(share, image.name, actor, True), ProjectRole.ADMIN)
         await tx.session.delete(share)
 
 
@@ -248,10 +249,11 @@ async def _tell(
 
     `accepted` says that it is, or just was: then it concerns every member of the other project, else its admins.
     """
+    told = _Told(share, image.name, viewer.subject, revoked)
+    _tell_project(tx, image.project_id, told, ProjectRole.READER)
     least_role = ProjectRole.READER if accepted else ProjectRole.ADMIN
     ends = accepted and (revoked or share.state != ShareState.ACCEPTED)
-    _tell_project(tx, image.project_id, share, viewer.subject, ProjectRole.READER, revoked=revoked)
-    _tell_project(tx, share.project_id, share, viewer.subject, least_role, revoked=revoked, ends=ends)
+    _tell_project(tx, share.project_id, told, least_role, ends=ends)
     is_shared = _of_image(image.id).where(_SHARE.state == ShareState.ACCEPTED)
     shared = await _count(tx.session, is_shared) > 0
     visibility = ImageVisibility.SHARED if shared else ImageVisibility.PROJECT
@@ -259,27 +261,32 @@ async def _tell(
         await images.change(tx, image, ["visibility"], actor=viewer.subject, visibility=visibility)
 
 
+class _Told(NamedTuple):
+    """What both projects are told of a share, the name as it is now, and who did it."""
+
+    share: ImageShare
+    image_name: str
+    actor: str
+    revoked: bool
+
+
 def _tell_project(
-    tx: Transaction,
-    project_id: str,
-    share: ImageShare,
-    actor: str,
-    least_role: ProjectRole,
-    *,
-    revoked: bool,
-    ends: bool = False,
+    tx: Transaction, project_id: str, told: _Told, least_role: ProjectRole, *, ends: bool = False
 ) -> None:
     """Tell one project of a share; `ends` says that it does not see the image any more."""
-    state = None if revoked else share.state
+    share = told.share
     feed.tell(
         tx,
         EventKind.SHARE_CHANGED,
         project_id,
         share.image_id,
-        actor=actor,
+        actor=told.actor,
         least_role=least_role,
         share=share.id,
-        state=state,
+        project=share.project_id,
+        grant=share.grant,
+        state=None if told.revoked else share.state,
+        imageName=told.image_name,
         ends=ends,
     )
 

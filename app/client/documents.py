@@ -124,7 +124,7 @@ fragment EventFields on ImageEvent {
   image { id name status }
   ... on ImageStatusChanged { from to failure { code message hint retriable occurredAt } }
   ... on ImageUpdated { fields }
-  ... on ImageShareChanged { state share { id grant imageName project { id name } } }
+  ... on ImageShareChanged { state grant imageName project { id name } share { id } }
   ... on ImageDeleted { imageName }
   ... on ImageProgressed { progress { phase percent bytesDone bytesTotal etaSeconds updatedAt } }
 }

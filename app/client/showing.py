@@ -11,7 +11,7 @@ from rich.text import Text
 
 from app.client.output import Output
 from app.client.reporting import PHASES
-from app.client.text import age, size, visible
+from app.client.text import age, granted, size, visible
 
 # Columns that a row takes with a name and an operating system of usual length.
 _WIDE = 110
@@ -92,8 +92,7 @@ def event_text(event: Mapping[str, Any]) -> str:
     """An item of the feed on one line."""
     if event["__typename"] == "ResyncRequired":
         return "events were missed that are not kept any more; going on from here"
-    named = (event, event["image"] or {}, event.get("share") or {})
-    name = next((name for it in named if (name := it.get("imageName") or it.get("name"))), "(gone)")
+    name = event.get("imageName") or (event["image"] or {}).get("name") or "(gone)"
     actor = f" (by {event['actor']})" if event.get("actor") else ""
     return f"{event['occurredAt']}  {event['imageId']}  {name}: {_what(event)}{actor}"
 
@@ -126,13 +125,13 @@ def _what(event: Mapping[str, Any]) -> str:
 
 
 def _share_change(event: Mapping[str, Any]) -> str:
-    """What became of a share. What it allowed is left out: the gateway tells that as it is by now."""
-    project = event["share"]["project"]["name"] if event["share"] else "a project"
+    """What became of a share."""
+    project, allowed = event["project"]["name"], granted(event["grant"])
     match event["state"]:
         case "ACCEPTED":
-            return f"shared with {project}"
+            return f"shared with {project}, to {allowed}"
         case "OFFERED":
-            return f"offered to {project}"
+            return f"offered to {project}, to {allowed}"
         case "DECLINED":
             return f"declined by {project}"
     return f"not shared with {project} any more"

@@ -49,3 +49,11 @@ def age(then: datetime, now: datetime) -> str:
 
 def _ago(amount: int, name: str) -> str:
     return f"{amount} {name}{'' if amount == 1 else 's'} ago"
+
+
+def granted(grant: str) -> str:
+    """What a share lets one do."""
+    return _GRANTS.get(grant, grant.lower())
+
+
+_GRANTS = {"LAUNCH": "launch", "LAUNCH_AND_EDIT": "launch and edit"}

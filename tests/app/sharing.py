@@ -12,7 +12,7 @@ SHARE = "id grant state revision sharedBy imageName image { id name visibility }
 _ASKED = {"acceptImageShare": "AnswerImageShare", "declineImageShare": "AnswerImageShare"}
 FEED = """query ($project: ID!, $image: ID) { imageEvents(projectId: $project, imageId: $image, last: 100) { nodes {
   __typename cursor actor imageId image { id }
-  ... on ImageUpdated { fields } ... on ImageShareChanged { state share { id } } } } }"""
+  ... on ImageUpdated { fields } ... on ImageShareChanged { state grant imageName project { id } share { id } } } } }"""
 
 
 async def act(gateway: Gateway, name: str, subject: str = ADMIN, /, give: str = "", **given: Any) -> dict[str, Any]:

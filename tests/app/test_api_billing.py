@@ -89,6 +89,17 @@ async def test_an_interval_that_can_not_be_billed_is_refused(
     assert (refused["code"], refused["field"]) == ("INVALID", [field])
 
 
+@pytest.mark.parametrize(
+    ("begin", "end"),
+    [("9999-12-01T00:00:00Z", "9999-12-31T23:59:59Z"), ("0001-01-01T00:00:00Z", "0002-01-01T00:00:00Z")],
+)
+async def test_at_the_ends_of_the_calendar_nothing_is_stored(gateway: Gateway, begin: str, end: str) -> None:
+    project = await gateway.project()
+    await gateway.active(projectId=project)
+    told = await usage(gateway, project, **{"from": begin, "to": end})
+    assert (told["gibHours"], told["cost"]["amount"], told["byImage"]["nodes"]) == (0, "0.000000", [])
+
+
 async def test_a_reader_sees_the_bill_and_nobody_from_outside_does(gateway: Gateway) -> None:
     assert await usage(gateway, gateway.alpha, READER) is not None
     given = {"from": JUNE.isoformat(), "to": JULY.isoformat()}

@@ -177,11 +177,17 @@ async def test_an_offer_that_is_declined_can_be_made_again(gateway: Gateway) -> 
     assert (await gateway.ask(OFFERS, STRANGER, id=other))["project"]["shareOffers"]["totalCount"] == 1
 
 
-async def test_a_project_gives_up_what_it_accepted(gateway: Gateway) -> None:
-    other = await neighbour(gateway)
+async def test_a_project_finds_and_gives_up_what_it_accepted(gateway: Gateway) -> None:
+    other = await neighbour(gateway, guest=ProjectRole.READER)
     image = await gateway.active()
-    made = await share(gateway, image, other, offer=True)
+    made = await share(gateway, image, other, "LAUNCH_AND_EDIT", offer=True)
+    document = """query ($id: ID!) { project(id: $id) { acceptedShares(first: 5) {
+        totalCount nodes { id grant image { id } } } } }"""
+    empty = await gateway.ask(document, "guest", id=other)
+    assert empty["project"]["acceptedShares"] == {"totalCount": 0, "nodes": []}
     await done(gateway, "acceptImageShare", STRANGER, shareId=made["id"])
+    found = (await gateway.ask(document, "guest", id=other))["project"]["acceptedShares"]["nodes"]
+    assert found == [{"id": made["id"], "grant": "LAUNCH_AND_EDIT", "image": {"id": image["id"]}}]
     await done(gateway, "declineImageShare", STRANGER, shareId=made["id"])
     assert not await sees(gateway, STRANGER, image)
     assert (await gateway.image(image["id"])).visibility == "PROJECT"
@@ -354,6 +360,7 @@ async def test_with_an_image_its_shares_and_offers_go(gateway: Gateway) -> None:
     assert [event["__typename"] for event in await feed_of(gateway, taken, image)][-1] == "ImageDeleted"
     told = (await feed_of(gateway, asked, image, STRANGER))[-1]
     assert (told["__typename"], told["state"], told["share"]) == ("ImageShareChanged", None, None)
+    assert (told["imageName"], told["grant"], told["project"]) == ("disk", "LAUNCH", {"id": asked})
     assert (await gateway.ask(OFFERS, STRANGER, id=asked))["project"]["shareOffers"]["totalCount"] == 0
     assert (await mistake(gateway, "declineImageShare", STRANGER, shareId=offer["id"]))["code"] == "NOT_FOUND"
 

@@ -49,17 +49,17 @@ def event(**fields: Any) -> dict[str, Any]:
     return known | {"__typename": "ImageShareChanged"} | fields
 
 
-SHARE = {"imageName": "offered", "project": {"name": "beta"}}
+OFFER = {"imageName": "web", "project": {"name": "beta"}, "grant": "LAUNCH"}
 
 
 @pytest.mark.parametrize(
     ("happened", "told"),
     [
-        (event(state="ACCEPTED", share=SHARE), "web: shared with beta (by ada)"),
-        (event(state="OFFERED", share=SHARE, image=None), "offered: offered to beta (by ada)"),
-        (event(state="DECLINED", share=SHARE), "web: declined by beta (by ada)"),
-        (event(state=None, share=None), "web: not shared with a project any more (by ada)"),
-        (event(state="ACCEPTED", share=None, image=None), "(gone): shared with a project (by ada)"),
+        (event(state="ACCEPTED", **OFFER), "web: shared with beta, to launch (by ada)"),
+        (event(state="OFFERED", image=None, **OFFER), "web: offered to beta, to launch (by ada)"),
+        (event(state="OFFERED", **OFFER | {"grant": "SOME"}), "web: offered to beta, to some (by ada)"),
+        (event(state="DECLINED", **OFFER), "web: declined by beta (by ada)"),
+        (event(state=None, image=None, **OFFER), "web: not shared with beta any more (by ada)"),
         (event(__typename="ImageCreated", actor=None), "web: created"),
         (event(__typename="ImageDeleted", imageName="old", image=None), "old: deleted (by ada)"),
     ],

@@ -243,7 +243,7 @@ def test_the_history_tells_who_did_what_also_to_what_is_gone(people: People) -> 
     assert people.ruth.done("history", "-n", "2") == events[-2:]
     lines = people.ruth("history", "known").out.splitlines()
     assert lines[0].endswith("known: created (by ruth)")
-    assert any(line.endswith("known: shared with blue (by olga)") for line in lines)
+    assert any(line.endswith("known: shared with blue, to launch (by olga)") for line in lines)
     assert only(people.bert.done("history", "known", "--last", "1"))["imageId"] == known
 
     assert people.ruth("delete", "known", "--yes").code == 0

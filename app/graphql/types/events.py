@@ -11,8 +11,9 @@ from app.graphql.context import Info
 from app.graphql.scalars import EventCursor
 from app.graphql.types.connections import Edge, PageInfo
 from app.graphql.types.images import Image, ImageFailure, ImageProgress, progress_on_board
-from app.graphql.types.sharing import ImageShare
-from app.lifecycle import EventKind, FailureCode, ImageStatus, ShareState
+from app.graphql.types.sharing import ImageShare, project_of_share
+from app.graphql.types.tenancy import Project
+from app.lifecycle import EventKind, FailureCode, ImageStatus, ShareGrant, ShareState
 from app.models import Image as ImageRow
 
 
@@ -59,7 +60,14 @@ class ImageUpdated(ImageEvent):
 )
 class ImageShareChanged(ImageEvent):
     state: ShareState | None = strawberry.field(description="What has become of the share; null when it is gone.")
+    grant: ShareGrant = strawberry.field(description="What it lets, or let, the other project do.")
+    image_name: str = strawberry.field(description="What the image was called.")
     share_id: strawberry.Private[str]
+    other_id: strawberry.Private[str]
+
+    @strawberry.field(description="The project that the image is, or was, shared with.")
+    async def project(self, info: Info) -> Project:
+        return await project_of_share(info, self.other_id)
 
     @strawberry.field(description="The share as it is by now; null when it is gone, or can't be seen by you.")
     async def share(self, info: Info) -> ImageShare | None:
@@ -136,7 +144,12 @@ def event_node(happened: Happened) -> StoredEvent:
         case EventKind.SHARE_CHANGED:
             state = detail["state"]
             return ImageShareChanged(
-                state=None if state is None else ShareState(state), share_id=detail["share"], **common
+                state=None if state is None else ShareState(state),
+                grant=ShareGrant(detail["grant"]),
+                image_name=detail["imageName"],
+                share_id=detail["share"],
+                other_id=detail["project"],
+                **common,
             )
         case EventKind.MEMBERS_CHANGED:
             raise LookupError("watchers are not told of members")

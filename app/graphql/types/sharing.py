@@ -59,8 +59,13 @@ class ImageShare(Node):
 
     @strawberry.field(description="The project that it is shared with.")
     async def project(self, info: Info) -> Annotated["Project", strawberry.lazy("app.graphql.types.tenancy")]:
-        made: Project = node_of(await info.context.loaders.projects_shared_with.load(self.row.project_id))
-        return made
+        return await project_of_share(info, self.row.project_id)
+
+
+async def project_of_share(info: Info, project_id: str) -> "Project":
+    """The project that something is shared with, for who sees the share."""
+    made: Project = node_of(await info.context.loaders.projects_shared_with.load(project_id))
+    return made
 
 
 async def share_page(

@@ -14,7 +14,7 @@ from app.graphql.types.connections import Connection, cursor_for, page_fields, w
 from app.graphql.types.node import Node, made_of
 from app.graphql.types.quotas import ProjectQuota
 from app.graphql.types.sharing import ImageShare, share_page
-from app.lifecycle import ProjectRole
+from app.lifecycle import ProjectRole, ShareState
 from app.models import ImageShare as ShareRow
 from app.models import Membership
 from app.models import Organization as OrganizationRow
@@ -137,12 +137,24 @@ class Project(Node):
     async def share_offers(self, info: Info, first: First = None, after: After = None) -> Connection[ImageShare] | None:
         if await self.viewer_role_here(info) != ProjectRole.ADMIN:
             return None
+        return await self._shares(info, ShareState.OFFERED, first, after)
 
+    @strawberry.field(description="Shares that the project has accepted: of what images of others it may use, and how.")
+    async def accepted_shares(
+        self, info: Info, first: First = None, after: After = None
+    ) -> Connection[ImageShare] | None:
+        if await self.viewer_role_here(info) is None:
+            return None
+        return await self._shares(info, ShareState.ACCEPTED, first, after)
+
+    async def _shares(
+        self, info: Info, state: ShareState, first: int | None, after: str | None
+    ) -> Connection[ImageShare]:
         async def read(session: AsyncSession, window: Window) -> Page[ShareRow]:
-            return await sharing.offers_to(session, self.id, window)
+            return await sharing.shares_with(session, self.id, state, window)
 
         async def count(session: AsyncSession) -> int:
-            return await sharing.count_offers(session, self.id)
+            return await sharing.count_shares_with(session, self.id, state)
 
         return await share_page(info, first, after, read, count)
 
