@@ -10,6 +10,8 @@ import { createRoot } from "react-dom/client";
 
 import createImage from "./examples/create-image.graphql";
 import listImages from "./examples/list-images.graphql";
+import lookAtProject from "./examples/look-at-project.graphql";
+import shareImage from "./examples/share-image.graphql";
 import watchImages from "./examples/watch-images.graphql";
 import whoAmI from "./examples/who-am-i.graphql";
 
@@ -37,11 +39,16 @@ function exampleTabs(projectId, headers) {
       source: { upload: { fileName: "disk.vmdk", size: 1048576 } },
     },
   };
+  const newShare = {
+    input: { imageId: "the id of an image", projectId: "the id of another project", grant: "LAUNCH", offer: false },
+  };
   return [
     { query: whoAmI, headers },
     { query: listImages, variables: ofProject, headers },
     { query: createImage, variables: JSON.stringify(newImage, null, 2), headers },
     { query: watchImages, variables: ofProject, headers },
+    { query: shareImage, variables: JSON.stringify(newShare, null, 2), headers },
+    { query: lookAtProject, variables: ofProject, headers },
   ];
 }
 
