@@ -163,8 +163,9 @@ class Context:
 
     @property
     def project_id(self) -> str | None:
-        """The project that the caller works in, as the header X-Project says; None when it says nothing."""
-        return self.connection.headers.get("x-project")
+        """The project that the caller works in, as X-Project says: a header, or in connection_init; None without."""
+        named: str | None = getattr(self.connection.state, "project_id", None)
+        return named or self.connection.headers.get("x-project")
 
     @property
     def loaders(self) -> Loaders:

@@ -153,10 +153,13 @@ class SubscriptionSocket(BaseGraphQLTransportWSHandler[OperationContext, None]):
         if self.connection_init_received:
             return await self.websocket.close(4429, "Too many initialisation requests")
         self.connection_init_received = True
+        payload = message.get("payload") or {}
+        # What a browser can't send as a header with the handshake.
+        self._socket.state.project_id = _named("x-project", payload)
         if self.connection_init_timeout_task:
             self.connection_init_timeout_task.cancel()
         try:
-            self._caller = await self._authenticate(self._token(message.get("payload") or {}))
+            self._caller = await self._authenticate(self._token(payload))
         except NotAuthenticated as error:
             # RFC 6455, section 5.5: a reason has at most 123 bytes.
             reason = str(error).encode()[:120].decode(errors="ignore")
@@ -217,10 +220,14 @@ class SubscriptionSocket(BaseGraphQLTransportWSHandler[OperationContext, None]):
         return None
 
     def _token(self, payload: Mapping[str, object]) -> str | None:
-        for name, value in payload.items():
-            if name.lower() == "authorization" and value is not None:
-                return bearer_token(str(value))
-        return bearer_token(self._socket.headers.get("authorization"))
+        given = _named("authorization", payload)
+        return bearer_token(self._socket.headers.get("authorization") if given is None else given)
+
+
+def _named(header: str, payload: Mapping[str, object]) -> str | None:
+    """What stands in the payload of connection_init under the name of a header, in whatever case."""
+    given = (value for name, value in payload.items() if name.lower() == header and value is not None)
+    return next((str(value) for value in given), None)
 
 
 def _is_well_formed(message: object) -> bool:

@@ -52,6 +52,11 @@ class Watchers:
         token = self._gateway.tokens.issue(subject, operator=operator)
         return watching(transport, Wanted(self._address, document, variables, token))
 
+    def watch_from(self, place: str, document: str, transport: str, **variables: Any) -> Any:
+        """As ADMIN who works in a project, which X-Project names."""
+        wanted = Wanted(self._address, document, variables, self._gateway.token(ADMIN), project=place)
+        return watching(transport, wanted)
+
 
 @pytest.fixture
 def watchers(gateway: Gateway, address: str) -> Watchers:
@@ -162,6 +167,21 @@ async def test_who_watches_an_image_through_a_share_is_ended_when_it_is_revoked(
         assert await watcher.item() == {"name": "silver"}
         await done(gateway, "revokeImageShare", shareId=made["id"])
         assert await code_of_the_end(watcher) == "NOT_FOUND"
+
+
+@every_transport
+async def test_what_one_may_do_with_an_image_is_told_for_the_project_that_one_works_in(
+    gateway: Gateway, watchers: Watchers, transport: str
+) -> None:
+    other = await gateway.project()
+    image = await gateway.active()
+    await share(gateway, image, other)
+    document = "subscription ($id: ID!) { image(id: $id) { name viewerCan { launch edit } } }"
+    for place, edit in ((gateway.alpha, True), (other, False)):
+        async with watchers.watch_from(place, document, transport, id=image["id"]) as watcher:
+            assert (await watcher.item())["viewerCan"] == {"launch": True, "edit": edit}
+            await done(gateway, "updateImage", imageId=image["id"], name=f"seen from {place}")
+            assert (await watcher.item())["viewerCan"] == {"launch": True, "edit": edit}
 
 
 @every_transport

@@ -30,6 +30,7 @@ class Wanted:
     variables: dict[str, Any]
     token: str | None
     last_event_id: str | None = None
+    project: str | None = None
 
     @property
     def payload(self) -> dict[str, Any]:
@@ -37,8 +38,13 @@ class Wanted:
 
     @property
     def headers(self) -> dict[str, str]:
-        headers = {"Authorization": f"Bearer {self.token}"} if self.token else {}
-        return headers | ({"Last-Event-ID": self.last_event_id} if self.last_event_id else {})
+        return self.credentials | ({"Last-Event-ID": self.last_event_id} if self.last_event_id else {})
+
+    @property
+    def credentials(self) -> dict[str, str]:
+        """Headers, or what a socket begins with."""
+        given = {"Authorization": f"Bearer {self.token}"} if self.token else {}
+        return given | ({"X-Project": self.project} if self.project else {})
 
 
 # What comes of a subscription: answers of GraphQL, with SSE's id beside them, and {"closed": CODE} of a socket.
@@ -50,8 +56,7 @@ async def over_socket(wanted: Wanted) -> Answers:
     headers = {"Last-Event-ID": wanted.last_event_id} if wanted.last_event_id else {}
     url = f"ws://{wanted.address}/graphql"
     async with connect(url, subprotocols=protocols, additional_headers=headers) as connection:
-        payload = {"Authorization": f"Bearer {wanted.token}"} if wanted.token else {}
-        await connection.send(json.dumps({"type": "connection_init", "payload": payload}))
+        await connection.send(json.dumps({"type": "connection_init", "payload": wanted.credentials}))
         assert json.loads(await connection.recv()) == {"type": "connection_ack"}
         try:
             await connection.send(json.dumps({"id": "1", "type": "subscribe", "payload": wanted.payload}))
