@@ -39,7 +39,6 @@ from app.graphql.payloads import (
     ShareImagePayload,
     UpdateImagePayload,
     UpdateImageSharePayload,
-    cursor_at,
 )
 from app.lifecycle import ShareState
 
@@ -98,17 +97,9 @@ class Mutation:
 
     @strawberry.mutation(description="Remove an image from the catalogue and free its storage.")
     async def delete_image(self, info: Info, input: Annotated[DeleteImageInput, _INPUT]) -> DeleteImagePayload | None:
-        try:
-            image_id, position = await deletion.delete_image(
-                info.context.gateway.database, info.context.viewer, input.image_id, input.expected_revision
-            )
-        except UserMistake as mistake:
-            return DeleteImagePayload.refused(mistake)
-        return DeleteImagePayload(
-            user_errors=[],
-            cursor=await cursor_at(info, position),
-            deleted_image_id=strawberry.ID(image_id),
-        )
+        database, viewer = info.context.gateway.database, info.context.viewer
+        act = deletion.delete_image(database, viewer, input.image_id, input.expected_revision)
+        return await DeleteImagePayload.answer(info, act)
 
     @strawberry.mutation(
         description="Share an image with another project of the organization: at once where you administer both, "
@@ -150,15 +141,8 @@ class Mutation:
         self, info: Info, input: Annotated[RevokeImageShareInput, _INPUT]
     ) -> RevokeImageSharePayload | None:
         database, viewer = info.context.gateway.database, info.context.viewer
-        try:
-            share_id, position = await sharing.revoke_share(database, viewer, input.share_id, input.expected_revision)
-        except UserMistake as mistake:
-            return RevokeImageSharePayload.refused(mistake)
-        return RevokeImageSharePayload(
-            user_errors=[],
-            cursor=await cursor_at(info, position),
-            revoked_share_id=strawberry.ID(share_id),
-        )
+        act = sharing.revoke_share(database, viewer, input.share_id, input.expected_revision)
+        return await RevokeImageSharePayload.answer(info, act)
 
     @strawberry.mutation(
         description="Set limits of a project, as an owner of its organization or an operator. "

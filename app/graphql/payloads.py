@@ -1,7 +1,7 @@
 """What mutations answer: what was changed, where in the feed, or what the caller has to mend."""
 
-from collections.abc import Awaitable
-from typing import Any, Self
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Self, TypeVar
 
 import strawberry
 
@@ -18,6 +18,8 @@ from app.graphql.types.tenancy import Project
 from app.models import Image as ImageRow
 from app.models import ImageShare as ShareRow
 from app.models import Project as ProjectRow
+
+Changed = TypeVar("Changed")
 
 
 @strawberry.interface(description="Something that you can mend.")
@@ -85,6 +87,17 @@ class Payload:
         """The answer to a request that was not carried out."""
         return cls(user_errors=[user_error(mistake)], cursor=None)
 
+    @classmethod
+    async def of_act(
+        cls, info: Info, act: Awaitable[tuple[Changed, int | None]], show: Callable[[Changed], Mapping[str, Any]]
+    ) -> Self:
+        """What became of a use case: it gives what has changed, to be shown by these fields, and its feed position."""
+        try:
+            changed, position = await act
+        except UserMistake as mistake:
+            return cls.refused(mistake)
+        return cls(user_errors=[], cursor=await cursor_at(info, position), **show(changed))
+
 
 @strawberry.type(description="What a mutation answers that changes an image.")
 class ImagePayload(Payload):
@@ -93,11 +106,7 @@ class ImagePayload(Payload):
     @classmethod
     async def answer(cls, info: Info, act: Awaitable[tuple[ImageRow, int | None]]) -> Self:
         """What became of a use case that changes an image."""
-        try:
-            row, position = await act
-        except UserMistake as mistake:
-            return cls.refused(mistake)
-        return cls(user_errors=[], cursor=await cursor_at(info, position), image=Image.of(row))
+        return await cls.of_act(info, act, lambda row: {"image": Image.of(row)})
 
 
 @strawberry.type(description="What a mutation answers that changes a share.")
@@ -107,11 +116,7 @@ class SharePayload(Payload):
     @classmethod
     async def answer(cls, info: Info, act: Awaitable[tuple[ShareRow, int | None]]) -> Self:
         """What became of a use case that changes a share."""
-        try:
-            row, position = await act
-        except UserMistake as mistake:
-            return cls.refused(mistake)
-        return cls(user_errors=[], cursor=await cursor_at(info, position), share=ImageShare.of(row))
+        return await cls.of_act(info, act, lambda row: {"share": ImageShare.of(row)})
 
 
 @strawberry.type(description="What a mutation answers that changes a project.")
@@ -121,13 +126,11 @@ class ProjectPayload(Payload):
     @classmethod
     async def answer(cls, info: Info, act: Awaitable[tuple[ProjectRow, int | None]]) -> Self:
         """What became of a use case that changes a project."""
-        try:
-            row, position = await act
-        except UserMistake as mistake:
-            return cls.refused(mistake)
+        payload = await cls.of_act(info, act, lambda row: {"project": Project.of(row)})
         # Who has just left the project, by their own hand, does not see it any more.
-        seen = await info.context.loaders.roles.load(row.id) is not None
-        return cls(user_errors=[], cursor=await cursor_at(info, position), project=Project.of(row) if seen else None)
+        if payload.project is not None and await info.context.loaders.roles.load(payload.project.id) is None:
+            payload.project = None
+        return payload
 
 
 async def cursor_at(info: Info, position: int | None) -> EventCursor:
@@ -167,6 +170,11 @@ class UpdateImagePayload(ImagePayload):
 class DeleteImagePayload(Payload):
     deleted_image_id: strawberry.ID | None = strawberry.field(default=None, description="The image that is gone.")
 
+    @classmethod
+    async def answer(cls, info: Info, act: Awaitable[tuple[str, int | None]]) -> Self:
+        """What became of the use case."""
+        return await cls.of_act(info, act, lambda image_id: {"deleted_image_id": strawberry.ID(image_id)})
+
 
 @strawberry.type(description="The answer to shareImage.")
 class ShareImagePayload(SharePayload):
@@ -191,6 +199,11 @@ class DeclineImageSharePayload(SharePayload):
 @strawberry.type(description="The answer to revokeImageShare.")
 class RevokeImageSharePayload(Payload):
     revoked_share_id: strawberry.ID | None = strawberry.field(default=None, description="The share that is gone.")
+
+    @classmethod
+    async def answer(cls, info: Info, act: Awaitable[tuple[str, int | None]]) -> Self:
+        """What became of the use case."""
+        return await cls.of_act(info, act, lambda share_id: {"revoked_share_id": strawberry.ID(share_id)})
 
 
 @strawberry.type(description="The answer to setProjectQuota.")
