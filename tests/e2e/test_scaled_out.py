@@ -40,6 +40,15 @@ subscription ($project: ID!, $after: EventCursor) {
 """
 
 
+_CREATE = "mutation ($input: CreateImageInput!) { createImage(input: $input) { image { id } } }"
+_REMOVE = "mutation ($input: RemoveProjectMemberInput!) { removeProjectMember(input: $input) { cursor } }"
+
+
+def _wish(project_id: str) -> dict[str, object]:
+    upload = {"fileName": "disk.raw", "size": MiB}
+    return {"projectId": project_id, "name": "disk", "source": {"upload": upload}}
+
+
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     with running_cluster(tmp_path_factory.mktemp("cluster"), env=QUICK) as cluster:
@@ -78,6 +87,18 @@ def test_what_goes_in_at_one_process_is_watched_at_the_other(
     assert "CONVERTING" in phases
     assert {event["imageId"] for event in told} == {image_id}
     other.check_holds(image_id, source, STREAM.driver, tmp_path)
+
+
+def test_who_is_removed_at_one_process_watches_no_longer_at_the_other(cluster: Cluster) -> None:
+    token = cluster.token("leaver", "beta", "READER")
+    with cluster.client(0, cluster.token("boss", "beta"), "beta") as boss, cluster.client(1, token, "beta") as leaver:
+        before = boss.ask("query { eventCursor }")["eventCursor"]
+        image_id = boss.ask(_CREATE, input=_wish(boss.project_id))["createImage"]["image"]["id"]
+        with leaver.stream(_FEED, project=leaver.project_id, after=before) as answers:
+            assert next(answers)["imageEvents"]["imageId"] == image_id
+            boss.ask(_REMOVE, input={"projectId": boss.project_id, "subject": "leaver"})
+            with pytest.raises(AssertionError, match="NOT_FOUND"):
+                next(answers)
 
 
 @pytest.mark.parametrize("variant", VARIANTS, ids=lambda variant: variant.name)
