@@ -149,18 +149,16 @@ async def update_share(
     return share, tx.position
 
 
-async def revoke_share(
-    database: Database, viewer: Viewer, share_id: str, expected_revision: int | None
-) -> tuple[str, int | None]:
+async def revoke_share(database: Database, viewer: Viewer, share_id: str, expected_revision: int | None) -> Changed:
     """Take a share back, whatever its state: from here on the other project does not see the image any more.
 
-    Raises NotFound, Forbidden, StaleRevision.
+    Gives the share as it was. Raises NotFound, Forbidden, StaleRevision.
     """
     async with database.transaction() as tx:
         share, image = await _share_to_change(tx, viewer, share_id, expected_revision)
         await tx.session.delete(share)
         await _tell(tx, image, share, viewer, accepted=share.state == ShareState.ACCEPTED, revoked=True)
-    return share_id, tx.position
+    return share, tx.position
 
 
 async def end_all(tx: Transaction, image: Image, *, actor: str) -> None:

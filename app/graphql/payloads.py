@@ -199,11 +199,14 @@ class DeclineImageSharePayload(SharePayload):
 @strawberry.type(description="The answer to revokeImageShare.")
 class RevokeImageSharePayload(Payload):
     revoked_share_id: strawberry.ID | None = strawberry.field(default=None, description="The share that is gone.")
+    share: ImageShare | None = strawberry.field(default=None, description="The share as it was.")
 
     @classmethod
-    async def answer(cls, info: Info, act: Awaitable[tuple[str, int | None]]) -> Self:
+    async def answer(cls, info: Info, act: Awaitable[tuple[ShareRow, int | None]]) -> Self:
         """What became of the use case."""
-        return await cls.of_act(info, act, lambda share_id: {"revoked_share_id": strawberry.ID(share_id)})
+        return await cls.of_act(
+            info, act, lambda row: {"revoked_share_id": strawberry.ID(row.id), "share": ImageShare.of(row)}
+        )
 
 
 @strawberry.type(description="The answer to setProjectQuota.")

@@ -343,8 +343,9 @@ async def test_a_share_that_is_revoked_is_gone_at_once(gateway: Gateway) -> None
     image = await gateway.active()
     made = await share(gateway, image, other, offer=True)
     await done(gateway, "acceptImageShare", STRANGER, shareId=made["id"])
-    gone = await done(gateway, "revokeImageShare", give="revokedShareId", shareId=made["id"])
-    assert gone == made["id"]
+    payload = await act(gateway, "revokeImageShare", give="revokedShareId share { id state }", shareId=made["id"])
+    assert payload["revokedShareId"] == made["id"]
+    assert payload["share"] == {"id": made["id"], "state": "ACCEPTED"}
     assert not await sees(gateway, STRANGER, image)
     assert await listed(gateway, other) == []
     refused = await mistake(gateway, "acceptImageShare", STRANGER, shareId=made["id"])

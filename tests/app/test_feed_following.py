@@ -23,6 +23,7 @@ from app.models import Event, Image, now
 from app.ports import ProgressReport
 from app.viewer import Viewer
 from tests.app.gateway import ADMIN, STRANGER, Gateway, until
+from tests.app.sharing import done
 
 pytestmark = pytest.mark.anyio
 
@@ -31,9 +32,11 @@ _NUMBERS = itertools.count()
 
 
 @asynccontextmanager
-async def following(gateway: Gateway, ring: int = 4, poll_seconds: float = 0.02) -> AsyncIterator[Feed]:
-    """A feed as another process would have it: nobody wakes it, it looks by itself."""
-    other = Feed(gateway.database, LocalWakeups(), ProgressBoard(), ring, poll_seconds)
+async def following(
+    gateway: Gateway, ring: int = 4, poll_seconds: float = 0.02, wakeups: LocalWakeups | None = None
+) -> AsyncIterator[Feed]:
+    """A feed as another process would have it: without `wakeups` nobody wakes it, it looks by itself."""
+    other = Feed(gateway.database, wakeups or LocalWakeups(), ProgressBoard(), ring, poll_seconds)
     await other.start()
     running = asyncio.create_task(other.run())
     try:
@@ -370,3 +373,17 @@ async def test_a_page_of_events_has_one_to_a_hundred(gateway: Gateway, first: in
 async def test_events_are_not_read_after_what_is_no_cursor(gateway: Gateway, after: str) -> None:
     error = await gateway.refused(PAGE, project=gateway.alpha, first=1, after=after)
     assert (error["code"], error["field"]) == ("INVALID", ["after"])
+
+
+async def test_who_is_known_as_a_member_is_looked_at_anew_when_the_feed_tells_of_a_change(gateway: Gateway) -> None:
+    project = await gateway.project()
+    await done(gateway, "setProjectMember", projectId=project, subject=STRANGER, role="ADMIN")
+    async with following(gateway, poll_seconds=3600, wakeups=gateway.wakeups) as other:
+        async with reading(other, project, await position(gateway.database)) as items:
+            await gateway.create(projectId=project)
+            await take(items, 1)
+            await other._refresh_members()
+            assert ADMIN in other._members[project]
+            await done(gateway, "removeProjectMember", STRANGER, projectId=project, subject=ADMIN)
+            with pytest.raises(NotFound):
+                await take(items, 1)
