@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 import sqlalchemy
-from sqlalchemy import Select
+from sqlalchemy import ColumnElement, Select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
@@ -169,9 +169,9 @@ def shared_with(project_id: str) -> Select[tuple[str]]:
     )
 
 
-async def has_shared_images(session: AsyncSession, project_id: str) -> bool:
+def any_shared_with(project_id: str) -> ColumnElement[bool]:
     """Whether a project may use any image through a share."""
-    return (await session.execute(shared_with(project_id).limit(1))).first() is not None
+    return shared_with(project_id).exists()
 
 
 async def audience(session: AsyncSession, image: Image) -> Sequence[str]:

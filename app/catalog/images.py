@@ -94,14 +94,22 @@ async def list_images(
     """
     if not tenancy.is_id(project_id):
         raise tenancy.no_project()
-    shared = await access.has_shared_images(session, project_id)
-    query = _page_of(project_id, wanted, order, window, descending=descending, shared=shared)
-    # The rows prove the right to see them; only where there are none it has to be asked for by itself.
-    query = query.where(tenancy.may_see(viewer, project_id))
-    page = await read_page(session, query, _SORT_KEYS[order], _TABLE.c.id, window, descending=descending)
+    any_shared = access.any_shared_with(project_id)
+
+    async def read(*, shared: bool) -> Page[Any]:
+        query = _page_of(project_id, wanted, order, window, descending=descending, shared=shared)
+        query = query.add_columns(any_shared.label("any_shared")).where(tenancy.may_see(viewer, project_id))
+        return await read_page(session, query, _SORT_KEYS[order], _TABLE.c.id, window, descending=descending)
+
+    # The rows prove the right to see them, and say whether there are more than the project's own, which is rare; only
+    # where there are none, either has to be asked for by itself.
+    page = await read(shared=False)
     if not page.rows:
         await tenancy.reader_role(session, viewer, project_id)
-    return page
+        more = (await session.execute(sqlalchemy.select(any_shared))).scalar_one()
+    else:
+        more = page.rows[0].any_shared
+    return await read(shared=True) if more else page
 
 
 async def count_images(session: AsyncSession, project_id: str, wanted: ImageFilter) -> int:

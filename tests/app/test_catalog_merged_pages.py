@@ -9,13 +9,15 @@ from itertools import product
 from typing import Any
 
 import pytest
-from sqlalchemy import event
+from sqlalchemy import delete, event
+from sqlmodel import col
 
-from app.catalog import images
+from app.catalog import images, members
 from app.catalog.images import ImageFilter, ImageOrder
 from app.catalog.pages import Place, Window
 from app.database import Database
-from app.lifecycle import ImageStatus, ImageType
+from app.lifecycle import ImageStatus, ImageType, ShareGrant, ShareState
+from app.models import Image, ImageShare
 from app.settings import load_settings
 from app.viewer import Viewer
 from tests.app.conftest import NewDatabase
@@ -74,13 +76,15 @@ async def large(new_database: NewDatabase, tmp_path_factory: pytest.TempPathFact
     await database.close()
 
 
-async def reads(large: Large, wanted: ImageFilter, *, rows: int = PAGE) -> list[Read]:
-    """How pages are read in every order and direction: the first, the last, and those beside the middle."""
+async def reads(large: Large, wanted: ImageFilter, *, rows: int = PAGE, shared: bool = False) -> list[Read]:
+    """How pages are read in every order and direction: the first, the last, and those beside the middle.
+
+    `shared` says that there are others than the project's own: then a page is read once more, with them.
+    """
     found: list[Read] = []
 
     def keep(_connection: object, _cursor: object, statement: str, parameters: Any, *_others: object) -> None:
-        # Whether anything is shared with the project is asked first.
-        if statement.startswith("SELECT") and not statement.startswith("SELECT image_share"):
+        if statement.startswith("SELECT"):
             found.append(Read(statement, parameters))
 
     event.listen(large.database._reading.sync_engine, "before_cursor_execute", keep)
@@ -95,9 +99,10 @@ async def reads(large: Large, wanted: ImageFilter, *, rows: int = PAGE) -> list[
             )
         assert len(page.rows) == rows
     event.remove(large.database._reading.sync_engine, "before_cursor_execute", keep)
-    # Where there are no rows, it is asked whether the project may be seen.
-    assert len(found) == (len(pages) if rows else 2 * len(pages))
-    return found if rows else found[::2]
+    # Where there are no rows, it is asked whether the project may be seen, and whether anything is shared with it.
+    each = 2 if shared else 1 if rows else 3
+    assert len(found) == each * len(pages)
+    return found[each - 1 :: each] if shared else found[::each]
 
 
 async def explained(large: Large, how: str, read: Read) -> list[Any]:
@@ -174,3 +179,51 @@ async def test_a_filter_that_no_image_can_pass_looks_at_none(large: Large) -> No
                 assert steps_of_sqlite(large, read) * 100 < MANY / 20, read
             else:
                 assert all(step.get("Relation Name") != "image" for step in await plan(large, read)), read
+
+
+@pytest.fixture
+async def sharing(large: Large) -> AsyncIterator[None]:
+    """Three images of another project are shared with the large one."""
+    (other,) = await members.found(large.database, "bench", ["other"], None)
+    rows = [_image(other.id, number) for number in range(3)]
+    shares = [
+        ImageShare(
+            image_id=row.id,
+            project_id=large.project_id,
+            grant=ShareGrant.LAUNCH,
+            state=ShareState.ACCEPTED,
+            shared_by="a",
+        )
+        for row in rows
+    ]
+    async with large.database.transaction() as tx:
+        tx.session.add_all(rows)
+        await tx.session.flush()
+        tx.session.add_all(shares)
+    yield
+    async with large.database.transaction() as tx:
+        await tx.session.execute(delete(ImageShare))
+        await tx.session.execute(delete(Image).where(col(Image.project_id) == other.id))
+
+
+def _image(project_id: str, number: int) -> Image:
+    return Image(
+        project_id=project_id, name=str(number), name_key=str(number), size_key=1, virtual_size=1,
+        status=ImageStatus.ACTIVE, created_by="a", source_file_name="a", source_size=1,
+    )  # fmt: skip
+
+
+@pytest.mark.usefixtures("sharing")
+@pytest.mark.parametrize("wanted", [ImageFilter(), FILTERS["ACTIVE"]], ids=["all", "ACTIVE"])
+async def test_with_shared_images_a_page_looks_at_these_and_few_more_than_it_has(
+    large: Large, wanted: ImageFilter
+) -> None:
+    for read in await reads(large, wanted, shared=True):
+        if large.on_sqlite:
+            assert steps_of_sqlite(large, read) * 100 < MANY / 2, read
+            continue
+        scans = [step for step in await plan(large, read) if step.get("Relation Name") == "image"]
+        looked_at = [
+            step["Actual Loops"] * (step["Actual Rows"] + step.get("Rows Removed by Filter", 0)) for step in scans
+        ]
+        assert sum(looked_at) <= 12 + 3 + 3 * (PAGE + 1), read

@@ -75,7 +75,7 @@ async def walked(database: Database, project: Project, order: ImageOrder, window
         async with database.read() as session:
             page = await images.list_images(session, VIEWER, project.id, wanted, order, window, descending=descending)
     assert len(page.rows) == window.limit
-    (_is_anything_shared, (statement, parameters)) = seen
+    ((statement, parameters),) = seen
     async with database.read() as session:
         connection = await session.connection()
         explained = await connection.exec_driver_sql("EXPLAIN (ANALYZE, FORMAT JSON) " + statement, parameters)
