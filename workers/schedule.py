@@ -13,7 +13,7 @@ from pathlib import Path
 import structlog
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 
-from app.catalog import conversions, feed, jobs, turns
+from app.catalog import conversions, feed, jobs, reconciling, turns
 from app.catalog.survey import UploadSurvey
 from app.catalog.uploads import Uploads
 from app.database import Database
@@ -63,6 +63,7 @@ class Schedule:
             (self.settle_uploads, min(_MINUTE, self.settings.upload_idle_seconds / 2)),
             (self.remove_orphans, min(_HOUR, self.settings.orphan_seconds / 2)),
             (self.prune_feed, _HOUR),
+            (self.reconcile_ledger, _HOUR),
         ]
         if self.survey is not None:
             sweeps.append((self.survey.look, max(_LOOK_SECONDS, self.settings.progress_seconds)))
@@ -120,6 +121,10 @@ class Schedule:
         keep = timedelta(days=self.settings.feed_days)
         await feed.prune(self.database, keep)
         await jobs.prune(self.database, keep)
+
+    async def reconcile_ledger(self) -> None:
+        """Mend lines of the ledger that a process of an older version has not written."""
+        await reconciling.reconcile(self.database)
 
 
 def _remove_old_folders(parent: Path, before: datetime, in_use: set[str]) -> None:

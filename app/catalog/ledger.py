@@ -15,7 +15,7 @@ from app.lifecycle import ImageType
 from app.models import Image, StorageEntry, now
 
 # What is offered to everybody is nobody's to pay.
-_BILLED = (ImageType.CUSTOM, ImageType.SNAPSHOT)
+BILLED = (ImageType.CUSTOM, ImageType.SNAPSHOT)
 _INSTANT = "ledger.instant"
 
 
@@ -24,9 +24,9 @@ async def stored(tx: Transaction, image: Image) -> None:
 
     Adds nothing when an image of its project pays for these bytes already.
     """
-    if image.type not in _BILLED or image.blob_id is None or image.stored_size is None:
+    if image.type not in BILLED or image.blob_id is None or image.stored_size is None:
         return
-    line = await _open_line(tx, image.project_id, image.blob_id)
+    line = await open_line(tx, image.project_id, image.blob_id)
     if line is None:
         entry = StorageEntry(
             project_id=image.project_id,
@@ -45,30 +45,32 @@ async def released(tx: Transaction, image: Image, blob_id: str) -> None:
 
     The line passes on to the first image that was created of those of the project that still name the blob.
     """
-    line = await _open_line(tx, image.project_id, blob_id)
+    line = await open_line(tx, image.project_id, blob_id)
     if line is None or line.image_id != image.id:
         return
-    heir = await _first_that_names(tx, image.project_id, blob_id)
+    heir = await first_that_names(tx, image.project_id, blob_id)
     if heir is None:
-        await _close(tx, line)
+        await close(tx, line, _instant(tx))
     else:
-        await _go_on(tx, line, heir, line.stored_size)
+        await _go_on(tx, line, heir.id, line.stored_size)
 
 
-async def _open_line(tx: Transaction, project_id: str, blob_id: str) -> StorageEntry | None:
+async def open_line(tx: Transaction, project_id: str, blob_id: str) -> StorageEntry | None:
+    """The line by which a project pays for a blob, if it does."""
     query = select(StorageEntry).where(
         StorageEntry.blob_id == blob_id, StorageEntry.project_id == project_id, col(StorageEntry.until).is_(None)
     )
     return (await tx.session.execute(query)).scalar_one_or_none()
 
 
-async def _first_that_names(tx: Transaction, project_id: str, blob_id: str) -> str | None:
+async def first_that_names(tx: Transaction, project_id: str, blob_id: str) -> Image | None:
+    """The first image that was created of those that a project pays for, are not deleted, and name a blob."""
     query = (
-        select(Image.id)
+        select(Image)
         .where(
             Image.blob_id == blob_id,
             Image.project_id == project_id,
-            col(Image.type).in_(_BILLED),
+            col(Image.type).in_(BILLED),
             col(Image.deleted_at).is_(None),
         )
         .order_by(col(Image.created_at), col(Image.id))
@@ -79,19 +81,19 @@ async def _first_that_names(tx: Transaction, project_id: str, blob_id: str) -> s
 
 async def _go_on(tx: Transaction, line: StorageEntry, image_id: str, stored_size: int) -> None:
     """Close a line, and open one for the same bytes at the same instant: there is neither a gap nor an overlap."""
-    at = await _close(tx, line)
+    at = await close(tx, line, _instant(tx))
     entry = StorageEntry(
         project_id=line.project_id, image_id=image_id, blob_id=line.blob_id, stored_size=stored_size, since=at
     )
     tx.session.add(entry)
 
 
-async def _close(tx: Transaction, line: StorageEntry) -> datetime:
+async def close(tx: Transaction, line: StorageEntry, at: datetime) -> datetime:
     """Close a line; gives the instant, which is not before its beginning even where clocks of machines differ."""
-    line.until = at = max(_instant(tx), line.since)
+    line.until = until = max(at, line.since)
     # Before the next line is written, in whatever order a flush does that: two open lines are one too many.
     await tx.session.flush()
-    return at
+    return until
 
 
 def _instant(tx: Transaction) -> datetime:
