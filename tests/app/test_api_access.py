@@ -1,263 +1,46 @@
 """Who may do what: every cell of the tables in `access_table`, its answer and what it leaves behind."""
 
 import json
-import shutil
-from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import AsyncIterator, Mapping
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
-import sqlalchemy
-from graphql import GraphQLObjectType, GraphQLSchema, OperationDefinitionNode, build_schema, parse
+from graphql import (
+    FieldNode,
+    GraphQLObjectType,
+    GraphQLSchema,
+    OperationDefinitionNode,
+    TypeInfo,
+    TypeInfoVisitor,
+    Visitor,
+    build_schema,
+    parse,
+    visit,
+)
 
-from app.catalog import members
 from app.graphql import schema
-from app.lifecycle import ProjectRole
-from app.models import TABLES
-from tests.app.access_table import (
+from app.models import now
+from tests.app.access_cells import CALLERS, SEES, Cell, Row, cells_of, rows_of
+from tests.app.access_lines import (
     ABSENT,
-    CALLERS,
     CHANGES,
-    CHANGING,
-    LISTING,
     PROJECTS,
-    READING,
     READS,
-    SEES,
     WATCHES,
-    WATCHING,
-    Cell,
     Change,
-    Row,
-    cells_of,
     document_of,
     filled,
     names_in,
-    rows_of,
 )
-from tests.app.gateway import OPERATOR, Gateway
+from tests.app.access_table import CHANGING, LISTING, READING, WATCHING
+from tests.app.access_world import ACME, ADMINS, GLOBEX, PLACES, World, anonymized, made_by, mutation_of
+from tests.app.gateway import Gateway
 from tests.app.watchers import Wanted, served, watching
 
 pytestmark = pytest.mark.anyio
 
-ACME, GLOBEX = ("home", "launching", "editing", "asked", "aside"), ("abroad", "overseas", "islands")
-# Who is an admin of a project beside that of their own, or in one where no caller is at home.
-ADMINS = {
-    "aside": ("admin", "launch-admin", "edit-admin"),
-    "overseas": ("abroad-admin",),
-    "islands": ("islander",),
-}
-STAFF = {"abroad-member": ProjectRole.MEMBER, "abroad-reader": ProjectRole.READER}
-CONTENT = b"\1" * 512
-# By kind of image: the project that it is of, and those that are named in shareImage.
-PLACES = {
-    "own": {"project": "home", "theirs": "aside", "another": "asked", "beyond": "abroad", "invited": "asked"},
-    "shared": {"project": "home", "theirs": "aside", "another": "asked", "beyond": "abroad", "invited": "asked"},
-    "foreign": {"project": "abroad", "theirs": "overseas", "another": "islands", "beyond": "home"}
-    | {"invited": "islands"},
-}
-# What of a mutation's payload tells what it was about.
-RESULTS = {
-    "deleteImage": "deletedImageId",
-    "revokeImageShare": "revokedShareId",
-    **dict.fromkeys(("shareImage", "updateImageShare", "acceptImageShare", "declineImageShare"), "share { id }"),
-    **dict.fromkeys(("setProjectQuota", "setProjectMember", "removeProjectMember"), "project { id }"),
-}
-INPUTS = dict.fromkeys(("acceptImageShare", "declineImageShare"), "AnswerImageShareInput")
 DONE = ("+", "o")
-
-
-@dataclass
-class World:
-    """Two organizations with images in every state, as built, or as a change has left it."""
-
-    gateway: Gateway
-    saved: Path
-    ids: dict[str, str] = field(default_factory=dict)
-    images: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
-    start: str = ""
-    end: str = ""
-    built: tuple[Any, ...] = ()
-    untouched: bool = False
-    rows: dict[str, Sequence[dict[str, Any]]] = field(default_factory=dict)
-
-    # ------------------------------------------------------------ building
-
-    async def build(self) -> None:
-        """Make everything by the API, and remember it."""
-        self.start = await self.cursor()
-        await self._found()
-        await self._make_images()
-        await self._share()
-        await self._copy()
-        for place in ("home", "launching", "editing", "asked", "abroad"):
-            self.images["last", place] = await self.gateway.create(OPERATOR, projectId=self.ids[place], name="last")
-        self.end = await self.cursor()
-        await self._save()
-
-    async def cursor(self) -> str:
-        """Where the feed stands."""
-        cursor: str = (await self.gateway.ask("{ eventCursor }", OPERATOR))["eventCursor"]
-        return cursor
-
-    async def _found(self) -> None:
-        database = self.gateway.database
-        for organization, names, owner in (("acme", ACME, "owner"), ("globex", GLOBEX, None)):
-            for project in await members.found(database, organization, names, None, owner):
-                self.ids |= {project.name: project.id, organization: project.organization_id}
-        for caller in CALLERS.values():
-            if caller.subject and caller.role:
-                await members.appoint(database, caller.place, caller.subject, caller.role)
-        for name, subjects in ADMINS.items():
-            for subject in subjects:
-                await members.appoint(database, name, subject, ProjectRole.ADMIN)
-        for subject, role in STAFF.items():
-            await members.appoint(database, "abroad", subject, role)
-
-    async def _make_images(self) -> None:
-        gateway = self.gateway
-        for kind, project in (("own", "home"), ("shared", "home"), ("foreign", "abroad")):
-            given: dict[str, Any] = {"subject": OPERATOR, "projectId": self.ids[project]}
-            for state in ("active", "protected", "with shares"):
-                self.images[kind, state] = await gateway.active(CONTENT, name=f"{kind}-{state}", **given)
-            await self.do("updateImage", imageId=self.images[kind, "protected"]["id"], protected=True)
-            if kind != "shared":  # only what is ACTIVE can be shared
-                upload: dict[str, Any] = {"upload": {"size": len(CONTENT)}, "name": f"{kind}-uploading"}
-                self.images[kind, "uploading"] = await gateway.create(**given, **upload)
-                await gateway.send(self.images[kind, "uploading"], CONTENT)
-                self.images[kind, "failed"] = await gateway.failed(content=CONTENT, name=f"{kind}-failed", **given)
-        self.images["shared", "with shares"] = self.images["shared", "active"]
-        self.images["own", "with shares"] = self.images["own", "active"]
-
-    async def _share(self) -> None:
-        for state in ("active", "protected"):
-            image = self.images["shared", state]["id"]
-            given = await self.share(image, "launching", "LAUNCH")
-            await self.share(image, "editing", "LAUNCH_AND_EDIT")
-            offered = await self.share(image, "asked", "LAUNCH", "admin")
-            self.ids |= {"shared offer" if state == "active" else "declined": offered}
-            if state == "active":
-                self.ids["shared share"] = given
-        await self.do("declineImageShare", "asked-admin", shareId=self.ids["declined"])
-        image = self.images["foreign", "with shares"]["id"]
-        self.ids["foreign share"] = await self.share(image, "overseas", "LAUNCH")
-        self.ids["foreign offer"] = await self.share(image, "islands", "LAUNCH", "abroad-admin")
-
-    async def _copy(self) -> None:
-        """Two copies in `launching`: one of what it sees, and one of what it sees no more, which has a new name."""
-        given: dict[str, Any] = {"subject": OPERATOR, "projectId": self.ids["home"], "name": "withdrawn"}
-        self.images["withdrawn", "active"] = withdrawn = await self.gateway.active(CONTENT, **given)
-        share = await self.share(withdrawn["id"], "launching", "LAUNCH")
-        for name, image in (("copy", self.images["shared", "active"]), ("orphan", withdrawn)):
-            source = {"image": {"imageId": image["id"]}}
-            self.ids[name] = await self.do(
-                "createImage", "launch-member", projectId=self.ids["launching"], name=name, source=source
-            )
-        await self.do("revokeImageShare", shareId=share)
-        await self.do("updateImage", imageId=withdrawn["id"], name="renamed-since")
-
-    async def share(self, image_id: str, project: str, grant: str, subject: str = OPERATOR) -> str:
-        """Share an image, or offer it if need be; gives the share's id."""
-        given = {"imageId": image_id, "projectId": self.ids[project], "grant": grant, "offer": True}
-        return await self.do("shareImage", subject, **given)
-
-    async def do(self, mutation: str, subject: str = OPERATOR, /, **given: Any) -> str:
-        """Carry a mutation out; gives the id of what it was about."""
-        payload = (await self.gateway.ask(mutation_of(mutation), subject, input=given))["it"]
-        assert payload["userErrors"] == []
-        return made_by(mutation, payload)
-
-    # ------------------------------------------------------------ taking back
-
-    async def _save(self) -> None:
-        async with self.gateway.database.read() as session:
-            for table in TABLES.sorted_tables:
-                found = await session.execute(sqlalchemy.select(table))
-                self.rows[table.name] = [dict(row) for row in found.mappings()]
-        shutil.copytree(self.gateway.settings.objects_path, self.saved)
-        self.built = await self.gateway.everything()
-        self.untouched = True
-
-    async def rebuild(self) -> None:
-        """Have everything as it was built, unless the last that was found of it is that it is so."""
-        if not self.untouched:
-            async with self.gateway.database.transaction() as tx:
-                for table in reversed(TABLES.sorted_tables):
-                    await tx.session.execute(table.delete())
-                for table in TABLES.sorted_tables:
-                    if self.rows[table.name]:
-                        await tx.session.execute(table.insert(), self.rows[table.name])
-            shutil.rmtree(self.gateway.settings.objects_path)
-            shutil.copytree(self.saved, self.gateway.settings.objects_path)
-            await self.assert_untouched()
-        self.untouched = False
-
-    async def assert_untouched(self) -> None:
-        """Nothing is left of what was asked for: every row, and every file, is as it was built."""
-        assert await self.gateway.everything() == self.built
-        self.untouched = True
-
-    # ------------------------------------------------------------ looking
-
-    def names(self, kind: str, state: str, caller: str) -> dict[str, str]:
-        """What the names with a dollar stand for, in a cell."""
-        image = self.images.get((kind, state)) or self.images[kind, "protected" if state == "declined" else "active"]
-        staff = ("admin", "member", "reader")
-        subject, place = CALLERS[caller].subject or "", CALLERS[caller].place
-        return {
-            **{name: self.ids[project] for name, project in PLACES[kind].items()},
-            **{name: self.ids.get(f"{kind} {name}", "") for name in ("share", "offer")},
-            **{name: self.ids[name] for name in ("declined", "copy", "orphan")},
-            **{role: f"abroad-{role}" if kind == "foreign" else role for role in staff},
-            "image": image["id"],
-            "name": image["name"],
-            "upload": image["upload"]["id"],
-            "place": self.ids[place],
-            "organization": self.ids["globex" if kind == "foreign" else "acme"],
-            "subject": subject,
-            "me": f"usr_{subject}",
-            "somebody": "usr_islander",
-            "start": self.start,
-        }
-
-    async def answer(self, document: str, caller: str, **variables: Any) -> dict[str, Any]:
-        """The whole answer, but for what tells one request from another."""
-        body = await self.gateway.answer(document, CALLERS[caller].subject, **variables)
-        return anonymized(body)
-
-    async def feeds(self) -> dict[str, list[tuple[str, str, str | None]]]:
-        """What has been told since everything was built, by project: the events, their images, and their actors."""
-        fields = "nodes { __typename imageId actor }"
-        asked = [
-            f'{name}: imageEvents(projectId: "{self.ids[name]}", after: "{self.end}", first: 50) {{ {fields} }}'
-            for name in (*ACME, *GLOBEX)
-        ]
-        found = await self.gateway.ask(f"{{ {' '.join(asked)} }}", OPERATOR)
-        return {
-            name: [(event["__typename"], event["imageId"], event["actor"]) for event in feed["nodes"]]
-            for name, feed in found.items()
-        }
-
-
-def anonymized(body: dict[str, Any]) -> dict[str, Any]:
-    """An answer without the numbers by which its errors are looked up, and without what it cost."""
-    for error in body.get("errors", ()):
-        assert error["extensions"].pop("correlationId")
-    body.pop("extensions", None)
-    return body
-
-
-def mutation_of(name: str) -> str:
-    default, result = f"{name[0].upper()}{name[1:]}Input", RESULTS.get(name, "image { id }")
-    return f"""mutation ($input: {INPUTS.get(name, default)}!) {{ it: {name}(input: $input) {{
-        cursor userErrors {{ code message field hint }} query {{ __typename }} {result} }} }}"""
-
-
-def made_by(mutation: str, payload: Mapping[str, Any]) -> str:
-    """The id of what a mutation was about; empty when it was refused."""
-    result = payload[RESULTS.get(mutation, "image").split()[0]]
-    return str(result["id"]) if isinstance(result, dict) else result or ""
 
 
 @pytest.fixture(scope="module")
@@ -354,10 +137,18 @@ def lists(world: World) -> dict[str, list[str]]:
         "images": [f'{{ images(projectId: "{id_}", first: 50) {{ nodes {{ {image} {shares} }} }} }}' for id_ in every],
         "nodes": [f"{{ nodes(ids: {json.dumps(list(dict.fromkeys(ids)))}) {{ __typename {node} }} }}"],
         "imageEvents": [f'{{ imageEvents(projectId: "{id_}", first: 99) {{ nodes {{ {event} }} }} }}' for id_ in every],
-        "shareOffers": [
-            f'{{ project(id: "{id_}") {{ shareOffers(first: 50) {{ nodes {{ {share} }} }} }} }}' for id_ in every
-        ],
+        **{
+            shares: [f'{{ project(id: "{id_}") {{ {shares}(first: 50) {{ nodes {{ {share} }} }} }} }}' for id_ in every]
+            for shares in ("shareOffers", "acceptedShares")
+        },
+        "usage": [f'{{ project(id: "{id_}") {{ {bill_until(now())} }} }}' for id_ in every],
     }
+
+
+def bill_until(at: datetime) -> str:
+    """The bill of the last days, and those to come, by image."""
+    since, until = ((at + timedelta(days=days)).isoformat() for days in (-2, 2))
+    return f'usage(from: "{since}", to: "{until}") {{ byImage(first: 50) {{ nodes {{ imageName image {{ id }} }} }} }}'
 
 
 async def listed(world: World, line: str, caller: str) -> str:
@@ -374,7 +165,7 @@ def told_in(text: str, world: World, kind: str) -> str:
     return "+" if any(image["id"] in text or image["name"] in text for image in images) else text[:1].replace("[", "0")
 
 
-@pytest.mark.parametrize("line", ["images", "nodes", "imageEvents", "shareOffers"])
+@pytest.mark.parametrize("line", list(dict.fromkeys(row.line for row in rows_of(LISTING))))
 async def test_of_what_cannot_be_seen_nothing_is_in_any_list(world: World, line: str) -> None:
     texts = {caller: await listed(world, line, caller) for caller in CALLERS}
     rows = [row for row in rows_of(LISTING) if row.line == line]
@@ -553,6 +344,16 @@ NODES = {
 }
 
 
+# What is never read by a line: stored columns of what is seen, which are kept from nobody who sees it.
+STORED = {
+    "Image": {
+        "architecture", "createdAt", "failure", "labels", "minBootDiskGib", "name", "os", "protected", "revision",
+        "sha256", "status", "storedSize", "type", "updatedAt", "virtualSize", "visibility", "warnings",
+    },
+    "Project": {"revision"},
+}  # fmt: skip
+
+
 @pytest.fixture(scope="module")
 def built() -> GraphQLSchema:
     return build_schema(schema.sdl())
@@ -571,6 +372,21 @@ def asked_by(document: str) -> str:
     return str(selection.name.value)  # type: ignore[attr-defined]
 
 
+def fields_asked(built: GraphQLSchema, document: str) -> set[tuple[str, str]]:
+    """The fields in a document, each with the type that it is of."""
+    asked: set[tuple[str, str]] = set()
+    known = TypeInfo(built)
+
+    class Fields(Visitor):
+        def enter_field(self, node: FieldNode, *_others: object) -> None:
+            parent = known.get_parent_type()
+            assert parent is not None
+            asked.add((parent.name, node.name.value))
+
+    visit(parse(document), TypeInfoVisitor(known, Fields()))
+    return asked
+
+
 def lines(tables: Mapping[str, str]) -> set[str]:
     return {row.line for row in rows_of(tables)}
 
@@ -587,6 +403,14 @@ def test_every_type_of_node_is_in_the_tables(built: GraphQLSchema) -> None:
     found = {type_.name for type_ in built.get_implementations(node).objects}  # type: ignore[arg-type]
     assert found == NODES.keys()
     assert set(NODES.values()) <= lines(READING)
+
+
+@pytest.mark.parametrize("type_", STORED)
+def test_every_field_of_images_and_projects_is_in_the_tables(built: GraphQLSchema, type_: str) -> None:
+    asked = set[tuple[str, str]]().union(*(fields_asked(built, READS[line].document) for line in lines(READING)))
+    found = built.type_map[type_]
+    assert isinstance(found, GraphQLObjectType)
+    assert {name for name in found.fields if (type_, name) not in asked} == STORED[type_]
 
 
 def test_every_operation_that_is_written_down_has_its_lines() -> None:
