@@ -4,7 +4,6 @@ import asyncio
 from bisect import bisect_right
 from collections import Counter, OrderedDict
 from collections.abc import AsyncIterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 import structlog
@@ -86,7 +85,6 @@ class Feed:
     _grown: dict[str, asyncio.Event] = field(default_factory=dict)
     _watchers: Counter[str] = field(default_factory=Counter)
     _members: dict[str, dict[str, ProjectRole]] = field(default_factory=dict)
-    _members_changed: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def start(self) -> None:
         """Begin at the newest event: what is older is read from the table when somebody asks for it."""
@@ -98,7 +96,7 @@ class Feed:
         woken = asyncio.Event()
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._listen(woken))
-            tasks.create_task(self._look_at_members())
+            tasks.create_task(self._keep_looking_at_members())
             while True:
                 try:
                     async with asyncio.timeout(self.poll_seconds):
@@ -123,10 +121,11 @@ class Feed:
             except Exception:  # a database that is away for a while must not end the feed
                 log.exception("feed.unreadable")
                 return
+            if any(item.event.kind == EventKind.MEMBERS_CHANGED for item in news):
+                # Before what came after it is told to anybody.
+                await self._look_at_members()
             for item in news:
                 self._take(replace(item, live=True))
-            if any(item.event.kind == EventKind.MEMBERS_CHANGED for item in news):
-                self._members_changed.set()
             for project_id in {item.event.project_id for item in news}:
                 self._wake(project_id)
             more = len(news) == _BATCH
@@ -171,22 +170,21 @@ class Feed:
                 events = await feed.events_for(session, wanted, _BATCH, after=after)
             return await happened(session, events)
 
-    async def _look_at_members(self) -> None:
-        """Wake the watchers of a project whose members have changed: some may not watch any more.
-
-        The feed tells of such a change at once; but who changes the tables by hand says nothing.
-        """
+    async def _keep_looking_at_members(self) -> None:
+        """The feed tells of members that have changed; but who changes the tables by hand says nothing."""
         while True:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(self.poll_seconds):
-                    await self._members_changed.wait()
-            self._members_changed.clear()
-            try:
-                await self._refresh_members()
-            except Exception:  # as above
-                log.exception("feed.members_unreadable")
+            await asyncio.sleep(self.poll_seconds)
+            await self._look_at_members()
+
+    async def _look_at_members(self) -> None:
+        try:
+            await self._refresh_members()
+        except Exception:  # as above; meanwhile nobody is known, and each is looked up
+            log.exception("feed.members_unreadable")
+            self._members = {}
 
     async def _refresh_members(self) -> None:
+        """Wake the watchers of a project whose members have changed: some may not watch any more."""
         watched = [project_id for project_id, count in self._watchers.items() if count > 0]
         members: dict[str, dict[str, ProjectRole]] = {}
         if watched:
