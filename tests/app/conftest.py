@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from app.catalog import ledger
 from app.database import Database
 from tests.app.gateway import Gateway, empty_database, running_gateway
+from tests.app.storing import Storing
 from tests.servers.postgresql import PostgreSQL
 
 StartGateway = Callable[..., AbstractAsyncContextManager[Gateway]]
@@ -71,6 +73,20 @@ def start_gateway(new_database: NewDatabase, tmp_path: Path) -> StartGateway:
     """Starts a gateway with settings of its own; started again, it finds what the one before left."""
     data = tmp_path / "data"
     return partial(running_gateway, data, **new_database(data))
+
+
+@pytest.fixture
+async def project(gateway: Gateway) -> str:
+    """A new project, which ADMIN administers."""
+    return await gateway.project()
+
+
+@pytest.fixture
+def storing(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> Storing:
+    """Stores, copies and deletes images at instants that a test chooses."""
+    found = Storing(gateway)
+    monkeypatch.setattr(ledger, "now", found.now)
+    return found
 
 
 @pytest.fixture

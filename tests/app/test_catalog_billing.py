@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from app.catalog import billing, ledger
+from app.catalog import billing
 from app.catalog.billing import ImageUsage
 from app.catalog.pages import Page, Place, Window
 from app.errors import InvalidInput
@@ -40,13 +40,6 @@ def april(day: int, hour: int = 0) -> datetime:
 
 MAY = datetime(2026, 5, 1, tzinfo=UTC)
 JUNE = datetime(2026, 6, 1, tzinfo=UTC)
-
-
-@pytest.fixture
-def storing(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> Storing:
-    found = Storing(gateway)
-    monkeypatch.setattr(ledger, "now", found.now)
-    return found
 
 
 async def bill(

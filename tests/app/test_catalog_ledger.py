@@ -19,18 +19,6 @@ def day(number: int) -> datetime:
     return datetime(2026, 4, number, tzinfo=UTC)
 
 
-@pytest.fixture
-def storing(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> Storing:
-    found = Storing(gateway)
-    monkeypatch.setattr(ledger, "now", found.now)
-    return found
-
-
-@pytest.fixture
-async def project(gateway: Gateway) -> str:
-    return await gateway.project()
-
-
 async def test_an_image_is_billed_from_when_it_is_active_until_it_is_deleted(storing: Storing, project: str) -> None:
     image = await storing.store(project, "base", 2, day(1))
     assert await storing.lines(project) == [("base", 2, day(1), None)]

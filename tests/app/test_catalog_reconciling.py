@@ -22,18 +22,6 @@ def day(number: int) -> datetime:
     return datetime(2026, 4, number, tzinfo=UTC)
 
 
-@pytest.fixture
-def storing(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> Storing:
-    found = Storing(gateway)
-    monkeypatch.setattr(ledger, "now", found.now)
-    return found
-
-
-@pytest.fixture
-async def project(gateway: Gateway) -> str:
-    return await gateway.project()
-
-
 @contextmanager
 def version_before() -> Iterator[None]:
     """What happens meanwhile is done by a process that knows nothing of the ledger."""

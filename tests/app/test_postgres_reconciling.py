@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import text
 from structlog.testing import capture_logs
 
-from app.catalog import ledger, members, reconciling
+from app.catalog import members, reconciling
 from app.database import Database
 from app.models import Blob, now
 from tests.app.conftest import NewDatabase, new_on_server
@@ -33,18 +33,6 @@ def new_database(postgresql: PostgreSQL) -> NewDatabase:
 # ------------------------------------------------------------ at once
 
 MENDING, DELETION = "the mending first", "the deletion first"
-
-
-@pytest.fixture
-def storing(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> Storing:
-    found = Storing(gateway)
-    monkeypatch.setattr(ledger, "now", found.now)
-    return found
-
-
-@pytest.fixture
-async def project(gateway: Gateway) -> str:
-    return await gateway.project()
 
 
 async def beside_mending(
