@@ -15,7 +15,7 @@ from sqlmodel import col, select
 
 from app.catalog import tenancy
 from app.catalog.tenancy import LOCKED, is_id
-from app.errors import Forbidden, NotFound
+from app.errors import Forbidden, NotFound, NotReady
 from app.lifecycle import ROLE_RANK, ImageStatus, ImageVisibility, ProjectRole, ShareGrant, ShareState
 from app.models import TABLES, Image, ImageShare
 from app.viewer import Viewer, includes
@@ -203,3 +203,13 @@ async def seen_by_projects(session: AsyncSession, pairs: Collection[tuple[str, s
 def is_launchable(image: Image) -> bool:
     """Whether servers can be launched from an image, by whoever has the right."""
     return image.status == ImageStatus.ACTIVE
+
+
+def require_active(image: Image, done: str, field: Sequence[str]) -> None:
+    """Raises NotReady when an image is not ACTIVE, and so can't be what is to be `done` with it."""
+    if image.status != ImageStatus.ACTIVE:
+        raise NotReady(
+            f"The image is {image.status}: only ACTIVE images can be {done}.",
+            field=field,
+            hint="Watch it with the subscription `image` until it is ACTIVE.",
+        )

@@ -9,7 +9,7 @@ from app.catalog import access, feed, ledger, quotas, tenancy
 from app.catalog.access import Right
 from app.catalog.new_images import NewCopy, described, made_before, remembered
 from app.database import Database
-from app.errors import Forbidden, NotReady
+from app.errors import Forbidden
 from app.lifecycle import EventKind, ImageStatus, ProjectRole, SourceKind
 from app.models import Blob, Image
 from app.settings import Settings
@@ -68,12 +68,7 @@ async def _launchable(session: AsyncSession, viewer: Viewer, new: NewCopy) -> Im
             field=_FIELD,
             hint="Have the image shared with the project first, or make the copy in the project that owns it.",
         )
-    if image.status != ImageStatus.ACTIVE:
-        raise NotReady(
-            f"The image is {image.status}: only ACTIVE images can be copied.",
-            field=_FIELD,
-            hint="Watch it with the subscription `image` until it is ACTIVE.",
-        )
+    access.require_active(image, "copied", _FIELD)
     return image
 
 

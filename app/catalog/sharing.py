@@ -19,7 +19,7 @@ from app.catalog.pages import Page, Window, read_page
 from app.catalog.revisions import require_revision
 from app.catalog.tenancy import LOCKED, is_id
 from app.database import Database, Transaction
-from app.errors import Conflict, DifferentOrganization, InvalidInput, NotFound, NotReady, NotTargetAdmin
+from app.errors import Conflict, DifferentOrganization, InvalidInput, NotFound, NotTargetAdmin
 from app.lifecycle import (
     SHARE_ANSWERS,
     EventKind,
@@ -334,12 +334,7 @@ def _require_shareable(image: Image) -> None:
             field=("imageId",),
             hint="Make a custom image of it by createImage, and share that.",
         )
-    if image.status != ImageStatus.ACTIVE:
-        raise NotReady(
-            f"The image is {image.status}: only ACTIVE images can be shared.",
-            field=("imageId",),
-            hint="Watch it with the subscription `image` until it is ACTIVE.",
-        )
+    access.require_active(image, "shared", ("imageId",))
 
 
 def _require_same_grant(share: ImageShare, grant: ShareGrant) -> None:

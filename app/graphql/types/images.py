@@ -4,12 +4,10 @@ from datetime import datetime
 from typing import Annotated
 
 import strawberry
-from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.catalog import access, billing, sharing
 from app.catalog.access import Access, Right
 from app.catalog.conversions import minimum_boot_disk
-from app.catalog.pages import Page, Window
 from app.graphql.context import Info
 from app.graphql.scalars import ByteSize, EventCursor
 from app.graphql.types.billing import Money
@@ -30,7 +28,6 @@ from app.lifecycle import (
 )
 from app.models import Blob, now
 from app.models import Image as ImageRow
-from app.models import ImageShare as ShareRow
 
 _UNDER_WAY = (ImageStatus.QUEUED, ImageStatus.SAVING)
 
@@ -243,14 +240,13 @@ class Image(Node):
     async def shares(self, info: Info, first: First = None, after: After = None) -> Connection[ImageShare] | None:
         if await info.context.loaders.roles.load(self.row.project_id) is None:
             return None
-
-        async def read(session: AsyncSession, window: Window) -> Page[ShareRow]:
-            return await sharing.shares_of(session, self.id, window)
-
-        async def count(session: AsyncSession) -> int:
-            return await sharing.count_shares(session, self.id)
-
-        return await share_page(info, first, after, read, count)
+        return await share_page(
+            info,
+            first,
+            after,
+            read=lambda session, window: sharing.shares_of(session, self.id, window),
+            count=lambda session: sharing.count_shares(session, self.id),
+        )
 
     @strawberry.field(
         description="What a whole month of its bytes costs at today's rate: nothing, when another image of its project "

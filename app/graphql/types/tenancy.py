@@ -4,10 +4,8 @@ from datetime import datetime
 from typing import Annotated
 
 import strawberry
-from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.catalog import billing, members, quotas, sharing, tenancy
-from app.catalog.pages import Page, Window
 from app.graphql.context import Info
 from app.graphql.types.billing import StorageUsage
 from app.graphql.types.connections import Connection, cursor_for, page_fields, window_of
@@ -15,7 +13,6 @@ from app.graphql.types.node import Node, made_of
 from app.graphql.types.quotas import ProjectQuota
 from app.graphql.types.sharing import ImageShare, share_page
 from app.lifecycle import ProjectRole, ShareState
-from app.models import ImageShare as ShareRow
 from app.models import Membership
 from app.models import Organization as OrganizationRow
 from app.models import Project as ProjectRow
@@ -150,13 +147,13 @@ class Project(Node):
     async def _shares(
         self, info: Info, state: ShareState, first: int | None, after: str | None
     ) -> Connection[ImageShare]:
-        async def read(session: AsyncSession, window: Window) -> Page[ShareRow]:
-            return await sharing.shares_with(session, self.id, state, window)
-
-        async def count(session: AsyncSession) -> int:
-            return await sharing.count_shares_with(session, self.id, state)
-
-        return await share_page(info, first, after, read, count)
+        return await share_page(
+            info,
+            first,
+            after,
+            read=lambda session, window: sharing.shares_with(session, self.id, state, window),
+            count=lambda session: sharing.count_shares_with(session, self.id, state),
+        )
 
 
 async def project_page(
