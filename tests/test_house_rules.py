@@ -23,6 +23,7 @@ TOP_LEVEL = {
     "Makefile",
     "README.md",
     "app",
+    "docs",
     "docker-compose.yml",
     "pyproject.toml",
     "requirements-dev.txt",
