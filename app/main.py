@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
@@ -14,9 +13,10 @@ from starlette.routing import BaseRoute, Route, WebSocketRoute
 
 from app.adapters.chosen import announcer, object_store
 from app.adapters.folder import FolderStore
-from app.adapters.tokens import tokens_of
+from app.adapters.tokens import SecretTokens, tokens_of
 from app.catalog.metering import UploadMeter
 from app.catalog.progress import ProgressBoard, Throttle
+from app.catalog.revocations import Revocations
 from app.catalog.uploads import Uploads
 from app.catalog.watching import Feed
 from app.database import Database
@@ -28,32 +28,28 @@ from app.settings import Settings
 from app.web.graphiql import graphiql_assets, graphiql_page
 from app.web.health import health_routes
 from app.web.objects import object_routes
+from app.web.sign_in import SignIn
 
 
-@dataclass(frozen=True, slots=True)
-class Demo:
-    """What GraphiQL fills in for a browser on this machine, in the embedded mode."""
-
-    token: str
-    project_id: str
-
-
-def create_app(
-    settings: Settings, queue: JobQueue, wakeups: Wakeups, demo: Demo | None = None
-) -> tuple[Starlette, GatewayGraphQL]:
+def create_app(settings: Settings, queue: JobQueue, wakeups: Wakeups) -> tuple[Starlette, GatewayGraphQL]:
     """The ASGI application, and its GraphQL endpoint, which has to be shut down first."""
     announce = announcer(queue, wakeups)
     database = Database(settings.database_address, announce, connections=settings.database_connections)
     store = object_store(settings)
     uploads = Uploads(database, store, settings)
     board = ProgressBoard()
-    feed = Feed(database, wakeups, board, settings.feed_ring, settings.poll_seconds)
+    revocations = Revocations(database)
+    feed = Feed(database, wakeups, board, settings.feed_ring, settings.poll_seconds, revocations.refresh)
     gateway = Gateway(settings, database, store, uploads, feed, board)
 
-    async def explorer(request: Request) -> Response:
-        return graphiql_page(request, demo.token if demo else None, demo.project_id if demo else None)
+    tokens = tokens_of(settings)
+    own_tokens = tokens if isinstance(tokens, SecretTokens) else None
 
-    endpoint = graphql_endpoint(gateway, tokens_of(settings), explorer)
+    async def explorer(_request: Request) -> Response:
+        return graphiql_page(embedded=own_tokens is not None)
+
+    endpoint = graphql_endpoint(gateway, tokens, revocations, explorer)
+    sign_in = SignIn(database, own_tokens, settings.public_url)
 
     @asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
@@ -74,6 +70,7 @@ def create_app(
         Route("/", home),
         Route("/graphql", endpoint),
         WebSocketRoute("/graphql", endpoint),
+        Route("/graphiql/signin", sign_in.answer, methods=["POST", "GET", "PUT", "PATCH", "DELETE"]),
         graphiql_assets(),
         *health_routes({"database": database.check, "store": store.check}, {"broker": queue.check}),
     ]

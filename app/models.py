@@ -107,6 +107,30 @@ class OrganizationOwner(SQLModel, table=True):
     created_at: datetime = Field(default_factory=now, sa_type=Instant)
 
 
+class TokenRevocation(SQLModel, table=True):
+    """The tokens of a subject issued before `not_before`, in microseconds since the epoch, are revoked.
+
+    Every revocation has a larger `not_before` than all earlier ones, whatever the clock says.
+    """
+
+    __tablename__ = "token_revocation"
+
+    subject: str = Field(sa_type=_NAME, primary_key=True)
+    not_before: int = Field(sa_type=BigInteger, unique=True)
+
+
+class SignInCode(SQLModel, table=True):
+    """The newest one-time code that signs a browser in as a subject; `digest` is its SHA-256 in hex."""
+
+    __tablename__ = "sign_in_code"
+
+    subject: str = Field(sa_type=_NAME, primary_key=True)
+    digest: str = Field(sa_type=_NAME, unique=True)
+    name: str | None = Field(default=None, sa_type=_NAME)
+    operator: bool = False
+    expires_at: datetime = Field(sa_type=Instant)
+
+
 class Project(SQLModel, table=True):
     """A tenant. The limits are its quota; null takes the deployment's default.
 

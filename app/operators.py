@@ -1,10 +1,9 @@
 """The operators' commands of `images`, but for those that run workers alone."""
 
 import json
-import os
 import sys
-from collections.abc import Callable, Sequence
-from datetime import timedelta
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,20 +12,20 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from app import connection_file
 from app.adapters.chosen import announcer, messaging
-from app.adapters.tokens import SecretTokens
 from app.catalog import members
 from app.client.commands import add_user_commands
+from app.data_folder import held_alone, make_folders
 from app.database import Database
 from app.doctor import Finding, findings
-from app.errors import SettingsError
 from app.graphql.schema import sdl
-from app.lifecycle import ProjectRole
-from app.main import Demo, create_app
+from app.main import create_app
 from app.models import Project
 from app.serving import address_of, listen, serve
 from app.settings import Settings
 from app.starting import migrate_all, prepare, settings_from
+from app.token_commands import ADMIN, ADMIN_NAME, add_token_commands, issue_token, sign_in_address
 from app.work_commands import FOR_OPERATORS, Data, add_work_commands
 from workers.confinement import tried_out
 from workers.errors import QemuError
@@ -35,7 +34,6 @@ from workers.main import Workers
 
 ORGANIZATION = "demo"
 PROJECTS = ("alpha", "beta")
-ADMIN = "demo-admin"
 
 cli = typer.Typer(
     name="images",
@@ -52,18 +50,41 @@ Port = Annotated[int | None, typer.Option(help="Port to listen on; 0 takes a fre
 def up(data: Data = None, host: Host = None, port: Port = None) -> None:
     """Run all of it in this process: database, object store, API and workers."""
     settings = settings_from(data=data, host=host, port=port)
-    migrate_all(settings, data_folder=True)
-    projects = anyio.run(_found, settings, ORGANIZATION, PROJECTS, ADMIN, ADMIN)
-    bound = listen(settings.host, settings.port)
-    token = SecretTokens(settings.secret_bytes).issue(ADMIN, name="Demo Admin", valid=timedelta(days=365))
-    embedded = settings.jwt_issuer is None
-    demo = Demo(token, projects[0].id) if embedded else None
-    connection = _connection(address_of(bound), token if embedded else None, projects)
-    with messaging(settings) as told:
-        app, endpoint = create_app(settings, told.queue, told.wakeups, demo)
-        announce = announcer(told.queue, told.wakeups)
-        with Workers(settings, told.broker, told.wakeups, announce, told.queue):
-            serve(app, endpoint, bound, ready=lambda: _tell(connection, settings.data))
+    make_folders(settings, always=True)
+    with held_alone(settings):
+        migrate_all(settings, data_folder=True)
+        projects = anyio.run(_found, settings, ORGANIZATION, PROJECTS, ADMIN, ADMIN)
+        bound = listen(settings.host, settings.port)
+        with messaging(settings) as told, _connection_file(settings, address_of(bound), projects) as ready:
+            app, endpoint = create_app(settings, told.queue, told.wakeups)
+            announce = announcer(told.queue, told.wakeups)
+            with Workers(settings, told.broker, told.wakeups, announce, told.queue):
+                serve(app, endpoint, bound, ready)
+
+
+@contextmanager
+def _connection_file(settings: Settings, url: str, projects: Sequence[Project]) -> Iterator[Callable[[], None]]:
+    """Keep connection.json up to date during the block. Gives what to call when the gateway is ready."""
+    path = settings.data / connection_file.NAME
+    if settings.jwt_issuer is not None:
+        connection = connection_file.contents(url, None, projects)
+        yield lambda: _announce(path, connection, None)
+        return
+
+    def new_token() -> str:
+        return issue_token(settings, ADMIN, name=ADMIN_NAME, valid=connection_file.TOKEN_VALIDITY)
+
+    connection = connection_file.contents(url, new_token(), projects)
+    # Only for who sits there: what is printed elsewhere is kept in logs.
+    browser = settings.public_url or url
+    sign_in = sign_in_address(settings, browser, ADMIN, name=ADMIN_NAME) if sys.stdout.isatty() else None
+    with connection_file.renewed(path, connection, new_token):
+        yield lambda: _announce(path, connection, sign_in)
+
+
+def _announce(path: Path, connection: Mapping[str, Any], sign_in: str | None) -> None:
+    connection_file.write(path, connection)
+    _tell(path, connection, sign_in)
 
 
 @cli.command("serve", rich_help_panel=FOR_OPERATORS)
@@ -118,27 +139,6 @@ def owner(
 
 
 @cli.command(rich_help_panel=FOR_OPERATORS)
-def token(
-    subject: Annotated[str, typer.Option(help="Who the token is for: its `sub`.")],
-    project: Annotated[str | None, typer.Option(help="Name of the project.")] = None,
-    role: Annotated[ProjectRole | None, typer.Option(help="What they may do there.", case_sensitive=False)] = None,
-    operator: Annotated[bool, typer.Option("--operator", help="Make them an operator, who may do everything.")] = False,
-    data: Data = None,
-    days: Annotated[float, typer.Option(help="How long it is good for.", min=0.0001)] = 30,
-) -> None:
-    """Print a token for somebody, and, with a project and a role, give them that role first."""
-    if (project is None) != (role is None):
-        raise typer.BadParameter("--project and --role go together")
-    settings = settings_from(data=data)
-    if settings.jwt_issuer is not None:
-        raise SettingsError("tokens come from IMAGES_JWT_ISSUER; `images token` is for the embedded mode")
-    prepare(settings)
-    if project is not None and role is not None:
-        anyio.run(_appoint, settings, project, subject, role)
-    typer.echo(SecretTokens(settings.secret_bytes).issue(subject, valid=timedelta(days=days), operator=operator))
-
-
-@cli.command(rich_help_panel=FOR_OPERATORS)
 def schema() -> None:
     """Print the GraphQL schema."""
     typer.echo(sdl(), nl=False)
@@ -175,6 +175,7 @@ def _confinement() -> Finding:
 
 def command_line() -> typer.Typer:
     """All commands: the operators' own, and the users'."""
+    add_token_commands(cli)
     add_work_commands(cli)
     add_user_commands(cli)
     return cli
@@ -201,34 +202,18 @@ async def _set_owner(settings: Settings, organization: str, subject: str, owns: 
     await _with_database(settings, lambda db: members.set_owner(db, organization, subject, owns=owns))
 
 
-async def _appoint(settings: Settings, project: str, subject: str, role: ProjectRole) -> None:
-    await _with_database(settings, lambda db: members.appoint(db, project, subject, role))
-
-
-def _connection(url: str, token: str | None, projects: Sequence[Project]) -> dict[str, Any]:
-    return {
-        "url": url,
-        "graphql": f"{url}/graphql",
-        "token": token,
-        "project": projects[0].id,
-        "projects": [{"id": project.id, "name": project.name} for project in projects],
-    }
-
-
-def _tell(connection: dict[str, Any], data: Path) -> None:
-    """Write connection.json, for its owner's eyes only, and show the same to people."""
-    path = data / "connection.json"
-    draft = path.with_name(f".connection.{os.getpid()}.json")  # another process may be at it, too
-    draft.unlink(missing_ok=True)
-    with os.fdopen(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as file:
-        json.dump(connection, file, indent=2)
-    draft.rename(path)
-    if sys.stdout.isatty():
-        console = Console()
-        console.print(f"\n[bold]GraphiQL[/bold]  {connection['graphql']}")
-        for project in connection["projects"]:
-            console.print(f"[bold]project[/bold]   {project['name']}  {project['id']}")
-        console.print(f"[bold]token[/bold]     {connection['token']}", soft_wrap=True)
-        console.print(f"\nFor the CLI:  export IMAGES_CONNECTION={path}\n", soft_wrap=True)
-    else:
-        print(f"listening on {connection['url']}; address and token are in {path}", flush=True)  # noqa: T201
+def _tell(path: Path, connection: Mapping[str, Any], sign_in: str | None) -> None:
+    """Say that the gateway is ready: to people with the address to open, to logs without anything secret."""
+    if not sys.stdout.isatty():
+        hint = (
+            "" if connection["token"] is None else "; `images signin` opens GraphiQL"
+        )
+        print(f"listening on {connection['url']}; address and token are in {path}{hint}", flush=True)  # noqa: T201
+        return
+    console = Console(highlight=False)
+    console.print(f"\n[bold]GraphiQL[/bold]  {sign_in or connection['graphql']}", soft_wrap=True)
+    if sign_in is not None:
+        console.print(f"          signs one browser in as {ADMIN}; `images signin` prints a new address")
+    for project in connection["projects"]:
+        console.print(f"[bold]project[/bold]   {project['name']}  {project['id']}")
+    console.print(f"\nFor the CLI:  export IMAGES_CONNECTION={path}\n", soft_wrap=True)

@@ -10,9 +10,9 @@ from pathlib import Path
 from alembic.util import CommandError
 from sqlalchemy.exc import SQLAlchemyError
 
-from app.adapters.chosen import needs_data_folder
 from app.adapters.reaching import STORE, Trouble, troubles, wait_until_reached
 from app.adapters.s3_store import S3Store
+from app.data_folder import keep_files_private, make_folders
 from app.database import Database
 from app.errors import DatabaseUnavailable, SettingsError, StoreError
 from app.logs import configure_logs
@@ -21,8 +21,12 @@ from app.settings import Settings, load_settings
 
 
 def settings_from(**given: object) -> Settings:
-    """The settings of a command; `given` go before the environment. Sets up its logs. Raises SettingsError."""
+    """The settings of a command; `given` go before the environment. Raises SettingsError.
+
+    Sets up the logs of the process, and closes the files that it will create to other users.
+    """
     configure_logs()
+    keep_files_private()
     return load_settings(**given)
 
 
@@ -32,7 +36,7 @@ def prepare(settings: Settings) -> None:
     The tables of SQLite are brought up to date. Those of PostgreSQL belong to many processes, of which none changes
     them for all by being started: they have to be there.
     """
-    _make_data_folder(settings)
+    make_folders(settings)
     wait_until_reached(settings)
     if settings.database_url is None:
         _migrate_sqlite(settings)
@@ -45,7 +49,7 @@ def migrate_all(settings: Settings, *, data_folder: bool = False) -> Sequence[st
 
     `data_folder` says that one is needed in any case. Gives sentences for the operator: what is left to do.
     """
-    _make_data_folder(settings, always=data_folder)
+    make_folders(settings, always=data_folder)
     wait_until_reached(settings, _troubles_before_the_bucket)
     if settings.database_url is None:
         _migrate_sqlite(settings)
@@ -57,18 +61,6 @@ def migrate_all(settings: Settings, *, data_folder: bool = False) -> Sequence[st
 def _troubles_before_the_bucket(settings: Settings) -> list[Trouble]:
     """What a bucket that is not there yet can't be blamed for."""
     return [trouble for trouble in troubles(settings) if trouble.setting != STORE or not trouble.wrong]
-
-
-def _make_data_folder(settings: Settings, *, always: bool = False) -> None:
-    if not always and not needs_data_folder(settings):
-        return
-    data = settings.data.absolute()
-    try:
-        data.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise SettingsError(f"{data} can't be the data folder: {error.strerror}; choose another by --data") from error
-    if not os.access(data, os.W_OK | os.X_OK):
-        raise SettingsError(f"{data} can't be the data folder: it is not writable; choose another by --data")
 
 
 def _migrate_sqlite(settings: Settings) -> None:

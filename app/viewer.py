@@ -11,13 +11,16 @@ class Viewer:
     """A caller. `subject` is the token's `sub`, `expires_at` the end of its validity in UTC.
 
     `operator` says that the token makes them one: an operator may do everything in every project.
-    Without a token the subject is empty: nobody is a member of anything by that name.
+    Without a token the subject is empty: nobody is a member of anything by that name. `issued_after` is the
+    newest revocation that the token came after, in microseconds since the epoch (see `catalog.revocations`);
+    None for tokens that only their issuer can revoke.
     """
 
     subject: str
     name: str | None = None
     expires_at: datetime | None = None
     operator: bool = False
+    issued_after: int | None = None
 
     @property
     def anonymous(self) -> bool:

@@ -162,7 +162,9 @@ class Sandbox(ABC):
 
     def _build(self) -> None:
         output = self.folder / OUTPUT
-        self.folder.mkdir(mode=0o750, parents=True)
+        self.folder.mkdir(parents=True)
+        # Whatever the umask: the unprivileged user gets in by its group.
+        self.folder.chmod(0o750)
         output.mkdir(mode=0o700)
         user = self.limits.unprivileged_id if os.geteuid() == 0 else None
         if user is not None:

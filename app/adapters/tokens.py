@@ -21,6 +21,8 @@ from app.viewer import Viewer
 _AUDIENCE = "image-gateway"
 # The claim that makes the holder of a token of our own an operator.
 _OPERATOR = "operator"
+# The claim that holds the newest revocation that a token of our own came after, in microseconds since the epoch.
+_ISSUED_AFTER = "rev"
 _CLOCK_SKEW_SECONDS = 10
 _KNOWN_TOKENS = 1_000
 _KEYS_LIFETIME_SECONDS = 300
@@ -42,10 +44,19 @@ class SecretTokens:
         name: str | None = None,
         valid: timedelta = timedelta(days=30),
         operator: bool = False,
+        issued_after: int | None = None,
     ) -> str:
-        """A token for `subject`, good for `valid` from now; `operator` makes them one."""
-        claims: dict[str, Any] = {"sub": subject, "aud": _AUDIENCE, "iat": datetime.now(UTC)}
-        claims["exp"] = claims["iat"] + valid
+        """A token for `subject`, valid for `valid` from now; `operator` makes them one.
+
+        `issued_after` is the newest revocation of the subject's tokens, in microseconds since the epoch, or 0. It
+        decides whether a later revocation covers the token, whatever clocks say. Without it, its time of issue does.
+        """
+        now = datetime.now(UTC)
+        # RFC 7519, section 2: a NumericDate may have a fraction. Whole seconds could not tell a token from one that
+        # was revoked in the same second.
+        claims: dict[str, Any] = {"sub": subject, "aud": _AUDIENCE, "iat": now.timestamp(), "exp": now + valid}
+        if issued_after is not None:
+            claims[_ISSUED_AFTER] = issued_after
         if name is not None:
             claims["name"] = name
         if operator:
@@ -64,6 +75,7 @@ class SecretTokens:
             audience=_AUDIENCE,
             issuer=None,
             operator=OperatorClaim(_OPERATOR),
+            revocable=True,
         )
         self._known[token] = viewer
         if len(self._known) > _KNOWN_TOKENS:
@@ -133,6 +145,7 @@ def _viewer(
     audience: str | None,
     issuer: str | None,
     operator: "OperatorClaim | None",
+    revocable: bool = False,
 ) -> Viewer:
     try:
         claims = jwt.decode(
@@ -144,7 +157,7 @@ def _viewer(
             leeway=_CLOCK_SKEW_SECONDS,
             options={"require": ["exp", "sub"], "verify_aud": audience is not None},
         )
-        return _speaks_for(claims, operator)
+        return _speaks_for(claims, operator, _issued_after(claims) if revocable else None)
     except jwt.ExpiredSignatureError as error:
         raise NotAuthenticated("the token has expired: get a new one") from error
     except jwt.PyJWKClientConnectionError as error:
@@ -182,7 +195,13 @@ class OperatorClaim:
         return claims
 
 
-def _speaks_for(claims: dict[str, Any], operator: OperatorClaim | None) -> Viewer:
+def _issued_after(claims: dict[str, Any]) -> int:
+    """The stamp that revocations are compared with, in microseconds: 0 when the token says nothing of its age."""
+    stamp, issued_at = claims.get(_ISSUED_AFTER), claims.get("iat", 0)
+    return stamp if isinstance(stamp, int) else int(float(issued_at) * 1_000_000)
+
+
+def _speaks_for(claims: dict[str, Any], operator: OperatorClaim | None, issued_after: int | None) -> Viewer:
     """Raises ValueError when the claims name nobody, or an end that no calendar has."""
     subject, name = claims["sub"], claims.get("name")
     if not subject or not subject.isprintable():
@@ -192,4 +211,5 @@ def _speaks_for(claims: dict[str, Any], operator: OperatorClaim | None) -> Viewe
         name=name if isinstance(name, str) else None,
         expires_at=datetime.fromtimestamp(int(claims["exp"]), UTC),
         operator=operator is not None and operator.holds(claims),
+        issued_after=issued_after,
     )

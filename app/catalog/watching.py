@@ -3,7 +3,7 @@
 import asyncio
 from bisect import bisect_right
 from collections import Counter, OrderedDict
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 import structlog
@@ -66,15 +66,24 @@ class Resync:
 Item = Happened | Progressed | Resync
 
 
+async def _nothing() -> None:
+    """What a feed that is told of nothing else does before it delivers events."""
+
+
 @dataclass(slots=True)
 class Feed:
-    """The feed as this process sees it. `run` fills it; `follow` reads it, at each watcher's own pace."""
+    """The feed as this process sees it. `run` fills it; `follow` reads it, at each watcher's own pace.
+
+    `before_delivery` is awaited between the reading of events and their delivery, and at least every `poll_seconds`:
+    it reads what takes watchers their right to them.
+    """
 
     database: Database
     wakeups: Wakeups
     board: ProgressBoard
     ring_size: int
     poll_seconds: float
+    before_delivery: Callable[[], Awaitable[None]] = _nothing
     # Events that are newer than `_ring_begins`, ascending, and their positions.
     _ring: list[Happened] = field(default_factory=list)
     _positions: list[int] = field(default_factory=list)
@@ -88,6 +97,7 @@ class Feed:
 
     async def start(self) -> None:
         """Begin at the newest event: what is older is read from the table when somebody asks for it."""
+        await self.before_delivery()
         async with self.database.read() as session:
             self._newest = self._ring_begins = await feed.newest_position(session)
 
@@ -118,6 +128,7 @@ class Feed:
         while more:
             try:
                 news = await self._read(self._newest)
+                await self.before_delivery()
             except Exception:  # a database that is away for a while must not end the feed
                 log.exception("feed.unreadable")
                 return

@@ -5,6 +5,7 @@ from typing import cast
 from starlette.requests import HTTPConnection
 
 from app.adapters.tokens import Tokens
+from app.catalog.revocations import Revocations
 from app.graphql.context import Context, Gateway
 from app.graphql.contract import Caller
 from app.graphql.limits import QueryLimits
@@ -13,17 +14,25 @@ from app.graphql.transport import Explorer, GatewayGraphQL
 from app.viewer import ANONYMOUS, Viewer
 
 
-def graphql_endpoint(gateway: Gateway, tokens: Tokens, explorer: Explorer | None) -> GatewayGraphQL:
-    """The ASGI application to mount at /graphql."""
+def graphql_endpoint(
+    gateway: Gateway, tokens: Tokens, revocations: Revocations, explorer: Explorer | None
+) -> GatewayGraphQL:
+    """The ASGI application to mount at /graphql. What is open ends when `revocations` covers its token."""
     limits = QueryLimits()
 
     async def authenticate(token: str | None) -> Viewer:
-        return ANONYMOUS if token is None else await tokens.viewer(token)
+        if token is None:
+            return ANONYMOUS
+        viewer = await tokens.viewer(token)
+        revocations.require_valid(viewer)
+        return viewer
 
     def make_context(connection: HTTPConnection, viewer: Caller, correlation_id: str) -> Context:
+        # A socket authenticates once; and while a body arrived, the token may have been revoked.
+        revocations.require_valid(cast("Viewer", viewer))
         return Context(gateway, cast("Viewer", viewer), correlation_id, connection)
 
-    return GatewayGraphQL(
+    endpoint = GatewayGraphQL(
         build_schema(limits),
         authenticate=authenticate,
         make_context=make_context,
@@ -31,3 +40,5 @@ def graphql_endpoint(gateway: Gateway, tokens: Tokens, explorer: Explorer | None
         explorer=explorer,
         allowed_origins=gateway.settings.allowed_origins,
     )
+    revocations.on_change = lambda: endpoint.end_invalid(lambda caller: revocations.revoked(cast("Viewer", caller)))
+    return endpoint

@@ -103,6 +103,13 @@ class GatewayGraphQL(GraphQL[OperationContext, None]):
         if self._open:
             await asyncio.wait(set(self._open.values()), timeout=grace_seconds)
 
+    def end_invalid(self, invalid: Callable[[Caller], bool]) -> None:
+        """End the streams and sockets of every caller whose token is found `invalid`."""
+        for connection in list(self._open):
+            caller = connection.caller
+            if caller is not None and invalid(caller):
+                connection.end(StreamEnd.TOKEN_EXPIRED)
+
     async def _response(self, request: Request) -> ASGIApp:
         correlation_id = correlation_id_of(request)
         accept = ",".join(request.headers.getlist("accept"))

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from starlette.types import Receive, Scope, Send
 
-from app.graphql.contract import OperationContext, StreamEnd
+from app.graphql.contract import Caller, OperationContext, StreamEnd
 from app.graphql.execution import Answer, encode
 
 
@@ -102,6 +102,11 @@ class AnswerStream:
         self._context = context
         self._heartbeat_seconds = heartbeat_seconds
         self._end: asyncio.Future[StreamEnd] = asyncio.get_running_loop().create_future()
+
+    @property
+    def caller(self) -> Caller:
+        """Who reads the stream."""
+        return self._context.viewer
 
     def end(self, end: StreamEnd) -> None:
         """End the stream soon, telling the client why."""

@@ -131,6 +131,11 @@ class SubscriptionSocket(BaseGraphQLTransportWSHandler[OperationContext, None]):
         self._expiry: Alarm | None = None
         self._ending: asyncio.Task[None] | None = None
 
+    @property
+    def caller(self) -> Caller | None:
+        """Who is at the other end; None until connection_init says so."""
+        return self._caller
+
     def end(self, end: StreamEnd) -> None:
         """Close the socket soon, telling the client why."""
         self._ending = asyncio.create_task(self.websocket.close(*CLOSE_CODES[end]))

@@ -1,16 +1,13 @@
 """GraphiQL at /graphql for browsers, and its assets under /graphiql/, all served by the gateway itself.
 
-The assets are built by `make setup` from the packages that graphiql/package-lock.json pins. The page asks
-nobody but the gateway for anything: its Content-Security-Policy says so to the browser.
+The assets are built by `make setup` from the packages that graphiql/package-lock.json pins. The page requests
+nothing from any other host: its Content-Security-Policy tells the browser so.
 """
 
-import ipaddress
 import json
 from pathlib import Path
 from string import Template
-from urllib.parse import urlsplit
 
-from starlette.requests import HTTPConnection, Request
 from starlette.responses import HTMLResponse, Response
 from starlette.routing import Mount
 from starlette.staticfiles import StaticFiles
@@ -42,7 +39,7 @@ PAGE_HEADERS = {
     "Referrer-Policy": "no-referrer",
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
-    # The page may hold a token.
+    # A page of an earlier version would ask for scripts that are gone.
     "Cache-Control": "no-store",
     "Vary": "Accept",
 }
@@ -59,60 +56,22 @@ Run <code>make setup</code>, then load the page again.</p>
 """
 
 
-def graphiql_page(
-    request: Request, token: str | None = None, project_id: str | None = None, assets: Path = ASSETS
-) -> Response:
+def graphiql_page(*, embedded: bool, assets: Path = ASSETS) -> Response:
     """The page for a browser; 503 with the way out when `assets` have not been built.
 
-    `token` is the bearer token to fill in, for the embedded mode, and `project_id` the project that the
-    examples name. Both are left out unless a browser on this very machine asks, see `from_this_machine`.
+    It is the same for all who ask, and holds no token: it can't be known who asks. A proxy on this machine makes
+    others look local, and other users of the machine are. `embedded` says that the gateway issues tokens itself.
     """
     if not (assets / "page.js").is_file():
         return HTMLResponse(NOT_BUILT, status_code=503, headers=PAGE_HEADERS)
-    known = {"token": token, "projectId": project_id} if from_this_machine(request) else {}
-    return HTMLResponse(_page(known), headers=PAGE_HEADERS)
+    configuration = json.dumps({"embedded": embedded})
+    page = Template((SOURCES / "page.html").read_text("utf-8")).substitute(configuration=configuration)
+    return HTMLResponse(page, headers=PAGE_HEADERS)
 
 
 def graphiql_assets(assets: Path = ASSETS) -> Mount:
     """The route of scripts, workers, styles and fonts of the page."""
     return Mount("/graphiql", _Assets(directory=assets, check_dir=False), name="graphiql")
-
-
-def from_this_machine(request: HTTPConnection) -> bool:
-    """Whether a browser on this machine navigates to the page under an address of this machine.
-
-    The page holds a token that may do much, so three ways to steal it are closed: another machine that
-    reaches the port; a site whose name resolves to 127.0.0.1 (its name is in Host); and a script of another
-    site that is allowed to call the API (it fetches, and does not navigate). What a proxy passes on is never
-    of this machine.
-    """
-    peer = request.client.host if request.client else ""
-    proxied = any(name in request.headers for name in ("forwarded", "x-forwarded-for", "x-real-ip", "via"))
-    navigates = request.headers.get("sec-fetch-dest", "document") == "document"
-    return _is_loopback(peer) and _is_loopback(_host_asked_for(request)) and navigates and not proxied
-
-
-def _host_asked_for(request: HTTPConnection) -> str:
-    # Not request.url: for a name that it dislikes ("a_b.example"), that one puts the server's own address.
-    try:
-        return urlsplit(f"//{request.headers.get('host', '')}").hostname or ""
-    except ValueError:
-        return ""
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
-def _page(known: dict[str, str | None]) -> str:
-    # Inside a script element only "<" could end it; JSON writes it in another way just as well.
-    configuration = json.dumps(known).replace("<", "\\u003c")
-    return Template((SOURCES / "page.html").read_text("utf-8")).substitute(configuration=configuration)
 
 
 class _Assets(StaticFiles):

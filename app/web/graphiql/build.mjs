@@ -26,7 +26,8 @@ const shared = {
   logLevel: "warning",
 };
 
-// The page asks for modules in pieces: what only "prettify" needs is loaded when somebody prettifies.
+// The page asks for modules in pieces: GraphiQL comes once somebody is signed in, and what only "prettify" needs when
+// they prettify.
 await build({
   ...shared,
   entryPoints: { page: "page.js" },
