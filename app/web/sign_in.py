@@ -6,6 +6,7 @@ no log and no Referer holds it.
 
 import asyncio
 import json
+import math
 import re
 import time
 from collections import OrderedDict
@@ -105,7 +106,7 @@ class Attempts:
         began, count = self._wrong.get(address, (0.0, 0))
         left = began + _WINDOW_SECONDS - self._clock()
         if count >= _WRONG_CODES and left > 0:
-            seconds = int(left) + 1
+            seconds = math.ceil(left)
             message = f"Too many wrong sign-in codes came from here: {_WRONG_CODES} in a minute."
             hint = f"Wait {seconds} {'second' if seconds == 1 else 'seconds'}, or paste a token."
             raise SignInRefused(429, "TOO_MANY_ATTEMPTS", message, hint, Retry_After=str(seconds))

@@ -46,12 +46,20 @@ class Tab:
         self._writing = writing
         self._received = b""
         self._numbers = itertools.count(1)
+        self.open_another()
+
+    def open_another(self) -> None:
+        """Goes on in a new, empty tab of the same browser; the one before stays open."""
         target = self._call("Target.createTarget", {"url": "about:blank"})["targetId"]
         attached = self._call("Target.attachToTarget", {"targetId": target, "flatten": True})
         self._session: str = attached["sessionId"]
         for domain in ("Page", "Runtime", "Log"):
             self._call(f"{domain}.enable", session=self._session)
         self._listen(self._session)
+
+    def reload(self) -> None:
+        """Loads the page again, as people do."""
+        self._call("Page.reload", {}, self._session)
 
     def open(self, url: str) -> None:
         """Goes to `url`; what was seen of the network and of problems begins anew."""
@@ -71,7 +79,13 @@ class Tab:
     def wait_for(self, script: str) -> Any:
         """The first value of the expression that is not false, looked at before every frame that is drawn."""
         look = f"const found = ({script}); if (found) resolve(found); else requestAnimationFrame(look);"
-        return self.value(f"new Promise((resolve) => {{ const look = () => {{ {look} }}; look(); }})")
+        while True:
+            try:
+                return self.value(f"new Promise((resolve) => {{ const look = () => {{ {look} }}; look(); }})")
+            except AssertionError as error:
+                # The page went to another one, or loaded itself again, while it was looked at.
+                if not any(reason in str(error) for reason in ("navigated", "context was destroyed")):
+                    raise
 
     def click(self, selector: str) -> None:
         """Clicks the element of the CSS selector, as soon as there is one."""
