@@ -205,9 +205,7 @@ async def _set_owner(settings: Settings, organization: str, subject: str, owns: 
 def _tell(path: Path, connection: Mapping[str, Any], sign_in: str | None) -> None:
     """Say that the gateway is ready: to people with the address to open, to logs without anything secret."""
     if not sys.stdout.isatty():
-        hint = (
-            "" if connection["token"] is None else "; `images signin` opens GraphiQL"
-        )
+        hint = "" if connection["token"] is None else "; `images signin` opens GraphiQL"
         print(f"listening on {connection['url']}; address and token are in {path}{hint}", flush=True)  # noqa: T201
         return
     console = Console(highlight=False)

@@ -58,8 +58,10 @@ class Tab:
         self._listen(self._session)
 
     def reload(self) -> None:
-        """Loads the page again, as people do."""
+        """Loads the page again, as people do. Returns when the one before has gone."""
+        self.value("window.isBeforeReload = true")
         self._call("Page.reload", {}, self._session)
+        self.wait_for("window.isBeforeReload === undefined")
 
     def open(self, url: str) -> None:
         """Goes to `url`; what was seen of the network and of problems begins anew."""

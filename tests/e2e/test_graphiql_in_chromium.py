@@ -1,31 +1,55 @@
 """GraphiQL at /graphql, as people use it: in a browser, against a gateway that runs."""
 
+import json
 from collections.abc import Iterator
 from urllib.parse import urlencode, urlsplit
 
 import pytest
 
 from tests.e2e.browser import Tab, chromium
+from tests.e2e.client import eventually
 from tests.e2e.gateway import Gateway
+from tests.e2e.processes import images_command
+from tests.servers.relay import relay
 
 pytestmark = pytest.mark.needs_program("chromium")
 
 RUN = "button[aria-label^='Execute query']"
 # The editors of operation, variables and headers, and the one that shows the result.
 READY = "document.querySelectorAll('.view-lines').length === 4"
+FORM = "document.querySelector('.sign-in form') !== null"
+TROUBLE = "document.querySelector('.trouble').innerText"
 RESULT = "document.querySelector('.result-window').innerText.replace(/\\s+/g, ' ')"
 
 
 @pytest.fixture(scope="module")
-def tab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tab]:
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tab]:
     with chromium(tmp_path_factory.mktemp("chromium") / "profile") as tab:
         yield tab
 
 
-def run(tab: Tab, gateway: Gateway, operation: str | None = None) -> None:
-    """Opens GraphiQL and runs the operation, or the first of its examples."""
+@pytest.fixture
+def tab(browser: Tab) -> Tab:
+    """A new tab, where nobody is signed in."""
+    browser.open_another()
+    return browser
+
+
+def sign_in_address(gateway: Gateway, *options: str) -> str:
+    done = images_command("signin", "--data", str(gateway.data), *options)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def run(tab: Tab, address: str, operation: str | None = None) -> None:
+    """Opens GraphiQL by a sign-in address, and runs the operation, or the first of its examples."""
+    page, _, code = address.partition("#")
     asked = f"?{urlencode({'query': operation})}" if operation else ""
-    tab.open(f"{gateway.graphql}{asked}")
+    tab.open(f"{page}{asked}#{code}")
+    execute(tab)
+
+
+def execute(tab: Tab) -> None:
     tab.wait_for(READY)
     tab.click(RUN)
 
@@ -34,6 +58,18 @@ def shown_by(tab: Tab) -> str:
     """The result in GraphiQL, as soon as there is one."""
     shown: str = tab.wait_for(f"/data|errors/.test({RESULT}) && {RESULT}")
     return shown
+
+
+def trouble_in(tab: Tab) -> str:
+    """What the form says that is wrong, as soon as it does."""
+    shown: str = tab.wait_for(f"{FORM} && !document.querySelector('.trouble').hidden && {TROUBLE}")
+    return shown
+
+
+def paste(tab: Tab, token: str) -> None:
+    tab.wait_for(FORM)
+    tab.value(f"document.querySelector('#token').value = {json.dumps(token)}")
+    tab.click("button[type=submit]")
 
 
 def watch_from_now(gateway: Gateway) -> str:
@@ -50,16 +86,117 @@ def create_image(gateway: Gateway, name: str) -> None:
     )
 
 
-def test_the_first_example_runs_with_the_token_that_was_filled_in(tab: Tab, running_gateway: Gateway) -> None:
-    run(tab, running_gateway)
+def test_an_address_with_a_code_signs_in_with_one_click(tab: Tab, running_gateway: Gateway) -> None:
+    address = sign_in_address(running_gateway)
+
+    run(tab, address)
 
     expected = f'"id": "{running_gateway.projects["alpha"]}", "name": "alpha", "viewerRole": "ADMIN"'
     assert expected in shown_by(tab)
     assert tab.problems == []
+    code = address.partition("#code=")[2]
+    assert tab.value("location.href") == running_gateway.graphql
+    assert tab.value("performance.getEntriesByType('navigation').length") == 1
+    assert not any(code in url for url in tab.requests)
+    assert code not in running_gateway.log.read_text()
+    assert tab.value(f"JSON.stringify([localStorage, sessionStorage, history.state]).includes('{code}')") is False
+    assert tab.value("JSON.stringify(localStorage).includes('eyJ')") is False
+
+
+def test_a_tab_stays_signed_in_when_it_is_loaded_again(tab: Tab, running_gateway: Gateway) -> None:
+    run(tab, sign_in_address(running_gateway))
+    shown_by(tab)
+
+    tab.reload()
+    execute(tab)
+
+    assert '"subject": "demo-admin"' in shown_by(tab)
+
+
+def test_a_second_tab_asks_for_a_token(tab: Tab, running_gateway: Gateway) -> None:
+    address = sign_in_address(running_gateway)
+    run(tab, address)
+    shown_by(tab)
+
+    tab.open_another()
+    tab.open(running_gateway.graphql)
+    tab.wait_for(FORM)
+    assert tab.value("document.querySelector('.trouble').hidden") is True
+
+    # Nor does the address work again that signed the first one in.
+    tab.open("about:blank")
+    tab.open(address)
+    assert trouble_in(tab) == (
+        "This sign-in address was already used, replaced or has expired. Run `images signin` to get a new one."
+    )
+    assert tab.value("location.href") == running_gateway.graphql
+
+
+def test_a_code_that_is_opened_where_the_page_is_open_already_signs_in(tab: Tab, running_gateway: Gateway) -> None:
+    tab.open(running_gateway.graphql)
+    tab.wait_for(FORM)
+
+    run(tab, sign_in_address(running_gateway, "--subject", "somebody"))
+
+    assert '"subject": "somebody"' in shown_by(tab)
+
+
+def test_a_code_signs_in_through_a_plain_proxy(tab: Tab, running_gateway: Gateway) -> None:
+    address = sign_in_address(running_gateway)
+    with relay(running_gateway.port, lambda _request: None) as port:
+        run(tab, address.replace(str(running_gateway.port), str(port), 1))
+
+        assert '"subject": "demo-admin"' in shown_by(tab)
+        assert tab.problems == []
+
+
+def test_a_pasted_token_signs_in_and_a_wrong_one_says_why(tab: Tab, running_gateway: Gateway) -> None:
+    tab.open(running_gateway.graphql)
+    paste(tab, "not a token")
+    assert "spaces" in trouble_in(tab)
+    paste(tab, "a.b.c")
+    tab.wait_for(f"{TROUBLE}.includes('malformed')")
+
+    paste(tab, f"  Bearer {running_gateway.token} ")
+    execute(tab)
+
+    assert '"subject": "demo-admin"' in shown_by(tab)
+
+
+def test_signing_out_forgets_the_token(tab: Tab, running_gateway: Gateway) -> None:
+    run(tab, sign_in_address(running_gateway))
+    shown_by(tab)
+
+    tab.click(".sign-out")
+
+    tab.wait_for(FORM)
+    assert tab.value("sessionStorage.length") == 0
+
+
+def test_without_a_token_the_schema_can_be_read_and_nothing_else(tab: Tab, running_gateway: Gateway) -> None:
+    tab.open(running_gateway.graphql)
+    tab.click(".plain")
+
+    execute(tab)
+
+    assert '"code": "UNAUTHENTICATED"' in shown_by(tab)
+
+
+def test_a_revoked_token_leads_back_to_the_form(tab: Tab, running_gateway: Gateway) -> None:
+    run(tab, sign_in_address(running_gateway, "--subject", "to be revoked"))
+    shown_by(tab)
+    images_command("token", "--data", str(running_gateway.data), "--revoke-all", "to be revoked")
+
+    def shown_when_reloaded() -> str | None:
+        tab.reload()
+        tab.wait_for(f"{FORM} || {READY}")
+        return trouble_in(tab) if tab.value(FORM) else None
+
+    assert eventually(shown_when_reloaded) == "The token was revoked: get a new one."
 
 
 def test_a_subscription_shows_what_happens_while_it_runs(tab: Tab, running_gateway: Gateway) -> None:
-    run(tab, running_gateway, watch_from_now(running_gateway))
+    run(tab, sign_in_address(running_gateway), watch_from_now(running_gateway))
     create_image(running_gateway, "seen in a browser")
 
     assert '"__typename": "ImageCreated", "image": { "name": "seen in a browser" }' in shown_by(tab)
@@ -67,7 +204,7 @@ def test_a_subscription_shows_what_happens_while_it_runs(tab: Tab, running_gatew
 
 
 def test_no_request_leaves_the_host(tab: Tab, running_gateway: Gateway) -> None:
-    run(tab, running_gateway, watch_from_now(running_gateway))
+    run(tab, sign_in_address(running_gateway), watch_from_now(running_gateway))
     create_image(running_gateway, "seen here alone")
     shown_by(tab)
     for worker in ("graphql", "json", "editor"):

@@ -1,15 +1,12 @@
 """No page holds a token: who signs a browser in has to bring a one-time code, over real sockets."""
 
-import json
 import re
 from collections.abc import Iterator
-from pathlib import Path
 
 import httpx
 import pytest
 
 from tests.e2e.gateway import Gateway
-from tests.e2e.processes import images_command
 from tests.servers.relay import relay
 
 NAVIGATION = {
