@@ -1,5 +1,6 @@
-"""Several processes on one data folder: API and workers apart, and two gateways that know nothing of each other."""
+"""Several processes on one data folder: API and workers apart, and gateways that know nothing of each other."""
 
+import json
 import re
 import sqlite3
 import subprocess
@@ -52,12 +53,35 @@ def test_what_one_process_takes_in_another_converts(data: Path, tmp_path: Path, 
     assert work.wait(30) == 0
 
 
-def test_two_gateways_that_start_at_once_share_a_new_folder(tmp_path: Path, processes: ExitStack) -> None:
+def test_of_two_gateways_that_start_at_once_one_gets_the_folder(tmp_path: Path, processes: ExitStack) -> None:
     data = tmp_path / "data"
     logs = [tmp_path / "first.log", tmp_path / "second.log"]
     arguments = ("up", "--data", str(data), "--port", "0")
     ups = [processes.enter_context(images_process(log, *arguments, env=IMPATIENT)) for log in logs]
-    urls = [_address(log, up) for log, up in zip(logs, ups, strict=True)]
+
+    loser = eventually(lambda: next((up for up in ups if up.poll() is not None), None))
+
+    winner = ups[1 - ups.index(loser)]
+    assert loser.returncode == 2
+    assert "another `images up`" in logs[ups.index(loser)].read_text()
+    url = _address(logs[ups.index(winner)], winner)
+    assert json.loads((data / "connection.json").read_text())["url"] == url
+    winner.terminate()
+    assert winner.wait(30) == 0
+
+
+def test_gateways_that_start_at_once_share_a_new_folder(tmp_path: Path, processes: ExitStack) -> None:
+    data = tmp_path / "data"
+    arguments = {
+        "up": ("up", "--data", str(data), "--port", "0"),
+        "serve": ("serve", "--data", str(data), "--port", "0"),
+    }
+    ups = {
+        name: processes.enter_context(images_process(tmp_path / f"{name}.log", *given, env=IMPATIENT))
+        for name, given in arguments.items()
+    }
+    work = processes.enter_context(_working(data, tmp_path / "work.log"))
+    urls = [_address(tmp_path / f"{name}.log", up) for name, up in ups.items()]
     first, second = (_client(data, url, processes) for url in urls)
     sources = [Variant("copied", "VHD", HOLEY).build(tmp_path), Variant("kept", "VMDK", DENSE).build(tmp_path)]
 
@@ -69,9 +93,9 @@ def test_two_gateways_that_start_at_once_share_a_new_folder(tmp_path: Path, proc
             client.check_holds(image_id, source, driver, tmp_path)
             assert client.statuses(image_id) == ["QUEUED", "SAVING", "ACTIVE"]
     eventually(lambda: len(stored(data)) == len(made))
-    for up in ups:
-        up.terminate()
-        assert up.wait(30) == 0
+    for process in (*ups.values(), work):
+        process.terminate()
+        assert process.wait(30) == 0
     with closing(sqlite3.connect(data / "images.db")) as database:
         assert database.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
         assert database.execute("PRAGMA foreign_key_check").fetchall() == []
