@@ -49,10 +49,11 @@ def token(
         raise typer.BadParameter("--project and --role go together")
     if revoke_all is not None and (project is not None or operator):
         raise typer.BadParameter("--revoke-all goes with none of --project, --role and --operator")
+    _require_printable(subject if revoke_all is None else revoke_all)
     settings = _embedded(settings_from(data=data), "images token")
     prepare(settings)
     if revoke_all is not None:
-        _revoke_all(settings, _printable(revoke_all))
+        _revoke_all(settings, revoke_all)
     elif subject is not None:
         if project is not None and role is not None:
             anyio.run(_appoint, settings, project, subject, role)
@@ -65,13 +66,14 @@ def signin(
     data: Data = None,
 ) -> None:
     """Print an address that signs a browser in to GraphiQL, once, within a day. It replaces an earlier one."""
+    _require_printable(subject)
     settings = _embedded(settings_from(data=data), "images signin")
     prepare(settings)
     url = settings.public_url or connection_file.read_url(settings.data / connection_file.NAME)
     if url is None:
         raise SettingsError("set IMAGES_PUBLIC_URL to the gateway's address: no `images up` has run on this folder")
     name = ADMIN_NAME if subject == ADMIN else None
-    typer.echo(sign_in_address(settings, url, _printable(subject), name=name, operator=operator))
+    typer.echo(sign_in_address(settings, url, subject, name=name, operator=operator))
 
 
 def issue_token(
@@ -97,10 +99,9 @@ def _embedded(settings: Settings, command: str) -> Settings:
     return settings
 
 
-def _printable(subject: str) -> str:
+def _require_printable(subject: str | None) -> None:
     if not subject or not subject.isprintable():
         raise typer.BadParameter("a subject is the `sub` of a token: not empty, without control characters")
-    return subject
 
 
 def _revoke_all(settings: Settings, subject: str) -> None:

@@ -72,13 +72,10 @@ def test_of_two_gateways_that_start_at_once_one_gets_the_folder(tmp_path: Path, 
 
 def test_gateways_that_start_at_once_share_a_new_folder(tmp_path: Path, processes: ExitStack) -> None:
     data = tmp_path / "data"
-    arguments = {
-        "up": ("up", "--data", str(data), "--port", "0"),
-        "serve": ("serve", "--data", str(data), "--port", "0"),
-    }
+    given = ("--data", str(data), "--port", "0")
     ups = {
-        name: processes.enter_context(images_process(tmp_path / f"{name}.log", *given, env=IMPATIENT))
-        for name, given in arguments.items()
+        name: processes.enter_context(images_process(tmp_path / f"{name}.log", name, *given, env=IMPATIENT))
+        for name in ("up", "serve")
     }
     work = processes.enter_context(_working(data, tmp_path / "work.log"))
     urls = [_address(tmp_path / f"{name}.log", up) for name, up in ups.items()]

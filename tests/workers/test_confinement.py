@@ -84,6 +84,19 @@ def test_a_process_reads_its_source_and_writes_only_to_its_output(source: Path, 
     assert said.split() == (wanted if os.geteuid() == 0 or bubblewrap else said.split())
 
 
+@pytest.mark.parametrize("bubblewrap", [True, False])
+def test_a_process_reads_its_source_whatever_the_umask_and_the_folder_above(source: Path, bubblewrap: bool) -> None:
+    # The commands set this umask, and the data folder has this mode.
+    before = os.umask(0o077)
+    source.parent.chmod(0o700)
+    try:
+        said = inside(source, Limits(use_bubblewrap=bubblewrap), "head -c4 source | wc -c; echo x > out/file && ls out")
+    finally:
+        os.umask(before)
+
+    assert said.split() == ["4", "file"]
+
+
 def test_in_bubblewrap_there_is_no_network_and_no_other_file(source: Path) -> None:
     limits = Limits()
     with sandbox(source, limits) as place:
