@@ -17,6 +17,7 @@ from app.adapters.tokens import SecretTokens, tokens_of
 from app.catalog.metering import UploadMeter
 from app.catalog.progress import ProgressBoard, Throttle
 from app.catalog.revocations import Revocations
+from app.catalog.signed_requests import SignedRequests
 from app.catalog.uploads import Uploads
 from app.catalog.watching import Feed
 from app.database import Database
@@ -76,7 +77,13 @@ def create_app(settings: Settings, queue: JobQueue, wakeups: Wakeups) -> tuple[S
     ]
     if isinstance(store, FolderStore):  # an S3 store takes and gives the bytes itself
         meter = UploadMeter(uploads, wakeups, Throttle(settings.progress_seconds))
-        routes += object_routes(store, uploads.head_arrived, meter.arrived, allowed_origins=settings.allowed_origins)
+        routes += object_routes(
+            store,
+            uploads.head_arrived,
+            meter.arrived,
+            permission=SignedRequests(uploads),
+            allowed_origins=settings.allowed_origins,
+        )
     app = Starlette(routes=routes, lifespan=lifespan, middleware=_cross_origin(settings))
     return app, endpoint
 

@@ -20,6 +20,20 @@ class SignedRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class Asker:
+    """Who asked for a signed request, and the image or upload (by id) that it is about.
+
+    A store whose requests pass through the gateway keeps both in the request, unreadable for its holder: the
+    gateway decides again, at every use, whether `subject` may still do this. `operator` is a claim of a token and
+    can't be looked up later: it holds as long as the request does.
+    """
+
+    subject: str
+    operator: bool
+    target: str
+
+
+@dataclass(frozen=True, slots=True)
 class UploadHandle:
     """An upload as the store knows it.
 
@@ -67,8 +81,13 @@ class ObjectStore(Protocol):
     async def open_upload(self, key: str, size: int, part_size: int) -> UploadHandle:
         """Make ready to receive `size` bytes that become the object `key`."""
 
-    def sign_part(self, upload: UploadHandle, number: int, expires_at: datetime) -> SignedRequest:
-        """The request that brings part `number`, of exactly its length."""
+    def sign_part(
+        self, upload: UploadHandle, number: int, expires_at: datetime, asker: Asker | None = None
+    ) -> SignedRequest:
+        """The request that brings part `number`, of exactly its length.
+
+        A store that serves its requests without the gateway ignores `asker`.
+        """
 
     async def receipt(self, upload: UploadHandle) -> UploadReceipt:
         """What has arrived. Raises UploadClosed when the store knows no such upload and no such object."""
@@ -82,8 +101,13 @@ class ObjectStore(Protocol):
     async def abort_upload(self, upload: UploadHandle) -> None:
         """Forget the upload and its bytes; a part that is arriving is cut off. Harmless when done before."""
 
-    def sign_download(self, key: str, file_name: str, expires_at: datetime) -> SignedRequest:
-        """The request that reads an object, ranges allowed; `file_name` is what a browser calls it."""
+    def sign_download(
+        self, key: str, file_name: str, expires_at: datetime, asker: Asker | None = None
+    ) -> SignedRequest:
+        """The request that reads an object, ranges allowed; `file_name` is what a browser calls it.
+
+        `asker` is used as in `sign_part`.
+        """
 
     def read(self, key: str) -> AsyncIterator[bytes]:
         """The bytes of an object, in order. Raises ObjectMissing."""

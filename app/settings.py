@@ -91,7 +91,8 @@ class Settings(BaseSettings):
     minimum_part_size: Positive = Field(16 * MIB, description="Least size of a part; larger for large files.")
     maximum_parts: int = Field(10_000, gt=0, le=10_000, description="Most parts of one upload.")
     upload_idle_seconds: Seconds = Field(24 * 3600, description="An upload that gets no byte expires.")
-    signature_seconds: Seconds = Field(6 * 3600, description="How long a signed address works.")
+    signature_seconds: Seconds = Field(6 * 3600, description="How long the address of a part works.")
+    download_seconds: Seconds = Field(15 * 60, description="How long the address of a download works.")
 
     feed_days: float = Field(7, gt=0, description="How long the feed is kept, in days.")
     feed_ring: Positive = Field(10_000, description="Newest events that an API process keeps in memory.")

@@ -20,13 +20,13 @@ from functools import partial
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
-from app.adapters.folder_addresses import AddressBook, Clock, PartAddress
+from app.adapters.folder_addresses import AddressBook, Clock, DownloadAddress, PartAddress
 from app.adapters.folder_intake import HEAD_BYTES, PartIntake, Written
 from app.adapters.folder_reader import ObjectReader
 from app.adapters.folder_sparse import make_folder
 from app.adapters.folder_upload import OpenUpload, PartWriter
 from app.errors import StoreError, StoreFull, StoreUnavailable, UploadClosed
-from app.ports import SignedRequest, UploadHandle, UploadReceipt
+from app.ports import Asker, SignedRequest, UploadHandle, UploadReceipt
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -82,12 +82,14 @@ class FolderStore:
             raise UploadClosed("the object exists already")
         self._upload(handle.key).create(handle.size, handle.part_count)
 
-    def sign_part(self, upload: UploadHandle, number: int, expires_at: datetime) -> SignedRequest:
+    def sign_part(
+        self, upload: UploadHandle, number: int, expires_at: datetime, asker: Asker | None = None
+    ) -> SignedRequest:
         """As the port says; the address is a path. Raises ValueError when the upload has no such part."""
         if not 1 <= number <= upload.part_count:
             raise ValueError(f"there is no part {number}")
         key = _checked(upload.key)
-        part = PartAddress(key, number, upload.part_offset(number), upload.part_length(number))
+        part = PartAddress(key, number, upload.part_offset(number), upload.part_length(number), asker)
         return self.addresses.for_part(part, expires_at)
 
     async def receive_part(self, part: PartAddress, body: AsyncIterator[bytes], written: Written) -> None:
@@ -145,9 +147,11 @@ class FolderStore:
         """As the port says. A sealed upload stays as it is."""
         await self._run(self._upload(upload.key).remove)
 
-    def sign_download(self, key: str, file_name: str, expires_at: datetime) -> SignedRequest:
+    def sign_download(
+        self, key: str, file_name: str, expires_at: datetime, asker: Asker | None = None
+    ) -> SignedRequest:
         """As the port says; the address is a path."""
-        return self.addresses.for_download(_checked(key), file_name, expires_at)
+        return self.addresses.for_download(DownloadAddress(_checked(key), file_name, asker), expires_at)
 
     async def open_object(self, key: str) -> ObjectReader:
         """An object to be read with `chunks` and then to be released. Raises ObjectMissing."""

@@ -18,7 +18,7 @@ from app.adapters.s3_bucket import Bucket, StoredObject, StoredPart
 from app.adapters.s3_provision import provision
 from app.adapters.s3_signing import LONGEST, Signer
 from app.errors import ObjectMissing, PartsMissing, StoreUnavailable, UploadClosed
-from app.ports import SignedRequest, UploadHandle, UploadReceipt
+from app.ports import Asker, SignedRequest, UploadHandle, UploadReceipt
 from app.s3_address import S3Address
 
 P = ParamSpec("P")
@@ -82,7 +82,9 @@ class S3Store:
             return UploadHandle(key, self._bucket.open_multipart(key), size, part_size)
         raise UploadClosed("the object exists already")
 
-    def sign_part(self, upload: UploadHandle, number: int, expires_at: datetime) -> SignedRequest:
+    def sign_part(
+        self, upload: UploadHandle, number: int, expires_at: datetime, asker: Asker | None = None
+    ) -> SignedRequest:
         """As the port says. Raises ValueError when the upload has no such part."""
         if not 1 <= number <= upload.part_count:
             raise ValueError(f"there is no part {number}")
@@ -151,7 +153,9 @@ class S3Store:
 
     # ------------------------------------------------------------ objects
 
-    def sign_download(self, key: str, file_name: str, expires_at: datetime) -> SignedRequest:
+    def sign_download(
+        self, key: str, file_name: str, expires_at: datetime, asker: Asker | None = None
+    ) -> SignedRequest:
         """As the port says."""
         query = {"response-content-disposition": attachment(file_name)}
         return self._signed("GET", _checked(key), query, expires_at)

@@ -22,6 +22,7 @@ from app.client.patience import Patience, Trouble
 from app.client.reporting import Reporter
 
 _CHUNK = 1024 * 1024
+# So many new addresses in a row are refused: then it is not their age.
 _ADDRESSES = 3
 _MAXIMUM_NAME = 200
 _RANGE = re.compile(r"bytes (\d{1,19})-\d{1,19}/(\d{1,19})")
@@ -108,15 +109,17 @@ class Downloading:
             raise UnusableFile(f"{self.target} can't be written: {error.strerror}.") from error
 
     async def _receive(self, partial: Partial) -> None:
-        trouble, addresses = Trouble(self.patience), 0
+        trouble, refused, before = Trouble(self.patience), 0, partial.size
         while True:
+            # An address lives for minutes and a download for hours: only those refused in a row are too many.
+            refused = refused if partial.size == before else 0
             before = partial.size
             try:
                 request = (await self._download())["download"]
                 return await self._receive_rest(request, partial)
             except AddressRefused:
-                addresses += 1
-                if addresses == _ADDRESSES:
+                refused += 1
+                if refused == _ADDRESSES:
                     raise
             except ClientError as error:
                 if not error.temporary:

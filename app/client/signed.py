@@ -6,10 +6,22 @@ from typing import Any
 
 import httpx
 
-from app.client.errors import AddressRefused, ClientError, NotFound, NotReachable, Overloaded, Refused, UploadClosed
+from app.client.errors import (
+    AddressRefused,
+    ClientError,
+    NoAnswer,
+    NotFound,
+    NotReachable,
+    Overloaded,
+    Refused,
+    UploadClosed,
+)
 
 # Before a part is acknowledged it is written to the disk, and the first one is inspected.
 TIMEOUT = httpx.Timeout(60, connect=10, read=300, pool=None)
+
+
+_NO_BYTES = "The object store does not have these bytes (any longer)."
 
 
 def headers_of(request: Mapping[str, Any]) -> dict[str, str]:
@@ -31,8 +43,10 @@ def refusal_of(response: httpx.Response) -> ClientError:
         return AddressRefused(message, hint=hint, code=code)
     if code == "UPLOAD_CLOSED":
         return UploadClosed(message, hint=hint, code=code)
+    if code == "OBJECT_MISSING":  # the image is there, and its bytes are lost
+        return NoAnswer(message, hint=hint, code=code)
     if status == 404:
-        return NotFound(message, hint=hint, code=code)
+        return NotFound(str(told.get("message") or _NO_BYTES), hint=hint, code=code)
     # 409: another request is bringing the same part, for example that of a run which was killed just now.
     if status in (408, 409, 429) or status >= 500:
         return Overloaded(message, hint=hint, code=code)

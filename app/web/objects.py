@@ -1,10 +1,11 @@
 """`/objects/…`: parts of uploads come in, objects go out, where the object store is a folder.
 
-Whoever has a signed address needs no token.
+A signed address needs no token. Who asked for it is decided on again at the start of each request.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
 from secrets import token_hex
+from typing import Protocol
 
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
@@ -19,12 +20,24 @@ from app.adapters.folder_addresses import PartAddress
 from app.adapters.folder_intake import HEAD_BYTES
 from app.adapters.folder_reader import ObjectReader
 from app.errors import GatewayError
-from app.web.objects_body import Body
+from app.ports import Asker
+from app.web.objects_body import Body, require_plain_body
 from app.web.objects_errors import Refusal, error_answer
 from app.web.objects_ranges import is_unchanged, requested_range
 
 OnHead = Callable[[str], Awaitable[None]]
 OnBytes = Callable[[str, int], None]
+
+
+class Permission(Protocol):
+    """What is asked at the start of each request: may `asker` still use an address of this object?"""
+
+    async def require_upload(self, asker: Asker | None, key: str) -> None:
+        """Raises NotFound, Forbidden or UploadClosed when a part may not be sent (any longer)."""
+
+    async def require_download(self, asker: Asker | None, key: str) -> None:
+        """Raises NotFound or Forbidden when the object may not be read (any longer)."""
+
 
 _METHODS = ("GET", "HEAD", "PUT")
 
@@ -34,18 +47,21 @@ def object_routes(
     on_head: OnHead | None = None,
     on_bytes: OnBytes | None = None,
     *,
+    permission: Permission | None = None,
     allowed_origins: Sequence[str] = (),
     silence_seconds: float = 60,
 ) -> list[Route]:
     """The routes that serve the addresses which `store` signs.
 
+    `permission` decides at the start of every request whether the address may still be used; without it, its
+    signature alone counts. A request that has begun goes on to its end.
     `on_head` is awaited with the key when the first 256 KiB of part 1, or all of it, are in the file: receiving
     waits for it, and fails when it raises. `on_bytes` is called with the key and the number of bytes that
     were just written, about every 2 MiB and twice a second at least; those of a part that fails, or comes
     again, are among them. `allowed_origins` may use the addresses from browsers ("*" for all). A client that
     sends nothing for `silence_seconds` is taken for gone, so that another request can bring its part.
     """
-    endpoint = _ObjectEndpoint(store, on_head, on_bytes, silence_seconds)
+    endpoint = _ObjectEndpoint(store, permission, on_head, on_bytes, silence_seconds)
     cross_origin = Middleware(
         CORSMiddleware,
         allow_origins=tuple(allowed_origins),
@@ -60,9 +76,15 @@ class _ObjectEndpoint:
     """A plain ASGI application: only that sees the body as it comes, and may answer before its end."""
 
     def __init__(
-        self, store: FolderStore, on_head: OnHead | None, on_bytes: OnBytes | None, silence_seconds: float
+        self,
+        store: FolderStore,
+        permission: Permission | None,
+        on_head: OnHead | None,
+        on_bytes: OnBytes | None,
+        silence_seconds: float,
     ) -> None:
         self._store = store
+        self._permission = permission
         self._on_head = on_head
         self._on_bytes = on_bytes
         self._silence_seconds = silence_seconds
@@ -83,18 +105,23 @@ class _ObjectEndpoint:
         await _respond(response, body, scope, receive, send)
 
     async def _receive_part(self, request: Request, body: Body) -> Response:
-        part = self._store.addresses.read_part(request.path_params["key"], request.query_params)
+        part = self._store.addresses.read_part(request.path_params["key"], request.query_params.multi_items())
+        require_plain_body(request.headers)
         body.expect(part.length)
+        if self._permission is not None:
+            await self._permission.require_upload(part.asker, part.key)
         await self._store.receive_part(part, body, _Arrival(part, self._on_head, self._on_bytes))
         # Of these very bytes, and of no others: their checksum would cost more than writing them.
         return Response(headers={"etag": f'"{token_hex(16)}"'})
 
     async def _send_object(self, request: Request, receive: Receive, send: Send) -> None:
         key = request.path_params["key"]
-        name = self._store.addresses.read_download(key, request.query_params)
+        download = self._store.addresses.read_download(key, request.query_params.multi_items())
+        if self._permission is not None:
+            await self._permission.require_download(download.asker, key)
         reader = await self._store.open_object(key)
         try:
-            response = self._download(request, reader, name)
+            response = self._download(request, reader, download.file_name)
             await response(request.scope, receive, send)
         finally:
             self._store.release(reader)

@@ -2,6 +2,7 @@
 
 import asyncio
 
+from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.types import Message, Receive
 
@@ -11,6 +12,39 @@ from app.web.objects_errors import Refusal
 # answer only when it has sent everything would otherwise find a broken connection. Most parts have 16 MiB.
 _DROPPED_BYTES = 32 * 1024 * 1024
 _DROPPED_SECONDS = 5.0
+
+
+def require_plain_body(headers: Headers) -> None:
+    """Raises Refusal for a body that is not exactly the bytes of the part.
+
+    A part is stored as it comes: of an encoded one, the wrong bytes would be kept, and a range of the object that a
+    client names itself is not the part that was signed.
+    """
+    encodings = ",".join(headers.getlist("content-encoding")).lower().split(",")
+    if any(encoding.strip() not in ("", "identity") for encoding in encodings):
+        raise Refusal(
+            415,
+            "UNSUPPORTED_ENCODING",
+            "The body of a part is stored as it is, and this one has a Content-Encoding.",
+            "Send the plain bytes of the file, without Content-Encoding.",
+            {"accept-encoding": "identity"},  # RFC 9110, section 15.5.16
+        )
+    if "content-range" in headers:
+        raise Refusal(
+            400,
+            "INVALID",
+            "A part is sent as a whole: this request has a Content-Range.",
+            "Send every byte of the part in one request, without Content-Range.",
+            {},
+        )
+    if "content-length" in headers and "transfer-encoding" in headers:
+        raise Refusal(
+            400,
+            "INVALID",
+            "The request has both a Content-Length and a Transfer-Encoding.",
+            "Send the length of the part in Content-Length alone.",
+            {},
+        )
 
 
 class Body:

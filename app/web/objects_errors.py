@@ -3,9 +3,11 @@
 from starlette.responses import JSONResponse, Response
 
 from app.errors import (
+    DatabaseUnavailable,
     Forbidden,
     GatewayError,
     InvalidInput,
+    NotFound,
     ObjectMissing,
     PartsArriving,
     StoreFull,
@@ -29,9 +31,9 @@ class Refusal(GatewayError):
 
 
 # Errors whose own text says what is true for the caller.
-_MISTAKES: dict[type[UserMistake], int] = {Forbidden: 403, InvalidInput: 400, TooLarge: 413}
+_MISTAKES: dict[type[UserMistake], int] = {Forbidden: 403, InvalidInput: 400, NotFound: 404, TooLarge: 413}
 
-# Errors of the store, whose text is for operators: status, code, message, hint.
+# Errors of the store and the database, whose text is for operators: status, code, message, hint.
 _STORE_ERRORS: dict[type[GatewayError], tuple[int, str, str, str]] = {
     UploadClosed: (
         409,
@@ -59,9 +61,15 @@ _STORE_ERRORS: dict[type[GatewayError], tuple[int, str, str, str]] = {
     ),
     ObjectMissing: (
         404,
-        "NOT_FOUND",
-        "There is no such object.",
-        "It was deleted: ask the API for the image.",
+        "OBJECT_MISSING",
+        "The object store does not have these bytes any longer.",
+        "Ask the API for the image. If it is still ACTIVE, tell the operator: `images fsck` finds what is missing.",
+    ),
+    DatabaseUnavailable: (
+        503,
+        "UNAVAILABLE",
+        "The catalogue does not answer right now.",
+        "Send the request again later: the upload keeps the parts that have arrived.",
     ),
 }
 

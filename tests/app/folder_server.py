@@ -11,7 +11,7 @@ import uvicorn
 from starlette.applications import Starlette
 
 from app.adapters.folder import FolderStore
-from app.web.objects import OnBytes, OnHead, object_routes
+from app.web.objects import OnBytes, OnHead, Permission, object_routes
 
 SECRET = b"thirty-two bytes of test secret."
 
@@ -22,11 +22,19 @@ def served(
     on_head: OnHead | None = None,
     on_bytes: OnBytes | None = None,
     *,
+    permission: Permission | None = None,
     allowed_origins: Sequence[str] = (),
     silence_seconds: float = 60,
 ) -> Iterator[str]:
     """Serves the store's addresses on a free port; gives the address of the server."""
-    routes = object_routes(store, on_head, on_bytes, allowed_origins=allowed_origins, silence_seconds=silence_seconds)
+    routes = object_routes(
+        store,
+        on_head,
+        on_bytes,
+        permission=permission,
+        allowed_origins=allowed_origins,
+        silence_seconds=silence_seconds,
+    )
     listener = socket.create_server(("127.0.0.1", 0))
     server = _server(Starlette(routes=routes))
     thread = threading.Thread(target=server.run, args=([listener],))

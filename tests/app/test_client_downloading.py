@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 
 from app.client.downloading import Downloading, file_name_for
-from app.client.errors import ClientError, NoAnswer, NotAllowed, Refused, UnusableFile
+from app.client.errors import ClientError, NoAnswer, NotAllowed, NotFound, Refused, UnusableFile
 from app.client.patience import Patience
 from app.client.reporting import Reporter
 from tests.app.scripted_server import Asked, Reply, ScriptedServer, data, session_with
@@ -104,6 +105,45 @@ def test_a_connection_that_breaks_is_made_good_within_one_run(tmp_path: Path) ->
 
     assert store.ranges == [None, *["bytes=1000-"] * 3]
     assert target.read_bytes() == CONTENT
+
+
+def test_a_download_outlives_any_number_of_addresses_that_expire_on_the_way(tmp_path: Path) -> None:
+    target = tmp_path / "disk.qcow2"
+    expired = Reply(json.dumps({"error": {"code": "ADDRESS_EXPIRED", "message": "It has expired."}}).encode(), 403)
+
+    class Expiring(Store):
+        """Every address brings some bytes; the next request finds it expired, twice."""
+
+        def __call__(self, asked: Asked) -> Reply:
+            if asked.method == "POST":
+                return super().__call__(asked)
+            self.ranges.append(asked.headers.get("range"))
+            if len(self.ranges) % 3:
+                return expired
+            start = int((self.ranges[-1] or "bytes=0-").removeprefix("bytes=").removesuffix("-"))
+            return Reply(CONTENT[start : start + 60_000], 206, self._range(start), cut=start + 60_000 < len(CONTENT))
+
+        def _range(self, start: int) -> dict[str, str]:
+            return {"Content-Range": f"bytes {start}-{len(CONTENT) - 1}/{len(CONTENT)}"}
+
+    store = Expiring()
+
+    done, server = asyncio.run(fetch(store, target))
+
+    assert target.read_bytes() == CONTENT
+    assert done["verified"]
+    assert len([wanted for wanted in store.ranges if wanted == "bytes=240000-"]) == 3
+    assert len([asked for asked in server.asked if asked.method == "POST"]) > len(store.ranges)
+
+
+def test_a_download_whose_right_is_gone_ends_at_once(tmp_path: Path) -> None:
+    gone = {"error": {"code": "NOT_FOUND", "message": "There is no such image.", "hint": "It may have been deleted."}}
+    store = Store(lambda _times: Reply(json.dumps(gone).encode(), 404))
+
+    with pytest.raises(NotFound, match="no such image"):
+        asyncio.run(fetch(store, tmp_path / "disk.qcow2"))
+
+    assert len(store.ranges) == 1
 
 
 def test_a_download_of_which_only_the_last_step_was_missing_is_finished(tmp_path: Path) -> None:

@@ -79,6 +79,15 @@ class Connection:
             headers[name.lower()] = value.strip()
         return Answer(status, headers, b"" if bodiless else self._answers.read(int(headers["content-length"])))
 
+    def last_status(self) -> int:
+        """The status of the answer after which the server closes; waits until it does, and takes a reset for that."""
+        said = bytearray()
+        with contextlib.suppress(ConnectionResetError):
+            while piece := self._socket.recv(4096):
+                said += piece
+        assert said.count(b"HTTP/1.1 ") == 1
+        return int(said.split()[1])
+
     def is_closed(self) -> bool:
         """Waits until the server closes, or says something: which is then not the case."""
         return self._answers.read(1) == b""

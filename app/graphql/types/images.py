@@ -15,7 +15,7 @@ from app.graphql.types.connections import Connection
 from app.graphql.types.node import Node, made_of
 from app.graphql.types.sharing import ImageShare, share_page
 from app.graphql.types.tenancy import After, First, Project
-from app.graphql.types.uploads import ImageUpload, SignedRequest, signature_end, signed_request
+from app.graphql.types.uploads import ImageUpload, SignedRequest, asker_of, download_end, signed_request
 from app.lifecycle import (
     Architecture,
     DiskFormat,
@@ -263,14 +263,14 @@ class Image(Node):
         description="From where the qcow2 can be downloaded, with range requests; null until the image is ACTIVE."
     )
     async def download(self, info: Info) -> SignedRequest | None:
-        if self.row.blob_id is None:
+        if self.row.blob_id is None or self.row.status != ImageStatus.ACTIVE:
             return None
         async with info.context.gateway.database.read() as session:
             blob = await session.get(Blob, self.row.blob_id)
         if blob is None:
             return None
-        end = signature_end(info.context)
-        request = info.context.gateway.store.sign_download(blob.key, f"{self.name}.qcow2", end)
+        end, asker = download_end(info.context), asker_of(info.context, self.id)
+        request = info.context.gateway.store.sign_download(blob.key, f"{self.name}.qcow2", end, asker)
         return signed_request(info.context, request)
 
 

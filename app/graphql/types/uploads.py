@@ -17,8 +17,8 @@ from app.graphql.types.tenancy import After, First
 from app.lifecycle import ProjectRole, UploadState
 from app.models import Upload as UploadRow
 from app.models import now
+from app.ports import Asker, UploadReceipt
 from app.ports import SignedRequest as Signed
-from app.ports import UploadReceipt
 from app.viewer import includes
 
 _BY_NUMBER = "part-number"
@@ -48,9 +48,28 @@ def signed_request(context: Context, request: Signed) -> SignedRequest:
     )
 
 
-def signature_end(context: Context) -> datetime:
-    """Until when an address that is signed now shall work."""
-    return now() + timedelta(seconds=context.gateway.settings.signature_seconds)
+def part_end(context: Context) -> datetime:
+    """When the address of a part that is signed now expires."""
+    settings = context.gateway.settings
+    # Members are looked up again at every use. That somebody is an operator stands in their token alone.
+    longest = settings.download_seconds if context.viewer.operator else settings.signature_seconds
+    return _end(context, min(longest, settings.signature_seconds))
+
+
+def download_end(context: Context) -> datetime:
+    """When the address of a download that is signed now expires."""
+    return _end(context, context.gateway.settings.download_seconds)
+
+
+def _end(context: Context, seconds: float) -> datetime:
+    end = now() + timedelta(seconds=seconds)
+    token_end = context.viewer.expires_at if context.viewer.operator else None
+    return end if token_end is None else min(end, token_end)
+
+
+def asker_of(context: Context, target: str) -> Asker:
+    """Who asks for a signed request about an image or an upload."""
+    return Asker(context.viewer.subject, context.viewer.operator, target)
 
 
 @strawberry.type(description="A run of bytes of the file, sent by one request.")
@@ -70,7 +89,8 @@ class UploadPart:
         if self.row.state != UploadState.OPEN or role is None or not includes(role, ProjectRole.MEMBER):
             return None
         store, handle = context.gateway.store, handle_of(self.row)
-        return signed_request(context, store.sign_part(handle, self.number, signature_end(context)))
+        asker = asker_of(context, self.row.id)
+        return signed_request(context, store.sign_part(handle, self.number, part_end(context), asker))
 
 
 async def _project_of(context: Context, row: UploadRow) -> str | None:

@@ -1,0 +1,50 @@
+"""Decides, when a signed request is used, whether whoever asked for it may still make it.
+
+A signature says that a request was allowed once. Roles, shares, images and uploads may have gone since, so the same
+decision that the API made is made again from the rows. Only the right of an operator is a claim of a token, which
+no row knows: it was signed into the request, and such requests expire with their token or sooner.
+"""
+
+from dataclasses import dataclass
+
+from app.catalog import access
+from app.catalog.uploads import Uploads
+from app.errors import Forbidden, NotFound, UploadClosed
+from app.lifecycle import ImageStatus, ProjectRole, UploadState
+from app.models import Blob
+from app.ports import Asker
+from app.viewer import Viewer
+
+
+@dataclass(frozen=True, slots=True)
+class SignedRequests:
+    """The check of signed requests whose bytes pass through the gateway."""
+
+    uploads: Uploads
+
+    async def require_upload(self, asker: Asker | None, key: str) -> None:
+        """Raises NotFound, Forbidden or UploadClosed unless a part may still be sent to the object `key`."""
+        known = _known(asker)
+        async with self.uploads.database.read() as session:
+            upload, _ = await self.uploads.upload_for(session, _viewer(known), known.target, ProjectRole.MEMBER)
+        if upload.state != UploadState.OPEN or upload.key != key:
+            raise UploadClosed(f"the upload is {upload.state}")
+
+    async def require_download(self, asker: Asker | None, key: str) -> None:
+        """Raises NotFound or Forbidden unless the image may still be seen and its bytes are the object `key`."""
+        known = _known(asker)
+        async with self.uploads.database.read() as session:
+            image = await access.image_for(session, _viewer(known), known.target)
+            blob = await session.get(Blob, image.blob_id) if image.blob_id else None
+        if blob is None or blob.key != key or image.status != ImageStatus.ACTIVE:
+            raise NotFound("The image has nothing to download under this address.", hint="Ask the API for a new one.")
+
+
+def _known(asker: Asker | None) -> Asker:
+    if asker is None:
+        raise Forbidden("The address does not say who asked for it.", hint="Ask the API for a new one.")
+    return asker
+
+
+def _viewer(asker: Asker) -> Viewer:
+    return Viewer(asker.subject, operator=asker.operator)
