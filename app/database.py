@@ -8,11 +8,12 @@ at. To keep two writers from waiting for one another, all lock in one order: pro
 job, blob, and the feed at the very end. Who takes a turn is alone at it before all that, and waits for no row.
 """
 
+import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
@@ -20,10 +21,13 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from sqlmodel import select
 
 from app import postgres, sqlite
-from app.errors import DatabaseUnavailable
+from app.errors import DatabaseFull, DatabaseUnavailable
 from app.migrations import is_behind
 from app.models import Event, Job
 from app.postgres import Lock
+from app.reserve import Reserve
+
+T = TypeVar("T")
 
 _REVISION = text("SELECT version_num FROM alembic_version")
 
@@ -65,13 +69,15 @@ class Database:
 
     `url` is a SQLAlchemy address, and `connections` are those to PostgreSQL at most; `readers` are SQLite's.
     Sessions are not shared: every resolver, loader batch and job step opens its own.
-    Reads and transactions raise DatabaseUnavailable when they may go well another time.
+    Reads and transactions raise DatabaseUnavailable when they may go well another time. `reserve` is room on the disk
+    of SQLite for what frees some.
     """
 
     url: str = field(repr=False)
     announce: Callable[[list[Job], list[Event]], None] = lambda jobs, events: None
     connections: int = 10
     readers: int = 8
+    reserve: Reserve | None = None
     _reading: AsyncEngine = field(init=False)
     _writing: AsyncEngine = field(init=False)
 
@@ -89,14 +95,14 @@ class Database:
     @asynccontextmanager
     async def read(self) -> AsyncIterator[AsyncSession]:
         """A session that sees one state of the database; what it loads stays usable afterwards."""
-        with postgres.told_as_unavailable():
+        with postgres.told_as_unavailable(), sqlite.told_as_unavailable():
             async with AsyncSession(self._reading, expire_on_commit=False) as session:
                 yield session
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Transaction]:
         """A write that commits at the end of the block, or not at all when the block raises."""
-        with postgres.told_as_unavailable():
+        with postgres.told_as_unavailable(), sqlite.told_as_unavailable():
             async with AsyncSession(self._writing, expire_on_commit=False) as session:
                 transaction = Transaction(session, self.many_writers)
                 async with session.begin():
@@ -104,6 +110,23 @@ class Database:
                     await transaction.write_events()
         if transaction.jobs or transaction.events:
             self.announce(transaction.jobs, transaction.events)
+
+    async def freeing(self, act: Callable[[], Awaitable[T]]) -> T:
+        """What `act` returns, which deletes something. When it finds the disk full, it is called once more.
+
+        The second call has the reserve to write to. Raises DatabaseFull when that does not suffice.
+        """
+        try:
+            return await act()
+        except DatabaseFull:
+            if self.reserve is None or not await asyncio.to_thread(self.reserve.release):
+                raise
+        return await act()
+
+    def require_room(self) -> None:
+        """Raises DatabaseFull while the disk is so full that only what frees room may write."""
+        if self.reserve is not None:
+            self.reserve.require_for_rows()
 
     async def check(self) -> None:
         """Raises DatabaseUnavailable when the tables can't be read, or are those of an older version."""

@@ -24,6 +24,8 @@ GatewayError
 │   ├── PartsMissing            an upload can't be sealed: parts have not arrived
 │   └── PartsArriving           an upload can't be sealed: a part is arriving right now
 ├── DatabaseUnavailable         the database does not answer, or has not been migrated
+│   ├── DatabaseFull            no room on its disk
+│   └── DatabaseDamaged         its file does not hold a whole database
 ├── LeaseLost                   a job was given to somebody else, or is no longer wanted
 └── SettingsError               the configuration can't work
 """
@@ -190,6 +192,14 @@ class PartsArriving(StoreError):
 
 class DatabaseUnavailable(GatewayError):
     """Raised when the database does not answer, or not as it should; the same may go well another time."""
+
+
+class DatabaseFull(DatabaseUnavailable):
+    """Raised when there is no room left on the disk of the database."""
+
+
+class DatabaseDamaged(DatabaseUnavailable):
+    """Raised when the file of the database is not what was written to it. Only a backup helps."""
 
 
 class LeaseLost(GatewayError):

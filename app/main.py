@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import BaseRoute, Route, WebSocketRoute
 
-from app.adapters.chosen import announcer, object_store
+from app.adapters.chosen import announcer, object_store, reserve_of
 from app.adapters.folder import FolderStore
 from app.adapters.tokens import SecretTokens, tokens_of
 from app.catalog.metering import UploadMeter
@@ -35,7 +35,8 @@ from app.web.sign_in import SignIn
 def create_app(settings: Settings, queue: JobQueue, wakeups: Wakeups) -> tuple[Starlette, GatewayGraphQL]:
     """The ASGI application, and its GraphQL endpoint, which has to be shut down first."""
     announce = announcer(queue, wakeups)
-    database = Database(settings.database_address, announce, connections=settings.database_connections)
+    reserve = reserve_of(settings)
+    database = Database(settings.database_address, announce, connections=settings.database_connections, reserve=reserve)
     store = object_store(settings)
     uploads = Uploads(database, store, settings)
     board = ProgressBoard()

@@ -20,7 +20,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.sql import Select
 
-from app.errors import DatabaseUnavailable
+from app.errors import DatabaseFull, DatabaseUnavailable
 
 # All in seconds. A statement of ours takes milliseconds; these only end what hangs. The server is the first to give
 # up, then the driver, for a server that does not answer any more.
@@ -169,12 +169,13 @@ _NOT_NOW = {
     "08": "the connection to the database was lost",
     "25006": "the database takes no writes at the moment",
     "40": "the transaction stood against another one",
-    "53": "the database has run out of disk, memory or connections",
+    "53": "the database has run out of memory or connections",
     "55P03": "a row was locked for too long",
     "57014": "the statement took too long",
     "57P": "the database is shutting down or starting",
     "58": "the database has trouble with its disk",
 }
+_DISK_FULL = "53100"
 _STALE_PLAN = "cached statement plan is invalid"
 
 
@@ -184,16 +185,23 @@ def told_as_unavailable() -> Iterator[None]:
     try:
         yield
     except (DBAPIError, PoolTimeout, ConnectionError, TimeoutError) as error:
+        if _state(error) == _DISK_FULL:
+            raise DatabaseFull("the disk of the database is full") from error
         reason = _why_not_now(error)
         if reason is None:
             raise
         raise DatabaseUnavailable(f"{reason}; try again") from error
 
 
+def _state(error: Exception) -> str:
+    """The SQLSTATE of an error of the server; empty for any other."""
+    return str(getattr(getattr(error, "orig", None), "sqlstate", None) or "")
+
+
 def _why_not_now(error: Exception) -> str | None:
     if not isinstance(error, DBAPIError):
         return "the database does not answer in time"
-    state = str(getattr(error.orig, "sqlstate", None) or "")
+    state = _state(error)
     for length in (5, 3, 2):
         if reason := _NOT_NOW.get(state[:length]):
             return reason

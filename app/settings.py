@@ -90,6 +90,9 @@ class Settings(BaseSettings):
     virtual_size_limit: Positive = Field(16 * TIB, description="Largest disk that an image may describe.")
     minimum_part_size: Positive = Field(16 * MIB, description="Least size of a part; larger for large files.")
     maximum_parts: int = Field(10_000, gt=0, le=10_000, description="Most parts of one upload.")
+    reserve_bytes: int = Field(
+        32 * MIB, ge=0, description="Room on the disk of the data folder that is kept for deletions; 0 keeps none."
+    )
     upload_idle_seconds: Seconds = Field(24 * 3600, description="An upload that gets no byte expires.")
     signature_seconds: Seconds = Field(6 * 3600, description="How long the address of a part works.")
     download_seconds: Seconds = Field(15 * 60, description="How long the address of a download works.")

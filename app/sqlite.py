@@ -7,7 +7,8 @@ keeps nobody waiting. This leans on how aiosqlite 0.22 works inside; the pinned 
 """
 
 import sqlite3
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, Self
@@ -15,12 +16,19 @@ from typing import Any, Self
 import aiosqlite
 from sqlalchemy import event
 from sqlalchemy.engine import Connection, make_url
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+
+from app.errors import DatabaseDamaged, DatabaseFull, DatabaseUnavailable
 
 # A step of SQLite's virtual machine takes some 20 ns: this many take about a millisecond, and a page 3,000.
 _SHORT_READ_STEPS = 50_000
 # How long a connection waits for SQLite's one writer of another process, in seconds.
 _BUSY_SECONDS = 30
+DAMAGED = (
+    "images.db is damaged. Stop the gateway, keep the file, restore it and its folder from a backup, and run "
+    "`images fsck`"
+)
 
 
 def open_engines(url: str, readers: int, read_json: Callable[[str], Any]) -> tuple[AsyncEngine, AsyncEngine]:
@@ -181,6 +189,48 @@ class ReadingConnection(EagerConnection):
         """End the reads: what they saw may change from here on."""
         if self.in_transaction:
             self._conn.rollback()
+
+
+_FULL = "the disk of the database is full"
+# What SQLite says of a file that holds no database, or a broken one.
+_DAMAGED = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
+# A disk quota that is used up, and a disk without room for the index of the WAL, are told as errors of writing.
+_NO_ROOM = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_WRITE, sqlite3.SQLITE_IOERR_SHMSIZE})
+_NOT_NOW = {
+    sqlite3.SQLITE_BUSY: "another process keeps the database busy",
+    sqlite3.SQLITE_LOCKED: "the database is locked",
+    sqlite3.SQLITE_NOMEM: "the database has run out of memory",
+    sqlite3.SQLITE_READONLY: "the database can't be written: its file or its disk is read-only",
+    sqlite3.SQLITE_IOERR: "the database has trouble with its disk",
+    sqlite3.SQLITE_PERM: "the file of the database can't be used: its permissions are wrong",
+    sqlite3.SQLITE_CANTOPEN: "the file of the database can't be opened",
+    sqlite3.SQLITE_PROTOCOL: "another process keeps the database busy",
+}
+_PRIMARY = 0xFF  # the rest of an extended result code says more than is needed here (sqlite.org/rescode.html)
+
+
+@contextmanager
+def told_as_unavailable() -> Iterator[None]:
+    """Raise DatabaseFull, DatabaseDamaged or DatabaseUnavailable for what no statement of ours is to blame for."""
+    try:
+        yield
+    except (DBAPIError, sqlite3.Error) as error:
+        cause = error.orig if isinstance(error, DBAPIError) else error
+        found = trouble_of(cause) if isinstance(cause, sqlite3.Error) else None
+        if found is None:
+            raise
+        raise found from error
+
+
+def trouble_of(error: sqlite3.Error) -> DatabaseUnavailable | None:
+    """What an error of SQLite's says about the file and its disk; None when it is about a statement."""
+    code: int = getattr(error, "sqlite_errorcode", None) or sqlite3.SQLITE_ERROR
+    if code & _PRIMARY in _DAMAGED:
+        return DatabaseDamaged(DAMAGED)
+    if code in _NO_ROOM:
+        return DatabaseFull(_FULL)
+    reason = _NOT_NOW.get(code & _PRIMARY)
+    return DatabaseUnavailable(f"{reason}; try again") if reason else None
 
 
 def _break_off() -> int:

@@ -10,6 +10,7 @@ from pathlib import Path
 from alembic.util import CommandError
 from sqlalchemy.exc import SQLAlchemyError
 
+from app.adapters.chosen import reserve_of
 from app.adapters.reaching import STORE, Trouble, troubles, wait_until_reached
 from app.adapters.s3_store import S3Store
 from app.data_folder import keep_files_private, make_folders
@@ -65,6 +66,8 @@ def _troubles_before_the_bucket(settings: Settings) -> list[Trouble]:
 
 def _migrate_sqlite(settings: Settings) -> None:
     data = settings.data.absolute()
+    if reserve := reserve_of(settings):
+        reserve.release_to_start()
     with _alone_in(data):
         _migrate(settings, f"in {data}")
 

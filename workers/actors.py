@@ -109,6 +109,8 @@ class Foreman:
     async def _claim(self, kind: JobKind, job_id: str) -> Claim | None:
         if kind in CONVERSIONS:
             return await turns.take_turn(self.database, self._lease, self._limit)
+        if kind is JobKind.ERASE:  # what frees room has to work without any
+            return await self.database.freeing(lambda: jobs.claim(self.database, job_id, self._lease))
         return await jobs.claim(self.database, job_id, self._lease)
 
     async def _do_and_tell(self, claim: Claim, cancelled: threading.Event) -> None:

@@ -75,5 +75,8 @@ class Duties:
             keys += [upload.key, *beside]
         for key in keys:
             await self.store.delete(key)
+        await self.database.freeing(lambda: self._finish(claim))
+
+    async def _finish(self, claim: Claim) -> None:
         async with self.database.transaction() as tx:
             await finish(tx, claim)

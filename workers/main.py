@@ -9,7 +9,7 @@ import dramatiq
 import structlog
 from dramatiq.asyncio import get_event_loop_thread
 
-from app.adapters.chosen import object_store
+from app.adapters.chosen import object_store, reserve_of
 from app.adapters.dramatiq_queue import DramatiqQueue
 from app.adapters.folder import FolderStore
 from app.adapters.redis_queue import PatientBroker, RedisQueue
@@ -116,7 +116,8 @@ async def keep_time(
 
 
 def _database(settings: Settings, announce: Announce) -> Database:
-    return Database(settings.database_address, announce, connections=settings.database_connections)
+    connections, reserve = settings.database_connections, reserve_of(settings)
+    return Database(settings.database_address, announce, connections=connections, reserve=reserve)
 
 
 def _converter(settings: Settings, store: FolderStore | S3Store) -> Converter:

@@ -64,6 +64,7 @@ class Schedule:
             (self.remove_orphans, min(_HOUR, self.settings.orphan_seconds / 2)),
             (self.prune_feed, _HOUR),
             (self.reconcile_ledger, _HOUR),
+            (self.keep_reserve, _MINUTE / 2),
         ]
         if self.survey is not None:
             sweeps.append((self.survey.look, max(_LOOK_SECONDS, self.settings.progress_seconds)))
@@ -125,6 +126,11 @@ class Schedule:
     async def reconcile_ledger(self) -> None:
         """Mend lines of the ledger that a process of an older version has not written."""
         await reconciling.reconcile(self.database)
+
+    async def keep_reserve(self) -> None:
+        """Fill the reserve for deletions (again) when there is room for it."""
+        if self.database.reserve is not None:
+            await asyncio.to_thread(self.database.reserve.keep)
 
 
 def _remove_old_folders(parent: Path, before: datetime, in_use: set[str]) -> None:

@@ -15,6 +15,7 @@ from app.adapters.redis_wakeups import RedisWakeups
 from app.adapters.s3_store import S3Store
 from app.models import Event, Job
 from app.ports import JobQueue, Wakeups
+from app.reserve import Reserve
 from app.settings import Settings
 
 
@@ -62,7 +63,14 @@ def object_store(settings: Settings) -> FolderStore | S3Store:
     """The object store; whoever opens it closes it. Raises StoreUnavailable when its folder can't be made."""
     if settings.s3 is not None:
         return S3Store(settings.s3, settings.object_store_public_url)
-    return FolderStore(settings.objects_path, settings.secret_bytes)
+    return FolderStore(settings.objects_path, settings.secret_bytes, reserve=reserve_of(settings))
+
+
+def reserve_of(settings: Settings) -> Reserve | None:
+    """The room for deletions, where the database is a file of the data folder; None where it is not."""
+    if settings.database_url is not None or not settings.reserve_bytes:
+        return None
+    return Reserve(settings.data.absolute() / "reserve", settings.reserve_bytes)
 
 
 def needs_data_folder(settings: Settings) -> bool:

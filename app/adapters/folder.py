@@ -27,6 +27,7 @@ from app.adapters.folder_sparse import make_folder
 from app.adapters.folder_upload import OpenUpload, PartWriter
 from app.errors import StoreError, StoreFull, StoreUnavailable, UploadClosed
 from app.ports import Asker, SignedRequest, UploadHandle, UploadReceipt
+from app.reserve import Reserve
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -47,8 +48,10 @@ def _utc_now() -> datetime:
 class FolderStore:
     """`ports.ObjectStore` in a folder. Keys have the form `blobs/01ab`: names of `a-z 0-9 _ . -`, `/` between."""
 
-    def __init__(self, root: Path, secret: bytes, clock: Clock = _utc_now) -> None:
+    def __init__(self, root: Path, secret: bytes, clock: Clock = _utc_now, *, reserve: Reserve | None = None) -> None:
         """`root` is made if need be; `secret` signs the addresses, which expire by `clock`.
+
+        While `reserve` is in use, no upload is opened, and no part taken.
 
         Raises StoreUnavailable when the folder can't be made.
         """
@@ -56,6 +59,7 @@ class FolderStore:
         self._open = root / "open"
         self.work = root / "work"
         self.addresses = AddressBook(secret, clock)
+        self._reserve = reserve
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="folder-store")
         try:
             for folder in (self._objects, self._open, self.work):
@@ -78,6 +82,7 @@ class FolderStore:
         return handle
 
     def _create(self, handle: UploadHandle) -> None:
+        self._require_room()
         if self.path(handle.key).exists():
             raise UploadClosed("the object exists already")
         self._upload(handle.key).create(handle.size, handle.part_count)
@@ -101,12 +106,21 @@ class FolderStore:
         """
         writer = PartWriter(self._upload(part.key), part)
         try:
+            await self._run(self._require_room)
             await self._run(writer.open)
-            await PartIntake(part, lambda chunks: self._run(writer.write, chunks), written).take_all(body)
+            await PartIntake(part, lambda chunks: self._run(self._append, writer, chunks), written).take_all(body)
             await self._run(writer.finish)
         finally:
             # Whoever is answered may send again at once. Closing goes on even when nobody waits for it.
             await asyncio.shield(self._run(writer.close))
+
+    def _append(self, writer: PartWriter, chunks: Sequence[bytes]) -> None:
+        self._require_room()
+        writer.write(chunks)
+
+    def _require_room(self) -> None:
+        if self._reserve is not None:
+            self._reserve.require()
 
     async def receipt(self, upload: UploadHandle) -> UploadReceipt:
         """As the port says. Bytes of parts that are still arriving are not counted."""

@@ -38,6 +38,7 @@ async def copy_image(database: Database, settings: Settings, viewer: Viewer, new
     It outlives its origin. Raises InvalidInput, QuotaExceeded, NotFound, Forbidden, NotReady, Conflict.
     """
     description = described(viewer, new)
+    database.require_room()
     async with database.transaction() as tx:
         project = await tenancy.project_for(tx.session, viewer, new.project_id, ProjectRole.MEMBER, lock=True)
         earlier = await made_before(tx.session, new)

@@ -20,6 +20,12 @@ async def delete_image(
 
     Raises NotFound, Forbidden, StaleRevision, ProtectedImage.
     """
+    return await database.freeing(lambda: _delete(database, viewer, image_id, expected_revision))
+
+
+async def _delete(
+    database: Database, viewer: Viewer, image_id: str, expected_revision: int | None
+) -> tuple[str, int | None]:
     async with database.transaction() as tx:
         image = await access.image_for(tx.session, viewer, image_id, Right.MANAGE, lock=True)
         require_revision(image.revision, expected_revision)

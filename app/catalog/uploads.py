@@ -56,6 +56,7 @@ class Uploads:
         Raises InvalidInput, UnsupportedFormat, TooLarge, QuotaExceeded, NotFound, Forbidden, Conflict.
         """
         image, upload = draft(viewer, new, self.settings)
+        self.database.require_room()
         async with self.database.read() as session:
             project = await tenancy.project_for(session, viewer, new.project_id, ProjectRole.MEMBER)
             earlier = await made_before(session, new)
@@ -170,6 +171,9 @@ class Uploads:
 
     async def abort(self, viewer: Viewer, upload_id: str) -> tuple[Image, int | None]:
         """Give an upload up; its image ends in ERROR. Raises NotFound, Forbidden, Conflict."""
+        return await self.database.freeing(lambda: self._abort(viewer, upload_id))
+
+    async def _abort(self, viewer: Viewer, upload_id: str) -> tuple[Image, int | None]:
         async with self.database.transaction() as tx:
             upload, image = await self.upload_for(tx.session, viewer, upload_id, ProjectRole.MEMBER, lock=True)
             if upload.state == UploadState.ABORTED:

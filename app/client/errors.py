@@ -153,6 +153,7 @@ _BY_CODE: dict[str, type[ClientError]] = {
     "INTERNAL": NoAnswer,
     "SHUTTING_DOWN": Overloaded,
     "STORAGE_UNAVAILABLE": Overloaded,
+    "DATABASE_DAMAGED": NoAnswer,
     "UNAVAILABLE": Overloaded,
 }
 

@@ -14,10 +14,21 @@ from strawberry.exceptions import MissingQueryError
 from strawberry.schema.exceptions import CannotGetOperationTypeError, InvalidOperationTypeError
 from strawberry.types import ExecutionContext
 
-from app.errors import DatabaseUnavailable, NotAuthenticated, StoreError, UserMistake
+from app.errors import (
+    DatabaseDamaged,
+    DatabaseFull,
+    DatabaseUnavailable,
+    NotAuthenticated,
+    StoreError,
+    StoreFull,
+    UserMistake,
+)
 
 INTERNAL_MESSAGE = "Something went wrong on our side. Tell the operator the correlation id."
 STORAGE_MESSAGE = "The object store can't take or give bytes now. Try again later."
+FULL_MESSAGE = "There is no room left on the gateway's disk."
+FULL_HINT = "Delete images that are no longer needed: deletions work on a full disk. Or try again later."
+DAMAGED_MESSAGE = "The catalogue is damaged. Tell the operator, who has to restore it from a backup."
 DATABASE_MESSAGE = (
     "The catalogue does not answer now. Try again in a moment; an idempotencyKey keeps it from being done twice."
 )
@@ -76,8 +87,12 @@ def _told(error: GraphQLError, cause: Exception) -> tuple[str, dict[str, Any]] |
             return cause.message, {name: value for name, value in details.items() if value is not None}
         case NotAuthenticated():
             return str(cause) or "Send a valid token.", {"code": "UNAUTHENTICATED"}
+        case StoreFull() | DatabaseFull():
+            return FULL_MESSAGE, {"code": "STORAGE_UNAVAILABLE", "hint": FULL_HINT}
         case StoreError():
             return STORAGE_MESSAGE, {"code": "STORAGE_UNAVAILABLE"}
+        case DatabaseDamaged():
+            return DAMAGED_MESSAGE, {"code": "DATABASE_DAMAGED"}
         case DatabaseUnavailable():
             return DATABASE_MESSAGE, {"code": "UNAVAILABLE"}
         case CannotGetOperationTypeError():

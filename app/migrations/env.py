@@ -8,7 +8,7 @@ from alembic.autogenerate.api import AutogenContext
 from sqlalchemy.engine import Connection
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
-from app import postgres
+from app import postgres, sqlite
 from app.migrations.comparison import belongs_to
 from app.models import TABLES, Instant, Word
 
@@ -48,7 +48,7 @@ async def connect_and_run() -> None:
     """Apply what is missing, or nothing when something fails."""
     engine = opened(context.config.attributes["url"])
     try:
-        with postgres.told_as_unavailable():
+        with postgres.told_as_unavailable(), sqlite.told_as_unavailable():
             async with engine.begin() as connection:
                 await connection.run_sync(run)
     finally:

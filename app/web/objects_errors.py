@@ -3,6 +3,7 @@
 from starlette.responses import JSONResponse, Response
 
 from app.errors import (
+    DatabaseFull,
     DatabaseUnavailable,
     Forbidden,
     GatewayError,
@@ -64,6 +65,12 @@ _STORE_ERRORS: dict[type[GatewayError], tuple[int, str, str, str]] = {
         "OBJECT_MISSING",
         "The object store does not have these bytes any longer.",
         "Ask the API for the image. If it is still ACTIVE, tell the operator: `images fsck` finds what is missing.",
+    ),
+    DatabaseFull: (
+        507,
+        "STORAGE_UNAVAILABLE",
+        "There is no room left on the gateway's disk.",
+        "Send the part again later: the upload stays open and keeps the parts that have arrived.",
     ),
     DatabaseUnavailable: (
         503,

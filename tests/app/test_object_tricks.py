@@ -90,7 +90,7 @@ def test_a_download_turns_into_no_other_method(place: StorePlace, method: str) -
     request = place.store.sign_download("uploads/one", "disk", soon())
 
     for header in ("X-HTTP-Method-Override", "X-HTTP-Method", "X-Method-Override"):
-        assert place.send(request, **{header: method}).content == b"bytes"
+        assert place.send(request, b"", **{header: method}).content == b"bytes"
 
     assert place.http.post(place.base_url + request.url, headers={"X-HTTP-Method-Override": "GET"}).status_code == 405
     assert place.content() == b"bytes"
