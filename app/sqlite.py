@@ -67,8 +67,13 @@ def _prepare(connection: Any, _record: object) -> None:
     raw: sqlite3.Connection = connection
     raw.isolation_level = None  # the driver's own BEGIN would come too late to be IMMEDIATE
     cursor = raw.cursor()
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
-        cursor.execute(f"PRAGMA {pragma}")
+    try:
+        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+            cursor.execute(f"PRAGMA {pragma}")
+    except BaseException:
+        # The pool does not know it yet. Left open, each attempt on a damaged file would cost descriptors and a thread.
+        raw.close()
+        raise
     cursor.close()
 
 

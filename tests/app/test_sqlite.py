@@ -8,10 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import event, text
+from sqlalchemy import event, func, select, text
 from sqlalchemy.exc import OperationalError
 
 from app.database import Database
+from app.errors import DatabaseDamaged, DatabaseFull, DatabaseUnavailable, StoreFull
+from app.models import Organization
+from app.reserve import Reserve
 
 pytestmark = pytest.mark.anyio
 
@@ -107,3 +110,100 @@ async def test_a_commit_outlasts_a_power_cut_and_readers_go_on_beside_it(databas
     assert found == ["wal", 2, 1]
     async with database.transaction() as tx:
         assert (await tx.session.execute(text("PRAGMA synchronous"))).scalar() == 2
+
+
+# What is wrong with the file or its disk, and not with a statement
+
+
+async def add_project(database: Database, name: str) -> None:
+    async with database.transaction() as tx:
+        tx.session.add(Organization(name=name))
+
+
+async def limit_pages(database: Database, pages: int) -> None:
+    """Make SQLite find no room beyond so many pages, as it does on a full disk."""
+    async with database.transaction() as tx:
+        await tx.session.execute(text(f"PRAGMA max_page_count = {pages}"))
+
+
+async def test_a_full_disk_is_told_as_one_and_undoes_the_transaction(database: Database) -> None:
+    await limit_pages(database, 1)
+    written = 0
+
+    with pytest.raises(DatabaseFull, match="full"):
+        for number in range(2_000):
+            await add_project(database, f"{number} {'x' * 1_000}")
+            written = number + 1
+
+    async with database.read() as session:
+        names = (await session.execute(select(func.count()).select_from(Organization))).scalar_one()
+        assert names == written
+    await limit_pages(database, 2**30)
+    await add_project(database, "there is room again")
+
+
+async def test_what_frees_room_is_tried_again_on_the_reserve(database: Database, tmp_path: Path) -> None:
+    database.reserve = reserve = Reserve(tmp_path / "reserve", 64 * 1024)
+    reserve.keep()
+    assert reserve.path.stat().st_blocks * 512 >= 64 * 1024
+    states: list[int] = []
+
+    async def free() -> str:
+        states.append(reserve.path.stat().st_size)
+        if len(states) == 1:
+            raise DatabaseFull("full")
+        return "freed"
+
+    assert await database.freeing(free) == "freed"
+    assert states == [64 * 1024, 0]
+
+
+async def test_without_a_reserve_a_full_disk_stays_full(database: Database) -> None:
+    calls = 0
+
+    async def free() -> None:
+        nonlocal calls
+        calls += 1
+        raise DatabaseFull("full")
+
+    with pytest.raises(DatabaseFull):
+        await database.freeing(free)
+    assert calls == 1
+
+
+async def test_a_reserve_in_use_is_filled_again_as_soon_as_there_is_room(tmp_path: Path) -> None:
+    small, huge = Reserve(tmp_path / "reserve", 64 * 1024), Reserve(tmp_path / "reserve", 2**60)
+    small.keep()
+    assert small.release()
+
+    with pytest.raises(StoreFull):
+        huge.require()
+    with pytest.raises(DatabaseFull):
+        huge.require_for_rows()
+    small.require()
+
+    assert small.path.stat().st_size == 64 * 1024
+
+
+@pytest.mark.parametrize("at", [0, 4096])
+async def test_a_damaged_file_is_told_as_one_by_reads_and_writes(database: Database, tmp_path: Path, at: int) -> None:
+    await database.close()
+    path = tmp_path / "images.db"
+    with open(path, "r+b") as file:
+        file.seek(at)
+        file.write(b"\xa5" * (path.stat().st_size - at if at else 100))
+
+    damaged = Database(database.url)
+    with pytest.raises(DatabaseDamaged, match="backup"):
+        await damaged.check()
+    with pytest.raises(DatabaseDamaged, match="backup"):
+        await add_project(damaged, "demo")
+    await damaged.close()
+
+
+async def test_a_database_that_takes_no_writes_is_unavailable(database: Database) -> None:
+    async with database.transaction() as tx:
+        await tx.session.execute(text("PRAGMA query_only = ON"))
+
+    with pytest.raises(DatabaseUnavailable, match="read-only"):
+        await add_project(database, "demo")
