@@ -3,7 +3,8 @@
 import asyncio
 import os
 import signal
-from collections.abc import AsyncIterator, Callable
+import subprocess
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from sqlmodel import select
 from app import postgres
 from app.catalog import members
 from app.database import Database
-from app.errors import DatabaseUnavailable
+from app.errors import DatabaseFull, DatabaseUnavailable
 from app.lifecycle import ProjectRole
 from app.models import Organization
 from tests.conftest import require_programs
@@ -245,3 +246,46 @@ async def test_two_that_found_the_same_at_once_make_it_once(postgresql: PostgreS
         )
         assert len({project.id for projects in made for project in projects}) == 2
         await asyncio.gather(*(members.appoint(one, "alpha", "max", ProjectRole.MEMBER) for _ in range(5)))
+
+
+@pytest.fixture
+def small_place(postgresql: PostgreSQL) -> Iterator[Path]:
+    """A file system of 1 MiB that the server may write to."""
+    if os.geteuid() != 0:
+        pytest.skip("only root may mount a small file system")
+    place = postgresql.folder / "small"
+    place.mkdir()
+    owner = postgresql.data.stat()
+    options = f"size=1M,mode=700,uid={owner.st_uid},gid={owner.st_gid}"
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(place)], capture_output=True)
+    if mounted.returncode:
+        place.rmdir()
+        pytest.skip("can't mount a small file system")
+    yield place
+    subprocess.run(["umount", "--lazy", str(place)], check=True)
+    place.rmdir()
+
+
+@pytest.mark.needs_program("mount")
+async def test_a_full_disk_is_told_as_one_and_undoes_the_transaction(postgresql: PostgreSQL, small_place: Path) -> None:
+    url = postgresql.new_database()
+    name = url.rpartition("/")[2]
+    postgresql.sql(f"CREATE TABLESPACE small LOCATION '{small_place}'")
+    postgresql.sql("ALTER TABLE organization SET TABLESPACE small", name)
+    made: list[str] = []
+
+    async def fill(database: Database) -> None:
+        for number in range(3_000):
+            async with database.transaction() as tx:
+                # What can be compressed takes no room.
+                tx.session.add(Organization(name=f"{number:04} {os.urandom(1_000).hex()}"))
+            made.append(f"{number:04}")
+
+    try:
+        async with opened(url) as database:
+            with pytest.raises(DatabaseFull, match="full"):
+                await fill(database)
+            assert [known[:4] for known in await names(database)] == made
+    finally:
+        postgresql.sql("ALTER TABLE organization SET TABLESPACE pg_default", name)
+        postgresql.sql("DROP TABLESPACE small")

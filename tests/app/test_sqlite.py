@@ -128,16 +128,19 @@ async def limit_pages(database: Database, pages: int) -> None:
 
 async def test_a_full_disk_is_told_as_one_and_undoes_the_transaction(database: Database) -> None:
     await limit_pages(database, 1)
-    written = 0
+    made: list[int] = []
 
-    with pytest.raises(DatabaseFull, match="full"):
+    async def fill() -> None:
         for number in range(2_000):
             await add_project(database, f"{number} {'x' * 1_000}")
-            written = number + 1
+            made.append(number)
+
+    with pytest.raises(DatabaseFull, match="full"):
+        await fill()
 
     async with database.read() as session:
         names = (await session.execute(select(func.count()).select_from(Organization))).scalar_one()
-        assert names == written
+        assert names == len(made)
     await limit_pages(database, 2**30)
     await add_project(database, "there is room again")
 
@@ -189,9 +192,8 @@ async def test_a_reserve_in_use_is_filled_again_as_soon_as_there_is_room(tmp_pat
 async def test_a_damaged_file_is_told_as_one_by_reads_and_writes(database: Database, tmp_path: Path, at: int) -> None:
     await database.close()
     path = tmp_path / "images.db"
-    with open(path, "r+b") as file:
-        file.seek(at)
-        file.write(b"\xa5" * (path.stat().st_size - at if at else 100))
+    content = path.read_bytes()
+    path.write_bytes(b"\xa5" * 100 + content[100:] if at == 0 else content[:at] + b"\xa5" * (len(content) - at))
 
     damaged = Database(database.url)
     with pytest.raises(DatabaseDamaged, match="backup"):
