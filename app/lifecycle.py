@@ -95,6 +95,7 @@ class FailureCode(StrEnum):
     UPLOAD_EXPIRED = "UPLOAD_EXPIRED"
     UPLOAD_ABORTED = "UPLOAD_ABORTED"
     STORAGE_UNAVAILABLE = "STORAGE_UNAVAILABLE"
+    DATA_LOST = "DATA_LOST"
     INTERNAL = "INTERNAL"
 
 
@@ -128,8 +129,9 @@ class JobState(StrEnum):
 TRANSITIONS: dict[ImageStatus, frozenset[ImageStatus]] = {
     ImageStatus.QUEUED: frozenset({ImageStatus.SAVING, ImageStatus.ERROR}),
     ImageStatus.SAVING: frozenset({ImageStatus.ACTIVE, ImageStatus.ERROR}),
-    ImageStatus.ERROR: frozenset({ImageStatus.SAVING}),
-    ImageStatus.ACTIVE: frozenset(),
+    # `images fsck --repair` takes images out of use whose bytes are lost, and back when they are there again.
+    ImageStatus.ERROR: frozenset({ImageStatus.SAVING, ImageStatus.ACTIVE}),
+    ImageStatus.ACTIVE: frozenset({ImageStatus.ERROR}),
 }
 
 # The answers that a project can give to a share: to one that is offered, and later, to give up what it accepted.

@@ -19,6 +19,7 @@ from app.client.commands import add_user_commands
 from app.data_folder import held_alone, make_folders
 from app.database import Database
 from app.doctor import Finding, findings
+from app.fsck_command import add_fsck_command
 from app.graphql.schema import sdl
 from app.main import create_app
 from app.models import Project
@@ -28,6 +29,7 @@ from app.starting import migrate_all, prepare, settings_from
 from app.token_commands import ADMIN, ADMIN_NAME, add_token_commands, issue_token, sign_in_address
 from app.work_commands import FOR_OPERATORS, Data, add_work_commands
 from workers.confinement import tried_out
+from workers.converters import owner_of
 from workers.errors import QemuError
 from workers.limits import Limits
 from workers.main import Workers
@@ -177,6 +179,7 @@ def command_line() -> typer.Typer:
     """All commands: the operators' own, and the users'."""
     add_token_commands(cli)
     add_work_commands(cli)
+    add_fsck_command(cli, owner_of)
     add_user_commands(cli)
     return cli
 

@@ -115,6 +115,12 @@ class ObjectStore(Protocol):
     async def delete(self, key: str) -> None:
         """Remove an object and free its bytes. Harmless when there is none."""
 
+    async def size(self, key: str) -> int:
+        """The length of an object, in bytes. Raises ObjectMissing."""
+
+    def batches(self) -> AsyncIterator[Sequence[tuple[str, datetime]]]:
+        """What `keys` returns, in no order and some at a time: there may be more than fit into memory."""
+
     async def keys(self) -> Sequence[tuple[str, datetime]]:
         """Every object and open upload there is, with the time of its last change: for the sweep of orphans."""
 

@@ -6,9 +6,11 @@ a statement. A read begins where it is asked for; only one that turns out to be 
 keeps nobody waiting. This leans on how aiosqlite 0.22 works inside; the pinned version and the tests hold it.
 """
 
+import math
 import sqlite3
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, Self
@@ -236,6 +238,27 @@ def trouble_of(error: sqlite3.Error) -> DatabaseUnavailable | None:
         return DatabaseFull(_FULL)
     reason = _NOT_NOW.get(code & _PRIMARY)
     return DatabaseUnavailable(f"{reason}; try again") if reason else None
+
+
+def require_sound(url: str, seconds: float | None) -> None:
+    """Raises DatabaseDamaged when the file shows damage within `seconds` of looking; None looks at all of it. Blocks.
+
+    A file that is not there, or empty, is none yet.
+    """
+    path = Path(make_url(url).database or "")
+    if not path.is_file() or path.stat().st_size == 0:
+        return
+    ends = math.inf if seconds is None else time.monotonic() + seconds
+    with told_as_unavailable(), closing(sqlite3.connect(path, timeout=_BUSY_SECONDS)) as connection:
+        connection.set_progress_handler(lambda: time.monotonic() > ends, _SHORT_READ_STEPS)
+        try:
+            found = connection.execute("PRAGMA quick_check(1)").fetchone()
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_INTERRUPT:
+                raise
+            return
+        if found != ("ok",):
+            raise DatabaseDamaged(DAMAGED)
 
 
 def _break_off() -> int:

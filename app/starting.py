@@ -10,15 +10,19 @@ from pathlib import Path
 from alembic.util import CommandError
 from sqlalchemy.exc import SQLAlchemyError
 
+from app import sqlite
 from app.adapters.chosen import reserve_of
 from app.adapters.reaching import STORE, Trouble, troubles, wait_until_reached
 from app.adapters.s3_store import S3Store
 from app.data_folder import keep_files_private, make_folders
 from app.database import Database
-from app.errors import DatabaseUnavailable, SettingsError, StoreError
+from app.errors import DatabaseDamaged, DatabaseUnavailable, SettingsError, StoreError
 from app.logs import configure_logs
 from app.migrations import migrate
 from app.settings import Settings, load_settings
+
+# How long each command looks for damage in the database before it begins: a small file is looked at as a whole.
+_LOOK_SECONDS = 1.0
 
 
 def settings_from(**given: object) -> Settings:
@@ -69,7 +73,26 @@ def _migrate_sqlite(settings: Settings) -> None:
     if reserve := reserve_of(settings):
         reserve.release_to_start()
     with _alone_in(data):
+        require_sound_database(settings, _LOOK_SECONDS)
         _migrate(settings, f"in {data}")
+
+
+def require_sound_database(settings: Settings, seconds: float | None) -> None:
+    """Look for damage in the file of SQLite for so long; None looks at all of it. Raises SettingsError."""
+    if settings.database_url is not None:
+        return
+    data = settings.data.absolute()
+    try:
+        _require_content(data / "images.db", settings.objects_path / "objects")
+        sqlite.require_sound(settings.database_address, seconds)
+    except DatabaseDamaged as error:
+        raise SettingsError(f"the database in {data} can't be used: {error}") from error
+
+
+def _require_content(database: Path, objects: Path) -> None:
+    """Without rows, the next sweep would take every object for an orphan: a file cut to nothing is no new one."""
+    if database.is_file() and database.stat().st_size == 0 and any(path.is_file() for path in objects.rglob("*")):
+        raise DatabaseDamaged(sqlite.DAMAGED)
 
 
 def _migrate(settings: Settings, where: str) -> None:

@@ -17,15 +17,17 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 from app.adapters.folder_addresses import AddressBook, Clock, DownloadAddress, PartAddress
 from app.adapters.folder_intake import HEAD_BYTES, PartIntake, Written
+from app.adapters.folder_listing import LISTED_AT_ONCE, listing
 from app.adapters.folder_reader import ObjectReader
 from app.adapters.folder_sparse import make_folder
 from app.adapters.folder_upload import OpenUpload, PartWriter
-from app.errors import StoreError, StoreFull, StoreUnavailable, UploadClosed
+from app.errors import ObjectMissing, StoreError, StoreFull, StoreUnavailable, UploadClosed
 from app.ports import Asker, SignedRequest, UploadHandle, UploadReceipt
 from app.reserve import Reserve
 
@@ -219,6 +221,21 @@ class FolderStore:
             key = folder.name.replace("+", "/")
             changes[key] = max(OpenUpload(folder).last_change(), changes.get(key, 0.0))
         return changes
+
+    async def size(self, key: str) -> int:
+        """As the port says."""
+        try:
+            return (await asyncio.get_running_loop().run_in_executor(self._threads, os.stat, self.path(key))).st_size
+        except (FileNotFoundError, NotADirectoryError):
+            raise ObjectMissing("no such object") from None
+        except OSError as error:
+            raise _store_error(error) from error
+
+    async def batches(self) -> AsyncIterator[Sequence[tuple[str, datetime]]]:
+        """As the port says."""
+        found = listing(self._objects, self._open)
+        while batch := await self._run(lambda: list(islice(found, LISTED_AT_ONCE))):
+            yield [(key, changed) for key, changed in batch if _KEY.fullmatch(key)]
 
     async def check(self) -> None:
         """As the port says: writes a file and removes it."""

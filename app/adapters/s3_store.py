@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from itertools import chain, islice
 from typing import ParamSpec, TypeVar
 
 from app.adapters.content_disposition import attachment
@@ -29,6 +30,7 @@ READ_BYTES = 1024 * 1024
 _BLOCK = 4 * READ_BYTES  # asked for at once; what breaks off is continued by the bucket
 _THREADS = 16
 _ABORTS = 10
+_LISTED_AT_ONCE = 1000
 # A request waits behind these calls: it is told sooner than a worker that the store is away.
 _PATIENCE = 5.0
 _SECOND = timedelta(seconds=1)
@@ -176,6 +178,16 @@ class S3Store:
         for reference in self._bucket.multiparts(key):
             self._abort(key, reference)
         self._bucket.delete(key)
+
+    async def size(self, key: str) -> int:
+        """As the port says."""
+        return await self._run(self._bucket.size, _checked(key))
+
+    async def batches(self) -> AsyncIterator[Sequence[tuple[str, datetime]]]:
+        """As the port says."""
+        found = chain(self._bucket.keys(), iter(await self._run(self._bucket.open_keys)))
+        while batch := await self._run(lambda: list(islice(found, _LISTED_AT_ONCE))):
+            yield [(key, changed) for key, changed in batch if _KEY.fullmatch(key)]
 
     async def keys(self) -> Sequence[tuple[str, datetime]]:
         """As the port says. An upload that MinIO has forgotten at a restart is not told; it drops it by itself."""

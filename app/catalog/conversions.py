@@ -6,8 +6,11 @@ with the project's row locked before them.
 """
 
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 
+from sqlalchemy import or_
+from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
 from app.catalog import images, jobs, ledger, quotas
@@ -16,10 +19,11 @@ from app.catalog.tenancy import LOCKED
 from app.catalog.uploads import NO_FAILURE, give_up
 from app.database import Database
 from app.errors import ImageFailed
-from app.lifecycle import DiskFormat, ImageStatus, JobKind, UploadState
-from app.models import Blob, Image, Project, Upload
+from app.lifecycle import DiskFormat, ImageStatus, JobKind, JobState, UploadState
+from app.models import Blob, Image, Job, Project, Upload
 from app.settings import GIB, Settings
 
+_AT_ONCE = 1000  # values of one IN
 _ULID = "[0-9a-z]{26}"
 _OURS = re.compile(rf"uploads/upl_{_ULID}\Z|blobs/blb_{_ULID}\.qcow2")
 
@@ -195,6 +199,33 @@ async def known_keys(database: Database) -> set[str]:
         for key, result in (await session.execute(kept)).all():
             known |= {key, result_key(result)}
         return known
+
+
+async def named_keys(database: Database, keys: Collection[str]) -> set[str]:
+    """Those of the keys that a row names, or a job is about to erase."""
+    by_result = {key.removeprefix("blobs/").removesuffix(".qcow2"): key for key in keys}
+    async with database.read() as session:
+        named = set((await session.execute(select(Blob.key).where(col(Blob.key).in_(keys)))).scalars())
+        kept = select(Upload.key, Upload.result_id).where(
+            or_(col(Upload.key).in_(keys), col(Upload.result_id).in_(by_result)), col(Upload.source_kept).is_(True)
+        )
+        for key, result in (await session.execute(kept)).all():
+            named |= {key, result_key(result)}
+        if named.issuperset(keys):
+            return named
+        return named | await _keys_being_erased(session)
+
+
+async def _keys_being_erased(session: AsyncSession) -> set[str]:
+    query = select(Job.detail).where(Job.kind == JobKind.ERASE, col(Job.state) != JobState.DONE)
+    details = (await session.execute(query)).scalars().all()
+    ids = [upload for detail in details for upload in detail.get("uploads", [])]
+    keys = {key for detail in details for key in detail.get("keys", [])}
+    for start in range(0, len(ids), _AT_ONCE):
+        chunk = select(Upload.key, Upload.result_id).where(col(Upload.id).in_(ids[start : start + _AT_ONCE]))
+        for key, result in (await session.execute(chunk)).all():
+            keys |= {key, result_key(result)}
+    return keys
 
 
 def is_ours(key: str) -> bool:

@@ -11,7 +11,7 @@ from datetime import datetime
 from sqlmodel import col, select
 
 from app.database import Transaction
-from app.lifecycle import ImageType
+from app.lifecycle import ImageStatus, ImageType
 from app.models import Image, StorageEntry, now
 
 # What is offered to everybody is nobody's to pay.
@@ -72,6 +72,7 @@ async def first_that_names(tx: Transaction, project_id: str, blob_id: str) -> Im
             Image.project_id == project_id,
             col(Image.type).in_(BILLED),
             col(Image.deleted_at).is_(None),
+            Image.status == ImageStatus.ACTIVE,  # bytes that are lost are not paid for
         )
         .order_by(col(Image.created_at), col(Image.id))
         .limit(1)

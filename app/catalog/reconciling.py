@@ -17,6 +17,7 @@ from sqlmodel import col, select
 from app.catalog import ledger
 from app.catalog.tenancy import LOCKED
 from app.database import Database, Transaction
+from app.lifecycle import ImageStatus
 from app.models import Blob, Event, Image, StorageEntry, now
 
 log = structlog.get_logger()
@@ -86,6 +87,7 @@ def _unopened(position: int) -> Select[Any, Any]:
     )
     return sqlalchemy.select(col(Image.project_id), col(Image.blob_id)).where(
         col(Image.blob_id).is_not(None),
+        col(Image.status) == ImageStatus.ACTIVE,
         col(Image.deleted_at).is_(None),
         col(Image.type).in_(ledger.BILLED),
         col(Image.id).in_(_changed(position)),

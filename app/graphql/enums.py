@@ -115,6 +115,7 @@ _DESCRIPTIONS: dict[type[StrEnum], tuple[str, str, dict[str, str]]] = {
             "UPLOAD_EXPIRED": "No byte came for too long.",
             "UPLOAD_ABORTED": "The upload was given up.",
             "STORAGE_UNAVAILABLE": "The object store could not take or give the bytes.",
+            "DATA_LOST": "The object store has lost the bytes of the image, or holds other ones.",
             "INTERNAL": "Something went wrong on the gateway's side.",
         },
     ),
