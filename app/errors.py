@@ -14,6 +14,10 @@ GatewayError
 │   ├── ProtectedImage          PROTECTED
 │   ├── DifferentOrganization   DIFFERENT_ORGANIZATION
 │   └── NotTargetAdmin          NOT_TARGET_ADMIN
+├── ReadRefused                 why something can't be read as asked; becomes a top-level error
+│   ├── ResyncRequired          RESYNC_REQUIRED
+│   ├── SearchTimeout           SEARCH_TIMEOUT
+│   └── TooManySearches         TOO_MANY_SEARCHES
 ├── ImageFailed                 why a conversion ended in ERROR; becomes the image's `failure`
 ├── NotAuthenticated            no token, or one that does not hold
 ├── StoreError
@@ -138,6 +142,36 @@ class NotTargetAdmin(UserMistake):
     """Raised when it takes an admin of the project that an image is shared with."""
 
     code = "NOT_TARGET_ADMIN"
+
+
+class ReadRefused(GatewayError):
+    """Raised when something can't be read as asked. `field` is the path of the argument; `hint` says what to do."""
+
+    code = "INVALID"
+
+    def __init__(self, message: str, *, field: Sequence[str] = (), hint: str) -> None:
+        super().__init__(message)
+        self.message = message
+        self.field = tuple(field)
+        self.hint = hint
+
+
+class ResyncRequired(ReadRefused):
+    """Raised when a page of events is asked for from a cursor that the feed no longer knows."""
+
+    code = "RESYNC_REQUIRED"
+
+
+class SearchTimeout(ReadRefused):
+    """Raised when a search takes longer than it may."""
+
+    code = "SEARCH_TIMEOUT"
+
+
+class TooManySearches(ReadRefused):
+    """Raised when other searches leave no room for one more."""
+
+    code = "TOO_MANY_SEARCHES"
 
 
 class ImageFailed(GatewayError):

@@ -381,6 +381,21 @@ class Event(SQLModel, table=True):
     detail: dict[str, Any] = Field(default_factory=dict, sa_type=JSON)
 
 
+class FeedEpoch(SQLModel, table=True):
+    """The only row of its table: what the feed's cursors are made with. Key and epoch are hexadecimal.
+
+    `place` is where the tables were when the epoch began; null until an API process has started on them.
+    """
+
+    __tablename__ = "feed_epoch"
+
+    id: int = Field(primary_key=True, sa_column_kwargs={"autoincrement": False})
+    key: str = Field(sa_type=_NAME)
+    epoch: str = Field(sa_type=_NAME)
+    place: str | None = Field(default=None, sa_type=_NAME)
+    renewed_at: datetime = Field(default_factory=now, sa_type=Instant)
+
+
 class IdempotencyKey(SQLModel, table=True):
     """A creation that was asked for with a key: the same again gives the same image."""
 

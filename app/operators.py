@@ -14,7 +14,7 @@ from rich.table import Table
 
 from app import connection_file
 from app.adapters.chosen import announcer, messaging
-from app.catalog import members
+from app.catalog import epochs, members
 from app.client.commands import add_user_commands
 from app.data_folder import held_alone, make_folders
 from app.database import Database
@@ -101,11 +101,20 @@ def serve_api(data: Data = None, host: Host = None, port: Port = None) -> None:
 
 
 @cli.command(rich_help_panel=FOR_OPERATORS)
-def migrate(data: Data = None) -> None:
+def migrate(
+    data: Data = None,
+    restored: Annotated[
+        bool, typer.Option("--restored", help="The database was restored from a backup: have all watchers resync.")
+    ] = False,
+) -> None:
     """Bring the database to the state that this version needs, and make the bucket when there is none."""
-    for sentence in migrate_all(settings_from(data=data)):
+    settings = settings_from(data=data)
+    for sentence in migrate_all(settings):
         typer.echo(sentence)
     typer.echo("the database is up to date")
+    if restored:
+        _begin_epoch(settings)
+        typer.echo("the feed has a new epoch: cursors from before the restore ask for a resync")
 
 
 @cli.command(rich_help_panel=FOR_OPERATORS)
@@ -203,6 +212,12 @@ async def _found(
 
 async def _set_owner(settings: Settings, organization: str, subject: str, owns: bool) -> None:
     await _with_database(settings, lambda db: members.set_owner(db, organization, subject, owns=owns))
+
+
+def _begin_epoch(settings: Settings) -> None:
+    anyio.run(_with_database, settings, epochs.renew)
+    with messaging(settings, works=False) as told:
+        told.wakeups.feed_grew()
 
 
 def _tell(path: Path, connection: Mapping[str, Any], sign_in: str | None) -> None:

@@ -86,6 +86,12 @@ def _begins_with(statement: str) -> Callable[[Connection], None]:
     return begin
 
 
+def place_of(url: str) -> str:
+    """Where the database lies: the inode of its file. A copy that takes its place has another one."""
+    path = make_url(url).database
+    return str(Path(path).stat().st_ino) if path and path != ":memory:" else ""
+
+
 class EagerCursor(aiosqlite.Cursor):
     """Runs a statement and fetches all of its rows at once. Our results are pages: they fit."""
 

@@ -1,8 +1,5 @@
 """The feed: a log with cursors (architecture, rule 5; design/feed.md)."""
 
-import base64
-import binascii
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -15,38 +12,10 @@ from sqlmodel import col, select
 from app.catalog import access
 from app.catalog.tenancy import is_id
 from app.database import Database, Transaction
-from app.errors import InvalidInput
 from app.lifecycle import EventKind, ProjectRole
 from app.models import Event, Image, now
 from app.postgres import Lock
 from app.viewer import includes
-
-_CURSOR = re.compile(r"feed1:(0|[1-9][0-9]{0,17})")
-
-
-def cursor_of(position: int) -> str:
-    """The opaque form of a feed position."""
-    return base64.urlsafe_b64encode(f"feed1:{position}".encode()).decode().rstrip("=")
-
-
-def position_of(cursor: str, field: str = "after") -> int:
-    """The feed position that a cursor stands for. Raises InvalidInput for anything that is not one of ours.
-
-    `field` is the argument that it came in.
-    """
-    try:
-        padded = cursor.encode("ascii") + b"=" * (-len(cursor) % 4)
-        match = _CURSOR.fullmatch(base64.b64decode(padded, altchars=b"-_", validate=True).decode("ascii"))
-    except (binascii.Error, ValueError):
-        match = None
-    # Only the very text that was given out comes through, and no other spelling of it.
-    if match is None or cursor_of(int(match[1])) != cursor:
-        raise InvalidInput(
-            "This is not a cursor of the event feed.",
-            field=(field,),
-            hint="Take it from eventCursor, asOf, an event or a mutation's payload.",
-        )
-    return int(match[1])
 
 
 async def append(

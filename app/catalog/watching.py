@@ -1,18 +1,23 @@
 """Watching: each process reads the feed once into a ring; a watcher is a cursor into it (design/feed.md)."""
 
 import asyncio
+import secrets
 from bisect import bisect_right
 from collections import Counter, OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 
 import structlog
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
-from app.catalog import access, feed, tenancy
+from app.catalog import access, epochs, feed, tenancy
+from app.catalog.cursors import Cursors, Mark
+from app.catalog.epochs import Head
 from app.catalog.feed import Wanted
-from app.catalog.progress import Progress, ProgressBoard
+from app.catalog.feed_items import Happened, Item, Progressed, Resync, happened, resync_required, takes_sight
+from app.catalog.progress import ProgressBoard
 from app.database import Database
 from app.errors import NotFound
 from app.lifecycle import SETTLED, EventKind, ProjectRole
@@ -28,46 +33,8 @@ _BATCH = 500
 _IMAGES_AT_HAND = 10_000
 
 
-@dataclass(frozen=True, slots=True)
-class Happened:
-    """An event of the feed, with its image as it was when this process read the event.
-
-    The image is None when it was deleted, or when the project whose event it is could not see it any more. `live`
-    says that the event was read when it came, and not later for somebody who had fallen behind.
-    """
-
-    event: Event
-    image: Image | None
-    live: bool = False
-
-    @property
-    def position(self) -> int:
-        """Where in the feed this is."""
-        return self.event.seq or 0
-
-
-@dataclass(frozen=True, slots=True)
-class Progressed:
-    """The newest progress of an image; `position` is that of the newest stored event."""
-
-    position: int
-    progress: Progress
-    image: Image
-
-
-@dataclass(frozen=True, slots=True)
-class Resync:
-    """The cursor is not in the feed any more: read the catalogue again and go on from `position`."""
-
-    position: int
-    oldest: int
-
-
-Item = Happened | Progressed | Resync
-
-
 async def _nothing() -> None:
-    """What a feed that is told of nothing else does before it delivers events."""
+    """The default for `before_delivery`."""
 
 
 @dataclass(slots=True)
@@ -84,6 +51,13 @@ class Feed:
     ring_size: int
     poll_seconds: float
     before_delivery: Callable[[], Awaitable[None]] = _nothing
+    cursors: Cursors = field(init=False)
+    epoch: bytes = b""
+    # The newest event that was read, by which a restored feed is found out: its number may have been given again.
+    _newest_at: datetime | None = None
+    _reading_on: asyncio.Lock = field(default_factory=asyncio.Lock)
+    # Makes the cursors of progress differ from those of other processes.
+    _salt: int = field(default_factory=lambda: secrets.randbits(62))
     # Events that are newer than `_ring_begins`, ascending, and their positions.
     _ring: list[Happened] = field(default_factory=list)
     _positions: list[int] = field(default_factory=list)
@@ -98,8 +72,9 @@ class Feed:
     async def start(self) -> None:
         """Begin at the newest event: what is older is read from the table when somebody asks for it."""
         await self.before_delivery()
+        await epochs.renew_if_moved(self.database)
         async with self.database.read() as session:
-            self._newest = self._ring_begins = await feed.newest_position(session)
+            self._begin(await epochs.head(session))
 
     async def run(self) -> None:
         """Read what is new whenever the feed is said to have grown, and by itself every `poll_seconds`."""
@@ -124,29 +99,67 @@ class Feed:
                 self._wake(report.project_id)
 
     async def _catch_up(self) -> None:
-        more = True
-        while more:
-            try:
-                news = await self._read(self._newest)
-                await self.before_delivery()
-            except Exception:  # a database that is away for a while must not end the feed
-                log.exception("feed.unreadable")
-                return
-            if any(item.event.kind == EventKind.MEMBERS_CHANGED for item in news):
-                # Before what came after it is told to anybody.
-                await self._look_at_members()
-            for item in news:
-                self._take(replace(item, live=True))
-            for project_id in {item.event.project_id for item in news}:
-                self._wake(project_id)
-            more = len(news) == _BATCH
+        async with self._reading_on:
+            more = True
+            while more:
+                try:
+                    news = await self._read_on()
+                    await self.before_delivery()
+                except Exception:  # a database that is away for a while must not end the feed
+                    log.exception("feed.unreadable")
+                    return
+                if any(item.event.kind == EventKind.MEMBERS_CHANGED for item in news):
+                    # Before what came after it is told to anybody.
+                    await self._look_at_members()
+                for item in news:
+                    self._take(replace(item, live=True))
+                for project_id in {item.event.project_id for item in news}:
+                    self._wake(project_id)
+                more = len(news) == _BATCH
+
+    async def _read_on(self) -> list[Happened]:
+        """What is new in the table; when a new epoch has begun, the feed begins again there."""
+        async with self.database.read() as session:
+            head = await epochs.head(session)
+            # The newest event that is known is read again: it has to be there still, and be the same.
+            known = 1 if self._newest_at is not None else 0
+            events = await feed.events_after(session, self._newest - known, _BATCH + known)
+            if head.epoch == self.epoch and self._goes_on(head, events[:known]):
+                return await happened(session, events[known:], self.epoch)
+        if head.epoch == self.epoch:
+            head = await self._renewed(self.epoch)
+        self._begin(head)
+        return []
+
+    def _goes_on(self, head: Head, known: Sequence[Event]) -> bool:
+        """Whether the table still is what this process has read, `known` being the newest event of that."""
+        times = [event.occurred_at for event in known if event.seq == self._newest]
+        return head.position >= self._newest and times == ([] if self._newest_at is None else [self._newest_at])
+
+    async def _renewed(self, epoch: bytes) -> Head:
+        """End an epoch, unless another process just did, and have the others look. Gives where the next begins."""
+        log.warning("feed.went_back", hint="The database was restored: clients are asked to read it again.")
+        await epochs.renew(self.database, epoch)
+        self.wakeups.feed_grew()
+        async with self.database.read() as session:
+            return await epochs.head(session)
+
+    def _begin(self, head: Head) -> None:
+        """Forget everything that was read, and go on from there. Watchers are asked to resync."""
+        if self.epoch != head.epoch:
+            self.cursors = Cursors(head.key)
+        self.epoch, self._newest, self._newest_at = head.epoch, head.position, head.occurred_at
+        self._ring_begins = head.position
+        self._ring, self._positions, self._images = [], [], OrderedDict()
+        for project_id in list(self._grown):
+            self._wake(project_id)
 
     def _take(self, item: Happened) -> None:
         if takes_sight(item.event):
             self._hide(item.event.project_id, item.event.image_id)
         self._ring.append(item)
         self._positions.append(item.position)
-        self._newest = item.position
+        self._newest, self._newest_at = item.position, item.event.occurred_at
         if item.image is not None:
             self._at_hand(item.image)
         moved = item.event.kind in (EventKind.STATUS_CHANGED, EventKind.DELETED)
@@ -173,13 +186,10 @@ class Feed:
         if grown is not None:
             grown.set()
 
-    async def _read(self, after: int, wanted: Wanted | None = None) -> list[Happened]:
+    async def _read(self, epoch: bytes, after: int, wanted: Wanted) -> list[Happened]:
         async with self.database.read() as session:
-            if wanted is None:
-                events = await feed.events_after(session, after, _BATCH)
-            else:
-                events = await feed.events_for(session, wanted, _BATCH, after=after)
-            return await happened(session, events)
+            events = await feed.events_for(session, wanted, _BATCH, after=after)
+            return await happened(session, events, epoch)
 
     async def _keep_looking_at_members(self) -> None:
         """The feed tells of members that have changed; but who changes the tables by hand says nothing."""
@@ -213,40 +223,62 @@ class Feed:
         viewer: Viewer,
         project_id: str,
         *,
-        after: int | None,
+        after: Mark | None,
         image_id: str | None = None,
         progress: bool = True,
     ) -> AsyncIterator[Item]:
-        """What happens in a project after a position, or, without one, from now on.
+        """What happens in a project after a mark, or, without one, from now on.
 
-        Raises NotFound when the viewer may not see the project, or the one image that is followed, at once or as soon
-        as the right is taken away.
+        Gives a Resync where events may be missing: at the start, when the mark is of another epoch; later, when a new
+        epoch begins. Raises NotFound when the viewer may not see the project, or the one image that is followed, at
+        once or as soon as the right is taken away.
         """
         async with self.database.read() as session:
             await tenancy.project_for(session, viewer, project_id)
-            newest = await feed.newest_position(session)
+            head = await epochs.head(session)
+        await self._keep_up_with(head, after)
         self._watchers[project_id] += 1
         try:
-            if after is not None and after > newest:
-                yield Resync(newest, newest)
-            position = newest if after is None or after > newest else after
+            epoch, position, _ = after or Mark(head.epoch, head.position)
             seen = self.board.version
             while True:
+                if epoch != self.epoch:
+                    epoch, position = self.epoch, self._newest
+                    yield Resync(Mark(epoch, position), position)
                 grown = self._grown.setdefault(project_id, asyncio.Event())
                 wanted = Wanted(project_id, await self._require_role(viewer, project_id), image_id)
-                items, position = await self._since(position, wanted)
+                items, position = await self._since(epoch, position, wanted)
                 for item in items:
                     yield item
                     if image_id is not None and isinstance(item, Happened) and takes_sight(item.event):
                         await self._require_sight(project_id, image_id)
                 if progress:
                     version, seen = seen, self.board.version
-                    for made in await self._progress_since(version, position, project_id, image_id):
+                    for made in await self._progress_since(version, Mark(epoch, position), project_id, image_id):
                         yield made
-                if not items:
+                if not items and epoch == self.epoch:
                     await grown.wait()
         finally:
             self._watchers[project_id] -= 1
+
+    async def _keep_up_with(self, head: Head, mark: Mark | None) -> None:
+        """Learn of an epoch that this process does not know yet, or that the feed went back, as a mark shows."""
+        if mark is not None and head.is_behind(mark):
+            async with self._reading_on:
+                self._begin(await self._renewed(mark.epoch))
+        elif head.epoch != self.epoch:
+            await self._catch_up()
+
+    async def position_of(self, session: AsyncSession, mark: Mark, field: str) -> int:
+        """The position of a mark that the feed still knows; `field` is the argument that it came in.
+
+        Raises ResyncRequired.
+        """
+        head = await epochs.head(session)
+        if head.holds(mark):
+            return mark.position
+        await self._keep_up_with(head, mark)
+        raise resync_required(field)
 
     async def _require_role(self, viewer: Viewer, project_id: str) -> ProjectRole:
         role = ProjectRole.ADMIN if viewer.operator else self._members.get(project_id, {}).get(viewer.subject)
@@ -264,8 +296,10 @@ class Feed:
             if not await access.seen_by_projects(session, {(project_id, image_id)}):
                 raise NotFound("This image can't be seen any more: it is not shared with the project now.")
 
-    async def _since(self, position: int, wanted: Wanted) -> tuple[Sequence[Item], int]:
+    async def _since(self, epoch: bytes, position: int, wanted: Wanted) -> tuple[Sequence[Item], int]:
         """What a watcher has not seen yet, and where it stands after that."""
+        if epoch != self.epoch:
+            return [], position
         if position >= self._ring_begins:
             news = self._ring[bisect_right(self._positions, position) :]
             return [item for item in news if wanted.includes(item.event)], max(position, self._newest)
@@ -273,14 +307,14 @@ class Feed:
         async with self.database.read() as session:
             oldest = await feed.oldest_position(session)
         if position < oldest:
-            return [Resync(known, oldest)], known
-        items = await self._read(position, wanted)
+            return [Resync(Mark(epoch, known), oldest)], known
+        items = await self._read(epoch, position, wanted)
         if len(items) == _BATCH:
             return items, items[-1].position
         return items, max([known, *(item.position for item in items)])
 
     async def _progress_since(
-        self, version: int, position: int, project_id: str, image_id: str | None
+        self, version: int, mark: Mark, project_id: str, image_id: str | None
     ) -> list[Progressed]:
         news = [
             progress
@@ -293,18 +327,7 @@ class Feed:
                 for image in (await session.execute(select(Image).where(col(Image.id).in_(missing)))).scalars():
                     self._at_hand(image)
         return [
-            Progressed(position, progress, self._images[progress.report.image_id])
+            Progressed(mark.unlinked(self._salt + progress.version), progress, self._images[progress.report.image_id])
             for progress in reversed(news)
             if progress.report.image_id in self._images
         ]
-
-
-async def happened(session: AsyncSession, events: Sequence[Event]) -> list[Happened]:
-    """Events with their images, as far as the projects whose events they are can see them by now."""
-    seen = await access.seen_by_projects(session, {(event.project_id, event.image_id) for event in events})
-    return [Happened(event, seen.get((event.project_id, event.image_id))) for event in events]
-
-
-def takes_sight(event: Event) -> bool:
-    """Whether with this event its project stops to see an image that was shared with it."""
-    return event.kind == EventKind.SHARE_CHANGED and bool(event.detail["ends"])

@@ -91,7 +91,7 @@ def show_image(output: Output, image: Mapping[str, Any]) -> None:
 def event_text(event: Mapping[str, Any]) -> str:
     """An item of the feed on one line."""
     if event["__typename"] == "ResyncRequired":
-        return "events were missed that are not kept any more; going on from here"
+        return "events may be missing: they are no longer kept, or the database was restored; continuing from here"
     name = event.get("imageName") or (event["image"] or {}).get("name") or "(gone)"
     actor = f" (by {event['actor']})" if event.get("actor") else ""
     return f"{event['occurredAt']}  {event['imageId']}  {name}: {_what(event)}{actor}"

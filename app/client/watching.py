@@ -31,7 +31,7 @@ async def newest_cursor(api: Api) -> str:
 
 
 async def follow(api: Api, watched: Watched, patience: Patience) -> AsyncGenerator[Item, None]:
-    """Each item of the feed, without end: events, and ResyncRequired where some are not kept any more.
+    """Each item of the feed, without end: events, and ResyncRequired where some may be missing.
 
     Raises ClientError: what the gateway says, or that it could not be reached for longer than `patience`.
     """
@@ -51,11 +51,18 @@ async def follow(api: Api, watched: Watched, patience: Patience) -> AsyncGenerat
 
 
 async def missed(api: Api, watched: Watched) -> AsyncGenerator[Item, None]:
-    """The events that are in the feed already."""
+    """The events that are in the feed already, or ResyncRequired where some may be missing."""
     while True:
-        data = await api.query(
-            documents.MISSED_EVENTS, project=watched.project_id, image=watched.image_id, after=watched.after
-        )
+        try:
+            data = await api.query(
+                documents.MISSED_EVENTS, project=watched.project_id, image=watched.image_id, after=watched.after
+            )
+        except ClientError as error:
+            if error.code != "RESYNC_REQUIRED":
+                raise
+            newest = await newest_cursor(api)
+            yield {"__typename": "ResyncRequired", "cursor": newest, "oldest": newest}
+            return
         page = data["imageEvents"]
         if page is None:
             raise NoAnswer("The gateway does not tell what has happened.")

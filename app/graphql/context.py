@@ -13,10 +13,12 @@ from strawberry.dataloader import DataLoader
 
 from app.catalog import access, billing, sharing, tenancy, uploads
 from app.catalog.access import Access
+from app.catalog.cursors import Mark
 from app.catalog.progress import ProgressBoard
 from app.catalog.uploads import Uploads
 from app.catalog.watching import Feed
 from app.database import Database
+from app.graphql.scalars import EventCursor
 from app.graphql.shared_results import SharedResults
 from app.lifecycle import ProjectRole
 from app.models import Image, ImageShare, Organization, Project, Upload
@@ -130,8 +132,8 @@ async def _open_uploads(session: AsyncSession, _viewer: Viewer, ids: Sequence[st
 class Context:
     """One operation. A subscription sets `event_id` before it yields: SSE sends it as the event's id.
 
-    `personal` says whether a resolver has used anything of it since that was last set to False. What was resolved
-    without is the same for everybody who asks the same.
+    `epoch` is that of the feed when the operation began. `personal` says whether a resolver has used anything of the
+    context since that was last set to False. What was resolved without is the same for everybody who asks the same.
     """
 
     def __init__(self, gateway: Gateway, viewer: Viewer, correlation_id: str, connection: HTTPConnection) -> None:
@@ -142,12 +144,26 @@ class Context:
         self._viewer = viewer
         self._connection = connection
         self._loaders: Loaders | None = None
+        # Known before any position is read: after a restore, a new epoch never gets a position from before it.
+        self.epoch = gateway.feed.epoch
 
     @property
     def gateway(self) -> Gateway:
         """The use cases."""
         self.personal = True
         return self._gateway
+
+    def cursor_of(self, mark: Mark) -> EventCursor:
+        """The cursor of a mark of the feed."""
+        return EventCursor(self._gateway.feed.cursors.text(mark))
+
+    def mark_at(self, position: int) -> Mark:
+        """A position that was read during this operation, with its epoch."""
+        return Mark(self.epoch, position)
+
+    def mark_of(self, cursor: EventCursor, field: str = "after") -> Mark:
+        """What a cursor stands for; `field` is the argument that it came in. Raises InvalidInput."""
+        return self._gateway.feed.cursors.mark(cursor, (field,))
 
     @property
     def viewer(self) -> Viewer:

@@ -1,8 +1,8 @@
 """What a caller is shown of an error: a code, a correlation id, and never a Python text.
 
-Shown as they are: mistakes of the caller (app.errors.UserMistake, NotAuthenticated), what GraphQL itself says
-about a document or its variables, and errors that carry a code of ours. Everything else becomes INTERNAL, and
-is logged with its traceback under the correlation id.
+Shown as they are: mistakes of the caller (app.errors.UserMistake, ReadRefused, NotAuthenticated), what GraphQL
+itself says about a document or its variables, and errors that carry a code of ours. Everything else becomes INTERNAL,
+and is logged with its traceback under the correlation id.
 """
 
 from typing import Any
@@ -19,6 +19,7 @@ from app.errors import (
     DatabaseFull,
     DatabaseUnavailable,
     NotAuthenticated,
+    ReadRefused,
     StoreError,
     StoreFull,
     UserMistake,
@@ -82,7 +83,7 @@ def root_cause(error: GraphQLError) -> Exception:
 def _told(error: GraphQLError, cause: Exception) -> tuple[str, dict[str, Any]] | None:
     """Message and extensions that may be shown, or None."""
     match cause:
-        case UserMistake():
+        case UserMistake() | ReadRefused():
             details = {"code": cause.code, "hint": cause.hint, "field": list(cause.field) or None}
             return cause.message, {name: value for name, value in details.items() if value is not None}
         case NotAuthenticated():

@@ -6,7 +6,6 @@ from typing import Any, Self, TypeVar
 import strawberry
 
 from app.catalog import feed
-from app.catalog.feed import cursor_of
 from app.errors import QuotaExceeded, UserMistake
 from app.graphql.context import Info
 from app.graphql.enums import UserErrorCode
@@ -135,10 +134,11 @@ class ProjectPayload(Payload):
 
 async def cursor_at(info: Info, position: int | None) -> EventCursor:
     """The cursor of a change; of one that had been made before, that of the newest event."""
-    if position is None:
-        async with info.context.gateway.database.read() as session:
-            position = await feed.newest_position(session)
-    return EventCursor(cursor_of(position))
+    if position is not None:
+        return info.context.cursor_of(info.context.mark_at(position))
+    async with info.context.gateway.database.read() as session:
+        position = await feed.newest_position(session)
+    return info.context.cursor_of(info.context.mark_at(position).unlinked())
 
 
 @strawberry.type(description="The answer to createImage.")

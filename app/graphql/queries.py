@@ -9,9 +9,9 @@ from typing import Annotated
 import strawberry
 
 from app.catalog import access, feed, images, tenancy
-from app.catalog.feed import Wanted, cursor_of, position_of
+from app.catalog.feed import Wanted
+from app.catalog.feed_items import Happened, happened, resync_required
 from app.catalog.images import ImageOrder, sort_key
-from app.catalog.watching import Happened, happened
 from app.errors import InvalidInput, NotFound, UserMistake
 from app.graphql.context import Context, Info, asks_for
 from app.graphql.enums import OrderDirection
@@ -106,7 +106,8 @@ class Query:
 
         nodes = [Image.of(row, project_id) for row in page.rows]
         fields = page_fields(page, nodes, row_cursor)
-        return ImageConnection(as_of=EventCursor(cursor_of(position)), count=count, **fields)
+        as_of = info.context.cursor_of(info.context.mark_at(position).unlinked())
+        return ImageConnection(as_of=as_of, count=count, **fields)
 
     @strawberry.field(description="One image.")
     async def image(
@@ -129,7 +130,8 @@ class Query:
     )
     async def event_cursor(self, info: Info) -> EventCursor:
         async with info.context.gateway.database.read() as session:
-            return EventCursor(cursor_of(await feed.newest_position(session)))
+            position = await feed.newest_position(session)
+        return info.context.cursor_of(info.context.mark_at(position).unlinked())
 
     @strawberry.field(
         description="What has happened to images that a project can see, oldest first: the feed that the subscription "
@@ -151,29 +153,26 @@ class Query:
         last: Last = None,
     ) -> ImageEventConnection | None:
         window = window_of("events", first, None, last)
-        bounds = {
-            "after": None if after is None else position_of(after),
-            "before": None if before is None else position_of(before, "before"),
-        }
-        async with info.context.gateway.database.read() as session:
-            role = await tenancy.reader_role(session, info.context.viewer, project_id)
-            if bounds["after"] is not None and bounds["after"] < await feed.oldest_position(session):
-                raise InvalidInput(
-                    "The cursor is older than the feed is kept.",
-                    field=("after",),
-                    hint="Read the catalogue again, and go on from its asOf.",
-                )
+        context = info.context
+        given = {"after": after, "before": before}
+        marks = {name: context.mark_of(cursor, name) for name, cursor in given.items() if cursor is not None}
+        async with context.gateway.database.read() as session:
+            role = await tenancy.reader_role(session, context.viewer, project_id)
+            bounds = {name: await context.gateway.feed.position_of(session, mark, name) for name, mark in marks.items()}
+            if "after" in bounds and bounds["after"] < await feed.oldest_position(session):
+                raise resync_required("after")
             wanted = Wanted(project_id, role, image_id)
             events = await feed.events_for(session, wanted, window.limit + 1, newest=window.backward, **bounds)
             more = len(events) > window.limit
-            page = await happened(session, events[-window.limit :] if window.backward else events[: window.limit])
+            kept = events[-window.limit :] if window.backward else events[: window.limit]
+            page = await happened(session, kept, context.epoch)
         if window.backward:
-            return _event_page(page, later=before is not None, earlier=more)
-        return _event_page(page, later=more, earlier=after is not None)
+            return _event_page(info, page, later=before is not None, earlier=more)
+        return _event_page(info, page, later=more, earlier=after is not None)
 
 
-def _event_page(page: Sequence[Happened], *, later: bool, earlier: bool) -> ImageEventConnection:
-    nodes = [event_node(item) for item in page]
+def _event_page(info: Info, page: Sequence[Happened], *, later: bool, earlier: bool) -> ImageEventConnection:
+    nodes = [event_node(info, item) for item in page]
     return ImageEventConnection(
         edges=[ImageEventEdge(cursor=node.cursor, node=node) for node in nodes],
         nodes=list(nodes),

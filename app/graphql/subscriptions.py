@@ -7,15 +7,16 @@ from typing import Annotated, cast
 import strawberry
 
 from app.catalog import access, feed
-from app.catalog.feed import cursor_of, position_of
-from app.catalog.watching import Happened, Item, Progressed
-from app.errors import InvalidInput
+from app.catalog.cursors import Mark
+from app.catalog.feed_items import Happened, Item, Resync
+from app.errors import InvalidInput, NotFound
 from app.graphql.context import Info
 from app.graphql.queries import ProjectId
 from app.graphql.scalars import EventCursor
 from app.graphql.types.events import ImageFeedItem, feed_item
 from app.graphql.types.images import Image
 from app.lifecycle import SETTLED, EventKind
+from app.models import Image as ImageRow
 
 
 @strawberry.type(description="What can be watched.")
@@ -38,24 +39,27 @@ class Subscription:
             row = await access.image_for(session, context.viewer, id, field=("id",))
             project_id = await access.project_to_see_from(session, context.viewer, row, context.project_id)
             position = await feed.newest_position(session)
-        context.event_id = cursor_of(position)
+        start = context.mark_at(position)
+        context.event_id = context.cursor_of(start.unlinked())
         yield Image.of(row, context.project_id)
         if until_settled and row.status in SETTLED:
             return
-        items = context.gateway.feed.follow(context.viewer, project_id, after=position, image_id=id)
+        items = context.gateway.feed.follow(context.viewer, project_id, after=start, image_id=id)
         async with aclosing(cast("AsyncGenerator[Item, None]", items)):
             async for item in items:
-                if not isinstance(item, Happened | Progressed):
-                    continue
-                context.event_id = cursor_of(item.position)
+                context.event_id = _cursor_by_the_way(info, item)
                 if isinstance(item, Happened) and item.event.kind == EventKind.DELETED:
                     yield None
                     return
+                image = await _image_again(info, id) if isinstance(item, Resync) else item.image
+                if image is None and isinstance(item, Resync):
+                    yield None
+                    return
                 # An image that is not there any more, or can't be seen: that it is so is said by a later event.
-                if item.image is None:
+                if image is None:
                     continue
-                yield Image.of(item.image, context.project_id)
-                if until_settled and item.image.status in SETTLED:
+                yield Image.of(image, context.project_id)
+                if until_settled and image.status in SETTLED:
                     return
 
     @strawberry.subscription(
@@ -74,11 +78,10 @@ class Subscription:
         progress: Annotated[bool, strawberry.argument(description="Whether to send progress too.")] = True,
     ) -> AsyncGenerator[ImageFeedItem, None]:
         context = info.context
-        entry = _resumed(info) or after
         items: AsyncIterator[Item] = context.gateway.feed.follow(
             context.viewer,
             project_id,
-            after=None if entry is None else position_of(entry),
+            after=_resumed(info) or (None if after is None else context.mark_of(after)),
             image_id=image_id,
             progress=progress,
         )
@@ -90,13 +93,29 @@ class Subscription:
                     yield node
 
 
-def _resumed(info: Info) -> str | None:
-    """The cursor with which a browser's EventSource takes an interrupted stream up again (HTML, section 9.2)."""
+def _resumed(info: Info) -> Mark | None:
+    """Where a browser's EventSource takes an interrupted stream up again (HTML, section 9.2). Raises InvalidInput."""
     sent: str | None = info.context.connection.headers.get("last-event-id")
     if not sent:
         return None
     try:
-        position_of(sent)
+        return info.context.mark_of(EventCursor(sent))
     except InvalidInput:
         raise InvalidInput("Last-Event-ID is not a cursor of the feed.") from None
-    return sent
+
+
+def _cursor_by_the_way(info: Info, item: Item) -> EventCursor:
+    # Only a stored event is known by its cursor; anything else stands at the newest one, which may be another tenant's.
+    return info.context.cursor_of(item.mark.unlinked() if isinstance(item, Resync) else item.mark)
+
+
+async def _image_again(info: Info, id_: str) -> ImageRow | None:
+    """The image as it is after events about it may have been lost; None when it was deleted. Raises NotFound."""
+    async with info.context.gateway.database.read() as session:
+        try:
+            return await access.image_for(session, info.context.viewer, id_, field=("id",))
+        except NotFound:
+            row = await session.get(ImageRow, id_)
+            if row is None or row.deleted_at is None:
+                raise
+            return None

@@ -119,6 +119,16 @@ def test_a_token_that_expires_ends_the_feed_at_once() -> None:
         asyncio.run(followed(answer, 2))
 
 
+def test_what_was_missed_before_a_restore_ends_in_a_resync() -> None:
+    async def read() -> list[tuple[str, str]]:
+        replies = in_turn(errors("RESYNC_REQUIRED"), data(eventCursor="c9"))
+        async with session_with(replies) as (at, _server):
+            watched = Watched("prj_1", "img_1", "c0")
+            return [(item["__typename"], item["cursor"]) async for item in missed(at.api, watched)]
+
+    assert asyncio.run(read()) == [("ResyncRequired", "c9")]
+
+
 def test_what_was_missed_is_read_page_by_page() -> None:
     def page(*cursors: str, more: bool) -> Reply:
         nodes = [event(cursor)["imageEvents"] for cursor in cursors]

@@ -1,6 +1,7 @@
 """The feed inside one process: the ring and the table behind it, slow watchers, progress, and what is pruned."""
 
 import asyncio
+import base64
 import itertools
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -12,10 +13,11 @@ from sqlalchemy import update
 from sqlmodel import col
 
 from app.adapters.local_wakeups import LocalWakeups
-from app.catalog import feed
-from app.catalog.feed import cursor_of, position_of
+from app.catalog import epochs, feed
+from app.catalog.cursors import KEY_BYTES, Cursors, Mark
+from app.catalog.feed_items import Happened, Item, Progressed, Resync
 from app.catalog.progress import ProgressBoard
-from app.catalog.watching import Feed, Happened, Item, Progressed, Resync
+from app.catalog.watching import Feed
 from app.database import Database
 from app.errors import InvalidInput, NotFound
 from app.lifecycle import EventKind, ImagePhase
@@ -48,7 +50,8 @@ async def following(
 
 @asynccontextmanager
 async def reading(other: Feed, project: str, after: int | None, **options: Any) -> AsyncIterator[AsyncIterator[Item]]:
-    items = other.follow(VIEWER, project, after=after, **options)
+    mark = None if after is None else Mark(other.epoch, after)
+    items = other.follow(VIEWER, project, after=mark, **options)
     try:
         yield items
     finally:
@@ -65,12 +68,18 @@ async def position(database: Database) -> int:
         return await feed.newest_position(session)
 
 
+async def position_of(gateway: Gateway, cursor: str) -> int:
+    async with gateway.database.read() as session:
+        key = (await epochs.head(session)).key
+    return Cursors(key).mark(cursor).position
+
+
 async def update_often(gateway: Gateway, image: dict[str, Any], times: int) -> list[int]:
     """Positions of that many changes of an image."""
     positions = []
     for _ in range(times):
         payload = await gateway.mutate("updateImage", {"imageId": image["id"], "name": f"name {next(_NUMBERS)}"})
-        positions.append(position_of(payload["cursor"]))
+        positions.append(await position_of(gateway, payload["cursor"]))
     return positions
 
 
@@ -231,7 +240,7 @@ async def test_what_is_older_than_the_feed_is_kept_asks_for_one_resync(gateway: 
     await feed.prune(gateway.database, timedelta(days=7))
     async with following(gateway, ring=2) as other:
         async with reading(other, project, start) as items:
-            assert await take(items, 1) == [Resync(kept[2], kept[1] - 1)]
+            assert await take(items, 1) == [Resync(Mark(other.epoch, kept[2]), kept[1] - 1)]
             later = await update_often(gateway, image, 1)
             assert positions_of(await take(items, 1)) == later
         # The oldest cursor that is named still works.
@@ -289,23 +298,55 @@ async def test_a_database_that_is_away_for_a_while_does_not_end_the_feed(
 # ---------------------------------------------------------------- cursors
 
 
-@pytest.mark.parametrize("place", [0, 1, 17, 10**17])
-def test_a_cursor_comes_back_as_the_position_that_it_was_made_of(place: int) -> None:
-    assert position_of(cursor_of(place)) == place
+CURSORS = Cursors(bytes(KEY_BYTES))
+EPOCH = b"an epoch"
+KNOWN = CURSORS.text(Mark(EPOCH, 5))
+
+
+@pytest.mark.parametrize("place", [0, 1, 17, 10**17, 2**63 - 1])
+def test_a_cursor_comes_back_as_the_mark_that_it_was_made_of(place: int) -> None:
+    for mark in (Mark(EPOCH, place), Mark(EPOCH, place).unlinked()):
+        assert CURSORS.mark(CURSORS.text(mark)) == mark
+
+
+def test_cursors_of_neighbouring_events_have_nothing_in_common_to_read() -> None:
+    raw = [base64.urlsafe_b64decode(CURSORS.text(Mark(EPOCH, place)) + "=") for place in range(1000)]
+    assert len({each[1:17] for each in raw}) == len({each[17:] for each in raw}) == 1000
+    assert {len(each) for each in raw} == {41}
+    assert not any(EPOCH in each for each in raw)
+
+
+def test_an_event_has_one_cursor_and_the_newest_place_another_each_time() -> None:
+    mark = Mark(EPOCH, 5)
+    assert CURSORS.text(mark) == Cursors(bytes(KEY_BYTES)).text(mark)
+    assert len({CURSORS.text(mark.unlinked()) for _ in range(100)} - {CURSORS.text(mark)}) == 100
 
 
 @pytest.mark.parametrize(
     "text",
     [
-        "", "0", "feed1:0", cursor_of(5) + "=", cursor_of(5) + "\n", " " + cursor_of(5), cursor_of(-1),
-        cursor_of(10**18), "ZmVlZDE6MDU", "ZmVlZDI6NQ", "ZmVlZDE6NS4w", "é", "\ud800", "\0",
-        "A" * 10_000, "ZmVlZDE6-_8",
+        "", "0", "feed1:0", KNOWN + "=", KNOWN + "\n", " " + KNOWN, KNOWN[:-1], KNOWN + "A", KNOWN[:-1] + "B",
+        Cursors(bytes(31) + b"1").text(Mark(EPOCH, 5)), "ZmVlZDE6MDU", "ZmVlZDI6NQ", "ZmVlZDE6NS4w", "ZmVlZDE6LTE",
+        "é", "\ud800", "\0", "A" * 55, "A" * 10_000, "ZmVlZDE6-_8",
     ],
     ids=lambda text: ascii(text[:20]),
 )  # fmt: skip
 def test_other_texts_are_no_cursors(text: str) -> None:
+    refuses(text)
+
+
+def test_no_bit_of_a_cursor_can_be_changed() -> None:
+    raw = base64.urlsafe_b64decode(KNOWN + "=")
+    for bit in range(8 * len(raw)):
+        changed = bytearray(raw)
+        changed[bit // 8] ^= 1 << bit % 8
+        refuses(base64.urlsafe_b64encode(changed).decode().rstrip("="))
+
+
+def refuses(text: str) -> None:
     with pytest.raises(InvalidInput) as refused:
-        position_of(text)
+        CURSORS.mark(text)
+    assert refused.value.message == "This is not a cursor of the event feed."
     assert refused.value.field == ("after",)
     assert refused.value.hint == "Take it from eventCursor, asOf, an event or a mutation's payload."
 
@@ -369,7 +410,7 @@ async def test_a_page_of_events_has_one_to_a_hundred(gateway: Gateway, first: in
     assert (await gateway.refused(PAGE, project=gateway.alpha, first=first))["code"] == "BAD_PAGINATION"
 
 
-@pytest.mark.parametrize("after", ["x", cursor_of(1) + "=", "\ud800"])
+@pytest.mark.parametrize("after", ["x", KNOWN, KNOWN + "=", "\ud800"])
 async def test_events_are_not_read_after_what_is_no_cursor(gateway: Gateway, after: str) -> None:
     error = await gateway.refused(PAGE, project=gateway.alpha, first=1, after=after)
     assert (error["code"], error["field"]) == ("INVALID", ["after"])

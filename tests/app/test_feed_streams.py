@@ -11,7 +11,6 @@ from sqlalchemy import delete
 from sqlmodel import col
 
 from app.catalog import conversions
-from app.catalog.feed import cursor_of
 from app.lifecycle import ImagePhase, ProjectRole
 from app.models import Membership, now
 from app.ports import ProgressReport
@@ -130,7 +129,7 @@ async def test_a_browser_resumes_by_the_id_of_the_last_event(gateway: Gateway, a
         assert [item["imageId"] for item in await watcher.items(2)] == made[1:]
 
 
-@pytest.mark.parametrize("last", ["x", "1", cursor_of(1) + "=", "ZmVlZDE6LTE"])
+@pytest.mark.parametrize("last", ["x", "1", "A" * 55, "ZmVlZDE6LTE"])
 async def test_what_is_no_event_id_is_refused(gateway: Gateway, audience: Audience, last: str) -> None:
     async with audience.resume("sse", gateway.alpha, last) as watcher:
         (error,) = (await watcher.next())["errors"]
@@ -181,16 +180,6 @@ async def test_a_watcher_of_one_image_sees_nothing_of_others(gateway: Gateway, a
 
 
 # ---------------------------------------------------------------- promise 4
-
-
-@every_transport
-async def test_a_cursor_from_the_future_asks_for_a_resync(gateway: Gateway, audience: Audience, transport: str) -> None:
-    project = await gateway.project()
-    newest = await cursor(gateway)
-    async with audience.watch(transport, project=project, after=cursor_of(10**15)) as watcher:
-        assert await watcher.item() == {"__typename": "ResyncRequired", "cursor": newest, "oldest": newest}
-        image = await gateway.create(projectId=project)
-        assert (await watcher.item())["imageId"] == image["id"]
 
 
 @pytest.mark.parametrize(

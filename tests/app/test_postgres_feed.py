@@ -10,8 +10,10 @@ from sqlmodel import select
 
 from app.adapters.local_wakeups import LocalWakeups
 from app.catalog import feed, members
+from app.catalog.cursors import Mark
+from app.catalog.feed_items import Happened
 from app.catalog.progress import ProgressBoard
-from app.catalog.watching import Feed, Happened
+from app.catalog.watching import Feed
 from app.database import Database, Transaction
 from app.lifecycle import EventKind
 from app.models import Event, Image
@@ -194,7 +196,7 @@ async def test_watchers_of_two_processes_see_the_same_feed(database: Database, o
         return Feed(here, LocalWakeups(), ProgressBoard(), ring_size=20, poll_seconds=0.02)
 
     async def watch(watched: Feed, count: int) -> list[int]:
-        items = watched.follow(Viewer("ada"), image.project_id, after=0)
+        items = watched.follow(Viewer("ada"), image.project_id, after=Mark(watched.epoch, 0))
         seen: list[int] = []
         async for item in items:
             assert isinstance(item, Happened)

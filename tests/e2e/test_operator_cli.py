@@ -107,6 +107,26 @@ def test_migrating_is_harmless_as_often_as_it_is_done(tmp_path: Path) -> None:
     assert _tables(data) == tables
 
 
+def test_an_operator_says_that_a_database_was_restored(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    images_command("migrate", "--data", str(data))
+    before = _epoch(data)
+
+    done = images_command("migrate", "--restored", "--data", str(data))
+
+    assert done.returncode == 0, done.stderr
+    assert "cursors from before the restore ask for a resync" in done.stdout
+    (key, epoch), (_, new_epoch) = before, _epoch(data)
+    assert _epoch(data)[0] == key
+    assert new_epoch != epoch
+
+
+def _epoch(data: Path) -> tuple[str, str]:
+    with closing(sqlite3.connect(data / "images.db")) as database:
+        key, epoch = database.execute("SELECT key, epoch FROM feed_epoch").fetchone()
+    return key, epoch
+
+
 def test_a_folder_keeps_its_projects_and_its_secret_when_the_gateway_starts_again(tmp_path: Path) -> None:
     with running(tmp_path / "data") as gateway:
         before = gateway

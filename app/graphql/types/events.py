@@ -5,8 +5,8 @@ from typing import Annotated, Any
 
 import strawberry
 
-from app.catalog.feed import cursor_of
-from app.catalog.watching import Happened, Item, Progressed, Resync
+from app.catalog.cursors import Mark
+from app.catalog.feed_items import Happened, Item, Progressed, Resync
 from app.graphql.context import Info
 from app.graphql.scalars import EventCursor
 from app.graphql.types.connections import Edge, PageInfo
@@ -89,7 +89,8 @@ class ImageProgressed(ImageEvent):
 
 
 @strawberry.type(
-    description="The cursor asked for is not in the feed any more: read the catalogue again, then go on from here."
+    description="Events after the cursor may be lost: the feed no longer keeps them, or the database was restored from "
+    "a backup. It may come at any time. Read the catalogue again, then continue from this cursor."
 )
 class ResyncRequired:
     cursor: EventCursor = strawberry.field(description="From where the feed goes on.")
@@ -122,17 +123,17 @@ class ImageEventConnection:
     page_info: PageInfo = strawberry.field(description="Where the page lies.")
 
 
-def event_node(happened: Happened) -> StoredEvent:
+def event_node(info: Info, happened: Happened) -> StoredEvent:
     """The GraphQL form of a stored event."""
     event, detail = happened.event, happened.event.detail
     common: dict[str, Any] = {
-        "cursor": EventCursor(cursor_of(happened.position)),
+        "cursor": info.context.cursor_of(happened.mark),
         "occurred_at": event.occurred_at,
         "image_id": strawberry.ID(event.image_id),
         "actor": event.actor,
         "row": happened.image,
         "project_id": event.project_id,
-        "share_key": str(happened.position) if happened.live else None,
+        "share_key": f"{happened.epoch.hex()} {happened.position}" if happened.live else None,
     }
     match event.kind:
         case EventKind.CREATED:
@@ -166,17 +167,16 @@ def feed_item(info: Info, item: Item) -> FeedItem | None:
     """The GraphQL form of what a watcher is sent; None for progress that has been overtaken."""
     match item:
         case Happened():
-            return event_node(item)
+            return event_node(info, item)
         case Resync():
-            return ResyncRequired(
-                cursor=EventCursor(cursor_of(item.position)), oldest=EventCursor(cursor_of(item.oldest))
-            )
+            newest, oldest = item.mark.unlinked(), Mark(item.mark.epoch, item.oldest).unlinked()
+            return ResyncRequired(cursor=info.context.cursor_of(newest), oldest=info.context.cursor_of(oldest))
         case Progressed():
             progress = progress_on_board(info, item.image.id)
             if progress is None:
                 return None
             return ImageProgressed(
-                cursor=EventCursor(cursor_of(item.position)),
+                cursor=info.context.cursor_of(item.mark),
                 occurred_at=progress.updated_at,
                 image_id=strawberry.ID(item.image.id),
                 actor=None,
