@@ -100,6 +100,15 @@ class Database:
                 yield session
 
     @asynccontextmanager
+    async def read_within(self, seconds: float) -> AsyncIterator[AsyncSession]:
+        """The same for so many seconds at most. The statement that is running then stops. Raises TimeoutError."""
+        async with asyncio.timeout(seconds), self.read() as session:
+            if self.many_writers:
+                # The server stops by itself if this process can't have it stopped.
+                await session.execute(postgres.limiting(seconds))
+            yield session
+
+    @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Transaction]:
         """A write that commits at the end of the block, or not at all when the block raises."""
         with postgres.told_as_unavailable(), sqlite.told_as_unavailable():

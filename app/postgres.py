@@ -72,6 +72,11 @@ def taking(lock: Lock) -> Select[Any]:
     return select(func.pg_advisory_xact_lock(_LOCK_SPACE, int(lock)))
 
 
+def limiting(seconds: float) -> Select[Any]:
+    """The statement that limits those after it to so many seconds each, until the end of the transaction."""
+    return select(func.set_config("statement_timeout", f"{round(1000 * seconds)}ms", True))
+
+
 def open_engines(url: str, connections: int, read_json: Callable[[str], Any]) -> tuple[AsyncEngine, AsyncEngine]:
     """What reads and what writes, over one pool of at most so many connections. Nothing is connected yet."""
     pooled = create_async_engine(

@@ -6,8 +6,10 @@ a statement. A read begins where it is asked for; only one that turns out to be 
 keeps nobody waiting. This leans on how aiosqlite 0.22 works inside; the pinned version and the tests hold it.
 """
 
+import asyncio
 import math
 import sqlite3
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -23,8 +25,12 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from app.errors import DatabaseDamaged, DatabaseFull, DatabaseUnavailable
 
-# A step of SQLite's virtual machine takes some 20 ns: this many take about a millisecond, and a page 3,000.
-_SHORT_READ_STEPS = 50_000
+# A step of SQLite's virtual machine takes some 20 ns, and a page 3,000 of them; but one step may compare long texts. So
+# a statement is looked at every so many steps, and is long after so many seconds.
+_STEPS = 1_000
+_SHORT_READ_SECONDS = 0.001
+# How often a statement that is to stop is interrupted, in seconds.
+_INTERRUPT_SECONDS = 0.01
 # How long a connection waits for SQLite's one writer of another process, in seconds.
 _BUSY_SECONDS = 30
 DAMAGED = (
@@ -188,7 +194,7 @@ class ReadingConnection(EagerConnection):
 
     async def perform(self, statement: Callable[..., None], *arguments: Any) -> None:
         """Call what runs a statement here and now, or, when that turns out to take long, in the thread."""
-        self._conn.set_progress_handler(_break_off, _SHORT_READ_STEPS)
+        self._conn.set_progress_handler(_after(_SHORT_READ_SECONDS), _STEPS)
         try:
             return statement(*arguments)
         except sqlite3.OperationalError as error:
@@ -196,7 +202,27 @@ class ReadingConnection(EagerConnection):
                 raise
         finally:
             self._conn.set_progress_handler(None, 0)
-        await super().perform(statement, *arguments)
+        await self._perform_in_thread(partial(statement, *arguments))
+
+    async def _perform_in_thread(self, statement: Callable[[], None]) -> None:
+        """Run a statement in the thread. It stops when the caller is cancelled, who waits for that."""
+        given_up = threading.Event()
+
+        def run() -> None:
+            if not given_up.is_set():
+                statement()
+
+        running = asyncio.ensure_future(super().perform(run))
+        try:
+            await asyncio.shield(running)
+        except asyncio.CancelledError:
+            given_up.set()
+            # A statement that is just about to begin is not interrupted by the first call.
+            while not running.done():
+                self._conn.interrupt()
+                await asyncio.wait({running}, timeout=_INTERRUPT_SECONDS)
+            running.exception()  # that it was interrupted is known
+            raise
 
     async def rollback(self) -> None:
         """End the reads: what they saw may change from here on."""
@@ -256,7 +282,7 @@ def require_sound(url: str, seconds: float | None) -> None:
         return
     ends = math.inf if seconds is None else time.monotonic() + seconds
     with told_as_unavailable(), closing(sqlite3.connect(path, timeout=_BUSY_SECONDS)) as connection:
-        connection.set_progress_handler(lambda: time.monotonic() > ends, _SHORT_READ_STEPS)
+        connection.set_progress_handler(lambda: time.monotonic() > ends, _STEPS)
         try:
             found = connection.execute("PRAGMA quick_check(1)").fetchone()
         except sqlite3.OperationalError as error:
@@ -267,8 +293,10 @@ def require_sound(url: str, seconds: float | None) -> None:
             raise DatabaseDamaged(DAMAGED)
 
 
-def _break_off() -> int:
-    return 1
+def _after(seconds: float) -> Callable[[], bool]:
+    """A progress handler that interrupts a statement after so many seconds."""
+    end = time.perf_counter() + seconds
+    return lambda: time.perf_counter() > end
 
 
 def connect(*arguments: Any, **options: Any) -> EagerConnection:

@@ -17,6 +17,7 @@ from app.catalog.access import Right
 from app.catalog.merged_pages import merged_ids
 from app.catalog.pages import Page, Window, read_page
 from app.catalog.revisions import require_revision
+from app.catalog.text_search import contains
 from app.catalog.texts import is_text, name_key
 from app.database import Database, Transaction
 from app.errors import Conflict, ImageFailed
@@ -183,7 +184,7 @@ def _matching(query: Select[Any], belonging: ColumnElement[bool], wanted: ImageF
         if values is not None:
             query = query.where(column.in_(values))
     if wanted.name_contains:
-        query = query.where(image.name_key.contains(name_key(wanted.name_contains), autoescape=True))
+        query = query.where(contains(image.name_key, name_key(wanted.name_contains)))
     if wanted.launchable is not None:
         query = query.where((image.status == ImageStatus.ACTIVE).is_(wanted.launchable))
     if wanted.created_after is not None:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from app.errors import InvalidInput
 
 _MAXIMUM_NAME = 255
+_MAXIMUM_SEARCH = 64
 _MAXIMUM_LABELS = 64
 _MAXIMUM_LABEL_KEY = 63
 _MAXIMUM_LABEL_VALUE = 255
@@ -34,6 +35,18 @@ def require_text(text: str, field: Sequence[str]) -> None:
 def is_text(text: str) -> bool:
     """Whether a text holds neither control characters nor halves of characters, which databases don't take."""
     return not any(unicodedata.category(character) in ("Cc", "Cs") for character in text)
+
+
+def require_searchable(text: str, field: Sequence[str]) -> None:
+    """Raises InvalidInput when a text is too long to be searched for."""
+    # Normalized, a character may become several.
+    length = max(len(text), len(name_key(text)) if len(text) <= _MAXIMUM_SEARCH else 0)
+    if length > _MAXIMUM_SEARCH:
+        raise InvalidInput(
+            f"The text to search for has {length} characters; at most {_MAXIMUM_SEARCH} are allowed.",
+            field=field,
+            hint="Search for a shorter part of the name.",
+        )
 
 
 def clean_labels(labels: Sequence[tuple[str, str]]) -> list[dict[str, str]]:

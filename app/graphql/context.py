@@ -15,6 +15,7 @@ from app.catalog import access, billing, sharing, tenancy, uploads
 from app.catalog.access import Access
 from app.catalog.cursors import Mark
 from app.catalog.progress import ProgressBoard
+from app.catalog.searching import Searches
 from app.catalog.uploads import Uploads
 from app.catalog.watching import Feed
 from app.database import Database
@@ -41,6 +42,7 @@ class Gateway:
     feed: Feed
     board: ProgressBoard
     shared_results: SharedResults = field(default_factory=SharedResults)
+    searches: Searches = field(default_factory=Searches)
 
 
 class Loaders:

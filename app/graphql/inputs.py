@@ -56,7 +56,7 @@ class ImageFilter:
         default=None, description="Any of these families of operating systems."
     )
     name_contains: str | None = strawberry.field(
-        default=None, description="This text in the name, without regard to case."
+        default=None, description="This text in the name, ignoring case; at most 64 characters."
     )
     launchable: bool | None = strawberry.field(default=None, description="Whether servers can be launched from it now.")
     created_after: datetime | None = strawberry.field(default=None, description="Created later than this.")
@@ -64,6 +64,8 @@ class ImageFilter:
 
     def wanted(self) -> Wanted:
         """The filter as the catalogue takes it. Raises InvalidInput."""
+        if self.name_contains:
+            texts.require_searchable(self.name_contains, ("filter", "nameContains"))
         for name, looked_for in (("nameContains", [self.name_contains or ""]), ("osFamilies", self.os_families or [])):
             if len(looked_for) > _MAXIMUM_TEXTS or any(len(text) > _MAXIMUM_TEXT for text in looked_for):
                 raise InvalidInput(

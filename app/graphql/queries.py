@@ -1,12 +1,13 @@
 """What can be read. Every resolver opens a session of its own, since they run side by side."""
 
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import AbstractAsyncContextManager, suppress
 from datetime import datetime
 from enum import StrEnum
 from typing import Annotated
 
 import strawberry
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.catalog import access, feed, images, tenancy
 from app.catalog.feed import Wanted
@@ -88,17 +89,20 @@ class Query:
         descending = order_by is None or order_by.direction is OrderDirection.DESC
         name = f"images-{order}-{'desc' if descending else 'asc'}"
         window = window_of(name, first, after, last, before, keys=_KEYS.get(order, str))
-        database = info.context.gateway.database
+        gateway, viewer = info.context.gateway, info.context.viewer
+
+        def reading() -> AbstractAsyncContextManager[AsyncSession]:
+            if wanted.name_contains:
+                return gateway.searches.session(gateway.database, viewer, project_id)
+            return gateway.database.read()
 
         async def count() -> int:
-            async with database.read() as session:
+            async with reading() as session:
                 return await images.count_images(session, project_id, wanted)
 
         # Page and position are read from one state of the database: nothing falls between them.
-        async with database.read() as session:
-            page = await images.list_images(
-                session, info.context.viewer, project_id, wanted, order, window, descending=descending
-            )
+        async with reading() as session:
+            page = await images.list_images(session, viewer, project_id, wanted, order, window, descending=descending)
             position = await feed.newest_position(session) if asks_for(info, "asOf") else 0
 
         def row_cursor(row: ImageRow) -> str:

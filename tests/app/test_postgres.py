@@ -211,6 +211,14 @@ async def test_a_read_can_not_write_and_sees_one_state(database: Database) -> No
     assert await names(database) == ["new"]
 
 
+async def test_postgresql_stops_a_search_that_its_client_can_not_stop(database: Database) -> None:
+    async with database.read_within(1.5) as session:
+        found = (await session.execute(text("SHOW statement_timeout"))).scalar_one()
+    assert found == "1500ms"
+    async with database.read() as session:
+        assert (await session.execute(text("SHOW statement_timeout"))).scalar_one() == "1min"
+
+
 async def test_a_statement_that_was_prepared_before_a_migration_is_prepared_anew(database: Database) -> None:
     for _ in range(3):
         await names(database)
