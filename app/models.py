@@ -28,6 +28,7 @@ from app.lifecycle import (
     SourceKind,
     UploadState,
 )
+from app.object_keys import blob_key_before_0006, new_blob_key, new_upload_key
 
 
 def new_id(prefix: str) -> str:
@@ -305,8 +306,9 @@ class StorageEntry(SQLModel, table=True):
 class Upload(SQLModel, table=True):
     """The bytes that an image waits for. Which parts have come is known to the object store alone.
 
-    `source_kept` is true as long as the store may still hold the bytes. `result_id` is the id of the blob that
-    they become: chosen at the start, so that every attempt to convert them finds what an earlier one finished.
+    `source_kept` is true as long as the store may still hold the bytes. `result_id` and `result_key` are the id and
+    the key of the blob that they become: chosen at the start, so that every attempt to convert them finds what an
+    earlier one finished. An upload of before migration 0006 has no `result_key`; see `key_of_result`.
     """
 
     __table_args__ = (
@@ -317,15 +319,21 @@ class Upload(SQLModel, table=True):
     id: str = Field(default_factory=lambda: new_id("upl"), sa_type=_ID, primary_key=True)
     image_id: str = Field(sa_type=_ID, foreign_key="image.id")
     state: UploadState = Field(default=UploadState.OPEN, sa_type=Word(UploadState))
-    key: str = Field(sa_type=_NAME, unique=True)
+    key: str = Field(default_factory=new_upload_key, sa_type=_NAME, unique=True)
     reference: str = Field(default="", sa_type=_NAME)
     size: int = Field(sa_type=BigInteger)
     part_size: int = Field(sa_type=BigInteger)
     format: DiskFormat = Field(sa_type=Word(DiskFormat))
     source_kept: bool = True
     result_id: str = Field(default_factory=lambda: new_id("blb"), sa_type=_ID)
+    result_key: str | None = Field(default_factory=new_blob_key, sa_type=_NAME)
     created_at: datetime = Field(default_factory=now, sa_type=Instant)
     expires_at: datetime = Field(sa_type=Instant)
+
+    @property
+    def key_of_result(self) -> str:
+        """The key of the blob that the upload becomes."""
+        return self.result_key or blob_key_before_0006(self.result_id)
 
 
 class Job(SQLModel, table=True):

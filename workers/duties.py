@@ -71,7 +71,7 @@ class Duties:
         uploads, keys = await conversions.keys_to_erase(self.database, claim)
         for upload in uploads:
             await self.store.abort_upload(handle_of(upload))
-            beside = await asyncio.to_thread(self.converter.beside, conversions.result_key(upload.result_id))
+            beside = await asyncio.to_thread(self.converter.beside, upload.key_of_result)
             keys += [upload.key, *beside]
         for key in keys:
             await self.store.delete(key)

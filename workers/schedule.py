@@ -18,6 +18,7 @@ from app.catalog.survey import UploadSurvey
 from app.catalog.uploads import Uploads
 from app.database import Database
 from app.models import now
+from app.object_keys import is_ours
 from app.ports import JobQueue, ObjectStore
 from app.settings import Settings
 from workers.converters import owner_of, workspace_of
@@ -107,7 +108,7 @@ class Schedule:
         """Remove objects, and files of jobs, that nobody has named for a while."""
         old = now() - timedelta(seconds=self.settings.orphan_seconds)
         # In a bucket that is shared, what others have put there is none of ours.
-        stored = [key for key, changed in await self.store.keys() if changed < old and conversions.is_ours(key)]
+        stored = [key for key, changed in await self.store.keys() if changed < old and is_ours(key)]
         known = await conversions.known_keys(self.database) if stored else set()
         for key in stored:
             if owner_of(key) not in known:

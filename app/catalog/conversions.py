@@ -5,11 +5,10 @@ is locked before the job's: so does who deletes an image, and ends its jobs. Wha
 with the project's row locked before them.
 """
 
-import re
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from sqlalchemy import or_
+from sqlalchemy import and_, or_
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
@@ -21,11 +20,11 @@ from app.database import Database
 from app.errors import ImageFailed
 from app.lifecycle import DiskFormat, ImageStatus, JobKind, JobState, UploadState
 from app.models import Blob, Image, Job, Project, Upload
+from app.object_keys import blob_key_before_0006, id_of_blob_before_0006
 from app.settings import GIB, Settings
 
 _AT_ONCE = 1000  # values of one IN
-_ULID = "[0-9a-z]{26}"
-_OURS = re.compile(rf"uploads/upl_{_ULID}\Z|blobs/blb_{_ULID}\.qcow2")
+
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,14 +40,10 @@ class Assignment:
     source_key: str
     source_size: int
     result_id: str
+    result_key: str
     declared_format: DiskFormat
     declared_sha256: str | None
     room: int
-
-    @property
-    def result_key(self) -> str:
-        """The key under which the qcow2 is stored."""
-        return result_key(self.result_id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +75,7 @@ async def begin(database: Database, claim: Claim, settings: Settings) -> Assignm
             source_key=upload.key,
             source_size=upload.size,
             result_id=upload.result_id,
+            result_key=upload.key_of_result,
             declared_format=upload.format,
             declared_sha256=image.source_sha256,
             room=await quotas.room_of(tx.session, image, settings),
@@ -184,9 +180,9 @@ async def keys_to_erase(database: Database, claim: Claim) -> tuple[list[Upload],
     async with database.read() as session:
         query = select(Upload).where(col(Upload.id).in_(claim.detail.get("uploads", [])))
         uploads = list((await session.execute(query)).scalars())
-        results = [upload.result_id for upload in uploads]
-        blobs = set((await session.execute(select(Blob.id).where(col(Blob.id).in_(results)))).scalars())
-    unwanted = [result_key(result) for result in results if result not in blobs]
+        results = [upload.key_of_result for upload in uploads]
+        blobs = set((await session.execute(select(Blob.key).where(col(Blob.key).in_(results)))).scalars())
+    unwanted = [key for key in results if key not in blobs]
     return uploads, [*claim.detail.get("keys", []), *unwanted]
 
 
@@ -194,23 +190,26 @@ async def known_keys(database: Database) -> set[str]:
     """Every key that a row still names: what the store holds beside these is an orphan."""
     async with database.read() as session:
         blobs = (await session.execute(select(Blob.key))).scalars().all()
-        kept = select(Upload.key, Upload.result_id).where(col(Upload.source_kept).is_(True))
+        kept = select(Upload.key, Upload.result_id, Upload.result_key).where(col(Upload.source_kept).is_(True))
         known = set(blobs)
-        for key, result in (await session.execute(kept)).all():
-            known |= {key, result_key(result)}
+        for key, result_id, result_key in (await session.execute(kept)).all():
+            known |= {key, result_key or blob_key_before_0006(result_id)}
         return known
 
 
 async def named_keys(database: Database, keys: Collection[str]) -> set[str]:
     """Those of the keys that a row names, or a job is about to erase."""
-    by_result = {key.removeprefix("blobs/").removesuffix(".qcow2"): key for key in keys}
+    old_ids = [blob_id for key in keys if (blob_id := id_of_blob_before_0006(key))]
+    of_upload = or_(
+        col(Upload.key).in_(keys),
+        col(Upload.result_key).in_(keys),
+        and_(col(Upload.result_key).is_(None), col(Upload.result_id).in_(old_ids)),
+    )
     async with database.read() as session:
         named = set((await session.execute(select(Blob.key).where(col(Blob.key).in_(keys)))).scalars())
-        kept = select(Upload.key, Upload.result_id).where(
-            or_(col(Upload.key).in_(keys), col(Upload.result_id).in_(by_result)), col(Upload.source_kept).is_(True)
-        )
-        for key, result in (await session.execute(kept)).all():
-            named |= {key, result_key(result)}
+        kept = select(Upload).where(of_upload, col(Upload.source_kept).is_(True))
+        for upload in (await session.execute(kept)).scalars():
+            named |= {upload.key, upload.key_of_result}
         if named.issuperset(keys):
             return named
         return named | await _keys_being_erased(session)
@@ -222,20 +221,10 @@ async def _keys_being_erased(session: AsyncSession) -> set[str]:
     ids = [upload for detail in details for upload in detail.get("uploads", [])]
     keys = {key for detail in details for key in detail.get("keys", [])}
     for start in range(0, len(ids), _AT_ONCE):
-        chunk = select(Upload.key, Upload.result_id).where(col(Upload.id).in_(ids[start : start + _AT_ONCE]))
-        for key, result in (await session.execute(chunk)).all():
-            keys |= {key, result_key(result)}
+        chunk = select(Upload).where(col(Upload.id).in_(ids[start : start + _AT_ONCE]))
+        for upload in (await session.execute(chunk)).scalars():
+            keys |= {upload.key, upload.key_of_result}
     return keys
-
-
-def is_ours(key: str) -> bool:
-    """Whether a key is one that the gateway gives: of an upload, of a blob, or of what belongs to a blob."""
-    return _OURS.match(key) is not None
-
-
-def result_key(blob_id: str) -> str:
-    """The key under which a blob is stored."""
-    return f"blobs/{blob_id}.qcow2"
 
 
 def minimum_boot_disk(virtual_size: int) -> int:

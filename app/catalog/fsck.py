@@ -22,6 +22,7 @@ from app.database import Database
 from app.errors import ObjectMissing
 from app.lifecycle import FailureCode, ImageStatus, UploadState
 from app.models import Blob, Image, Upload, now
+from app.object_keys import is_ours
 from app.ports import ObjectStore
 
 _PAGE = 500
@@ -137,7 +138,7 @@ class Fsck:
 
     async def _source_is_gone(self, upload: Upload) -> bool:
         """A conversion in a folder turns the upload into the result, under whose key it may be found as well."""
-        found = await self._sizes([upload.key, conversions.result_key(upload.result_id)])
+        found = await self._sizes([upload.key, upload.key_of_result])
         return found == [None, None]
 
     # ------------------------------------------------------------ objects without rows
@@ -145,7 +146,7 @@ class Fsck:
     async def _objects(self) -> AsyncIterator[Finding]:
         async for batch in self.store.batches():
             old = now() - self.grace
-            keys = [key for key, changed in batch if changed < old and conversions.is_ours(key)]
+            keys = [key for key, changed in batch if changed < old and is_ours(key)]
             if not keys:
                 continue
             # Asked after the object was seen: what is written has its row before it is as old as that.

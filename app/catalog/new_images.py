@@ -102,11 +102,8 @@ def draft(viewer: Viewer, new: NewUpload, settings: Settings) -> tuple[Image, Up
 
 
 def _upload_of(image: Image, new: NewUpload, settings: Settings) -> Upload:
-    upload_id = new_id("upl")
     return Upload(
-        id=upload_id,
         image_id=image.id,
-        key=f"uploads/{upload_id}",
         size=new.size,
         part_size=_part_size(new, settings),
         format=_declared_format(new),

@@ -31,7 +31,7 @@ from app.graphql.transport import GatewayGraphQL
 from app.lifecycle import DiskFormat, FailureCode, JobKind, JobState, ProjectRole
 from app.main import create_app
 from app.migrations import migrate
-from app.models import Event, Image, Job, Upload
+from app.models import Blob, Event, Image, Job, Upload
 from app.settings import GIB, MIB, Settings
 from workers.main import Workers
 
@@ -242,6 +242,15 @@ class Gateway:
     async def upload(self, upload_id: str) -> Upload:
         async with self.database.read() as session:
             return await session.get_one(Upload, upload_id)
+
+    async def source_key(self, image: dict[str, Any]) -> str:
+        """The key of the bytes that an image was, or is being, uploaded as."""
+        return (await self.upload(image["upload"]["id"])).key
+
+    async def blob(self, image: dict[str, Any]) -> Blob:
+        """The blob of an image that is ACTIVE."""
+        async with self.database.read() as session:
+            return await session.get_one(Blob, (await session.get_one(Image, image["id"])).blob_id)
 
     async def events(self, image_id: str) -> list[Event]:
         async with self.database.read() as session:

@@ -228,7 +228,7 @@ async def test_a_failure_that_another_attempt_may_mend_is_retried_from_the_kept_
     assert (event.kind, event.detail["from"], event.detail["to"]) == (EventKind.STATUS_CHANGED, "ERROR", "SAVING")
     assert event.actor == "ada"
     _claim, assignment = await gateway.begun(image["id"])
-    assert assignment.source_key == f"uploads/{image['upload']['id']}"
+    assert assignment.source_key == await gateway.source_key(image)
 
 
 async def test_a_second_retry_finds_the_image_under_way(gateway: Gateway) -> None:

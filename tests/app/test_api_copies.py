@@ -61,7 +61,7 @@ async def test_a_copy_outlives_its_origin_and_the_bytes_go_with_the_last(gateway
     project = await gateway.project()
     origin = await gateway.active(projectId=project)
     copy = await copied(gateway, origin, project)
-    blob = (await gateway.image(copy["id"])).blob_id
+    blob = await gateway.blob(copy)
     await done(gateway, "deleteImage", imageId=origin["id"])
     document = f"query ($id: ID!) {{ image(by: {{id: $id}}) {{ download {{ url }} {GIVE[8:-1]} }} }}"
     left = (await gateway.ask(document, id=copy["id"]))["image"]
@@ -69,8 +69,8 @@ async def test_a_copy_outlives_its_origin_and_the_bytes_go_with_the_last(gateway
     assert (await gateway.client.get(left["download"]["url"])).content == b"\1" * MIB
     await done(gateway, "deleteImage", imageId=copy["id"])
     async with gateway.database.read() as session:
-        assert await session.get(Blob, blob) is None
-    erasing = [job for job in await gateway.all_jobs() if job.detail.get("keys") == [f"blobs/{blob}.qcow2"]]
+        assert await session.get(Blob, blob.id) is None
+    erasing = [job for job in await gateway.all_jobs() if job.detail.get("keys") == [blob.key]]
     assert len(erasing) == 1
 
 

@@ -128,11 +128,12 @@ async def test_a_hostile_file_name_is_kept_as_data_and_becomes_no_path(gateway: 
     image = await gateway.create(upload={"fileName": file_name, "format": "RAW"})
     found = (await gateway.ask(DETAILS, id=image["id"]))["image"]
     assert found["source"]["fileName"] == file_name
-    folder = f"open/uploads+{image['upload']['id']}"
+    key = await gateway.source_key(image)
+    folder = f"open/{key.replace('/', '+')}"
     assert set(gateway.files()) - before == {f"{folder}/data", f"{folder}/marks"}
     await gateway.send(image, b"\1" * MIB)
     await gateway.mutate("completeUpload", {"uploadId": image["upload"]["id"]})
-    assert f"objects/uploads/{image['upload']['id']}" in gateway.files()
+    assert f"objects/{key}" in gateway.files()
     assert sorted(path.name for path in gateway.settings.data.iterdir() if path.is_dir()) == ["store"]
 
 

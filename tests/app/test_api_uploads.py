@@ -60,7 +60,7 @@ async def test_parts_come_in_any_order_and_what_is_missing_can_be_asked_for(gate
     assert (await parts(gateway, image))["upload"]["receivedBytes"] == FOUR_PARTS
     payload = await gateway.mutate("completeUpload", {"uploadId": image["upload"]["id"]}, image="status upload { id }")
     assert payload["image"] == {"status": "QUEUED", "upload": None}
-    stored = gateway.store.path(f"uploads/{image['upload']['id']}")
+    stored = gateway.store.path(await gateway.source_key(image))
     assert stored.stat().st_size == FOUR_PARTS
 
 
@@ -109,7 +109,7 @@ async def test_a_part_that_is_arriving_keeps_the_upload_open(gateway: Gateway) -
     ]
     assert (await sending).status_code == 200
     assert (await gateway.mutate("completeUpload", {"uploadId": image["upload"]["id"]}))["userErrors"] == []
-    stored = gateway.store.path(f"uploads/{image['upload']['id']}")
+    stored = gateway.store.path(await gateway.source_key(image))
     assert stored.read_bytes() == b"\2" * MIB
 
 
@@ -229,8 +229,8 @@ async def test_an_uploaded_disk_becomes_active_and_its_source_is_dropped(
         answer = await gateway.client.get(found["download"]["url"])
         await check_download(answer, found, folder)
         qemu_img("compare", "-f", "raw", "-F", "qcow2", str(raw), str(folder / "answer.qcow2"))
-        blob = (await gateway.image(image["id"])).blob_id
-        assert [file for file in gateway.files() if not file.endswith(".json")] == [f"objects/blobs/{blob}.qcow2"]
+        blob = await gateway.blob(image)
+        assert [file for file in gateway.files() if not file.endswith(".json")] == [f"objects/{blob.key}"]
         statuses = [event.detail.get("to") for event in await gateway.events(image["id"])]
         assert [status for status in statuses if status] == ["SAVING", "ACTIVE"]
         await gateway.mutate("deleteImage", {"imageId": image["id"]})

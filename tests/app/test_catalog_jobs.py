@@ -195,10 +195,9 @@ async def test_a_hash_that_is_in_other_hands_is_not_kept(gateway: Gateway) -> No
 async def test_a_hash_is_kept_and_told(gateway: Gateway) -> None:
     image = await gateway.active()
     claim = await gateway.claim(image["id"], JobKind.HASH)
-    row = await gateway.image(image["id"])
     blob = await conversions.blob_to_hash(gateway.database, claim)
     assert blob is not None
-    assert (blob.key, blob.sha256) == (f"blobs/{row.blob_id}.qcow2", None)
+    assert (blob.key, blob.sha256) == ((await gateway.blob(image)).key, None)
     await conversions.keep_hash(gateway.database, claim, "0" * 64)
     assert (await gateway.image(image["id"])).sha256 == "0" * 64
     assert (await gateway.events(image["id"]))[-1].detail["fields"] == ["sha256"]
@@ -211,8 +210,7 @@ async def test_a_conversion_begins_once_and_goes_on_after_a_worker_was_lost(gate
     image = await gateway.uploaded(upload={"sha256": "ab" * 32})
     claim, assignment = await gateway.begun(image["id"])
     upload = await gateway.upload(image["upload"]["id"])
-    assert assignment.source_key == f"uploads/{upload.id}"
-    assert assignment.result_key == f"blobs/{upload.result_id}.qcow2"
+    assert (assignment.source_key, assignment.result_key) == (upload.key, upload.key_of_result)
     assert (assignment.source_size, assignment.declared_sha256) == (MIB, "ab" * 32)
     events = len(await gateway.events(image["id"]))
     await gateway.change(Job, claim.job_id, lease_until=now() - timedelta(seconds=1))
@@ -232,7 +230,7 @@ async def test_success_makes_a_blob_settles_the_quota_and_drops_the_source(gatew
     assert (upload.state, upload.source_kept) == (UploadState.COMPLETED, False)
     async with gateway.database.read() as session:
         blob = await session.get_one(Blob, upload.result_id)
-    assert (blob.key, blob.virtual_size, blob.file_size) == (f"blobs/{blob.id}.qcow2", 5 * MIB, MIB)
+    assert (blob.key, blob.virtual_size, blob.file_size) == (upload.key_of_result, 5 * MIB, MIB)
     started = [job for job in await gateway.all_jobs() if job.state == JobState.WAITING]
     kinds = {str(job.detail): job.kind for job in started}
     assert kinds[str({"blob": blob.id})] == JobKind.HASH
@@ -243,7 +241,7 @@ async def test_failure_keeps_the_source_and_the_promise_for_a_retry(gateway: Gat
     image = await gateway.failed()
     row, upload = await gateway.image(image["id"]), await gateway.upload(image["upload"]["id"])
     assert (row.status, row.reserved_size, upload.source_kept) == (ImageStatus.ERROR, MIB, True)
-    assert {upload.key, f"blobs/{upload.result_id}.qcow2"} <= await conversions.known_keys(gateway.database)
+    assert {upload.key, upload.key_of_result} <= await conversions.known_keys(gateway.database)
 
 
 async def test_a_job_without_its_image_is_done_without_a_word(gateway: Gateway) -> None:
@@ -263,7 +261,7 @@ async def test_what_is_to_be_erased_are_the_upload_and_a_result_that_nobody_want
         claim = Claim("job_x", JobKind.ERASE, 1, 1, None, {"uploads": [upload.id], "keys": ["blobs/old.qcow2"]})
         uploads, keys = await conversions.keys_to_erase(gateway.database, claim)
         assert [found.id for found in uploads] == [upload.id]
-        results[image["id"]] = (keys, f"blobs/{upload.result_id}.qcow2")
+        results[image["id"]] = (keys, upload.key_of_result)
     keys, _result = results[wanted["id"]]
     assert keys == ["blobs/old.qcow2"]
     keys, result = results[unwanted["id"]]

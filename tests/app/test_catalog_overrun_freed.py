@@ -80,7 +80,7 @@ async def test_what_was_made_is_freed_before_the_image_is_in_error(
     await worker.convert(claim, threading.Event())
     row = await gateway.image(image)
     assert (row.status, row.failure_code) == (ImageStatus.ERROR, FailureCode.QUOTA_EXCEEDED)
-    assert converter.undone == [f"blobs/{(await upload_of(gateway, image)).result_id}.qcow2"]
+    assert converter.undone == [(await upload_of(gateway, image)).key_of_result]
 
 
 async def upload_of(gateway: Gateway, image: str) -> Any:

@@ -135,7 +135,7 @@ async def test_bytes_that_arrive_are_reported_with_those_that_had_come_before(ga
     async with heard(wakeups) as news, asyncio.timeout(20):
         reports = []
         for count in (0, MIB, 2 * MIB, 40 * MIB):
-            meter.arrived(f"uploads/{image['upload']['id']}", count)
+            meter.arrived(await gateway.source_key(image), count)
             reports.append(await anext(news))
     assert [made and (made.image_id, made.phase, made.bytes_done, made.bytes_total) for made in reports] == [
         (image["id"], ImagePhase.UPLOADING, done, 20 * MIB) for done in (4 * MIB, 5 * MIB, 7 * MIB, 20 * MIB)
@@ -150,7 +150,7 @@ async def test_bytes_of_an_unknown_upload_are_not_reported(gateway: Gateway) -> 
     async with heard(wakeups) as news, asyncio.timeout(20):
         meter.arrived("uploads/unknown", 5)
         await asyncio.gather(*meter._reporting)
-        meter.arrived(f"uploads/{image['upload']['id']}", 5)
+        meter.arrived(await gateway.source_key(image), 5)
         known = await anext(news)
     assert known is not None
     assert known.image_id == image["id"]

@@ -27,9 +27,9 @@ async def overdue(gateway: Gateway, image: dict[str, Any]) -> None:
     await gateway.change(Upload, image["upload"]["id"], created_at=long_ago, expires_at=now() - timedelta(seconds=1))
 
 
-def age(gateway: Gateway, image: dict[str, Any]) -> None:
+async def age(gateway: Gateway, image: dict[str, Any]) -> None:
     """Make the newest byte of an upload an old one."""
-    data = gateway.settings.objects_path / "open" / f"uploads+{image['upload']['id']}" / "data"
+    data = gateway.settings.objects_path / "open" / (await gateway.source_key(image)).replace("/", "+") / "data"
     then = (now() - LONG_AGO).timestamp()
     os.utime(data, (then, then))
 
@@ -38,7 +38,7 @@ async def test_an_upload_without_a_byte_expires_and_its_bytes_are_freed(start_ga
     async with start_gateway() as gateway:
         silent, partly, fresh = [await gateway.create(upload={"size": 17 * MIB}) for _ in range(3)]
         await gateway.send(partly, bytes(17 * MIB), [1])
-        age(gateway, partly)
+        await age(gateway, partly)
         for image in (silent, partly):
             await overdue(gateway, image)
         await gateway.uploads().sweep()
@@ -118,7 +118,7 @@ class PartlyUnreadable(FolderStore):
 async def test_an_upload_that_can_not_be_read_does_not_keep_others_from_their_end(gateway: Gateway) -> None:
     broken, other = await gateway.create(), await gateway.create()
     store = PartlyUnreadable(gateway.settings.objects_path, SECRET.encode())
-    store.broken_key = f"uploads/{broken['upload']['id']}"
+    store.broken_key = await gateway.source_key(broken)
     for image in (broken, other):
         await overdue(gateway, image)
     await gateway.uploads(store).sweep()

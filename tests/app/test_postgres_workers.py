@@ -187,7 +187,7 @@ async def test_a_blob_goes_when_the_last_two_images_that_name_it_are_deleted_at_
     blob_id = (await gateway.image(one["id"])).blob_id
     assert blob_id is not None
     (copy,) = await gateway.stock(gateway.alpha, {"status": ImageStatus.ACTIVE, "blob_id": blob_id})
-    key = f"blobs/{blob_id}.qcow2"
+    key = (await gateway.blob(one)).key
     await one_after_the_other(
         gateway.database, Blob, blob_id, deleting(gateway.database, one["id"]), deleting(other, copy)
     )

@@ -9,7 +9,6 @@ import pytest
 
 from app.adapters.s3_bucket import Bucket
 from app.adapters.s3_store import S3Store
-from app.catalog.conversions import result_key
 from app.lifecycle import DiskFormat, EventKind, FailureCode, ImageStatus, JobKind, JobState
 from app.models import Image, Job, Project, Upload
 from app.settings import GIB
@@ -66,7 +65,7 @@ class Shop:
     @property
     def result(self) -> str:
         assert self.upload is not None
-        return result_key(self.upload.result_id)
+        return self.upload.key_of_result
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from app.catalog.conversions import Assignment, result_key
+from app.catalog.conversions import Assignment
 from app.errors import ImageFailed
 from app.lifecycle import DiskFormat, FailureCode
 from tests.servers.minio import Minio
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.needs_program("qemu-img", "qemu-nbd")
 
 Holds = Callable[[Path, Path], None]
 
-RESULT = result_key("blb_result")
+RESULT = "blobs/result.qcow2"
 AMPLE = 1 << 40
 
 
@@ -53,7 +53,7 @@ def prepared(way: Way, folder: Path) -> tuple[Path, Path, DiskFormat]:
 
 def order(bench: StoreBench, declared: DiskFormat, room: int = AMPLE) -> Order:
     size = bench.bucket.size(SOURCE)
-    assignment = Assignment("img_1", "prj_1", "upl_1", SOURCE, size, "blb_result", declared, None, room)
+    assignment = Assignment("img_1", "prj_1", "upl_1", SOURCE, size, "blb_result", RESULT, declared, None, room)
     return Order(assignment, "job_1", 1, lambda *news: None, bench.cancelled)
 
 

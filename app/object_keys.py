@@ -1,0 +1,43 @@
+"""Keys of objects in the store.
+
+A key appears in every signed URL, so it must reveal nothing about the key of any other object: names are 128 random
+bits, unrelated to ids, to the time and to one another. Versions before 0006 of the database made keys from ids, and
+those objects keep their keys.
+"""
+
+import re
+import secrets
+
+_NAME_BYTES = 16
+_NAME = "[0-9a-f]{32}"
+_ULID = "[0-9a-z]{26}"
+_OURS = re.compile(rf"uploads/(?:{_NAME}|upl_{_ULID})\Z|blobs/(?:{_NAME}|blb_{_ULID})\.qcow2")
+
+UPLOADS = "uploads/"
+BLOBS = "blobs/"
+
+
+def new_upload_key() -> str:
+    """A key for the bytes that a client sends."""
+    return f"{UPLOADS}{secrets.token_hex(_NAME_BYTES)}"
+
+
+def new_blob_key() -> str:
+    """A key for the qcow2 that a conversion makes."""
+    return f"{BLOBS}{secrets.token_hex(_NAME_BYTES)}.qcow2"
+
+
+def blob_key_before_0006(blob_id: str) -> str:
+    """The key of a blob whose upload was created before keys were random."""
+    return f"{BLOBS}{blob_id}.qcow2"
+
+
+def id_of_blob_before_0006(key: str) -> str | None:
+    """The id of the blob that has such a key; None for a key of any other kind."""
+    blob_id = key.removeprefix(BLOBS).removesuffix(".qcow2")
+    return blob_id if key == blob_key_before_0006(blob_id) and blob_id.startswith("blb_") else None
+
+
+def is_ours(key: str) -> bool:
+    """Whether the gateway makes such keys: of an upload, of a blob, or of what is stored beside a blob."""
+    return _OURS.match(key) is not None
