@@ -34,7 +34,10 @@ class Finding:
 
 
 def findings(settings: Settings) -> list[Finding]:
-    """Look at everything, and try to reach what is outside of this machine. Changes nothing."""
+    """Look at everything, and try to reach what is outside of this machine.
+
+    Nothing is changed; what is put into an S3 store to try its keys is removed again.
+    """
     return [
         _python(),
         _program("qemu-img", "apt install qemu-utils", needed=True),
@@ -65,7 +68,7 @@ def _reached(name: str, address: SecretStr, trouble: Trouble | None) -> Finding:
     if trouble is None:
         return Finding(name, True, f"{place} answers")
     remedy = f"set {trouble.setting} right" if trouble.wrong else f"start it, or set {trouble.setting} right"
-    return Finding(name, False, f"{place}: {trouble.reason}", remedy)
+    return Finding(name, False, f"{place}: {trouble.reason}", trouble.remedy or remedy)
 
 
 def _secret(settings: Settings) -> Finding:

@@ -26,7 +26,8 @@ GatewayError
 │   ├── ObjectMissing           no object under that key
 │   ├── UploadClosed            the upload takes no bytes (any more)
 │   ├── PartsMissing            an upload can't be sealed: parts have not arrived
-│   └── PartsArriving           an upload can't be sealed: a part is arriving right now
+│   ├── PartsArriving           an upload can't be sealed: a part is arriving right now
+│   └── WrongPart               an upload holds a part that no signed URL allows
 ├── DatabaseUnavailable         the database does not answer, or has not been migrated
 │   ├── DatabaseFull            no room on its disk
 │   └── DatabaseDamaged         its file does not hold a whole database
@@ -222,6 +223,19 @@ class PartsMissing(StoreError):
 
 class PartsArriving(StoreError):
     """Raised when an upload is to be sealed while bytes of it are still arriving."""
+
+
+class WrongPart(StoreError):
+    """Raised when an upload holds a part that no signed URL allows: somebody made a URL do something else.
+
+    `size` is what the part has and `expected` what it should have, in bytes; None when there is no such part.
+    """
+
+    def __init__(self, number: int, size: int, expected: int | None) -> None:
+        super().__init__(f"part {number} has {size} bytes, and should have {expected or 0}")
+        self.number = number
+        self.size = size
+        self.expected = expected
 
 
 class DatabaseUnavailable(GatewayError):

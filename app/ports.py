@@ -90,12 +90,15 @@ class ObjectStore(Protocol):
         """
 
     async def receipt(self, upload: UploadHandle) -> UploadReceipt:
-        """What has arrived. Raises UploadClosed when the store knows no such upload and no such object."""
+        """What has arrived.
+
+        Raises UploadClosed when the store knows no such upload and no such object; WrongPart.
+        """
 
     async def seal_upload(self, upload: UploadHandle) -> None:
         """Make the object of the parts; from here on its bytes can't change. Harmless when done before.
 
-        Raises PartsMissing, PartsArriving, UploadClosed.
+        Raises PartsMissing, PartsArriving, UploadClosed, WrongPart.
         """
 
     async def abort_upload(self, upload: UploadHandle) -> None:

@@ -1,7 +1,7 @@
 """The address of a bucket: `s3+http(s)://key:secret@host:port/bucket/prefix?region=…`, taken apart."""
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Self
 from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
 
@@ -10,6 +10,22 @@ _FORM = "s3+http(s)://key:secret@host:port/bucket"
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 _PREFIX = re.compile(r"[a-z0-9_][a-z0-9_.-]*(/[a-z0-9_][a-z0-9_.-]*)*")
 _SCHEMES = {"s3+http": False, "s3+https": True}
+
+
+@dataclass(frozen=True, slots=True)
+class S3Key:
+    """A key of an S3 store: its name, which every request and every signed URL shows, and its secret."""
+
+    name: str
+    secret: str = field(repr=False)
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Reads `key:secret`. Raises ValueError, whose text never holds the secret."""
+        name, _, secret = text.partition(":")
+        if not name or not secret:
+            raise ValueError("a key has the form key:secret")
+        return cls(name, secret)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +70,10 @@ class S3Address:
             prefix=f"{prefix}/" if prefix else "",
             region=_region_of(parts),
         )
+
+    def with_key(self, key: S3Key) -> Self:
+        """The same bucket, for a user of another key."""
+        return replace(self, key=key.name, secret=key.secret)
 
     @property
     def endpoint(self) -> str:

@@ -14,7 +14,7 @@ from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from app.errors import SettingsError
-from app.s3_address import S3Address
+from app.s3_address import S3Address, S3Key
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -64,6 +64,16 @@ class Settings(BaseSettings):
     object_store: SecretStr | None = Field(
         None,
         description="`s3+http(s)://key:secret@host:port/bucket`, or `file:///folder`; without it, in the data folder.",
+    )
+    object_store_upload_key: SecretStr | None = Field(
+        None,
+        description="`key:secret` that signs the URLs to which clients send parts in an S3 store. It may only put "
+        "objects below `uploads/`; `images migrate` creates it in MinIO.",
+    )
+    object_store_admin_key: SecretStr | None = Field(
+        None,
+        description="`key:secret` of an administrator of MinIO, for `images migrate` alone: with it, that creates "
+        "the bucket and the keys of the two settings above.",
     )
     object_store_public_url: str | None = Field(
         None, description="Address under which clients reach the S3 store; without it, the one above."
@@ -161,6 +171,11 @@ class Settings(BaseSettings):
             return given
         return None
 
+    @field_validator("object_store_upload_key", "object_store_admin_key")
+    @classmethod
+    def _key(cls, given: SecretStr | None) -> SecretStr | None:
+        return given if _key_of(given) else None
+
     @field_validator("object_store_public_url")
     @classmethod
     def _reachable(cls, given: str | None) -> str | None:
@@ -181,6 +196,16 @@ class Settings(BaseSettings):
         """Where the bucket is; None when objects are kept in a folder."""
         text = self.object_store.get_secret_value() if self.object_store else "file:///"
         return None if _folder_of(text) else S3Address.parse(text)
+
+    @property
+    def upload_key(self) -> S3Key | None:
+        """What signs part URLs in an S3 store; None for the key in its address."""
+        return _key_of(self.object_store_upload_key)
+
+    @property
+    def admin_key(self) -> S3Key | None:
+        """What creates bucket and keys."""
+        return _key_of(self.object_store_admin_key)
 
     @property
     def objects_path(self) -> Path:
@@ -244,6 +269,12 @@ def _read_rates(text: str) -> tuple[ArchiveRate, ...]:
             raise ValueError(f"there are two rates for {since}")
         rates[since] = Decimal(found[2])
     return tuple(ArchiveRate(since, rates[since]) for since in sorted(rates))
+
+
+def _key_of(given: SecretStr | None) -> S3Key | None:
+    """The key that is written as key:secret; None for an empty text. Raises ValueError."""
+    text = given.get_secret_value() if given else ""
+    return S3Key.parse(text) if text else None
 
 
 def _folder_of(address: str) -> Path | None:

@@ -12,13 +12,16 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from app import sqlite
 from app.adapters.chosen import reserve_of
-from app.adapters.reaching import STORE, Trouble, troubles, wait_until_reached
+from app.adapters.reaching import STORE, UPLOAD_KEY, Trouble, store_trouble, troubles, wait_until_reached
+from app.adapters.s3_bucket import Bucket
+from app.adapters.s3_keys import create_keys
 from app.adapters.s3_store import S3Store
 from app.data_folder import keep_files_private, make_folders
 from app.database import Database
 from app.errors import DatabaseDamaged, DatabaseUnavailable, SettingsError, StoreError
 from app.logs import configure_logs
 from app.migrations import migrate
+from app.s3_address import S3Address, S3Key
 from app.settings import Settings, load_settings
 
 # How long each command looks for damage in the database before it begins: a small file is looked at as a whole.
@@ -52,7 +55,9 @@ def prepare(settings: Settings) -> None:
 def migrate_all(settings: Settings, *, data_folder: bool = False) -> Sequence[str]:
     """Bring every table up to date, and make the bucket if there is none. Raises SettingsError.
 
-    `data_folder` says that one is needed in any case. Gives sentences for the operator: what is left to do.
+    With an administrator's key, the keys of an S3 store are created, or brought up to date, as well. A store in which
+    part URLs are not safe is refused. `data_folder` says that one is needed in any case. Gives sentences for the
+    operator: what is left to do.
     """
     make_folders(settings, always=data_folder)
     wait_until_reached(settings, _troubles_before_the_bucket)
@@ -60,12 +65,12 @@ def migrate_all(settings: Settings, *, data_folder: bool = False) -> Sequence[st
         _migrate_sqlite(settings)
     else:
         _migrate(settings, "in IMAGES_DATABASE_URL")
-    return _make_bucket(settings)
+    return _prepare_store(settings)
 
 
 def _troubles_before_the_bucket(settings: Settings) -> list[Trouble]:
-    """What a bucket that is not there yet can't be blamed for."""
-    return [trouble for trouble in troubles(settings) if trouble.setting != STORE or not trouble.wrong]
+    """All but what is wrong as long as bucket and keys are not there."""
+    return [found for found in troubles(settings) if found.setting not in (STORE, UPLOAD_KEY) or not found.wrong]
 
 
 def _migrate_sqlite(settings: Settings) -> None:
@@ -124,11 +129,30 @@ async def _require_tables(settings: Settings) -> None:
         await database.close()
 
 
-def _make_bucket(settings: Settings) -> Sequence[str]:
+def _prepare_store(settings: Settings) -> Sequence[str]:
     if settings.s3 is None:
         return []
     with closing(S3Store(settings.s3, settings.object_store_public_url)) as store:
         try:
-            return asyncio.run(store.prepare(settings.allowed_origins))
+            if settings.admin_key is not None:
+                _create_bucket_and_keys(settings.s3, settings.upload_key, settings.admin_key)
+            left_to_do = asyncio.run(store.prepare(settings.allowed_origins))
         except StoreError as error:
             raise SettingsError(f"{STORE}: {error}") from error
+    trouble = store_trouble(settings)
+    if trouble is not None:
+        raise SettingsError(str(trouble))
+    return left_to_do
+
+
+def _create_bucket_and_keys(address: S3Address, upload_key: S3Key | None, admin: S3Key) -> None:
+    if upload_key is None:
+        raise SettingsError(f"{UPLOAD_KEY}: is not set. Choose a key:secret; IMAGES_OBJECT_STORE_ADMIN_KEY creates it")
+    if len({address.key, upload_key.name, admin.name}) < 3:
+        raise SettingsError(
+            f"{UPLOAD_KEY}: it, IMAGES_OBJECT_STORE_ADMIN_KEY and {STORE} have to name three different keys"
+        )
+    # The key of the gateway may not create buckets.
+    with closing(Bucket(address.with_key(admin))) as bucket:
+        bucket.make()
+    create_keys(address, upload_key, admin)

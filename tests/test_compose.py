@@ -8,6 +8,7 @@ import tomllib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import typer
@@ -17,9 +18,18 @@ from app.operators import command_line
 from app.settings import Settings
 
 ROOT = Path(__file__).parents[1]
-SECRETS = ("IMAGES_SECRET", "POSTGRES_PASSWORD", "REDIS_PASSWORD", "MINIO_ROOT_PASSWORD")
+SECRETS = (
+    "IMAGES_SECRET",
+    "POSTGRES_PASSWORD",
+    "REDIS_PASSWORD",
+    "MINIO_ROOT_PASSWORD",
+    "MINIO_GATEWAY_PASSWORD",
+    "MINIO_UPLOAD_PASSWORD",
+)
 # The image itself decides on these.
 INSIDE = {"IMAGES_HOST", "IMAGES_PORT"}
+# With these, the migration makes what the others use.
+ADMINISTRATIVE = {"IMAGES_OBJECT_STORE_ADMIN_KEY"}
 TEXT = (ROOT / "docker-compose.yml").read_text()
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
 SERVICES: dict[str, dict[str, Any]] = yaml.safe_load(TEXT)["services"]
@@ -73,7 +83,8 @@ def test_nothing_starts_while_a_secret_is_not_set(secret: str, tmp_path: Path) -
 
 
 def test_no_secret_is_written_in_the_file() -> None:
-    required = r"\$\{([A-Z_]+):\?\1 is not set; openssl rand -hex 32 makes one\}"
+    # The name of a key may be: `uploads:${…}`.
+    required = r"(?:[a-z]+:)?\$\{([A-Z_]+):\?\1 is not set; openssl rand -hex 32 makes one\}"
     values = {
         name: value
         for service in SERVICES.values()
@@ -81,12 +92,13 @@ def test_no_secret_is_written_in_the_file() -> None:
         if re.search(r"SECRET|PASSWORD|TOKEN|KEY", name)
     }
 
-    assert set(SECRETS) <= set(values)
     assert [name for name, value in values.items() if not re.fullmatch(required, value)] == []
     # user:password@ of an address
     passwords = re.findall(r"://[a-z]*:((?:\$\{[^}]*\}|[^@\s\"])+)@", TEXT)
     assert len(passwords) == 3
     assert [password for password in passwords if not re.fullmatch(required, password)] == []
+    named = {found[1] for text in (*values.values(), *passwords) if (found := re.fullmatch(required, text))}
+    assert named == set(SECRETS)
 
 
 def test_every_setting_can_be_given_and_nothing_is_called_like_one_that_is_none() -> None:
@@ -94,7 +106,8 @@ def test_every_setting_can_be_given_and_nothing_is_called_like_one_that_is_none(
 
     for name, service in OURS.items():
         given = {variable for variable in service["environment"] if variable.startswith("IMAGES_")}
-        assert given == settings - INSIDE, name
+        left_out = INSIDE if name in ONE_SHOT else INSIDE | ADMINISTRATIVE
+        assert given == settings - left_out, name
     assert set(re.findall(r"\bIMAGES_[A-Z_]+", TEXT + DOCKERFILE)) <= settings
     assert INSIDE <= set(re.findall(r"\bIMAGES_[A-Z_]+", DOCKERFILE))
 
@@ -172,6 +185,47 @@ def test_what_the_proxy_passes_requests_to_are_the_apis_and_the_store() -> None:
     assert [set(site.split()) for site in sites] == [{f"{name}:8000" for name in apis}, {"minio:9000"}]
     assert "EXPOSE 8000" in DOCKERFILE
     assert "IMAGES_PORT=8000" in DOCKERFILE
+
+
+def test_only_the_migration_and_minio_itself_have_the_password_of_minios_root() -> None:
+    knowing = {name for name, service in SERVICES.items() if "MINIO_ROOT_PASSWORD" in json.dumps(service)}
+
+    assert knowing == {"migrate", "minio"}
+    assert ONE_SHOT == {"migrate"}
+
+
+@of_every(OURS)
+def test_the_gateway_and_part_urls_have_keys_of_their_own(service: dict[str, Any]) -> None:
+    environment = service["environment"]
+    root = SERVICES["minio"]["environment"]["MINIO_ROOT_USER"]
+
+    gateway = urlsplit(re.sub(r"\$\{(\w+)[^}]*\}", r"\1", environment["IMAGES_OBJECT_STORE"]))
+    uploads = re.sub(r"\$\{(\w+)[^}]*\}", r"\1", environment["IMAGES_OBJECT_STORE_UPLOAD_KEY"])
+    assert (gateway.username, gateway.password) == ("gateway", "MINIO_GATEWAY_PASSWORD")
+    assert uploads == "uploads:MINIO_UPLOAD_PASSWORD"
+    assert root not in (gateway.username, uploads.partition(":")[0])
+
+
+def test_the_proxy_keeps_from_the_store_what_would_make_it_copy_or_skip_a_signature() -> None:
+    caddyfile = SERVICES["proxy"]["environment"]["CADDYFILE"]
+    site = re.search(r"^\{\$\$STORE_SITE\} \{\n(.*?)^\}", caddyfile, re.MULTILINE | re.DOTALL)
+
+    assert site is not None
+    lines = [line.strip() for line in site[1].splitlines()]
+    assert "request_header -X-Amz-Copy-Source*" in lines
+    assert "header X-Amz-Content-Sha256 STREAMING-UNSIGNED-*" in lines
+    assert "respond @unsigned 403" in lines
+    # Every request goes through the rules, none past them.
+    assert lines[-1] == "reverse_proxy minio:9000"
+    assert not any(line.startswith(("handle", "route", "@store")) for line in lines)
+
+
+@pytest.mark.parametrize("text", [TEXT, (ROOT / "README.md").read_text()], ids=["docker-compose.yml", "README.md"])
+def test_the_loop_that_makes_the_secrets_makes_all_of_them(text: str) -> None:
+    loop = re.search(r"for name in ((?:[A-Z_]+|\s|\\|#)+); do", text)
+
+    assert loop is not None
+    assert sorted(re.findall("[A-Z_]{2,}", loop[1])) == sorted(SECRETS)
 
 
 def test_the_workers_profile_leaves_them_the_system_calls_that_bubblewrap_needs() -> None:

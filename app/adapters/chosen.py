@@ -62,7 +62,7 @@ def announcer(queue: JobQueue, wakeups: Wakeups) -> Callable[[list[Job], list[Ev
 def object_store(settings: Settings) -> FolderStore | S3Store:
     """The object store; whoever opens it closes it. Raises StoreUnavailable when its folder can't be made."""
     if settings.s3 is not None:
-        return S3Store(settings.s3, settings.object_store_public_url)
+        return S3Store(settings.s3, settings.object_store_public_url, settings.upload_key)
     return FolderStore(settings.objects_path, settings.secret_bytes, reserve=reserve_of(settings))
 
 

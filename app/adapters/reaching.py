@@ -17,8 +17,10 @@ import structlog
 from app.adapters import redis_client
 from app.adapters.s3_bucket import Bucket
 from app.adapters.s3_errors import StoreBusy
+from app.adapters.s3_policies import uploads_resource
+from app.adapters.s3_probe import PartUrlCopies, SignatureIgnored, UploadKeyRefused, try_part_urls
 from app.errors import SettingsError, StoreError
-from app.s3_address import S3Address
+from app.s3_address import S3Address, S3Key
 from app.settings import Settings
 
 T = TypeVar("T")
@@ -26,10 +28,13 @@ T = TypeVar("T")
 log = structlog.get_logger()
 
 DATABASE, BROKER, STORE = "IMAGES_DATABASE_URL", "IMAGES_BROKER_URL", "IMAGES_OBJECT_STORE"
+UPLOAD_KEY = "IMAGES_OBJECT_STORE_UPLOAD_KEY"
 
 # How long one try may take, and how long a process that starts waits for what is being started beside it, in seconds.
 TRY_SECONDS = 3.0
 WAIT_SECONDS = 30.0
+# Trying the keys of the store takes a dozen requests.
+_PROBE_SECONDS = 10.0
 _PAUSE = 0.5
 
 # PostgreSQL's answers that another try won't change; "PostgreSQL Error Codes" in its manual.
@@ -54,9 +59,10 @@ class Trouble:
     setting: str
     reason: str
     wrong: bool = False
+    remedy: str | None = None
 
     def __str__(self) -> str:
-        return f"{self.setting}: {self.reason}"
+        return f"{self.setting}: {self.reason}" + (f". {self.remedy}" if self.remedy else "")
 
 
 def troubles(settings: Settings) -> list[Trouble]:
@@ -114,17 +120,41 @@ def broker_trouble(settings: Settings) -> Trouble | None:
 
 
 def store_trouble(settings: Settings) -> Trouble | None:
-    """Why the bucket can't be used; None when it can, or when objects are kept in a folder."""
+    """Why the bucket can't be used safely; None when it can, or when objects are kept in a folder.
+
+    What is put into the bucket to try it is removed again.
+    """
     address = settings.s3
     if address is None:
         return None
     try:
         _within(TRY_SECONDS, lambda: _look_into(address))
+        _within(_PROBE_SECONDS, lambda: try_part_urls(address, settings.upload_key))
+    except (UploadKeyRefused, PartUrlCopies, SignatureIgnored) as unsafe:
+        return _upload_trouble(unsafe, address, settings.upload_key)
     except TimeoutError:
         return Trouble(STORE, "the object store does not answer in time")
     except StoreError as error:
         return Trouble(STORE, str(error), wrong=not isinstance(error, StoreBusy))
     return None
+
+
+def _upload_trouble(
+    unsafe: UploadKeyRefused | PartUrlCopies | SignatureIgnored, address: S3Address, upload_key: S3Key | None
+) -> Trouble:
+    match unsafe:
+        case SignatureIgnored():
+            remedy = "Use a MinIO in which this is fixed: `.ci/minio` builds one, see docs/signed-urls.md"
+            return Trouble(STORE, str(unsafe), wrong=True, remedy=remedy)
+        case PartUrlCopies() if upload_key is None:
+            remedy = "Set it to the key:secret of a key that may only"
+        case _:
+            remedy = "Let this key only"
+    remedy += (
+        f" s3:PutObject on {uploads_resource(address)}. `images migrate` creates it in MinIO with "
+        "IMAGES_OBJECT_STORE_ADMIN_KEY; for other stores see docs/signed-urls.md"
+    )
+    return Trouble(UPLOAD_KEY, str(unsafe), wrong=True, remedy=remedy)
 
 
 async def _ask_database(address: str) -> None:

@@ -205,13 +205,15 @@ class Bucket:
         found = self._patience.attempt(partial(self._orders.multiparts, key))
         return [upload.reference for upload in found if upload.key == key]
 
-    def open_keys(self) -> list[tuple[str, datetime]]:
+    def open_keys(self, *folders: str) -> list[tuple[str, datetime]]:
         """The keys of the uploads that are open, and when they were opened: a thousand of them at most.
 
-        MinIO tells only of what was opened since it was started.
+        With `folders`, only keys that begin with one of these are looked at: a policy may hide the others. MinIO tells
+        only of what was opened since it was started.
         """
         found = self._patience.attempt(self._orders.all_multiparts)
-        return [(upload.key, upload.opened) for upload in found if self._is_open(upload.key, upload.reference)]
+        near = [upload for upload in found if upload.key.startswith(folders or "")]
+        return [(upload.key, upload.opened) for upload in near if self._is_open(upload.key, upload.reference)]
 
     def _is_open(self, key: str, reference: str) -> bool:
         try:

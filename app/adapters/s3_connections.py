@@ -21,7 +21,7 @@ class Connections:
 
     def __init__(self, address: S3Address, kept: int) -> None:
         """Of each sort, up to `kept` connections stay open between requests; there may be more at work."""
-        trust = _trusted() if address.secure else None
+        trust = trusted() if address.secure else None
         self._pools = [
             urllib3.PoolManager(timeout=silence, retries=False, maxsize=kept, ssl_context=trust)
             for silence in (_ORDERS, _HEAVY, _BYTES)
@@ -48,7 +48,7 @@ def _client(address: S3Address, pool: urllib3.PoolManager) -> Minio:
     )
 
 
-def _trusted() -> ssl.SSLContext:
+def trusted() -> ssl.SSLContext:
     """The machine's authorities and those of certifi; where SSL_CERT_FILE names a file, those in it alone."""
     context = ssl.create_default_context()
     if not os.environ.get("SSL_CERT_FILE"):

@@ -1,12 +1,12 @@
 """What has to be so before a bucket is used, done at start-up: it is there, takes bytes, and lets browsers in."""
 
 import html
-import secrets
 from collections.abc import Sequence
 
 from app.adapters.s3_bucket import Bucket
 from app.adapters.s3_errors import NotOffered
 from app.errors import StoreUnavailable
+from app.object_keys import new_upload_key
 
 _OURS = "image-gateway"
 
@@ -18,7 +18,7 @@ def provision(bucket: Bucket, allowed_origins: Sequence[str]) -> Sequence[str]:
     Raises StoreUnavailable, StoreFull.
     """
     bucket.make()
-    probe = f"probe-{secrets.token_hex(8)}"
+    probe = new_upload_key()
     bucket.put(probe, b"1")
     bucket.delete(probe)
     return [*_versions(bucket), *_let_in(bucket, allowed_origins)]

@@ -18,9 +18,10 @@ from app.adapters.content_disposition import attachment
 from app.adapters.s3_bucket import Bucket, StoredObject, StoredPart
 from app.adapters.s3_provision import provision
 from app.adapters.s3_signing import LONGEST, Signer
-from app.errors import ObjectMissing, PartsMissing, StoreUnavailable, UploadClosed
+from app.errors import ObjectMissing, PartsMissing, StoreUnavailable, UploadClosed, WrongPart
+from app.object_keys import BLOBS, UPLOADS
 from app.ports import Asker, SignedRequest, UploadHandle, UploadReceipt
-from app.s3_address import S3Address
+from app.s3_address import S3Address, S3Key
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -41,13 +42,17 @@ _KEY = re.compile(r"(?=.{1,200}\Z)[a-z0-9_][a-z0-9_.-]*(/[a-z0-9_][a-z0-9_.-]*)*
 class S3Store:
     """`ports.ObjectStore` in a bucket. Keys have the form `blobs/01ab`: names of `a-z 0-9 _ . -`, `/` between."""
 
-    def __init__(self, address: S3Address, public_url: str | None = None) -> None:
+    def __init__(self, address: S3Address, public_url: str | None = None, upload_key: S3Key | None = None) -> None:
         """`public_url` is where clients reach the store, `http(s)://host:port`; without it, where we do.
+
+        `upload_key` signs part URLs, to which clients may add headers that make the store do whatever their key may:
+        it should be one that may only put objects below `uploads/`. Without it, the address's own key signs them.
 
         Connects to nothing yet.
         """
         self._bucket = Bucket(address, connections=_THREADS, patience=_PATIENCE)
-        self._signer = Signer(address, public_url)
+        self._downloads = Signer(address, public_url)
+        self._parts = Signer(address.with_key(upload_key) if upload_key else address, public_url)
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="s3-store")
 
     @property
@@ -91,7 +96,7 @@ class S3Store:
         if not 1 <= number <= upload.part_count:
             raise ValueError(f"there is no part {number}")
         query = {"partNumber": str(number), "uploadId": upload.reference}
-        return self._signed("PUT", upload.key, query, expires_at, upload.part_length(number))
+        return _signed(self._parts, "PUT", upload.key, query, expires_at, upload.part_length(number))
 
     async def receipt(self, upload: UploadHandle) -> UploadReceipt:
         """As the port says. Bytes of parts that are still arriving are not counted."""
@@ -99,7 +104,7 @@ class S3Store:
 
     def _receipt(self, upload: UploadHandle) -> UploadReceipt:
         try:
-            parts = self._right_parts(upload)
+            parts = self._parts_of(upload)
         except UploadClosed:
             made = self._sealed(upload)
             every = range(1, upload.part_count + 1)
@@ -113,7 +118,7 @@ class S3Store:
 
     def _seal(self, upload: UploadHandle) -> None:
         try:
-            parts = self._right_parts(upload)
+            parts = self._parts_of(upload)
             missing = set(range(1, upload.part_count + 1)) - {part.number for part in parts}
             if missing:
                 raise PartsMissing(sorted(missing))
@@ -133,11 +138,15 @@ class S3Store:
             raise UploadClosed("the upload is not open, and the object under its key is another one")
         return made
 
-    def _right_parts(self, upload: UploadHandle) -> Sequence[StoredPart]:
-        """The parts that have arrived with the length that they have to have. Raises UploadClosed."""
+    def _parts_of(self, upload: UploadHandle) -> Sequence[StoredPart]:
+        """The parts that have arrived. Raises UploadClosed; WrongPart, since each URL is signed for an exact length."""
         here = self._bucket.parts(upload.key, upload.reference)
-        due = range(1, upload.part_count + 1)
-        return [part for part in here if part.number in due and part.size == upload.part_length(part.number)]
+        for part in here:
+            due = 1 <= part.number <= upload.part_count
+            expected = upload.part_length(part.number) if due else None
+            if part.size != expected:
+                raise WrongPart(part.number, part.size, expected)
+        return here
 
     async def abort_upload(self, upload: UploadHandle) -> None:
         """As the port says. A sealed upload stays as it is; a part that is arriving is refused at its end."""
@@ -160,7 +169,7 @@ class S3Store:
     ) -> SignedRequest:
         """As the port says."""
         query = {"response-content-disposition": attachment(file_name)}
-        return self._signed("GET", _checked(key), query, expires_at)
+        return _signed(self._downloads, "GET", _checked(key), query, expires_at)
 
     async def read(self, key: str) -> AsyncIterator[bytes]:
         """As the port says, in chunks of 1 MiB. A connection that breaks is no end: it goes on where it was."""
@@ -195,25 +204,26 @@ class S3Store:
 
     def _last_changes(self) -> Sequence[tuple[str, datetime]]:
         changes = dict(self._bucket.keys())
-        for key, opened in self._bucket.open_keys():
+        for key, opened in self._bucket.open_keys(UPLOADS, BLOBS):
             changes[key] = max(opened, changes.get(key, opened))
         # What somebody else put into the bucket is none of ours, and not to be swept away.
         return [(key, changed) for key, changed in sorted(changes.items()) if _KEY.fullmatch(key)]
 
     # ------------------------------------------------------------
 
-    def _signed(
-        self, method: str, key: str, query: dict[str, str], expires_at: datetime, length: int | None = None
-    ) -> SignedRequest:
-        # Signatures know whole seconds, and no lifetime of none: what has expired is signed as of before.
-        at = min(datetime.now(UTC).replace(microsecond=0), expires_at - _SECOND)
-        lifetime = min(expires_at - at, LONGEST)
-        url = self._signer.sign(method, key, query, at=at, lifetime=lifetime, length=length)
-        return SignedRequest(method, url, at + lifetime)
-
     async def _run(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Call what blocks in a thread of the store."""
         return await asyncio.get_running_loop().run_in_executor(self._threads, partial(call, *args, **kwargs))
+
+
+def _signed(
+    signer: Signer, method: str, key: str, query: dict[str, str], expires_at: datetime, length: int | None = None
+) -> SignedRequest:
+    # Signatures know whole seconds, and no lifetime of none: what has expired is signed as of before.
+    at = min(datetime.now(UTC).replace(microsecond=0), expires_at - _SECOND)
+    lifetime = min(expires_at - at, LONGEST)
+    url = signer.sign(method, key, query, at=at, lifetime=lifetime, length=length)
+    return SignedRequest(method, url, at + lifetime)
 
 
 def _checked(key: str) -> str:

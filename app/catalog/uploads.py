@@ -23,6 +23,7 @@ from app.errors import (
     PartsMissing,
     StoreError,
     UploadClosed,
+    WrongPart,
 )
 from app.lifecycle import (
     EventKind,
@@ -34,7 +35,7 @@ from app.lifecycle import (
 )
 from app.models import Image, Upload, now
 from app.ports import ObjectStore, UploadHandle, UploadReceipt
-from app.settings import Settings
+from app.settings import GIB, KIB, MIB, Settings
 from app.viewer import Viewer
 
 log = structlog.get_logger()
@@ -121,10 +122,13 @@ class Uploads:
         return upload, image
 
     async def receipt(self, upload: Upload) -> UploadReceipt:
-        """What of the upload has arrived; nothing when its bytes are gone."""
+        """What of the upload has arrived; nothing when its bytes are gone. A wrong part ends the upload."""
         try:
             return await self.store.receipt(handle_of(upload))
         except UploadClosed:
+            return UploadReceipt()
+        except WrongPart as wrong:
+            await self._end(upload, UploadState.ABORTED, _wrong_part(wrong))
             return UploadReceipt()
 
     async def head_arrived(self, upload_key: str) -> None:
@@ -140,7 +144,8 @@ class Uploads:
     async def complete(self, viewer: Viewer, upload_id: str) -> tuple[Image, int | None]:
         """All parts are there: seal the bytes and have them converted. Harmless when done before.
 
-        Raises NotFound, Forbidden, NotReady (parts are missing or arriving), Conflict (aborted or expired).
+        Raises NotFound, Forbidden, NotReady (parts are missing or arriving), Conflict (aborted or expired, or ended
+        because of a wrong part).
         """
         async with self.database.read() as session:
             upload, image = await self.upload_for(session, viewer, upload_id, ProjectRole.MEMBER)
@@ -159,8 +164,12 @@ class Uploads:
                 hint="Wait until every PUT has been answered.",
             ) from None
         except UploadClosed:
-            await self._dropped(upload)
+            await self._end(upload, UploadState.EXPIRED, _UPLOAD_DROPPED)
             raise _closed(UploadState.EXPIRED) from None
+        except WrongPart as wrong:
+            failure = _wrong_part(wrong)
+            await self._end(upload, UploadState.ABORTED, failure)
+            raise Conflict(failure.message, field=("uploadId",), hint=failure.hint) from None
         async with self.database.transaction() as tx:
             upload, image = await self.upload_for(tx.session, viewer, upload_id, ProjectRole.MEMBER, lock=True)
             if upload.state == UploadState.OPEN:
@@ -221,7 +230,9 @@ class Uploads:
         try:
             receipt = await self.store.receipt(handle_of(upload))
         except UploadClosed:
-            return await self._dropped(upload)
+            return await self._end(upload, UploadState.EXPIRED, _UPLOAD_DROPPED)
+        except WrongPart as wrong:
+            return await self._end(upload, UploadState.ABORTED, _wrong_part(wrong))
         expires_at = max(upload.expires_at, self._expiry(receipt.last_byte_at or upload.created_at))
         if not receipt.sealed and expires_at == upload.expires_at > now():
             return
@@ -237,14 +248,14 @@ class Uploads:
             elif expires_at <= now():
                 await give_up(tx, image, UploadState.EXPIRED, _expired(self.settings.upload_idle_seconds))
 
-    async def _dropped(self, upload: Upload) -> None:
-        """End an upload of which the store knows nothing any more: MinIO forgets those that are a day old."""
+    async def _end(self, upload: Upload, state: UploadState, failure: ImageFailed) -> None:
+        """End an upload for what the store says of it, unless it has ended by now."""
         async with self.database.transaction() as tx:
             image = await tx.session.get(Image, upload.image_id, with_for_update=LOCKED)
             current = await tx.session.get(Upload, upload.id)
             if current is None or image is None or current.state != UploadState.OPEN:
                 return
-            await give_up(tx, image, UploadState.EXPIRED, _UPLOAD_DROPPED)
+            await give_up(tx, image, state, failure)
 
     def _expiry(self, last: datetime) -> datetime:
         return last + timedelta(seconds=self.settings.upload_idle_seconds)
@@ -312,11 +323,29 @@ _ABORTED = ImageFailed(
     "The upload was aborted.",
     "Delete this image, and create it again when you want it after all.",
 )
+# MinIO forgets uploads that are a day old.
 _UPLOAD_DROPPED = ImageFailed(
     FailureCode.UPLOAD_EXPIRED,
     "The object store has dropped the upload: it was open for too long.",
     "Delete this image and upload the file again, with more parts at once if it took so long.",
 )
+
+
+def _wrong_part(wrong: WrongPart) -> ImageFailed:
+    due = "the upload has no such part" if wrong.expected is None else f"it should have {_spelled(wrong.expected)}"
+    return ImageFailed(
+        FailureCode.UPLOAD_ABORTED,
+        f"Part {wrong.number} has {_spelled(wrong.size)}, but {due}. The upload was aborted.",
+        "Create the image again and send every part exactly as its `request` says.",
+    )
+
+
+def _spelled(size: int) -> str:
+    """A size for people; the exact number of bytes where units would hide a difference."""
+    for unit, name in ((GIB, "GiB"), (MIB, "MiB"), (KIB, "KiB")):
+        if size and size % unit == 0:
+            return f"{size // unit} {name}"
+    return f"{size:,} byte{'' if size == 1 else 's'}"
 
 
 def _expired(idle_seconds: float) -> ImageFailed:

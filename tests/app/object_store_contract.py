@@ -245,10 +245,10 @@ class ObjectStoreContract:
 
     def test_keys_are_those_of_objects_and_of_open_uploads(self, place: StorePlace) -> None:
         before = datetime.now(UTC) - timedelta(minutes=5)
-        place.put_object(b"bytes", "blobs/sealed")
+        place.put_object(b"bytes", "uploads/sealed")
         place.open(1000, "uploads/open")
         keys = place.do(place.store.keys())
-        assert sorted(key for key, _ in keys) == ["blobs/sealed", "uploads/open"]
+        assert sorted(key for key, _ in keys) == ["uploads/open", "uploads/sealed"]
         assert all(before < changed < soon() for _, changed in keys)
 
     def test_a_store_that_works_passes_its_check(self, place: StorePlace) -> None:

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.anyio
 RESULT_BEFORE_0004 = "blobs/{}.qcow2"
 
 
-async def made_before_0004(gateway: Gateway) -> Upload:
+async def made_before_0006(gateway: Gateway) -> Upload:
     """The upload of an image as earlier versions wrote it, complete and not yet converted."""
     image = await gateway.uploaded()
     await gateway.change(Upload, image["upload"]["id"], result_key=None)
@@ -42,7 +42,7 @@ async def test_no_key_shares_anything_with_an_id_or_with_another_key(gateway: Ga
 
 
 async def test_an_upload_from_before_becomes_the_blob_that_its_id_names(gateway: Gateway) -> None:
-    upload = await made_before_0004(gateway)
+    upload = await made_before_0006(gateway)
     expected = RESULT_BEFORE_0004.format(upload.result_id)
 
     assert {upload.key, expected} <= await conversions.known_keys(gateway.database)
@@ -57,7 +57,7 @@ async def test_an_upload_from_before_becomes_the_blob_that_its_id_names(gateway:
 
 async def test_an_upload_from_before_is_converted_and_erased_with_its_key(start_gateway: StartGateway) -> None:
     async with start_gateway() as gateway:
-        upload = await made_before_0004(gateway)
+        upload = await made_before_0006(gateway)
 
         async with gateway.working():
 

@@ -17,10 +17,11 @@ from minio.versioningconfig import VersioningConfig
 
 from app.adapters.s3_bucket import Bucket
 from app.adapters.s3_store import S3Store
-from app.errors import PartsArriving, StoreUnavailable, UploadClosed
+from app.errors import PartsArriving, StoreUnavailable, UploadClosed, WrongPart
 from app.ports import UploadHandle
-from app.s3_address import S3Address
+from app.s3_address import S3Address, S3Key
 from tests.app.object_store_contract import ObjectStoreContract, StorePlace, soon
+from tests.app.s3_places import upload_key_of, with_limited_keys
 from tests.servers.minio import Minio
 
 PART = 5 * 1024 * 1024  # the least that S3 takes for a part that is not the last
@@ -28,21 +29,30 @@ names = (f"store-{number}" for number in count())
 
 
 @contextlib.contextmanager
-def store_at(address: S3Address, public_url: str | None = None) -> Iterator[StorePlace]:
-    store = S3Store(address, public_url)
+def store_at(
+    address: S3Address, public_url: str | None = None, upload_key: S3Key | None = None
+) -> Iterator[StorePlace]:
+    store = S3Store(address, public_url, upload_key)
     with contextlib.closing(store), contextlib.closing(StorePlace(store, "", PART)) as place:
         place.do(store.prepare())
         yield place
 
 
 @pytest.fixture
-def address(minio: Minio) -> S3Address:
+def owner(minio: Minio) -> S3Address:
+    """A place for a bucket, for the key of MinIO's owner."""
     return S3Address.parse(minio.store_url(next(names)))
 
 
 @pytest.fixture
+def address(owner: S3Address) -> S3Address:
+    """The bucket, for the limited key of a gateway."""
+    return with_limited_keys(owner)
+
+
+@pytest.fixture
 def place(address: S3Address) -> Iterator[StorePlace]:
-    with store_at(address) as place:
+    with store_at(address, upload_key=upload_key_of(address)) as place:
         yield place
 
 
@@ -52,22 +62,22 @@ class TestABucketKeepsTheContract(ObjectStoreContract):
 
 class TestAPrefixOfABucketKeepsTheContract(ObjectStoreContract):
     @pytest.fixture
-    def address(self, minio: Minio) -> S3Address:
+    def owner(self, minio: Minio) -> S3Address:
         return S3Address.parse(minio.store_url(next(names), "images/of-one"))
 
     def test_another_prefix_sees_and_takes_nothing_of_it(self, place: StorePlace, minio: Minio) -> None:
-        bucket = urlsplit(place.store.sign_download("blobs/one", "disk", soon()).url).path.split("/")[1]
-        place.put_object(b"mine", "blobs/one")
+        bucket = urlsplit(place.store.sign_download("uploads/two", "disk", soon()).url).path.split("/")[1]
+        place.put_object(b"mine", "uploads/two")
         mine = place.open(1000, "uploads/one")
         with store_at(S3Address.parse(minio.store_url(bucket, "images/of-other"))) as other:
-            other.put_object(b"theirs", "blobs/one")
+            other.put_object(b"theirs", "uploads/two")
             theirs = other.open(1000, "uploads/one")
-            for key in ("blobs/one", "uploads/one"):
+            for key in ("uploads/two", "uploads/one"):
                 other.do(other.store.delete(key))
             assert other.keys() == []
             with pytest.raises(UploadClosed):
                 other.do(other.store.receipt(theirs))
-        assert place.content("blobs/one") == b"mine"
+        assert place.content("uploads/two") == b"mine"
         assert list(place.do(place.store.receipt(mine)).parts) == []
 
 
@@ -148,28 +158,23 @@ def test_a_part_that_is_sent_again_while_the_upload_is_sealed_stops_that(
     assert place.content() == again
 
 
-def test_what_is_put_by_anybody_who_has_the_key_is_no_part_unless_its_length_is_right(
-    place: StorePlace, address: S3Address
+@pytest.mark.parametrize(
+    ("number", "size", "expected"), [(1, PART + 1, PART), (2, 999, 1000), (2, 0, 1000), (3, 10, None), (3, 0, None)]
+)
+def test_a_part_that_no_url_allows_is_neither_counted_nor_sealed(
+    place: StorePlace, address: S3Address, number: int, size: int, expected: int | None
 ) -> None:
     upload = place.open(PART + 1000)
-    with contextlib.closing(Bucket(address)) as bucket:
-        for number, length in ((1, PART), (2, 999), (3, 10)):
-            bucket.put_part(upload.key, upload.reference, number, partial(iter, [bytes(length)]), length)
-    receipt = place.do(place.store.receipt(upload))
-    assert (list(receipt.parts), receipt.received_bytes) == ([1], PART)
-    place.send_part(upload, 2, bytes(PART + 1000))
-    place.do(place.store.seal_upload(upload))
-    assert place.content() == bytes(PART + 1000)
+    for right in {1, 2} - {number}:
+        place.send_part(upload, right, bytes(PART + 1000))
 
-
-def test_an_empty_part_beyond_the_last_one_does_not_count(place: StorePlace, address: S3Address) -> None:
-    upload = place.open(PART)
     with contextlib.closing(Bucket(address)) as bucket:
-        bucket.put_part(upload.key, upload.reference, 2, partial(iter, [b""]), 0)
-    assert list(place.do(place.store.receipt(upload)).parts) == []
-    place.send_part(upload, 1, bytes(PART))
-    place.do(place.store.seal_upload(upload))
-    assert place.content() == bytes(PART)
+        bucket.put_part(upload.key, upload.reference, number, partial(iter, [bytes(size)]), size)
+
+    for look in (place.store.receipt, place.store.seal_upload):
+        with pytest.raises(WrongPart) as found:
+            place.do(look(upload))
+        assert (found.value.number, found.value.size, found.value.expected) == (number, size, expected)
 
 
 def test_an_object_of_another_size_is_not_what_was_uploaded(place: StorePlace, address: S3Address) -> None:
@@ -200,8 +205,8 @@ def test_deleting_ends_the_uploads_that_are_open_under_the_key(place: StorePlace
     assert place.keys() == ["uploads/one-more"]
 
 
-def test_what_others_keep_in_the_bucket_is_not_told(place: StorePlace, address: S3Address) -> None:
-    with contextlib.closing(Bucket(address)) as bucket:
+def test_what_others_keep_in_the_bucket_is_not_told(place: StorePlace, owner: S3Address) -> None:
+    with contextlib.closing(Bucket(owner)) as bucket:
         bucket.put("Holiday photo.JPG", b"bytes")
         bucket.open_multipart("Another photo.JPG")
     assert place.keys() == []
@@ -252,7 +257,7 @@ def test_signatures_end_when_they_say_and_after_seven_days_at_most(place: StoreP
 
 def test_clients_reach_the_store_at_its_public_address(minio: Minio, address: S3Address) -> None:
     public = f"http://localhost:{minio.port}"
-    with store_at(address, public) as place:
+    with store_at(address, public, upload_key_of(address)) as place:
         upload = place.open(1000)
         request = place.store.sign_part(upload, 1, soon())
         assert request.url.startswith(f"{public}/{address.bucket}/")
@@ -286,9 +291,9 @@ def test_a_store_without_cors_rules_of_buckets_says_where_they_are_set(place: St
     assert place.keys() == []
 
 
-def test_a_bucket_that_keeps_old_versions_is_told_of(place: StorePlace, address: S3Address) -> None:
-    client = minio_package.Minio(address.host, address.key, address.secret, secure=False)
-    client.set_bucket_versioning(address.bucket, VersioningConfig(ENABLED))
+def test_a_bucket_that_keeps_old_versions_is_told_of(place: StorePlace, owner: S3Address) -> None:
+    client = minio_package.Minio(owner.host, owner.key, owner.secret, secure=False)
+    client.set_bucket_versioning(owner.bucket, VersioningConfig(ENABLED))
     (sentence,) = place.do(store_of(place).prepare())
     assert "Turn versioning off" in sentence
 
@@ -300,8 +305,8 @@ def test_a_missing_bucket_fails_the_check(minio: Minio) -> None:
     store.close()
 
 
-def test_two_that_start_at_once_make_one_bucket(address: S3Address) -> None:
-    stores = [S3Store(address) for _ in range(8)]
+def test_two_that_start_at_once_make_one_bucket(owner: S3Address) -> None:
+    stores = [S3Store(owner) for _ in range(8)]
 
     async def start() -> None:
         await asyncio.gather(*(store.prepare() for store in stores))

@@ -101,12 +101,14 @@ class Cluster:
             {
                 "IMAGES_DATABASE_URL": self.postgresql.new_database(migrated=False),
                 "IMAGES_BROKER_URL": self.redis.url,
-                "IMAGES_OBJECT_STORE": self.minio.store_url(BUCKET),
+                **self.minio.settings(BUCKET),
                 "IMAGES_SECRET": SECRET,
                 **self._env,
             }
         )
         self.run("migrate")
+        # Only the migration gets it.
+        del self.settings["IMAGES_OBJECT_STORE_ADMIN_KEY"]
         self.run("found", "--organization", "demo", "--project", "alpha", "--project", "beta")
         apis, workers = self._numbers
         self.apis = [self._process(f"api-{number}", "serve") for number in range(1, apis + 1)]

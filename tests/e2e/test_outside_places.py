@@ -36,7 +36,7 @@ def outside(postgresql: PostgreSQL, redis: Redis, minio: Minio) -> dict[str, str
     return {
         "IMAGES_DATABASE_URL": postgresql.new_database(migrated=False),
         "IMAGES_BROKER_URL": redis.database(number),
-        "IMAGES_OBJECT_STORE": minio.store_url(f"outside-{number}"),
+        **minio.settings(f"outside-{number}"),
         "IMAGES_SECRET": SECRET,
         "IMAGES_POLL_SECONDS": "0.2",
     }
@@ -146,7 +146,7 @@ def test_tables_that_are_not_there_are_not_made_by_the_way(outside: dict[str, st
         ("serve", "IMAGES_DATABASE_URL", ("/test_", "/no_test_"), "has no database of that name"),
         ("work", "IMAGES_DATABASE_URL", ("://gateway:", "://gateway:geheim"), "refuses the user or the password"),
         ("serve", "IMAGES_OBJECT_STORE", ("/outside-", "/no-outside-"), "no such bucket"),
-        ("schedule", "IMAGES_OBJECT_STORE", (":images-secret@", ":geheim@"), "SignatureDoesNotMatch"),
+        ("schedule", "IMAGES_OBJECT_STORE", ("secret-of-the-gateway", "geheim"), "SignatureDoesNotMatch"),
         ("serve", "IMAGES_BROKER_URL", ("?", "?colour=geheim"), "an option"),
     ],
 )
@@ -163,7 +163,7 @@ def test_a_process_waits_for_the_store_that_is_started_beside_it(
     installed: dict[str, str], minio: Minio, tmp_path: Path, stack: ExitStack
 ) -> None:
     own = Minio(tmp_path / "minio", minio.program)
-    env = {**installed, "IMAGES_OBJECT_STORE": own.store_url("late")}
+    env = {**installed, **own.settings("late")}
     with own:
         run("migrate", env=env)
     log = tmp_path / "log"

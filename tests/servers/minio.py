@@ -7,7 +7,9 @@ from pathlib import Path
 
 from tests.servers.process import Server
 
+# Of the administrator, and of the keys that a gateway has.
 KEY, SECRET = "images", "images-secret"
+GATEWAY_SECRET, UPLOAD_SECRET = "secret-of-the-gateway", "secret-of-part-urls"
 _BUILDER = Path(__file__).parents[2] / ".ci" / "minio"
 
 
@@ -29,9 +31,17 @@ class Minio(Server):
     def endpoint(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
-    def store_url(self, bucket: str, prefix: str = "") -> str:
-        """What IMAGES_OBJECT_STORE takes."""
-        return f"s3+http://{KEY}:{SECRET}@127.0.0.1:{self.port}/{bucket}" + (f"/{prefix}" if prefix else "")
+    def store_url(self, bucket: str, prefix: str = "", key: str = f"{KEY}:{SECRET}") -> str:
+        """What IMAGES_OBJECT_STORE takes; with MinIO's own key, unless another is given."""
+        return f"s3+http://{key}@127.0.0.1:{self.port}/{bucket}" + (f"/{prefix}" if prefix else "")
+
+    def settings(self, bucket: str, prefix: str = "") -> dict[str, str]:
+        """A bucket with limited keys, as docker-compose.yml has them; `images migrate` creates all three."""
+        return {
+            "IMAGES_OBJECT_STORE": self.store_url(bucket, prefix, f"gateway-{bucket}:{GATEWAY_SECRET}"),
+            "IMAGES_OBJECT_STORE_UPLOAD_KEY": f"upload-{bucket}:{UPLOAD_SECRET}",
+            "IMAGES_OBJECT_STORE_ADMIN_KEY": f"{KEY}:{SECRET}",
+        }
 
     def command(self) -> Sequence[str]:
         return (
