@@ -3,7 +3,7 @@
 import re
 import socket
 from collections.abc import Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -12,12 +12,12 @@ from structlog.testing import capture_logs
 
 from app.adapters import reaching
 from app.adapters.reaching import BROKER, DATABASE, STORE, Trouble, troubles, wait_until_reached
-from app.adapters.s3_bucket import Bucket
 from app.doctor import findings
 from app.errors import SettingsError
 from app.s3_address import S3Address
 from app.settings import Settings, load_settings
-from tests.servers.minio import Minio
+from tests.app.s3_places import upload_key_of, with_limited_keys
+from tests.servers.minio import KEY, SECRET, Minio
 from tests.servers.postgresql import PostgreSQL
 from tests.servers.process import free_port
 from tests.servers.redis import Redis
@@ -69,10 +69,15 @@ def with_password(address: str, password: str) -> str:
     return parts._replace(netloc=f"{user}{password}@{parts.netloc.rpartition('@')[2]}").geturl()
 
 
-def test_what_can_be_used_is_no_trouble(postgresql: PostgreSQL, redis: Redis, minio: Minio, stack: ExitStack) -> None:
-    store = minio.store_url("reached", "below")
-    stack.enter_context(closing(Bucket(S3Address.parse(store)))).make()
-    assert troubles(settings(database_url=postgresql.url, broker_url=redis.url, object_store=store)) == []
+def test_what_can_be_used_is_no_trouble(postgresql: PostgreSQL, redis: Redis, minio: Minio) -> None:
+    url = minio.store_url("reached", "below")
+    limited = with_limited_keys(S3Address.parse(url))
+    key = upload_key_of(limited)
+    store = {
+        "object_store": url.replace(f"{KEY}:{SECRET}", f"{limited.key}:{limited.secret}"),
+        "object_store_upload_key": f"{key.name}:{key.secret}",
+    }
+    assert troubles(settings(database_url=postgresql.url, broker_url=redis.url, **store)) == []
 
 
 def test_nothing_outside_is_no_trouble() -> None:

@@ -146,13 +146,15 @@ def test_tables_that_are_not_there_are_not_made_by_the_way(outside: dict[str, st
         ("serve", "IMAGES_DATABASE_URL", ("/test_", "/no_test_"), "has no database of that name"),
         ("work", "IMAGES_DATABASE_URL", ("://gateway:", "://gateway:geheim"), "refuses the user or the password"),
         ("serve", "IMAGES_OBJECT_STORE", ("/outside-", "/no-outside-"), "no such bucket"),
-        ("schedule", "IMAGES_OBJECT_STORE", ("secret-of-the-gateway", "geheim"), "SignatureDoesNotMatch"),
+        ("schedule", "IMAGES_OBJECT_STORE", (":images-secret@", ":geheim@"), "SignatureDoesNotMatch"),
         ("serve", "IMAGES_BROKER_URL", ("?", "?colour=geheim"), "an option"),
     ],
 )
 def test_an_address_that_is_wrong_ends_a_process_at_once(
-    outside: dict[str, str], command: str, name: str, wrong: tuple[str, str], reason: str
+    outside: dict[str, str], minio: Minio, command: str, name: str, wrong: tuple[str, str], reason: str
 ) -> None:
+    # The administrator's key is there before any migration.
+    outside["IMAGES_OBJECT_STORE"] = minio.store_url("outside-0")
     right = outside[name] + ("?" if name == "IMAGES_BROKER_URL" else "")
     line = refused(command, env={**outside, name: right.replace(*wrong)})
     assert f"{name}: " in line
