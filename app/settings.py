@@ -107,6 +107,17 @@ class Settings(BaseSettings):
     signature_seconds: Seconds = Field(6 * 3600, description="How long the address of a part works.")
     download_seconds: Seconds = Field(15 * 60, description="How long the address of a download works.")
 
+    anonymous_requests_per_minute: Positive = Field(
+        60, description="Requests without a token that one client address may send per minute to one API process."
+    )
+    subscriptions_per_subject: Positive = Field(
+        1_000, description="Subscriptions that one subject may have open on one API process."
+    )
+    sockets_per_subject: Positive = Field(
+        100, description="WebSockets and streams that one subject may have open on one API process."
+    )
+    body_seconds: Seconds = Field(30, description="How long the body of a GraphQL request may take to arrive.")
+
     feed_days: float = Field(7, gt=0, description="How long the feed is kept, in days.")
     feed_ring: Positive = Field(10_000, description="Newest events that an API process keeps in memory.")
     progress_seconds: Seconds = Field(0.5, description="Least time between two reports of an image.")

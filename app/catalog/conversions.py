@@ -26,7 +26,6 @@ from app.settings import GIB, Settings
 _AT_ONCE = 1000  # values of one IN
 
 
-
 @dataclass(frozen=True, slots=True)
 class Assignment:
     """What is to be converted: object keys, the declared format, sizes in bytes and the file's declared SHA-256.

@@ -20,6 +20,10 @@ class Caller(Protocol):
     """Who is calling."""
 
     @property
+    def subject(self) -> str:
+        """The subject of the token; callers with the same one share its limits. Empty for an anonymous caller."""
+
+    @property
     def anonymous(self) -> bool:
         """Whether there was no token: such a caller may introspect, and nothing else."""
 

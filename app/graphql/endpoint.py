@@ -6,11 +6,13 @@ from starlette.requests import HTTPConnection
 
 from app.adapters.tokens import Tokens
 from app.catalog.revocations import Revocations
+from app.graphql.admission import CallerLimits
 from app.graphql.context import Context, Gateway
 from app.graphql.contract import Caller
 from app.graphql.limits import QueryLimits
 from app.graphql.schema import build_schema
 from app.graphql.transport import Explorer, GatewayGraphQL
+from app.settings import Settings
 from app.viewer import ANONYMOUS, Viewer
 
 
@@ -37,8 +39,18 @@ def graphql_endpoint(
         authenticate=authenticate,
         make_context=make_context,
         limits=limits,
+        caller_limits=_caller_limits(gateway.settings),
         explorer=explorer,
         allowed_origins=gateway.settings.allowed_origins,
     )
     revocations.on_change = lambda: endpoint.end_invalid(lambda caller: revocations.revoked(cast("Viewer", caller)))
     return endpoint
+
+
+def _caller_limits(settings: Settings) -> CallerLimits:
+    return CallerLimits(
+        anonymous_requests_per_minute=settings.anonymous_requests_per_minute,
+        subscriptions=settings.subscriptions_per_subject,
+        sockets=settings.sockets_per_subject,
+        body_seconds=settings.body_seconds,
+    )

@@ -1,11 +1,11 @@
 """How large a document may be and what it may ask for, checked before anything is run.
 
 In this order, cheapest first: tokens and nesting while it is parsed; depth, aliases and repeated fields;
-which operation is meant; whether an anonymous caller may ask that; validation; pages, ids and cost with the
-variables. What depends on the text alone is found out once and kept with the parsed document.
+which operation is meant; whether an anonymous caller may ask that; validation; introspection; pages, ids and cost
+with the variables. What depends on the text alone is found out once and kept with the parsed document.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any
@@ -16,14 +16,14 @@ from graphql import (
     GraphQLSchema,
     GraphQLSyntaxError,
     OperationDefinitionNode,
-    OperationType,
     parse,
 )
-from strawberry.extensions import SchemaExtension
 from strawberry.schema.schema import validate_document
 
 from app.graphql.document_shape import DocumentShape
+from app.graphql.introspection import Introspection
 from app.graphql.masking import CodedError
+from app.graphql.merged_fields import FieldMerger
 from app.graphql.query_cost import CostPlan
 from app.graphql.query_plan import Planner, root_fields
 
@@ -38,7 +38,8 @@ class QueryLimits:
     `cost` is the number of nodes asked for, multiplied down nested connections; a list whose size nobody
     states counts as `unsized_list`. `repeats` is how often one field name may occur in a document: validation
     compares such fields in pairs. Documents longer than `cached_document_bytes` are parsed and validated each
-    time.
+    time. `variable_items` are elements of lists and fields of objects in variables, `json_values` all that a
+    request holds. An anonymous caller sends no more than `anonymous_body_bytes`.
     """
 
     depth: int = 12
@@ -50,17 +51,17 @@ class QueryLimits:
     node_ids: int = 100
     unsized_list: int = 10
     subscriptions_per_connection: int = 100
+    schema_reads: int = 1
+    type_reads: int = 10
+    variable_items: int = 1_000
+    variable_depth: int = 12
+    json_values: int = 10_000
     body_bytes: int = 1024 * KIB
+    anonymous_body_bytes: int = 64 * KIB
     document_bytes: int = 64 * KIB
     # Parsed, a document takes some two hundred times the room of its text.
     cached_documents: int = 128
     cached_document_bytes: int = 4 * KIB
-
-
-def limit_extensions(limits: QueryLimits) -> list[Callable[[], SchemaExtension]]:
-    """The extensions of one schema that hold its operations within `limits`."""
-    read = _document_reader(limits)
-    return [lambda: WithinLimits(read, limits)]
 
 
 class CheckedOperation:
@@ -79,9 +80,12 @@ class CheckedOperation:
     def cost_plan(self) -> CostPlan:
         """What the operation costs once its variables are known. Only for documents that are valid."""
         limits = self._document.limits
+        merger = FieldMerger(self._document.schema, self._document.node)
+        introspection = _introspection_of(self._document.schema)
         planner = Planner(
             self._document.schema,
-            self._document.node,
+            merger,
+            introspection.meter(merger, schema_reads=limits.schema_reads, type_reads=limits.type_reads),
             unsized_list=limits.unsized_list,
             most_fields=limits.cost,
         )
@@ -128,10 +132,17 @@ class CheckedDocument:
         return self._validation[1]
 
 
+@lru_cache(maxsize=8)
+def _introspection_of(schema: GraphQLSchema) -> Introspection:
+    return Introspection(schema)
+
+
 ReadDocument = Callable[[GraphQLSchema, str], CheckedDocument]
 
 
-def _document_reader(limits: QueryLimits) -> ReadDocument:
+def document_reader(limits: QueryLimits) -> ReadDocument:
+    """Reads documents within `limits`, and remembers short ones. What it returns raises CodedError."""
+
     def read(schema: GraphQLSchema, query: str) -> CheckedDocument:
         document = _parse(query, limits)
         _check_shape(document, limits)
@@ -169,61 +180,3 @@ def _check_shape(document: DocumentNode, limits: QueryLimits) -> None:
         if requested > limit:
             message = f"The document is {requested} {what}; {limit} are allowed."
             raise CodedError(message, code, limit=limit, requested=requested)
-
-
-class WithinLimits(SchemaExtension):
-    """Refuses operations that ask for too much, and states what the others cost in `extensions.cost`."""
-
-    def __init__(self, read: ReadDocument, limits: QueryLimits) -> None:
-        self._read = read
-        self._limits = limits
-        self._checked: CheckedDocument | None = None
-        self._cost: int | None = None
-
-    def on_parse(self) -> Iterator[None]:
-        """Takes the place of Strawberry's parsing. What it raises, `execution.py` answers."""
-        context = self.execution_context
-        if context.query:
-            self._checked = self._read(context.schema._schema, context.query)
-            context.graphql_document = self._checked.node
-        yield
-
-    def on_validate(self) -> Iterator[None]:
-        """Takes the place of Strawberry's validation."""
-        if self._checked is not None:
-            self.execution_context.pre_execution_errors = self._errors(self._checked)
-        yield
-
-    def get_results(self) -> dict[str, Any]:
-        """What the operation cost; nothing for subscriptions, whose every event would carry it."""
-        if self._cost is None:
-            return {}
-        return {"cost": {"requested": self._cost, "limit": self._limits.cost}}
-
-    def _errors(self, document: CheckedDocument) -> list[GraphQLError]:
-        context = self.execution_context
-        try:
-            # Without a name Strawberry would run the first operation; only this attribute tells.
-            operation = document.operation(context._provided_operation_name)
-            if operation is None:
-                return []
-            if context.context.viewer.anonymous and not operation.introspects_only:
-                message = "Send a token; without one only the schema can be read."
-                raise CodedError(message, "UNAUTHENTICATED")
-            if errors := document.validation_errors(context.validation_rules):
-                return errors
-            return self._price(operation)
-        except CodedError as error:
-            return [error]
-
-    def _price(self, operation: CheckedOperation) -> list[GraphQLError]:
-        bill = operation.cost_plan.bill(self.execution_context.variables or {})
-        if bill.errors:
-            return list(bill.errors)
-        if operation.node.operation is not OperationType.SUBSCRIPTION:
-            self._cost = bill.cost
-        if bill.cost > self._limits.cost:
-            message = f"The query asks for {bill.cost} nodes; {self._limits.cost} are allowed."
-            details = {"limit": self._limits.cost, "requested": bill.cost}
-            return [CodedError(message, "QUERY_TOO_EXPENSIVE", **details)]
-        return []

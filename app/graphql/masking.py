@@ -13,6 +13,7 @@ from graphql import ArgumentNode, GraphQLError, GraphQLSyntaxError, ValueNode
 from strawberry.exceptions import MissingQueryError
 from strawberry.schema.exceptions import CannotGetOperationTypeError, InvalidOperationTypeError
 from strawberry.types import ExecutionContext
+from strawberry.types.graphql import OperationType
 
 from app.errors import (
     DatabaseDamaged,
@@ -24,6 +25,7 @@ from app.errors import (
     StoreFull,
     UserMistake,
 )
+from app.graphql.uninterrupted import to_the_end
 
 INTERNAL_MESSAGE = "Something went wrong on our side. Tell the operator the correlation id."
 STORAGE_MESSAGE = "The object store can't take or give bytes now. Try again later."
@@ -41,7 +43,14 @@ log = structlog.get_logger()
 
 
 class GatewaySchema(strawberry.Schema):
-    """A schema that leaves the logging of errors to the mask, which knows the correlation id."""
+    """A schema that finishes its mutations, and leaves the logging of errors to the mask."""
+
+    async def _execute_operation(self, execution_context: ExecutionContext, *arguments: Any, **options: Any) -> Any:
+        """Finishes a mutation whose client has gone, whatever it came by: half of it would be worse than all of it."""
+        running = super()._execute_operation(execution_context, *arguments, **options)
+        if execution_context.operation_type is not OperationType.MUTATION:
+            return await running
+        return await to_the_end(running)
 
     def process_errors(self, errors: list[GraphQLError], execution_context: ExecutionContext | None = None) -> None:
         """Does nothing; see `shown`."""

@@ -47,7 +47,7 @@ class CostPlan:
             except CodedError as error:
                 errors.append(error)
                 size = 1
-            total += size * (ask.counted + self._cost(ask.below, variables, errors))
+            total += size * (ask.counted + ask.introspected + self._cost(ask.below, variables, errors))
         return total
 
     def _size(self, ask: Ask, variables: dict[str, Any]) -> int:

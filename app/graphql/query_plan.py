@@ -1,6 +1,6 @@
 """What an operation asks for: a tree of the fields that lead to nodes. Knows the schema, but no variables."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
@@ -8,7 +8,6 @@ from graphql import (
     ArgumentNode,
     DocumentNode,
     FieldNode,
-    FragmentDefinitionNode,
     FragmentSpreadNode,
     GraphQLField,
     GraphQLInterfaceType,
@@ -24,7 +23,9 @@ from graphql import (
     is_list_type,
 )
 
+from app.graphql.introspection import READS, IntrospectionMeter
 from app.graphql.masking import CodedError
+from app.graphql.merged_fields import FieldMerger, fragments_of
 
 
 class Sizing(Enum):
@@ -37,7 +38,10 @@ class Sizing(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """A field that asks for nodes, itself or below. `counted` says whether what it gives are nodes."""
+    """A field that asks for nodes, itself or below. `counted` says whether what it gives are nodes.
+
+    `introspected` is what its introspection costs, in nodes.
+    """
 
     field: FieldNode
     sizing: Sizing
@@ -45,6 +49,7 @@ class Ask:
     counted: bool
     takes_last: bool
     below: tuple["Ask", ...]
+    introspected: int = 0
 
     @property
     def arguments(self) -> Mapping[str, ArgumentNode]:
@@ -52,15 +57,24 @@ class Ask:
 
 
 class Planner:
-    """Makes the tree for one operation of a valid document.
+    """Makes the tree for one operation of a valid document, whose fields `merger` merges.
 
     `unsized_list` is what a list counts whose size nobody states. Raises CodedError after `most_fields`
-    fields, for fragments can multiply a short text.
+    fields, for fragments can multiply a short text, and when `meter` finds too much introspection.
     """
 
-    def __init__(self, schema: GraphQLSchema, document: DocumentNode, *, unsized_list: int, most_fields: int) -> None:
+    def __init__(
+        self,
+        schema: GraphQLSchema,
+        merger: FieldMerger,
+        meter: IntrospectionMeter,
+        *,
+        unsized_list: int,
+        most_fields: int,
+    ) -> None:
         self._schema = schema
-        self._fragments = fragments_of(document)
+        self._merger = merger
+        self._meter = meter
         self._unsized_list = unsized_list
         self._most_fields = most_fields
         self._fields = 0
@@ -70,40 +84,13 @@ class Planner:
         return self._asks(root, [operation.selection_set]) if root else ()
 
     def _asks(self, parent: GraphQLNamedType, selection_sets: list[SelectionSetNode]) -> tuple[Ask, ...]:
-        asks = (self._ask(owner, nodes) for owner, nodes in self._merged_fields(parent, selection_sets))
+        asks = (self._ask(owner, nodes) for owner, nodes in self._merger.merged(parent, selection_sets))
         return tuple(ask for ask in asks if ask is not None)
-
-    def _merged_fields(
-        self, parent: GraphQLNamedType, selection_sets: list[SelectionSetNode]
-    ) -> Iterator[tuple[GraphQLNamedType, list[FieldNode]]]:
-        """Fields that answer under the same name are one field (GraphQL specification, section 6.3.2)."""
-        merged: dict[tuple[str, str], tuple[GraphQLNamedType, list[FieldNode]]] = {}
-        spread: set[str] = set()
-        waiting = [(parent, selection_set) for selection_set in selection_sets]
-        while waiting:
-            owner, selection_set = waiting.pop()
-            for selection in selection_set.selections:
-                match selection:
-                    case FieldNode():
-                        name = (selection.alias or selection.name).value
-                        merged.setdefault((owner.name, name), (owner, []))[1].append(selection)
-                    case InlineFragmentNode():
-                        waiting.append((self._condition(selection, owner), selection.selection_set))
-                    case FragmentSpreadNode() if selection.name.value not in spread:
-                        spread.add(selection.name.value)
-                        fragment = self._fragments[selection.name.value]
-                        waiting.append((self._condition(fragment, owner), fragment.selection_set))
-        yield from merged.values()
-
-    def _condition(
-        self, fragment: InlineFragmentNode | FragmentDefinitionNode, owner: GraphQLNamedType
-    ) -> GraphQLNamedType:
-        if fragment.type_condition is None:
-            return owner
-        return self._schema.type_map[fragment.type_condition.name.value]
 
     def _ask(self, owner: GraphQLNamedType, nodes: Sequence[FieldNode]) -> Ask | None:
         field = nodes[0]
+        if field.name.value in READS:
+            return Ask(field, Sizing.FIXED, 1, False, False, (), introspected=self._meter.read(nodes))
         if field.name.value.startswith("__") or not isinstance(owner, GraphQLObjectType | GraphQLInterfaceType):
             return None
         definition = owner.fields[field.name.value]
@@ -163,8 +150,3 @@ def root_fields(document: DocumentNode, operation: OperationDefinitionNode) -> s
                     if fragment := fragments.get(selection.name.value):
                         waiting.append(fragment.selection_set)
     return names
-
-
-def fragments_of(document: DocumentNode) -> dict[str, FragmentDefinitionNode]:
-    """The fragments that a document defines, by name."""
-    return {node.name.value: node for node in document.definitions if isinstance(node, FragmentDefinitionNode)}

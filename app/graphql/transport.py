@@ -6,7 +6,8 @@ and documents are limited, errors are masked on every transport, and what is ope
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from functools import partial
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
@@ -19,6 +20,7 @@ from strawberry.subscriptions import GRAPHQL_TRANSPORT_WS_PROTOCOL
 from strawberry.types.graphql import OperationType
 
 from app.errors import NotAuthenticated
+from app.graphql.admission import Admission, CallerLimits, caller_key
 from app.graphql.contract import (
     Authenticate,
     Caller,
@@ -34,9 +36,11 @@ from app.graphql.execution import Answer, OperationRequest, answer_once, answers
 from app.graphql.limits import QueryLimits
 from app.graphql.masking import CodedError
 from app.graphql.media_types import MediaType, negotiate, wants_page
-from app.graphql.transport_http import RequestRefused, read_operation
-from app.graphql.transport_streams import AnswerStream, EventStreamEncoding, MultipartEncoding
+from app.graphql.transport_http import RequestRefused, check_head, read_operation
+from app.graphql.transport_streams import AnswerStream, EventStreamEncoding, MultipartEncoding, disconnected
 from app.graphql.transport_websocket import SubscriptionSocket
+from app.graphql.uninterrupted import while_connected
+from app.request_body import RequestBody, respond
 
 Explorer = Callable[[Request], Awaitable[Response]]
 
@@ -50,6 +54,7 @@ class GatewayGraphQL(GraphQL[OperationContext, None]):
     make_context            makes the context of one operation
     explorer                the page for browsers; without one they get JSON like everybody
     allowed_origins         pages of other origins that may open a WebSocket ("*" for all)
+    caller_limits           what one caller may send and have open
     heartbeat_seconds       how long a stream may be silent
     connection_init_seconds how long a socket may wait to say who it is
     set_alarm               sets when a token expires; tests have another one
@@ -62,6 +67,7 @@ class GatewayGraphQL(GraphQL[OperationContext, None]):
         authenticate: Authenticate,
         make_context: MakeContext,
         limits: QueryLimits | None = None,
+        caller_limits: CallerLimits | None = None,
         explorer: Explorer | None = None,
         allowed_origins: Sequence[str] = (),
         heartbeat_seconds: float = 15.0,
@@ -77,6 +83,7 @@ class GatewayGraphQL(GraphQL[OperationContext, None]):
         self._authenticate = authenticate
         self._make_context = make_context
         self._limits = limits or QueryLimits()
+        self.admission = Admission(caller_limits or CallerLimits())
         self._explorer = explorer
         self._heartbeat_seconds = heartbeat_seconds
         self._connection_init_seconds = connection_init_seconds
@@ -88,8 +95,9 @@ class GatewayGraphQL(GraphQL[OperationContext, None]):
         if scope["type"] == "websocket":
             await self._serve_socket(WebSocket(scope, receive, send))
         else:
-            response = await self._response(Request(scope, receive))
-            await response(scope, receive, send)
+            request = Request(scope, receive)
+            body = RequestBody(request, receive)
+            await respond(await self._response(request, body), body, scope, receive, send)
 
     async def shutdown(self, grace_seconds: float = 2.0) -> None:
         """End every stream and close every socket (1001); wait up to `grace_seconds` for clients to notice.
@@ -110,40 +118,60 @@ class GatewayGraphQL(GraphQL[OperationContext, None]):
             if caller is not None and invalid(caller):
                 connection.end(StreamEnd.TOKEN_EXPIRED)
 
-    async def _response(self, request: Request) -> ASGIApp:
+    async def _response(self, request: Request, body: RequestBody) -> ASGIApp:
         correlation_id = correlation_id_of(request)
         accept = ",".join(request.headers.getlist("accept"))
         if self._explorer and request.method == "GET" and wants_page(accept):
             return await self._explorer(request)
         media = negotiate(accept)
         try:
-            return await self._answer(request, media, correlation_id)
+            return await self._answer(request, body, media, correlation_id)
         except RequestRefused as refused:
             return _refused(refused, media, correlation_id)
         except ClientDisconnect:
-            # It went while it was sending; nobody is left to read this.
+            # It went before it had its answer; this one is not read.
             return Response(status_code=400)
         except Exception as error:
             return _json_response(refusal(error, correlation_id), MediaType.JSON, correlation_id)
 
-    async def _answer(self, request: Request, media: MediaType | None, correlation_id: str) -> ASGIApp:
+    async def _answer(
+        self, request: Request, body: RequestBody, media: MediaType | None, correlation_id: str
+    ) -> ASGIApp:
+        """All that the head of a request tells is checked before its body is read."""
         if request.method not in ("GET", "POST"):
             message = "GraphQL is served by GET and POST."
             raise RequestRefused(405, "METHOD_NOT_ALLOWED", message, headers={"Allow": "GET, POST"})
         if media is None:
             message = f"Accept one of {', '.join(MediaType)} (with subscriptionSpec=1.0)."
             raise RequestRefused(406, "NOT_ACCEPTABLE", message)
-        try:
-            viewer = await self._authenticate(bearer_token(request.headers.get("authorization")))
-        except NotAuthenticated as error:
-            headers = {"WWW-Authenticate": "Bearer"}
-            raise RequestRefused(401, "UNAUTHENTICATED", str(error), headers=headers) from error
-        operation = await read_operation(request, self._limits)
+        viewer = await self._caller(request)
+        check_head(request, body, self._limits, anonymous=viewer.anonymous)
+        if viewer.anonymous:
+            self._admit_anonymous(request)
+        operation = await read_operation(
+            request, body, self._limits, anonymous=viewer.anonymous, seconds=self.admission.body_seconds
+        )
         context = self._make_context(request, viewer, correlation_id)
         allowed = OperationType.from_http("GET" if request.method == "GET" else "POST")
         if media.streams:
-            return self._stream(operation, context, media, allowed)
-        return _json_response(await self._run(operation, context, allowed), media, correlation_id)
+            return self._stream(operation, context, media, allowed, request)
+        running = self._run(operation, context, allowed)
+        answer = await while_connected(running, partial(disconnected, request.receive))
+        return _json_response(answer, media, correlation_id)
+
+    async def _caller(self, request: Request) -> Caller:
+        try:
+            return await self._authenticate(bearer_token(request.headers.get("authorization")))
+        except NotAuthenticated as error:
+            headers = {"WWW-Authenticate": "Bearer"}
+            raise RequestRefused(401, "UNAUTHENTICATED", str(error), headers=headers) from error
+
+    def _admit_anonymous(self, request: Request) -> None:
+        try:
+            self.admission.anonymous.admit(request)
+        except CodedError as error:
+            seconds = str((error.extensions or {})["retryAfter"])
+            raise RequestRefused.of(429, error, headers={"Retry-After": seconds}) from error
 
     async def _run(self, operation: OperationRequest, context: OperationContext, allowed: set[OperationType]) -> Answer:
         try:
@@ -161,14 +189,21 @@ class GatewayGraphQL(GraphQL[OperationContext, None]):
         context: OperationContext,
         media: MediaType,
         allowed: set[OperationType],
+        request: Request,
     ) -> ASGIApp:
         encoding = EventStreamEncoding() if media is MediaType.EVENT_STREAM else MultipartEncoding()
         results = answers(self.schema, operation, context, allowed)
         stream = AnswerStream(results, encoding, context, self._heartbeat_seconds)
 
         async def serve(scope: Scope, receive: Receive, send: Send) -> None:
-            with self._tracked(stream), self._expiring(stream, context.viewer):
-                await stream(scope, receive, send)
+            with ExitStack() as slots:
+                try:
+                    slots.enter_context(self.admission.stream(caller_key(context.viewer, request)))
+                except CodedError as error:
+                    refused = _refused(RequestRefused.of(429, error), media, context.correlation_id)
+                    return await refused(scope, receive, send)
+                with self._tracked(stream), self._expiring(stream, context.viewer):
+                    await stream(scope, receive, send)
 
         return serve
 
@@ -186,6 +221,7 @@ class GatewayGraphQL(GraphQL[OperationContext, None]):
             authenticate=self._authenticate,
             make_context=self._make_context,
             limits=self._limits,
+            admission=self.admission,
             set_alarm=self._set_alarm,
             connection_init_seconds=self._connection_init_seconds,
         )
@@ -236,8 +272,7 @@ def _status_of_refusal(answer: Answer, media: MediaType) -> int:
 
 
 def _refused(refused: RequestRefused, media: MediaType | None, correlation_id: str) -> Response:
-    details = {"hint": refused.hint} if refused.hint else {}
-    answer = refusal(CodedError(refused.message, refused.code, **details), correlation_id)
+    answer = refusal(refused.as_error(), correlation_id)
     readable = media if media is MediaType.GRAPHQL_RESPONSE else MediaType.JSON
     response = _json_response(answer, readable, correlation_id)
     response.status_code = refused.status

@@ -117,7 +117,7 @@ class AnswerStream:
         headers = {**self._encoding.headers, "x-correlation-id": self._context.correlation_id}
         raw_headers = [(name.encode(), value.encode()) for name, value in headers.items()]
         await send({"type": "http.response.start", "status": 200, "headers": raw_headers})
-        gone = asyncio.create_task(_disconnected(receive))
+        gone = asyncio.create_task(disconnected(receive))
         try:
             async with aclosing(self._answers):
                 await self._write_answers(send, gone)
@@ -155,7 +155,8 @@ async def _write(send: Send, text: str, *, more: bool = True) -> None:
     await send({"type": "http.response.body", "body": text.encode(), "more_body": more})
 
 
-async def _disconnected(receive: Receive) -> None:
+async def disconnected(receive: Receive) -> None:
+    """Returns when the client has gone. What is left of its body is dropped."""
     while (await receive())["type"] != "http.disconnect":
         pass
 

@@ -9,19 +9,15 @@ again with new parameters, which they don't after 4401.
 """
 
 import asyncio
-import json
 import uuid
-from collections.abc import AsyncGenerator, Mapping
-from contextlib import aclosing, suppress
+from collections.abc import Mapping
+from contextlib import ExitStack, aclosing, suppress
 from datetime import timedelta
 from typing import Any, cast
 
 import structlog
-from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
-from strawberry.http.async_base_view import AsyncWebSocketAdapter
+from starlette.websockets import WebSocket
 from strawberry.http.exceptions import (
-    NonJsonMessageReceived,
-    NonTextMessageReceived,
     WebSocketDisconnected,
 )
 from strawberry.schema import BaseSchema
@@ -39,6 +35,7 @@ from strawberry.subscriptions.protocols.graphql_transport_ws.types import (
 )
 
 from app.errors import NotAuthenticated
+from app.graphql.admission import Admission, caller_key
 from app.graphql.contract import (
     Alarm,
     Authenticate,
@@ -49,55 +46,24 @@ from app.graphql.contract import (
     StreamEnd,
     bearer_token,
 )
-from app.graphql.execution import OperationRequest, answers, encode, refusal
+from app.graphql.execution import OperationRequest, answers, refusal
 from app.graphql.limits import QueryLimits
 from app.graphql.masking import CodedError
+from app.graphql.socket_messages import SocketMessages
 from app.graphql.transport_http import RequestRefused, operation_in
 
 INTERNAL_ERROR = 1011
-MESSAGE_TOO_BIG = 1009
+# As the protocol's own "Too many initialisation requests": clients don't connect again by themselves.
+TOO_MANY_REQUESTS = 4429
 CLOSE_CODES = {
     StreamEnd.TOKEN_EXPIRED: (4403, "Token expired"),
     StreamEnd.SHUTTING_DOWN: (1001, "Going away"),
 }
 
+# The id of an operation comes back with each of its messages.
+_ID_CHARACTERS = 256
+
 log = structlog.get_logger()
-
-
-class SocketMessages(AsyncWebSocketAdapter):
-    """JSON messages on a Starlette socket, each of at most `limit` characters."""
-
-    def __init__(self, socket: WebSocket, limit: int) -> None:
-        self._socket = socket
-        self._limit = limit
-
-    async def iter_json(self, *, ignore_parsing_errors: bool = False) -> AsyncGenerator[object, None]:
-        while self._socket.application_state is WebSocketState.CONNECTED:
-            received = await self._socket.receive()
-            if received["type"] == "websocket.disconnect":
-                return
-            text = received.get("text")
-            if text is None:
-                raise NonTextMessageReceived
-            if len(text) > self._limit:
-                await self.close(MESSAGE_TOO_BIG, f"Messages may have {self._limit} characters")
-                return
-            try:
-                message = json.loads(text)
-            except (ValueError, RecursionError):
-                raise NonJsonMessageReceived from None
-            yield message
-
-    async def send_json(self, message: Mapping[str, object]) -> None:
-        try:
-            await self._socket.send_text(encode(message))
-        # Starlette tells by RuntimeError that the socket was closed before.
-        except (WebSocketDisconnect, RuntimeError):
-            raise WebSocketDisconnected from None
-
-    async def close(self, code: int, reason: str) -> None:
-        with suppress(WebSocketDisconnect, RuntimeError):
-            await self._socket.close(code, reason)
 
 
 class SubscriptionSocket(BaseGraphQLTransportWSHandler[OperationContext, None]):
@@ -111,12 +77,13 @@ class SubscriptionSocket(BaseGraphQLTransportWSHandler[OperationContext, None]):
         authenticate: Authenticate,
         make_context: MakeContext,
         limits: QueryLimits,
+        admission: Admission,
         set_alarm: SetAlarm,
         connection_init_seconds: float,
     ) -> None:
         super().__init__(
             view=None,  # type: ignore[arg-type]  # asked by connection_init only, which is handled here
-            websocket=SocketMessages(socket, limits.body_bytes),
+            websocket=SocketMessages(socket, limits),
             context=None,  # type: ignore[arg-type]  # every operation has a context of its own
             root_value=None,
             schema=schema,
@@ -126,6 +93,9 @@ class SubscriptionSocket(BaseGraphQLTransportWSHandler[OperationContext, None]):
         self._authenticate = authenticate
         self._make_context = make_context
         self._limits = limits
+        self._admission = admission
+        # The place among the caller's sockets, given back when the socket has gone.
+        self._place = ExitStack()
         self._set_alarm = set_alarm
         self._caller: Caller | None = None
         self._expiry: Alarm | None = None
@@ -144,7 +114,10 @@ class SubscriptionSocket(BaseGraphQLTransportWSHandler[OperationContext, None]):
         """Called when the socket has gone: stops its operations."""
         if self._expiry:
             self._expiry.cancel()
-        await super().shutdown()
+        try:
+            await super().shutdown()
+        finally:
+            self._place.close()
 
     async def handle_message(self, message: Message) -> None:
         """Serves one message, or closes the socket with 4400 when it is none of the protocol's."""
@@ -166,12 +139,14 @@ class SubscriptionSocket(BaseGraphQLTransportWSHandler[OperationContext, None]):
         try:
             self._caller = await self._authenticate(self._token(payload))
         except NotAuthenticated as error:
-            # RFC 6455, section 5.5: a reason has at most 123 bytes.
-            reason = str(error).encode()[:120].decode(errors="ignore")
-            return await self.websocket.close(4403, reason or "Forbidden")
+            return await self.websocket.close(4403, str(error) or "Forbidden")
         except Exception:
             log.exception("websocket_authentication_failed")
             return await self.websocket.close(INTERNAL_ERROR, "Something went wrong")
+        try:
+            self._take_place(self._caller)
+        except CodedError as error:
+            return await self.websocket.close(TOO_MANY_REQUESTS, _reason_of(error))
         await self.send_message({"type": "connection_ack"})
         self.connection_acknowledged = True
         if self._caller.expires_at:
@@ -193,7 +168,10 @@ class SubscriptionSocket(BaseGraphQLTransportWSHandler[OperationContext, None]):
             # Operations start only after connection_init has found out who is calling.
             caller = cast(Caller, self._caller)
             context = self._make_context(self._socket, caller, correlation_id)
-            await self._send_answers(operation, context)
+            if caller.anonymous:
+                self._admission.anonymous.admit(self._socket)
+            with self._admission.subscriptions.taken(caller_key(caller, self._socket)):
+                await self._send_answers(operation, context)
         except WebSocketDisconnected:
             pass
         except Exception as error:
@@ -213,6 +191,12 @@ class SubscriptionSocket(BaseGraphQLTransportWSHandler[OperationContext, None]):
         with suppress(WebSocketDisconnected):
             await operation.send_operation_message({"id": operation.id, "type": "error", "payload": errors})
 
+    def _take_place(self, caller: Caller) -> None:
+        """Raises CodedError when the caller has too many sockets, or comes too often without a token."""
+        if caller.anonymous:
+            self._admission.anonymous.admit(self._socket)
+        self._place.enter_context(self._admission.sockets.taken(caller_key(caller, self._socket)))
+
     def _refuse(self, message: SubscribeMessage) -> CodedError | None:
         limit = self._limits.subscriptions_per_connection
         if len(self.operations) >= limit:
@@ -221,7 +205,7 @@ class SubscriptionSocket(BaseGraphQLTransportWSHandler[OperationContext, None]):
         try:
             operation_in(message["payload"], self._limits)
         except RequestRefused as refused:
-            return CodedError(refused.message, refused.code)
+            return refused.as_error()
         return None
 
     def _token(self, payload: Mapping[str, object]) -> str | None:
@@ -249,4 +233,10 @@ def _is_well_formed(message: object) -> bool:
 
 
 def _has_id(message: dict[str, object]) -> bool:
-    return isinstance(message.get("id"), str) and message["id"] != ""
+    given = message.get("id")
+    return isinstance(given, str) and 0 < len(given) <= _ID_CHARACTERS
+
+
+def _reason_of(error: CodedError) -> str:
+    details = error.extensions or {}
+    return f"{details['code']}: {details['hint']}"

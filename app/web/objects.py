@@ -21,6 +21,7 @@ from app.adapters.folder_intake import HEAD_BYTES
 from app.adapters.folder_reader import ObjectReader
 from app.errors import GatewayError
 from app.ports import Asker
+from app.request_body import respond
 from app.web.objects_body import Body, require_plain_body
 from app.web.objects_errors import Refusal, error_answer
 from app.web.objects_ranges import is_unchanged, requested_range
@@ -102,7 +103,7 @@ class _ObjectEndpoint:
                 raise Refusal(405, "METHOD_NOT_ALLOWED", "Nothing here takes this method.", "Use PUT or GET.", allow)
         except GatewayError as error:
             response = error_answer(error)
-        await _respond(response, body, scope, receive, send)
+        await respond(response, body, scope, receive, send)
 
     async def _receive_part(self, request: Request, body: Body) -> Response:
         part = self._store.addresses.read_part(request.path_params["key"], request.query_params.multi_items())
@@ -163,15 +164,3 @@ class _Arrival:
         if self._on_head is not None and self._head_missing <= 0:
             on_head, self._on_head = self._on_head, None
             await on_head(self._key)
-
-
-async def _respond(response: Response, body: Body, scope: Scope, receive: Receive, send: Send) -> None:
-    """Answer; where the body was not read to its end, so that the client sees the answer before the close."""
-    if body.exhausted:
-        return await response(scope, receive, send)
-    response.headers["connection"] = "close"
-    await send({"type": "http.response.start", "status": response.status_code, "headers": response.raw_headers})
-    # The answer is complete with this, but only its formal end has the server close the connection.
-    await send({"type": "http.response.body", "body": bytes(response.body), "more_body": True})
-    await body.drop_rest()
-    await send({"type": "http.response.body", "body": b"", "more_body": False})

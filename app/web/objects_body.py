@@ -1,17 +1,11 @@
 """The body of a request that may be long, may stop coming, and may have to be refused before it is read."""
 
-import asyncio
-
 from starlette.datastructures import Headers
 from starlette.requests import Request
-from starlette.types import Message, Receive
+from starlette.types import Receive
 
+from app.request_body import BodyTimeout, RequestBody
 from app.web.objects_errors import Refusal
-
-# After a refusal so much of the body is read and dropped, for at most so long: a client that looks for the
-# answer only when it has sent everything would otherwise find a broken connection. Most parts have 16 MiB.
-_DROPPED_BYTES = 32 * 1024 * 1024
-_DROPPED_SECONDS = 5.0
 
 
 def require_plain_body(headers: Headers) -> None:
@@ -47,26 +41,23 @@ def require_plain_body(headers: Headers) -> None:
         )
 
 
-class Body:
+class Body(RequestBody):
     """An iterator over the chunks of a body; it ends early when the client goes away."""
 
     def __init__(self, request: Request, receive: Receive, silence_seconds: float) -> None:
         """After `silence_seconds` without a byte, iterating raises Refusal."""
-        self._receive = receive
+        super().__init__(request, receive)
         self._silence_seconds = silence_seconds
-        declared = request.headers.get("content-length")
-        self._length = None if declared is None else int(declared)  # the server has made sure that it is one
-        self.exhausted = self._length == 0 or (declared is None and "transfer-encoding" not in request.headers)
 
     def expect(self, length: int) -> None:
         """Raises Refusal when it isn't declared that exactly `length` bytes come."""
         hint = f"Send exactly {length} bytes, with their number in Content-Length."
-        if self._length is None:
+        if self.length is None:
             raise Refusal(411, "LENGTH_REQUIRED", "The request does not say how long its body is.", hint, {})
-        if self._length > length:
-            raise Refusal(413, "TOO_LARGE", f"The part has {length} bytes, not {self._length}.", hint, {})
-        if self._length < length:
-            raise Refusal(400, "INVALID", f"The part has {length} bytes, not {self._length}.", hint, {})
+        if self.length > length:
+            raise Refusal(413, "TOO_LARGE", f"The part has {length} bytes, not {self.length}.", hint, {})
+        if self.length < length:
+            raise Refusal(400, "INVALID", f"The part has {length} bytes, not {self.length}.", hint, {})
 
     def __aiter__(self) -> "Body":
         return self
@@ -75,27 +66,7 @@ class Body:
         if self.exhausted:
             raise StopAsyncIteration
         try:
-            async with asyncio.timeout(self._silence_seconds):
-                message = await self._receive()
-        except TimeoutError:
+            return await self.next_chunk_within(self._silence_seconds)
+        except BodyTimeout:
             hint = "Send the part again."
             raise Refusal(408, "REQUEST_TIMEOUT", "No byte came for too long.", hint, {}) from None
-        return self._taken(message)
-
-    async def drop_rest(self) -> None:
-        """Read on, up to a limit, and keep nothing."""
-        dropped = 0
-        try:
-            async with asyncio.timeout(_DROPPED_SECONDS):
-                while not self.exhausted and dropped < _DROPPED_BYTES:
-                    dropped += len(self._taken(await self._receive()))
-        except TimeoutError:
-            return
-
-    def _taken(self, message: Message) -> bytes:
-        if message["type"] == "http.disconnect":
-            self.exhausted = True
-            return b""
-        self.exhausted = not message.get("more_body", False)
-        chunk: bytes = message.get("body", b"")
-        return chunk

@@ -4,7 +4,6 @@ import asyncio
 from typing import Any
 
 import pytest
-from graphql import get_introspection_query
 from strawberry.types.graphql import OperationType
 
 from app.graphql import limits as limits_module
@@ -132,7 +131,7 @@ def test_tokens_are_limited() -> None:
         ("query ($ids: [ID!]!) { nodes(ids: $ids) { id } }", {"ids": "1"}, 1),
         ("query ($id: ID!) { nodes(ids: [$id, $id]) { id } }", {"id": "1"}, 2),
         ("{ shelves { books(first: 3) { nodes { id } } } }", None, 10 + 10 * 3),
-        ("{ __schema { types { name } } __typename }", None, 0),
+        ("{ __schema { queryType { name } } __typename }", None, 1),
     ],
 )  # fmt: skip
 def test_cost_is_the_nodes_asked_for(document: str, variables: dict[str, Any] | None, expected: int) -> None:
@@ -208,22 +207,6 @@ def test_at_most_a_hundred_ids() -> None:
     expected = {"code": "TOO_MANY_IDS", "field": "nodes", "limit": 100, "requested": 101}
     assert refused(document, {"ids": [str(n) for n in range(101)]}) == expected
     assert refused("{ nodes(ids: [" + "1 " * 101 + "]) { id } }") == expected
-
-
-def test_the_standard_introspection_passes() -> None:
-    query = get_introspection_query(
-        specified_by_url=True,
-        directive_is_repeatable=True,
-        schema_description=True,
-        input_value_deprecation=True,
-    )
-    assert cost(query) == 0
-    assert ask(query, caller=ANONYMOUS).executed
-
-
-def test_introspection_can_not_go_round_in_circles() -> None:
-    circles = "{ __schema { types {" + " fields { type {" * 4 + " name " + "} }" * 4 + " } } }"
-    assert refused(circles)["code"] == "GRAPHQL_VALIDATION_FAILED"
 
 
 @pytest.mark.parametrize(

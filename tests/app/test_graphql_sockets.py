@@ -226,7 +226,8 @@ def test_a_token_that_does_not_hold_closes_the_socket(payload: object, code: int
         '{"type": "subscribe", "id": 1, "payload": {"query": "{hello}"}}',
         '{"type": "subscribe", "id": ["a"], "payload": {"query": "{hello}"}}',
         '{"type": "subscribe", "id": "a"}', '{"type": "subscribe", "id": "a", "payload": "{hello}"}',
-        '{"type": "complete", "id": {}}', '{"type": "ping", "payload": 1}', "[" * 100_000, b"binary",
+        '{"type": "complete", "id": {}}', '{"type": "ping", "payload": 1}', "[" * 9_000, b"binary",
+        '{"type": "complete", "id": "' + "a" * 257 + '"}',
     ],
 )  # fmt: skip
 def test_a_message_that_is_none_of_the_protocol_closes_with_4400(message: str | bytes) -> None:

@@ -12,10 +12,11 @@ from strawberry.schema.config import StrawberryConfig
 
 from app.errors import Conflict, NotAuthenticated, NotFound
 from app.graphql.contract import Caller
-from app.graphql.limits import QueryLimits, limit_extensions
+from app.graphql.limits import QueryLimits
 from app.graphql.masking import GatewaySchema
 from app.graphql.scalars import SCALARS, URL, ByteSize, EventCursor
 from app.graphql.transport import GatewayGraphQL
+from app.graphql.within_limits import limit_extensions
 
 SECRET = "the password is swordfish"
 FAR_AWAY = datetime(2100, 1, 1, tzinfo=UTC)
@@ -27,6 +28,10 @@ class Reader:
 
     name: str | None
     expires_at: datetime | None = None
+
+    @property
+    def subject(self) -> str:
+        return self.name or ""
 
     @property
     def anonymous(self) -> bool:
@@ -50,6 +55,7 @@ class Hub:
 
     queues: list[asyncio.Queue[Any]] = field(default_factory=list)
     listening: asyncio.Condition = field(default_factory=asyncio.Condition)
+    printed: asyncio.Queue[str] = field(default_factory=asyncio.Queue)
 
     async def listen(self) -> AsyncGenerator[Any, None]:
         queue: asyncio.Queue[Any] = asyncio.Queue()
@@ -213,6 +219,10 @@ class Query:
         return number
 
     @strawberry.field
+    async def next_news(self, info: Info) -> str | None:
+        return await anext(info.context.hub.listen(), None)
+
+    @strawberry.field
     def who(self, info: Info) -> str | None:
         return getattr(info.context.viewer, "name", None)
 
@@ -222,6 +232,13 @@ class Mutation:
     @strawberry.mutation
     def add_book(self, title: str) -> Book | None:
         raise Conflict(f"{title} is here already.")
+
+    @strawberry.mutation
+    async def print_news(self, info: Info) -> str | None:
+        """Waits for the next news, and is done when they are printed."""
+        text: str = await anext(info.context.hub.listen())
+        await info.context.hub.printed.put(text)
+        return text
 
     @strawberry.mutation
     def rename_book(self, id: strawberry.ID, title: str) -> Book | None:

@@ -1,0 +1,147 @@
+"""What one caller may do to this process: anonymous requests per minute, and how much they have open at a time.
+
+A caller is the subject of a token. Without a token it is the client's address; for IPv6, its /64, since that is what
+one customer of a provider gets (RFC 6177).
+"""
+
+import math
+import time
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from ipaddress import IPv6Address, IPv6Network, ip_address
+
+from starlette.requests import HTTPConnection
+
+from app.graphql.contract import Caller
+from app.graphql.masking import CodedError
+
+RATE_LIMITED = "RATE_LIMITED"
+# A forgotten address starts with a full bucket. With this many, that takes a minute of 10,000 addresses.
+_REMEMBERED_ADDRESSES = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class CallerLimits:
+    """Limits per caller and process. `subscriptions` are operations on streams and sockets; streams count as sockets.
+
+    `body_seconds` is how long the body of a request may take to arrive.
+    """
+
+    anonymous_requests_per_minute: int = 60
+    subscriptions: int = 1_000
+    sockets: int = 100
+    body_seconds: float = 30.0
+
+
+class AnonymousRequests:
+    """A token bucket per client address: it holds the requests of a minute and refills evenly."""
+
+    def __init__(
+        self,
+        per_minute: int,
+        *,
+        addresses: int = _REMEMBERED_ADDRESSES,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._per_minute = per_minute
+        self._addresses = addresses
+        self._clock = clock
+        # Requests left, and when that was counted; the address that was seen last comes last.
+        self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._buckets)
+
+    def admit(self, connection: HTTPConnection) -> None:
+        """Count one request. Raises CodedError (RATE_LIMITED) with `retryAfter`, in whole seconds."""
+        address, now = client_address(connection), self._clock()
+        left, counted_at = self._buckets.pop(address, (float(self._per_minute), now))
+        left = min(self._per_minute, left + (now - counted_at) * self._per_minute / 60)
+        admitted = left >= 1
+        self._buckets[address] = (left - 1 if admitted else left, now)
+        if len(self._buckets) > self._addresses:
+            self._buckets.popitem(last=False)
+        if not admitted:
+            raise self._refusal(math.ceil((1 - left) * 60 / self._per_minute))
+
+    def _refusal(self, seconds: int) -> CodedError:
+        wait = "1 second" if seconds == 1 else f"{seconds} seconds"
+        return CodedError(
+            f"Too many requests without a token from this address; {self._per_minute} per minute are allowed.",
+            RATE_LIMITED,
+            limit=self._per_minute,
+            retryAfter=seconds,
+            hint=f"Send a token, or try again in {wait}.",
+        )
+
+
+class OpenSlots:
+    """How many things of one kind each caller has open, up to `limit`."""
+
+    def __init__(self, limit: int, code: str, things: str) -> None:
+        """`things` is their name in the message to the caller, `code` the error's code."""
+        self._limit = limit
+        self._code = code
+        self._things = things
+        self._open: Counter[str] = Counter()
+
+    @property
+    def total(self) -> int:
+        """How many are open now."""
+        return self._open.total()
+
+    @contextmanager
+    def taken(self, caller: str) -> Iterator[None]:
+        """One of the caller's slots, for the time of the block. Raises CodedError when none is left."""
+        if self._open.get(caller, 0) >= self._limit:
+            raise CodedError(
+                f"This caller has {self._limit:,} {self._things} open, and more are not allowed.",
+                self._code,
+                limit=self._limit,
+                hint=f"Close {self._things} that you no longer need.",
+            )
+        self._open[caller] += 1
+        try:
+            yield
+        finally:
+            self._open[caller] -= 1
+            if not self._open[caller]:
+                del self._open[caller]
+
+
+class Admission:
+    """All limits of one process on its callers."""
+
+    def __init__(self, limits: CallerLimits) -> None:
+        self.body_seconds = limits.body_seconds
+        self.anonymous = AnonymousRequests(limits.anonymous_requests_per_minute)
+        self.subscriptions = OpenSlots(limits.subscriptions, "TOO_MANY_SUBSCRIPTIONS", "subscriptions")
+        self.sockets = OpenSlots(limits.sockets, "TOO_MANY_CONNECTIONS", "connections")
+
+    @contextmanager
+    def stream(self, caller: str) -> Iterator[None]:
+        """A stream holds a connection and a subscription. Raises CodedError when the caller has too many."""
+        with self.sockets.taken(caller), self.subscriptions.taken(caller):
+            yield
+
+
+def caller_key(caller: Caller, connection: HTTPConnection) -> str:
+    """What the open things of a caller are counted under."""
+    # No subject equals the key of an address: that one starts with a control character.
+    return f"\0{client_address(connection)}" if caller.anonymous else caller.subject
+
+
+def client_address(connection: HTTPConnection) -> str:
+    """The address that a client is counted under; without one, as on a Unix socket, the same for all."""
+    host = connection.client.host if connection.client else ""
+    try:
+        address = ip_address(host.partition("%")[0])
+    except ValueError:
+        return host[:64]
+    if isinstance(address, IPv6Address):
+        if address.ipv4_mapped:
+            return str(address.ipv4_mapped)
+        return str(IPv6Network((address, 64), strict=False))
+    return str(address)
