@@ -80,11 +80,11 @@ class AnonymousRequests:
 class OpenSlots:
     """How many things of one kind each caller has open, up to `limit`."""
 
-    def __init__(self, limit: int, code: str, things: str) -> None:
-        """`things` is their name in the message to the caller, `code` the error's code."""
+    def __init__(self, limit: int, code: str, thing: str) -> None:
+        """`thing` is what the message to the caller calls one of them, `code` the error's code."""
         self._limit = limit
         self._code = code
-        self._things = things
+        self._thing = thing
         self._open: Counter[str] = Counter()
 
     @property
@@ -96,11 +96,13 @@ class OpenSlots:
     def taken(self, caller: str) -> Iterator[None]:
         """One of the caller's slots, for the time of the block. Raises CodedError when none is left."""
         if self._open.get(caller, 0) >= self._limit:
+            things = f"{self._thing}s"
             raise CodedError(
-                f"This caller has {self._limit:,} {self._things} open, and more are not allowed.",
+                f"This caller has {self._limit:,} {self._thing if self._limit == 1 else things} open, "
+                "and more are not allowed.",
                 self._code,
                 limit=self._limit,
-                hint=f"Close {self._things} that you no longer need.",
+                hint=f"Close {things} that you no longer need.",
             )
         self._open[caller] += 1
         try:
@@ -117,8 +119,8 @@ class Admission:
     def __init__(self, limits: CallerLimits) -> None:
         self.body_seconds = limits.body_seconds
         self.anonymous = AnonymousRequests(limits.anonymous_requests_per_minute)
-        self.subscriptions = OpenSlots(limits.subscriptions, "TOO_MANY_SUBSCRIPTIONS", "subscriptions")
-        self.sockets = OpenSlots(limits.sockets, "TOO_MANY_CONNECTIONS", "connections")
+        self.subscriptions = OpenSlots(limits.subscriptions, "TOO_MANY_SUBSCRIPTIONS", "subscription")
+        self.sockets = OpenSlots(limits.sockets, "TOO_MANY_CONNECTIONS", "connection")
 
     @contextmanager
     def stream(self, caller: str) -> Iterator[None]:

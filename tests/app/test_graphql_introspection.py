@@ -24,6 +24,8 @@ STANDARD = get_introspection_query(
 FULL = STANDARD[STANDARD.index("__schema") :].partition("fragment FullType")[0].rstrip().removesuffix("}")
 FRAGMENTS = STANDARD[STANDARD.index("fragment FullType") :]
 
+DELETE = 'deleteImage(input: {imageId: "x", expectedRevision: 1}) { query { __schema { description } } }'
+
 
 def fields_in(value: Any) -> int:
     """How many fields a result has, at any depth."""
@@ -79,9 +81,7 @@ def test_thirty_aliases_of_the_schema_are_refused_unexecuted(executions: list[st
         ("{ ...A ...B } fragment A on Query { a: __schema { description } } "
          "fragment B on Query { __schema { description } }", 1),
         ("{" + " ".join(f'a{n}: __type(name: "Image") {{ name }}' for n in range(11)) + "}", 10),
-        ("mutation { " + " ".join(
-            f'{name}: deleteImage(input: {{imageId: "x", expectedRevision: 1}}) {{ query {{ __schema {{ description }} }} }}'
-            for name in "ab") + " }", 1),
+        (f"mutation {{ a: {DELETE} b: {DELETE} }}", 1),
     ],
 )  # fmt: skip
 def test_reading_the_schema_again_under_another_name_is_refused(document: str, limit: int) -> None:
@@ -101,8 +101,6 @@ def test_fields_that_answer_under_one_name_are_read_once() -> None:
     "document",
     [
         "{ __schema { a: types { ...FullType } b: types { ...FullType } } }" + FRAGMENTS,
-        "{ __schema { types { fields { type { ofType { ...T ofType { ofType { ...T } } } } } } } } fragment T on __Type "
-        "{ fields { name description isDeprecated deprecationReason args { name description type { name kind } } } }",
         "query ($n: String!) { a: __type(name: $n) { ...FullType } b: __type(name: $n) { ...FullType } }" + FRAGMENTS,
         "{ __schema { types {" + " ".join(f"a{n}: fields {{ name description }}" for n in range(30)) + "} } }",
     ],

@@ -17,6 +17,8 @@ import psutil
 from app.adapters.tokens import SecretTokens
 
 _SECRET = "a secret of thirty-two bytes or more, to measure with"
+# All watchers of a measurement are one subject.
+_MANY_WATCHERS = {"IMAGES_SOCKETS_PER_SUBJECT": "100000", "IMAGES_SUBSCRIPTIONS_PER_SUBJECT": "100000"}
 _START_SECONDS = 60
 _STOP_SECONDS = 30
 ANSWER_SECONDS = 120
@@ -80,7 +82,7 @@ def running_gateway(folder: Path) -> Iterator[Gateway]:
     """`images up` on a free port with its data in `folder`."""
     command = [str(_IMAGES), "up", "--data", str(folder / "data"), "--host", "127.0.0.1", "--port", "0"]
     limits = {"IMAGES_CUSTOM_IMAGES_LIMIT": "100000", "IMAGES_IMAGE_STORAGE_LIMIT_GIB": "100000"}
-    with _running(command, folder / "gateway.log", limits) as (process, _):
+    with _running(command, folder / "gateway.log", limits | _MANY_WATCHERS) as (process, _):
         told = json.loads((folder / "data/connection.json").read_text())
         headers = {"authorization": f"Bearer {told['token']}"}
         with httpx.Client(base_url=told["url"], headers=headers, timeout=ANSWER_SECONDS) as client:
@@ -99,7 +101,7 @@ def running_gateway(folder: Path) -> Iterator[Gateway]:
 def running_api(folder: Path, settings: Mapping[str, str], project_id: str, subject: str) -> Iterator[Gateway]:
     """`images serve` on a free port and a database that is there; asked in the name of `subject`."""
     command = [str(_IMAGES), "serve", "--host", "127.0.0.1", "--port", "0"]
-    given = {**settings, "IMAGES_SECRET": _SECRET}
+    given = {**settings, **_MANY_WATCHERS, "IMAGES_SECRET": _SECRET}
     with _running(command, folder / "gateway.log", given) as (process, line):
         url = line.removeprefix("listening on ")
         token = SecretTokens(_SECRET.encode()).issue(subject)
