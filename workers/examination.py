@@ -13,6 +13,7 @@ from workers.confinement import Sandbox
 from workers.errors import Cancelled, QemuRefused, UnsoundResult
 from workers.formats.refusals import checksum_mismatch, corrupt
 from workers.formats.reported import check_reported
+from workers.formats.tables import mapped
 from workers.formats.vhdx import ReadAt
 from workers.inspection import Inspection, inspect
 from workers.planning import Subject, how_to_open
@@ -33,9 +34,13 @@ class Progress:
 
     def tell(self, phase: ImagePhase, done: int, total: int) -> None:
         """Report progress, in bytes. Raises Cancelled."""
-        if self.cancelled.is_set():
-            raise Cancelled(f"while {phase}")
+        self.check()
         self.report(phase, done, total)
+
+    def check(self) -> None:
+        """Raises Cancelled when the result is not wanted any longer."""
+        if self.cancelled.is_set():
+            raise Cancelled("the caller wants no result")
 
     def of(self, phase: ImagePhase, total: int) -> Callable[[int], None]:
         """Something to call with the bytes done out of `total`. Raises Cancelled, as it does itself."""
@@ -66,7 +71,8 @@ def examine(sandbox: Sandbox, uploaded: Uploaded, progress: Progress, *, on_sock
     image = how_to_open(inspection)
     image = image.on_socket() if on_socket else image
     virtual_size = _reported_size(sandbox, inspection, image, uploaded.size)
-    return Subject(inspection, image, virtual_size, uploaded.size, uploaded.read_at)
+    data_size = mapped(inspection.facts, uploaded.read_at, uploaded.size, virtual_size, progress.check)
+    return Subject(inspection, image, virtual_size, uploaded.size, data_size, uploaded.read_at)
 
 
 def verify(
@@ -75,7 +81,7 @@ def verify(
     """Inspect a result as if it had been uploaded, and check its tables. Raises UnsoundResult."""
     limits = sandbox.limits
     tell = progress.of(ImagePhase.VERIFYING, expected.file_size)
-    bounds = limits.for_tables(max(expected.file_size, expected.virtual_size))
+    bounds = limits.for_tables(expected.file_size, expected.virtual_size)
     try:
         inspection = inspect(read_at, DiskFormat.QCOW2, expected.file_size, limits.max_virtual_size)
         report = qemu.check(sandbox, image, bounds)

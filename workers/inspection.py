@@ -22,9 +22,8 @@ from workers.formats.signatures import (
     ends_in_vhd_footer,
     foreign_content,
 )
+from workers.formats.tables import Facts
 from workers.limits import MAX_VIRTUAL_SIZE
-
-Facts = qcow2.Qcow2Facts | vmdk.VmdkFacts | vhd.VhdFacts | vhdx.VhdxFacts
 
 _OSLO_NAMES = {"qcow2", "vmdk", "vhd", "vhdx", "vdi", "qed", "iso", "luks"}
 _CHUNK = 64 << 10

@@ -58,18 +58,21 @@ class Limits:
         """To read a header."""
         return Bounds(memory=1 * GiB, cpu_seconds=10, wall_seconds=self.inspect_seconds)
 
-    def for_tables(self, size: int) -> Bounds:
-        """To read the tables of a file or disk of `size` bytes (`map`, `check`)."""
-        seconds = size // (64 * MiB)
+    def for_tables(self, file_size: int, virtual_size: int) -> Bounds:
+        """To read the tables of a file (`map`, `check`): as long as it is large, whatever the size of the disk is."""
+        seconds = file_size // (64 * MiB)
         return Bounds(
-            memory=1 * GiB + size // (8 * KiB),
+            memory=1 * GiB + max(file_size, virtual_size) // (8 * KiB),
             cpu_seconds=60 + seconds,
             wall_seconds=2 * self.inspect_seconds + seconds,
         )
 
-    def for_copy(self, source_size: int, virtual_size: int) -> Bounds:
-        """To write all the data of a disk anew; a qcow2 can't need more than the disk and its tables."""
-        seconds = (source_size + virtual_size) // self.slowest_rate
+    def for_copy(self, source_size: int, data_size: int, virtual_size: int) -> Bounds:
+        """To read a source and write the data in it anew, `data_size` bytes, however large the disk is.
+
+        A qcow2 can't need more room than the disk and its tables.
+        """
+        seconds = (source_size + data_size) // self.slowest_rate
         most = virtual_size if self.max_stored_size is None else min(virtual_size, self.max_stored_size)
         return Bounds(
             memory=4 * GiB + (source_size + virtual_size) // (8 * KiB),

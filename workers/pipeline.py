@@ -132,7 +132,7 @@ class _Attempt:
 
     def _copy(self, sandbox: FileSandbox, subject: Subject) -> Converted:
         """The way *copy*: qemu-img writes a new file; the source stays."""
-        bounds = self.limits.for_copy(self.task.source_size, subject.virtual_size)
+        bounds = self.limits.for_copy(self.task.source_size, subject.data_size, subject.virtual_size)
         progress = self.progress.of(ImagePhase.CONVERTING, subject.virtual_size)
         written = sandbox.folder / qemu.RESULT_IMAGE.name
         with flushed_meanwhile(written):

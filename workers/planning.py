@@ -13,6 +13,7 @@ import structlog
 from app.lifecycle import DiskFormat
 from workers import qcow2, qemu
 from workers.confinement import Sandbox
+from workers.errors import Cancelled
 from workers.extents import (
     DoubtfulMap,
     Extents,
@@ -30,6 +31,7 @@ from workers.formats.refusals import corrupt
 from workers.formats.vhd import FOOTER_SIZE, VhdFacts
 from workers.formats.vhdx import ReadAt, VhdxFacts, payload
 from workers.formats.vmdk import VmdkFacts
+from workers.formats.vmdk_tables import open_tables
 from workers.inspection import Inspection
 from workers.receipts import Converted, Way
 
@@ -67,12 +69,16 @@ Plan = ReferencePlan | KeepPlan | CopyPlan
 
 
 class Subject(NamedTuple):
-    """A source that passed inspection: what it is, how QEMU opens it, its sizes in bytes, and how to read it."""
+    """A source that passed inspection: what it is, how QEMU opens it, its sizes in bytes, and how to read it.
+
+    `data_size` is how much of the disk its tables map to data.
+    """
 
     inspection: Inspection
     image: qemu.Image
     virtual_size: int
     source_size: int
+    data_size: int
     read_at: ReadAt
 
     def converted(self, way: Way, stored_size: int, file_size: int) -> Converted:
@@ -136,12 +142,29 @@ def plain_extents(subject: Subject) -> Extents:
 
 
 def map_source(sandbox: Sandbox, subject: Subject) -> qemu.SourceMap:
-    """Where QEMU finds the data, checked. Raises DoubtfulMap, Truncated, TooManyExtents, QemuError, Cancelled."""
+    """Where the data lies, checked. A VMDK tells by itself, all else is asked of QEMU.
+
+    Raises DoubtfulMap, Truncated, TooManyExtents, ImageFailed, QemuError, Cancelled.
+    """
     limits = sandbox.limits
-    bounds = limits.for_tables(max(subject.source_size, subject.virtual_size))
-    found = qemu.map_extents(sandbox, subject.image, bounds, limits.max_extents)
+    if isinstance(subject.inspection.facts, VmdkFacts):
+        found = _grains(sandbox, subject)
+    else:
+        bounds = limits.for_tables(subject.source_size, subject.virtual_size)
+        found = qemu.map_extents(sandbox, subject.image, bounds, limits.max_extents)
     check(found.extents, subject.virtual_size, _readable(subject))
     return found
+
+
+def _grains(sandbox: Sandbox, subject: Subject) -> qemu.SourceMap:
+    def tick() -> None:
+        if sandbox.cancelled.is_set():
+            raise Cancelled("while the tables of a VMDK were read")
+
+    tables = open_tables(subject.read_at, subject.source_size, subject.virtual_size)
+    if tables.compressed:
+        return qemu.SourceMap(Extents(), unplaced=True)
+    return qemu.SourceMap(tables.extents(subject.virtual_size, sandbox.limits.max_extents, tick), unplaced=False)
 
 
 def _readable(subject: Subject) -> int:
@@ -172,11 +195,18 @@ def _reference(sandbox: Sandbox, subject: Subject, extents: Extents, fd: int | N
     virtual_size = subject.virtual_size
     if fd is not None:
         extents = without_holes(fd, extents, coarse_enough(virtual_size), sandbox.limits.max_extents)
-    mostly_data(extents, subject)
+    if not _reads_holes(subject, extents):
+        mostly_data(extents, subject)
     cluster_size = fitting(extents, virtual_size)
     free_at = -(-_readable(subject) // cluster_size) * cluster_size
     extents, copies, tables_at = relocate(extents, cluster_size, free_at)
     return ReferencePlan(qcow2.lay_out(virtual_size, cluster_size, extents, tables_at), copies)
+
+
+def _reads_holes(subject: Subject, extents: Extents) -> bool:
+    """Whether a copy would read a lot more than it saves: of a VHDX, QEMU does not know what is empty, and reads it."""
+    saved = subject.source_size - extents.data_size
+    return isinstance(subject.inspection.facts, VhdxFacts) and 1024 * saved < subject.virtual_size
 
 
 def _qcow2(sandbox: Sandbox, subject: Subject, facts: Qcow2Facts) -> Plan:
@@ -202,7 +232,7 @@ def keep(sandbox: Sandbox, subject: Subject, facts: Qcow2Facts) -> KeepPlan:
 
 def checked(sandbox: Sandbox, subject: Subject) -> qemu.CheckReport:
     """`qemu-img check` on a source: leaks are harmless, contradictions are not."""
-    bounds = sandbox.limits.for_tables(max(subject.source_size, subject.virtual_size))
+    bounds = sandbox.limits.for_tables(subject.source_size, subject.virtual_size)
     report = qemu.check(sandbox, subject.image, bounds)
     if report.corruptions:
         raise corrupt(

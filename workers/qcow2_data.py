@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from workers.extents import Extents
 
 COPIED = 1 << 63
-_COMPRESSED = 1 << 62
+COMPRESSED = 1 << 62
 _SECTOR_BITS = 9
 _BATCH = 4 << 20
 
@@ -169,7 +169,7 @@ class PackedClusters:
                 plain += size
             elif length:
                 more_sectors = (compressed + length - 1 >> _SECTOR_BITS) - (compressed >> _SECTOR_BITS)
-                numbers[place] = _COMPRESSED | more_sectors << shift | compressed
+                numbers[place] = COMPRESSED | more_sectors << shift | compressed
                 compressed += length
         return numbers
 

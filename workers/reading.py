@@ -37,7 +37,7 @@ def reading(sandbox: Sandbox, source: StoredSource, subject: Subject, extents: E
         with streamed:
             yield Disk(size, data_extents(streamed, size, most), streamed.read_into)
         return
-    bounds = sandbox.limits.for_copy(subject.source_size, size)
+    bounds = sandbox.limits.for_copy(subject.source_size, subject.data_size, size)
     with export(sandbox, subject.image, bounds, CONNECTIONS) as running, ExitStack() as connections:
         clients = [connections.enter_context(running.connect()) for _ in range(CONNECTIONS)]
         found = data_extents(clients[0], size, most)

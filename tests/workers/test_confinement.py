@@ -273,7 +273,7 @@ def test_a_copy_that_grows_beyond_its_own_disk_is_no_matter_of_quota(
     workbench: Workbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     workbench.put(dense_disk(tmp_path / "disk.raw"))
-    bounds = replace(Limits().for_copy(4 * MiB, 4 * MiB), file_size=MiB)
+    bounds = replace(Limits().for_copy(4 * MiB, 4 * MiB, 4 * MiB), file_size=MiB)
     monkeypatch.setattr(Limits, "for_copy", lambda *sizes: bounds)
     with pytest.raises(ImageFailed) as caught:
         workbench.convert(DiskFormat.RAW, Limits(ways=frozenset({Way.COPY}), max_stored_size=5 * MiB))

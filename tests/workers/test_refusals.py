@@ -165,12 +165,15 @@ def cut(path: Path, size: int) -> Path:
 
 
 def broken_l2(folder: Path) -> Path:
-    """A dirty qcow2 in which two guest clusters claim the same bytes."""
+    """A dirty qcow2 that says of a cluster which it uses that it is free."""
     image = qcow2(folder)
     content = image.read_bytes()
     l1 = int.from_bytes(content[40:48], "big")
     l2 = int.from_bytes(content[l1 : l1 + 8], "big") & ~(1 << 63)
-    patch(image, l2 + 8, content[l2 : l2 + 8])
+    data = int.from_bytes(content[l2 : l2 + 8], "big") & ~(1 << 63)
+    refcounts = int.from_bytes(content[48:56], "big")
+    block = int.from_bytes(content[refcounts : refcounts + 8], "big")
+    patch_number(image, block + 2 * (data // (64 * KiB)), ">H", 0)
     return patch_number(image, 72, ">Q", 1)
 
 

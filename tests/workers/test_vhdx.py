@@ -25,7 +25,6 @@ from workers.formats.vhdx import (
     payload,
 )
 from workers.inspection import inspect_file
-from workers.pipeline import Way
 
 PHYSICAL_SECTOR_SIZE = UUID("cda348c7-445d-4471-9cc9-e9885251c556")
 
@@ -151,8 +150,13 @@ def test_a_block_outside_the_file_is_refused(workbench: Workbench, image: Path, 
     assert workbench.names() == {"source"}
 
 
-def test_two_blocks_in_the_same_place_never_become_a_reference(workbench: Workbench, image: Path) -> None:
+def test_two_blocks_in_the_same_place_are_refused(workbench: Workbench, image: Path) -> None:
     (_, _, offset), *_ = blocks_of(image)
     edit_bat(image, 3, offset | 6)
     image.rename(workbench.source)
-    assert workbench.convert(DiskFormat.VHDX).way is Way.COPY
+
+    with pytest.raises(ImageFailed) as caught:
+        workbench.convert(DiskFormat.VHDX)
+
+    assert caught.value.code is FailureCode.UNSAFE_IMAGE
+    assert workbench.names() == {"source"}

@@ -7,11 +7,12 @@ which opens no file read-only whose log has to be replayed.
 import struct
 import sys
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from uuid import UUID
 
 from workers.extents import DoubtfulMap, Extents
+from workers.formats.claims import Places, check_total
 from workers.formats.refusals import check_virtual_size, corrupt, unsafe, unsupported
 from workers.formats.signatures import Glimpse
 
@@ -20,6 +21,7 @@ REGIONS_AT = 192 * KiB
 TABLE_SIZE = 64 * KiB
 MOST_ENTRIES = 2047
 MOST_BLOCKS = 4 << 20
+_BLOCKS_AT_ONCE = 128 << 10
 
 BAT = UUID("2dc27766-f623-4200-9d64-115e9bfd4a08")
 METADATA = UUID("8b7ca206-4790-4b9a-b8fe-575f050f886e")
@@ -44,6 +46,21 @@ class VhdxFacts:
     block_size: int
     bat_offset: int
     bat_length: int
+
+    @property
+    def blocks(self) -> int:
+        """How many blocks the disk has."""
+        return -(-self.virtual_size // self.block_size)
+
+    @property
+    def ratio(self) -> int:
+        """How many blocks one sector bitmap is for."""
+        return (1 << 23) * 512 // self.block_size
+
+    @property
+    def entries(self) -> int:
+        """How many entries the BAT needs: of blocks, and of the bitmaps between them."""
+        return self.blocks + (self.blocks - 1) // self.ratio
 
 
 def examine(glimpse: Glimpse, read_at: ReadAt | None, max_virtual_size: int) -> VhdxFacts | None:
@@ -78,25 +95,46 @@ def examine(glimpse: Glimpse, read_at: ReadAt | None, max_virtual_size: int) -> 
 
 def payload(facts: VhdxFacts, read_at: ReadAt) -> Extents:
     """Where the blocks of the disk lie in the file, by its BAT. Raises DoubtfulMap."""
-    blocks = -(-facts.virtual_size // facts.block_size)
-    ratio = (1 << 23) * 512 // facts.block_size
-    entries = blocks + (blocks - 1) // ratio
-    if blocks > MOST_BLOCKS or entries * 8 > facts.bat_length:
+    if facts.blocks > MOST_BLOCKS or facts.entries * 8 > facts.bat_length:
         raise DoubtfulMap("the BAT is too long, or shorter than the disk needs")
-    bat = array("Q", read_at(facts.bat_offset, entries * 8))
-    if sys.byteorder == "big":
-        bat.byteswap()
     extents = Extents()
-    for block in range(blocks):
-        # After every `ratio` blocks comes the entry of a sector bitmap, which only differencing disks use.
-        entry = bat[block + block // ratio]
-        state, offset = entry & 7, entry >> 20 << 20
+    for block, state, offset in _blocks(facts, read_at):
         if state == FULLY_PRESENT and offset:
             start = block * facts.block_size
             extents.add(start, min(facts.block_size, facts.virtual_size - start), offset)
         elif state not in READS_AS_ZEROS:
             raise DoubtfulMap(f"block {block} is in state {state}")
     return extents
+
+
+def mapped(facts: VhdxFacts, read_at: ReadAt, size: int, tick: Callable[[], None]) -> int:
+    """How many bytes of the disk in a file of `size` bytes are mapped to data.
+
+    Raises ImageFailed, and what `read_at` and `tick`, which is called now and then, raise.
+    """
+    places = Places(size, facts.block_size, "block")
+    count = 0
+    for block, state, offset in _blocks(facts, read_at):
+        if block % _BLOCKS_AT_ONCE == 0:
+            tick()
+        if state == FULLY_PRESENT and offset:
+            places.take(offset)
+            count += 1
+    return check_total(count * facts.block_size, 0, size, facts.block_size)
+
+
+def _blocks(facts: VhdxFacts, read_at: ReadAt) -> Iterator[tuple[int, int, int]]:
+    """Number, state and place in the file (bytes) of every block that the BAT has an entry of."""
+    entries = min(facts.entries, facts.bat_length // 8)
+    for first in range(0, entries, _BLOCKS_AT_ONCE):
+        bat = array("Q", read_at(facts.bat_offset + 8 * first, 8 * min(_BLOCKS_AT_ONCE, entries - first)))
+        if sys.byteorder == "big":
+            bat.byteswap()
+        for place, entry in enumerate(bat, first):
+            # After every `ratio` blocks comes the entry of a sector bitmap, which only differencing disks use.
+            group, index = divmod(place, facts.ratio + 1)
+            if index < facts.ratio:
+                yield group * facts.ratio + index, entry & 7, entry >> 20 << 20
 
 
 def _regions(glimpse: Glimpse) -> dict[UUID, tuple[int, int]]:
