@@ -159,9 +159,13 @@ def schema() -> None:
 def doctor(
     data: Data = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    conversions: Annotated[bool, typer.Option(help="Whether images are converted on this machine.")] = True,
 ) -> None:
     """Say what is missing on this machine and how to install it. Ends with 1 when something is."""
-    found = [*findings(settings_from(data=data)), _confinement()]
+    settings = settings_from(data=data)
+    found = findings(settings)
+    if conversions:
+        found.append(_confinement(settings))
     if as_json:
         typer.echo(json.dumps([finding.as_json() for finding in found], indent=2))
     else:
@@ -173,15 +177,17 @@ def doctor(
         raise typer.Exit(1)
 
 
-def _confinement() -> Finding:
+def _confinement(settings: Settings) -> Finding:
     """How far qemu is shut in: a container may have bubblewrap, and keep it from making namespaces."""
     try:
         shut_in = tried_out(Limits()).bubblewrap is not None
     except (QemuError, OSError) as error:
         return Finding("confinement", False, str(error), "install what is missing above")
     state = "bubblewrap" if shut_in else "limits alone: qemu shares the network and the user of its worker"
+    if settings.require_confinement and not shut_in:
+        state += "; IMAGES_REQUIRE_CONFINEMENT: nothing is converted here"
     remedy = None if shut_in else "let bubblewrap make namespaces: see the README, under What confines qemu"
-    return Finding("confinement", shut_in, state, remedy, needed=False)
+    return Finding("confinement", shut_in, state, remedy, needed=settings.require_confinement)
 
 
 def command_line() -> typer.Typer:

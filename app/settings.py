@@ -126,6 +126,14 @@ class Settings(BaseSettings):
     workers: int = Field(2, gt=0, le=64, description="Jobs that one worker process runs at once.")
     lease_seconds: Seconds = Field(15, description="A job whose worker is silent for so long is given on.")
     job_attempts: Positive = Field(5, description="How often a job is begun before its image is given up.")
+    turn_seconds: Seconds = Field(
+        30,
+        description="How long a conversion may take while other images wait, with a second more for every 4 MiB of its "
+        "file; then they go first.",
+    )
+    require_confinement: bool = Field(
+        False, description="Convert nothing where bubblewrap is missing or can't confine qemu; on in the compose file."
+    )
     conversions_per_project: Positive = Field(
         4, description="Images of one project that are converted at once at most, by all workers together."
     )

@@ -18,9 +18,10 @@ from app.errors import DatabaseUnavailable, LeaseLost, StoreError
 from app.lifecycle import CONVERSIONS, FailureCode, JobKind
 from app.ports import JobQueue
 from app.settings import Settings
-from workers.converting import Conversions, pause
+from workers.converting import Conversions, given_up, pause
 from workers.duties import Duties
-from workers.errors import Cancelled
+from workers.errors import Cancelled, NotConfined, TurnLost
+from workers.turn_clock import MOST_LOST, lost_before, set_within, too_slow
 
 log = structlog.get_logger()
 
@@ -138,8 +139,7 @@ class Foreman:
         try:
             if claim.attempt > self.settings.job_attempts and await self._give_up(claim, FailureCode.INTERNAL):
                 return
-            async with self._leased(claim, cancelled):
-                await self._by_kind[claim.kind](claim, cancelled)
+            await self._attempt(claim, cancelled)
         except (LeaseLost, Cancelled):
             await jobs.hand_back(self.database, claim, delay=timedelta(0), failed=False)
             log.info("job.let_go", job=claim.job_id, kind=claim.kind)
@@ -147,8 +147,27 @@ class Foreman:
             # No fault of the job's, which costs it no attempt; if this fails too, the lease runs out.
             log.warning("job.without_database", job=claim.job_id, kind=claim.kind, reason=str(error))
             await jobs.hand_back(self.database, claim, delay=pause(claim.attempt), failed=False)
+        except NotConfined as error:
+            # No fault of the job's either: it waits for a worker that can do it.
+            log.error("job.not_confined", job=claim.job_id, reason=str(error))
+            await jobs.hand_back(self.database, claim, delay=self._lease, failed=False)
         except Exception as error:
             await self._failed(claim, error)
+
+    async def _attempt(self, claim: Claim, cancelled: threading.Event) -> None:
+        try:
+            async with self._leased(claim, cancelled):
+                await self._by_kind[claim.kind](claim, cancelled)
+        except TurnLost as loss:
+            await self._lost_turn(claim, loss)
+
+    async def _lost_turn(self, claim: Claim, loss: TurnLost) -> None:
+        """Put a conversion at the back that took too long while others waited, or end its image in ERROR."""
+        lost = lost_before(claim) + 1
+        if lost > MOST_LOST:
+            await self.conversions.give_up(claim, too_slow(loss.source_size, lost))
+        else:
+            await turns.lose(self.database, claim, lost)
 
     async def _failed(self, claim: Claim, error: Exception) -> None:
         log.warning("job.failed", job=claim.job_id, kind=claim.kind, attempt=claim.attempt, exc_info=error)
@@ -162,7 +181,7 @@ class Foreman:
         """End the image of a conversion in ERROR; False for jobs that are tried for ever."""
         if claim.kind not in CONVERSIONS:
             return False
-        await self.conversions.give_up(claim, code)
+        await self.conversions.give_up(claim, given_up(code))
         return True
 
     @asynccontextmanager
@@ -186,15 +205,6 @@ class Foreman:
                 return
             except Exception:
                 log.warning("job.not_renewed", job=claim.job_id, exc_info=True)
-
-
-async def set_within(event: asyncio.Event, seconds: float) -> bool:
-    """Wait for an event; whether it came in time."""
-    try:
-        async with asyncio.timeout(seconds):
-            return await event.wait()
-    except TimeoutError:
-        return False
 
 
 def declare_actors(broker: dramatiq.Broker, foreman: Foreman) -> None:

@@ -20,23 +20,29 @@ from tempfile import TemporaryDirectory
 from types import TracebackType
 from typing import Self
 
-from workers.errors import QemuMissing
+from workers.errors import NotConfined, QemuMissing
 from workers.limits import Bounds, Limits
+from workers.programs import SYSTEM, beside_system, resolved
 
 SOURCE = "source"
 SOURCE_SOCKET = "source.sock"
 OUTPUT = "out"
 RESULT = f"{OUTPUT}/result"
+_WRAPPERS = ("setpriv", "prlimit")
 _HINT = "install qemu-utils (and util-linux, which every Debian has)"
 
 
 @dataclass(frozen=True, slots=True)
 class Confinement:
-    """How a process is shut in: by bubblewrap or without it, as another user or as ourselves."""
+    """How a process is shut in: by bubblewrap or without it, as another user or as ourselves.
+
+    `shown` are folders and files that it may read besides those of the system: what its programs need.
+    """
 
     qemu_img: str
     bubblewrap: str | None
     user: int | None
+    shown: tuple[str, ...] = ()
 
     @property
     def folder(self) -> str:
@@ -46,12 +52,12 @@ class Confinement:
     def command(self, arguments: Sequence[str], bounds: Bounds, program: str | None = None) -> list[str]:
         """What to run, in the job's folder, to get `qemu-img ARGUMENTS` run within bounds, or another program."""
         # Out of time it gets SIGXCPU first, which tells it from one that somebody else has killed.
-        limits = ["prlimit", f"--as={bounds.memory}", f"--cpu={bounds.cpu_seconds}:{bounds.cpu_seconds + 5}"]
+        limits = [resolved("prlimit"), f"--as={bounds.memory}", f"--cpu={bounds.cpu_seconds}:{bounds.cpu_seconds + 5}"]
         limits += [f"--fsize={bounds.file_size}", "--core=0", "--"]
-        return [*self._namespaces(), *self._identity(), *limits, program or self.qemu_img, *arguments]
+        return [*self._namespaces(), *self._identity(), *limits, resolved(program or self.qemu_img), *arguments]
 
     def _identity(self) -> list[str]:
-        command = ["setpriv", "--no-new-privs"]
+        command = [resolved("setpriv"), "--no-new-privs"]
         if self.user is not None:
             command += [f"--reuid={self.user}", f"--regid={self.user}", "--clear-groups"]
             command += ["--inh-caps=-all", "--bounding-set=-all"]
@@ -69,11 +75,16 @@ class Confinement:
             for capability in ("CAP_SETUID", "CAP_SETGID", "CAP_SETPCAP"):
                 command += ["--cap-add", capability]
         command += ["--ro-bind", "/usr", "/usr"]
-        for folder in ("/bin", "/sbin", "/lib", "/lib32", "/lib64"):
+        for folder in SYSTEM[1:]:
             if os.path.islink(folder):
                 command += ["--symlink", os.readlink(folder), folder]
             elif os.path.isdir(folder):
                 command += ["--ro-bind", folder, folder]
+        # Another user has to get through the folders above, which bubblewrap would make for itself alone.
+        for folder in {str(above): None for path in self.shown for above in reversed(Path(path).parents[:-1])}:
+            command += ["--perms", "0755", "--dir", folder]
+        for path in self.shown:
+            command += ["--ro-bind", path, path]
         command += ["--perms", "0755", "--dir", "/dev", "--dev-bind", "/dev/null", "/dev/null"]
         return [*command, "--ro-bind", ".", "/job", "--bind", OUTPUT, f"/job/{OUTPUT}", "--chdir", "/job"]
 
@@ -87,18 +98,28 @@ def environment() -> dict[str, str]:
 
 
 def confinement_for(limits: Limits, workspace: Path) -> Confinement:
-    """The tightest confinement that works on this machine, tried out in `workspace`. Raises QemuMissing."""
+    """The tightest confinement that works on this machine, tried out in `workspace`.
+
+    Raises QemuMissing, or NotConfined when that is not tight enough for the limits.
+    """
     user = limits.unprivileged_id if os.geteuid() == 0 else None
-    wrappers = [shutil.which("bwrap"), None] if limits.use_bubblewrap else [None]
-    for wrapper in dict.fromkeys(wrappers):
-        confinement = Confinement(limits.qemu_img, wrapper, user)
+    qemu_img = resolved(limits.qemu_img)
+    bubblewrap = shutil.which("bwrap") if limits.use_bubblewrap else None
+    if bubblewrap is not None:
+        shown = beside_system((limits.qemu_img, limits.qemu_nbd, *_WRAPPERS))
+        confinement = Confinement(qemu_img, bubblewrap, user, shown)
         if _works(confinement, limits.for_info(), workspace):
             return confinement
-    raise QemuMissing(f"{limits.qemu_img} can't be started: {_HINT}")
+    confinement = Confinement(qemu_img, None, user)
+    if not _works(confinement, limits.for_info(), workspace):
+        raise QemuMissing(f"{limits.qemu_img} can't be started: {_HINT}")
+    if limits.require_bubblewrap:
+        raise NotConfined("bubblewrap is missing, or can't make namespaces here: `images doctor` says what to do")
+    return confinement
 
 
 def tried_out(limits: Limits) -> Confinement:
-    """The confinement that conversions will have on this machine. Raises QemuMissing, OSError."""
+    """The confinement that conversions will have on this machine. Raises QemuMissing, NotConfined, OSError."""
     with TemporaryDirectory(prefix="images-") as folder:
         workspace = Path(folder)
         (workspace / OUTPUT).mkdir()

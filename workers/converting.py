@@ -22,6 +22,7 @@ from workers.errors import Cancelled, ShareLost
 from workers.receipts import Converted
 from workers.sharing import Shared
 from workers.telling import Telling
+from workers.turn_clock import TurnClock
 
 log = structlog.get_logger()
 
@@ -46,7 +47,7 @@ class Conversions:
         if assignment is None:
             return
         try:
-            made = await self._at_work(claim, assignment, cancelled, self.converter.convert)
+            made = await self._in_turn(claim, assignment, cancelled, self.converter.convert)
             if isinstance(made, Converted):
                 await self._succeed(claim, assignment, made)
         except ImageFailed as failure:
@@ -72,7 +73,7 @@ class Conversions:
 
             taken = await shared_conversions.stored_so_far(self.database, claim)
             left = replace(assignment, room=assignment.room - taken)
-            stored = await self._at_work(claim, left, cancelled, work)
+            stored = await self._in_turn(claim, left, cancelled, work)
             await shared_conversions.finish_range(self.database, claim, stored)
 
         await self._do_together(claim, cancelled, stream)
@@ -82,7 +83,7 @@ class Conversions:
         shared = Shared.from_json(claim.detail["shared"])
 
         async def finish(converter: StoreConverter, assignment: Assignment) -> None:
-            made = await self._at_work(claim, assignment, cancelled, lambda order: converter.assemble(order, shared))
+            made = await self._in_turn(claim, assignment, cancelled, lambda order: converter.assemble(order, shared))
             await self._succeed(claim, assignment, made)
 
         await self._do_together(claim, cancelled, finish)
@@ -141,6 +142,13 @@ class Conversions:
         await jobs.renew(self.database, claim, timedelta(seconds=self.settings.lease_seconds))
         await self._at_work(claim, assignment, cancelled, undo)
 
+    async def _in_turn(
+        self, claim: Claim, assignment: Assignment, cancelled: threading.Event, work: Callable[[Order], T]
+    ) -> T:
+        """As `_at_work`, as long as it is this conversion's turn. Raises TurnLost."""
+        async with TurnClock(self.database, self.settings, claim, assignment, cancelled).running():
+            return await self._at_work(claim, assignment, cancelled, work)
+
     async def _at_work(
         self, claim: Claim, assignment: Assignment, cancelled: threading.Event, work: Callable[[Order], T]
     ) -> T:
@@ -163,15 +171,15 @@ class Conversions:
         )
         await conversions.succeed(self.database, claim, assignment, outcome, self.settings)
 
-    async def give_up(self, claim: Claim, code: FailureCode) -> None:
+    async def give_up(self, claim: Claim, failure: ImageFailed) -> None:
         """End the image of a job that was tried too often in ERROR."""
         assignment = await self._begin(claim)
         if assignment is None:
             return
         if "shared" in claim.detail:
-            await shared_conversions.fail(self.database, claim, assignment, given_up(code))
+            await shared_conversions.fail(self.database, claim, assignment, failure)
         else:
-            await conversions.fail(self.database, claim, assignment, given_up(code))
+            await conversions.fail(self.database, claim, assignment, failure)
 
 
 def given_up(code: FailureCode) -> ImageFailed:

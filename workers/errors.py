@@ -2,12 +2,14 @@
 
 ConversionError
 ├── Cancelled           the caller wants no result any more; the source is whole
+├── TurnLost            it took too long for its size, and others were waiting
 ├── SourceBusy          another attempt works on the same source right now
 ├── SourceDamaged       the source is missing, or shorter than was recorded
 ├── ReceiptMissing      there is a result, but its receipt was forgotten
 ├── ShareLost           what several workers have made together is not there any more
 ├── UnsoundResult       what was made does not hold what it should
 └── QemuError
+    ├── NotConfined     qemu can't be confined as the operator demands
     ├── QemuMissing     qemu-img is not installed, or can't be started
     ├── QemuTimedOut    it took longer than it may
     ├── QemuStopped     a signal ended it: one of its limits, or a crash
@@ -24,6 +26,14 @@ class ConversionError(GatewayError):
 
 class Cancelled(ConversionError):
     """Raised when the caller has asked for an end."""
+
+
+class TurnLost(ConversionError):
+    """Raised when a conversion of `source_size` bytes was stopped, so that another image gets its turn."""
+
+    def __init__(self, source_size: int) -> None:
+        super().__init__("other images were waiting")
+        self.source_size = source_size
 
 
 class SourceBusy(ConversionError):
@@ -57,6 +67,10 @@ def program(subcommand: str) -> str:
 
 class QemuMissing(QemuError):
     """Raised when qemu can't be started at all; the text says what to install."""
+
+
+class NotConfined(QemuError):
+    """Raised when qemu is not run, because it could not be confined as the operator demands."""
 
 
 class QemuTimedOut(QemuError):

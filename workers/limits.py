@@ -28,7 +28,8 @@ class Limits:
     """What conversions may use; the defaults are those of an operator who has said nothing.
 
     `ways` are those that may be taken; COPY always may. `max_stored_size` bounds the clusters in use of a result: it
-    is what a project has room for; None where nobody has said so. `unprivileged_id` is the user and group that
+    is what a project has room for; None where nobody has said so. `require_bubblewrap`: without it, no qemu is run.
+    `unprivileged_id` is the user and group that
     qemu-img runs as when we are root. `patience` is the wall-clock time of the shortest conversion, to which a second
     is added for every `slowest_rate` bytes. `compress`: clusters that are written anew in a store are compressed;
     `parts` are the rules of that store. More data than `share_bytes` is streamed by several workers; None: by one in
@@ -40,6 +41,7 @@ class Limits:
     max_stored_size: int | None = None
     max_extents: int = 1_000_000
     use_bubblewrap: bool = True
+    require_bubblewrap: bool = False
     unprivileged_id: int = 65534
     qemu_img: str = "qemu-img"
     qemu_nbd: str = "qemu-nbd"

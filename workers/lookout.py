@@ -7,7 +7,8 @@ import structlog
 
 from app.errors import GatewayError
 from app.ports import JobQueue
-from workers.actors import Foreman, set_within
+from workers.actors import Foreman
+from workers.turn_clock import set_within
 
 log = structlog.get_logger()
 

@@ -17,6 +17,7 @@ from app.adapters.s3_store import S3Store
 from app.catalog.survey import UploadSurvey
 from app.catalog.uploads import Uploads
 from app.database import Database
+from app.errors import SettingsError
 from app.models import Event, Job
 from app.ports import JobQueue, Wakeups
 from app.settings import Settings
@@ -41,7 +42,7 @@ class Workers:
     """Everything that works off jobs in this process. It has a database of its own, for its own event loop.
 
     The clock runs here, too, unless `scheduled` says that another process has it. Jobs are sent by `queue`, or, without
-    one, to this process.
+    one, to this process. Raises SettingsError where conversions can't be confined as the settings demand.
     """
 
     def __init__(
@@ -54,6 +55,8 @@ class Workers:
         *,
         scheduled: bool = True,
     ) -> None:
+        if settings.require_confinement:
+            _require_confinement()
         self._settings = settings
         self._store = object_store(settings)
         self._database = _database(settings, announce)
@@ -123,6 +126,7 @@ def _database(settings: Settings, announce: Announce) -> Database:
 def _converter(settings: Settings, store: FolderStore | S3Store) -> Converter:
     limits = Limits(
         max_virtual_size=settings.virtual_size_limit,
+        require_bubblewrap=settings.require_confinement,
         compress=settings.compression == "zstd",
         share_bytes=settings.share_bytes,
     )
@@ -139,6 +143,16 @@ def _schedule(
         return Schedule(database, store, queue, uploads, settings, work=store.work)
     survey = UploadSurvey(uploads, wakeups, settings.progress_seconds)
     return Schedule(database, store, queue, uploads, settings, survey=survey)
+
+
+def _require_confinement() -> None:
+    """Raises SettingsError where qemu can't be confined: then nothing is converted here, and images wait for others."""
+    try:
+        tried_out(Limits(require_bubblewrap=True))
+    except (QemuError, OSError) as error:
+        raise SettingsError(
+            f"IMAGES_REQUIRE_CONFINEMENT: {error}. Nothing is converted without it, and images stay queued."
+        ) from error
 
 
 def _tell_confinement() -> None:

@@ -75,10 +75,17 @@ async def finish(tx: Transaction, claim: Claim, **found: Any) -> None:
 async def hand_back(database: Database, claim: Claim, *, delay: timedelta, failed: bool = True) -> None:
     """Let someone do the job later. One that did not fail costs no attempt. Harmless when the lease is lost."""
     async with database.transaction() as tx:
-        values: dict[str, Any] = {"state": JobState.WAITING, "lease_until": None, "due_at": now() + delay}
-        if not failed:
-            values["attempts"] = Job.attempts - 1
-        await _execute(tx.session, update(Job).where(_held(claim)).values(**values))
+        await give_back(tx, claim, delay=delay, failed=failed)
+
+
+async def give_back(tx: Transaction, claim: Claim, *, delay: timedelta, failed: bool, **found: Any) -> None:
+    """As `hand_back`, in a transaction that does more; what was `found` is added to the job's detail."""
+    values: dict[str, Any] = {"state": JobState.WAITING, "lease_until": None, "due_at": now() + delay}
+    if not failed:
+        values["attempts"] = Job.attempts - 1
+    if found:
+        values["detail"] = {**claim.detail, **found}
+    await _execute(tx.session, update(Job).where(_held(claim)).values(**values))
 
 
 async def cancel_of_image(tx: Transaction, image_id: str, *, but: str | None = None) -> None:

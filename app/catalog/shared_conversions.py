@@ -25,7 +25,7 @@ async def share(database: Database, claim: Claim, shared: dict[str, Any], count:
         await tx.session.get_one(Image, claim.image_id, with_for_update=LOCKED)
         await jobs.finish(tx, claim)
         for index in range(count):
-            detail = {**claim.detail, "shared": shared, "range": index}
+            detail = {**_for_all(claim), "shared": shared, "range": index}
             jobs.start(tx, JobKind.STREAM_RANGE, image_id=claim.image_id, **detail)
 
 
@@ -60,8 +60,12 @@ async def finish_range(database: Database, claim: Claim, stored: int) -> None:
             col(Job.state) != JobState.DONE,
         )
         if not (await tx.session.execute(open_ones)).scalar_one():
-            detail = {name: value for name, value in claim.detail.items() if name != "range"}
-            jobs.start(tx, JobKind.ASSEMBLE, image_id=claim.image_id, **detail)
+            jobs.start(tx, JobKind.ASSEMBLE, image_id=claim.image_id, **_for_all(claim))
+
+
+def _for_all(claim: Claim) -> dict[str, Any]:
+    """What a job's detail says of the whole conversion, and not of this job alone."""
+    return {name: value for name, value in claim.detail.items() if name not in ("range", "lost")}
 
 
 async def begin_anew(database: Database, claim: Claim) -> int:

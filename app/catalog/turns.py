@@ -57,6 +57,36 @@ async def wait_beside(database: Database, image_id: str, limit: int) -> bool:
         return (await session.execute(query)).scalar_one_or_none() is not None
 
 
+async def others_wait(database: Database, image_id: str, limit: int, waiting: timedelta) -> bool:
+    """Whether a conversion of another image has waited this long, and could be taken if that of this image ended."""
+    at = now() - waiting
+    under_way = _under_way(at)
+    project = select(Image.project_id).where(Image.id == image_id).correlate(None).scalar_subquery()
+    has_room = func.coalesce(under_way.c.begun, 0) < limit
+    query = (
+        select(Job.id)
+        .join(Image, col(Image.id) == Job.image_id)
+        .outerjoin(under_way, under_way.c.project_id == Image.project_id)
+        .where(col(Job.kind).in_(CONVERSIONS), jobs.claimable(at), col(Job.image_id) != image_id)
+        .where(or_(has_room, col(Image.project_id) == project, col(Job.image_id).in_(_begun_images())))
+        .limit(1)
+    )
+    async with database.read() as session:
+        return (await session.execute(query)).scalar_one_or_none() is not None
+
+
+async def lose(database: Database, claim: Claim, lost: int) -> None:
+    """Put a conversion at the back: behind all that wait now, those of its own project included.
+
+    `lost` is how often that has happened to it, and is noted in its detail. Harmless when the lease is lost.
+    """
+    async with database.transaction() as tx:
+        await jobs.give_back(tx, claim, delay=timedelta(0), failed=False, lost=lost)
+        image = await tx.session.get(Image, claim.image_id)
+        if image is not None:
+            await tx.session.merge(ConversionTurn(project_id=image.project_id, served_at=now()))
+
+
 def _in_turn(at: datetime, limit: int, *columns: Any) -> Select[Any]:
     """The conversions that may be taken, in the order of turns."""
     under_way = _under_way(at)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import stat
 import tempfile
@@ -18,8 +19,8 @@ from app.lifecycle import DiskFormat, FailureCode, ImagePhase
 from tests.workers.conftest import Workbench
 from tests.workers.images import MiB, dense_disk, make, raw_disk
 from workers import qemu
-from workers.confinement import FileSandbox, confinement_for
-from workers.errors import Cancelled, QemuFailed, QemuMissing, QemuRefused, QemuStopped, QemuTimedOut
+from workers.confinement import FileSandbox
+from workers.errors import Cancelled, NotConfined, QemuFailed, QemuMissing, QemuRefused, QemuStopped, QemuTimedOut
 from workers.extents import DoubtfulMap, TooManyExtents
 from workers.limits import Bounds
 from workers.pipeline import Limits, Way, convert
@@ -152,13 +153,97 @@ def test_a_program_that_is_not_installed_is_named_with_what_to_install(source: P
     assert source.stat().st_mode == before
 
 
-def test_bubblewrap_is_left_out_where_it_does_not_work(source: Path, impostor: Impostor, tmp_path: Path) -> None:
-    limits = impostor("exit 0")
-    folder = tmp_path / "job"
-    (folder / "out").mkdir(parents=True)
-    folder.chmod(0o755)
-    # The impostor lies outside of /usr: bubblewrap does not show it.
-    assert confinement_for(Limits(qemu_img=limits.qemu_img), folder).bubblewrap is None
+@pytest.fixture
+def broken_bubblewrap(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A machine whose kernel refuses namespaces."""
+    with tempfile.TemporaryDirectory() as name:
+        program = Path(name) / "bwrap"
+        program.write_text("#!/bin/sh\necho 'bwrap: No permissions to create new namespace' >&2; exit 1\n")
+        program.chmod(0o755)
+        monkeypatch.setenv("PATH", f"{name}{os.pathsep}{os.environ['PATH']}")
+        yield
+
+
+@pytest.fixture
+def no_bubblewrap(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A machine that has all programs but bubblewrap."""
+    with tempfile.TemporaryDirectory() as name:
+        Path(name).chmod(0o755)
+        for program in ("qemu-img", "qemu-nbd", "setpriv", "prlimit", "ldd"):
+            (Path(name) / program).symlink_to(str(shutil.which(program)))
+        monkeypatch.setenv("PATH", name)
+        yield
+
+
+@pytest.mark.usefixtures("broken_bubblewrap")
+def test_bubblewrap_is_left_out_where_it_does_not_work(source: Path) -> None:
+    with sandbox(source, Limits()) as place:
+        assert place.confinement.bubblewrap is None
+
+
+@pytest.mark.parametrize("lacking", ["broken_bubblewrap", "no_bubblewrap"])
+def test_nothing_is_run_without_bubblewrap_where_that_is_required(
+    source: Path, request: pytest.FixtureRequest, lacking: str
+) -> None:
+    request.getfixturevalue(lacking)
+    with pytest.raises(NotConfined, match="images doctor"), sandbox(source, Limits(require_bubblewrap=True)):
+        pass
+    assert not (source.parent / "job").exists()
+
+
+@pytest.mark.needs_program("bwrap")
+def test_bubblewrap_confines_a_program_outside_of_the_systems_folders(source: Path, impostor: Impostor) -> None:
+    limits = replace(
+        impostor("ls /etc /home /root 2>&-; cat source | head -c3 | wc -c; pwd"),
+        use_bubblewrap=True,
+        require_bubblewrap=True,
+    )
+    with sandbox(source, limits) as place:
+        assert place.confinement.bubblewrap is not None
+        assert place.confinement.shown == (str(Path(limits.qemu_img).parent),)
+        said = run_for_output(place, ["info"], AMPLE).decode()
+    assert said.split() == ["3", "/job"]
+
+
+@pytest.fixture
+def moved_qemu() -> Iterator[Path]:
+    """A qemu-img in a folder of its own, with a library of its own in another, to which it is linked by a link."""
+    # Short: one of them replaces the name of a library within the program.
+    folders = {kind: Path(tempfile.mkdtemp(prefix="", dir="/tmp")) for kind in ("qemu", "library")}
+    try:
+        for folder in folders.values():
+            folder.chmod(0o755)
+        library = folders["library"] / "z"
+        name = b"libgnutls.so.30"
+        found = next(Path("/usr/lib").glob(f"*/{name.decode()}"))
+        shutil.copy(found, library)
+        program = folders["qemu"] / "real"
+        content = Path(str(shutil.which("qemu-img"))).resolve().read_bytes()
+        # A library that is named with a slash is loaded from that path.
+        assert len(str(library)) <= len(name)
+        program.write_bytes(content.replace(name + b"\0", str(library).encode().ljust(len(name), b"\0") + b"\0"))
+        program.chmod(0o755)
+        link = folders["qemu"] / "bin"
+        link.mkdir()
+        (link / "qemu-img").symlink_to("../real")
+        yield link / "qemu-img"
+    finally:
+        for folder in folders.values():
+            shutil.rmtree(folder)
+
+
+@pytest.mark.needs_program("bwrap")
+def test_bubblewrap_shows_a_program_its_libraries_and_what_its_links_lead_to(
+    workbench: Workbench, tmp_path: Path, moved_qemu: Path
+) -> None:
+    workbench.put(make(dense_disk(tmp_path / "disk.raw"), tmp_path / "image", "vmdk", subformat="streamOptimized"))
+    limits = Limits(qemu_img=str(moved_qemu), require_bubblewrap=True)
+    with sandbox(workbench.source, limits) as place:
+        shown = place.confinement.shown
+    assert str(moved_qemu.parents[1]) in shown
+    assert [path for path in shown if path.endswith("/z")]
+
+    assert workbench.convert(DiskFormat.VMDK, limits).way is Way.COPY
 
 
 @pytest.mark.parametrize(
