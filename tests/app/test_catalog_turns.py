@@ -263,6 +263,46 @@ async def test_when_a_conversion_has_ended_another_one_of_its_project_may_begin(
     assert not await turns.wait_beside(database, str(claim.image_id), 1)
 
 
+# ---------------------------------------------------------------- turns that are lost
+
+
+async def others(hall: Hall, claim: Claim, limit: int = MANY, waiting: timedelta = timedelta(0)) -> bool:
+    return await turns.others_wait(hall.gateway.database, str(claim.image_id), limit, waiting)
+
+
+async def test_others_wait_while_a_conversion_of_another_image_could_be_taken(hall: Hall) -> None:
+    await hall.come("a1")
+    claim = await hall.taken()
+    # Another range of the same image would gain nothing.
+    await hall.come("a1", kind=STREAM_RANGE)
+    assert not await others(hall, claim)
+
+    await hall.come("b1")
+
+    assert await others(hall, claim)
+    assert not await others(hall, claim, waiting=timedelta(hours=2))
+
+
+async def test_images_that_the_limit_of_their_own_project_keeps_back_do_not_wait(hall: Hall) -> None:
+    await hall.come("a1", "b1")
+    ours, theirs = await hall.taken(limit=1), await hall.taken(limit=1)
+    await hall.come("b2")
+    assert not await others(hall, ours, limit=1)
+    # They could begin if the one of their project ended.
+    assert await others(hall, theirs, limit=1)
+
+
+async def test_a_turn_that_is_lost_goes_to_the_project_and_the_image_that_wait_longest(hall: Hall) -> None:
+    await hall.come("a1", "a2", "b1")
+    claim = await hall.taken()
+
+    await turns.lose(hall.gateway.database, claim, 1)
+
+    assert [await hall.served() for _ in range(2)] == ["b1", "a2"]
+    again = await hall.taken()
+    assert (hall.name_of(again), again.detail["lost"], again.attempt) == ("a1", 1, 1)
+
+
 # ---------------------------------------------------------------- with workers at hand
 
 
