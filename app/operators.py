@@ -61,7 +61,7 @@ def up(data: Data = None, host: Host = None, port: Port = None) -> None:
             app, endpoint = create_app(settings, told.queue, told.wakeups)
             announce = announcer(told.queue, told.wakeups)
             with Workers(settings, told.broker, told.wakeups, announce, told.queue):
-                serve(app, endpoint, bound, ready)
+                serve(app, endpoint, bound, settings, ready)
 
 
 @contextmanager
@@ -97,7 +97,8 @@ def serve_api(data: Data = None, host: Host = None, port: Port = None) -> None:
     bound = listen(settings.host, settings.port)
     with messaging(settings, works=False) as told:
         app, endpoint = create_app(settings, told.queue, told.wakeups)
-        serve(app, endpoint, bound, ready=lambda: print(f"listening on {address_of(bound)}", flush=True))  # noqa: T201
+        listening = f"listening on {address_of(bound)}"
+        serve(app, endpoint, bound, settings, ready=lambda: print(listening, flush=True))  # noqa: T201
 
 
 @cli.command(rich_help_panel=FOR_OPERATORS)

@@ -6,12 +6,19 @@ import signal
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
+from typing import cast
 
 import uvicorn
 from starlette.applications import Starlette
 
 from app.errors import SettingsError
 from app.graphql.transport import GatewayGraphQL
+from app.settings import Settings
+from app.wire.http import HttpConnection
+from app.wire.limits import connection_limit, raise_descriptor_limit
+from app.wire.room import Room
+from app.wire.websocket import WebSocketConnection
 
 _BACKLOG = 2048
 # Sockets that nobody answers on are found by pings, every so many seconds.
@@ -62,14 +69,23 @@ def address_of(bound: socket.socket) -> str:
 
 
 def serve(
-    app: Starlette, endpoint: GatewayGraphQL, bound: socket.socket, ready: Callable[[], None] = lambda: None
+    app: Starlette,
+    endpoint: GatewayGraphQL,
+    bound: socket.socket,
+    settings: Settings,
+    ready: Callable[[], None] = lambda: None,
 ) -> None:
-    """Serve until SIGTERM or SIGINT. `ready` is called when the first request can be answered."""
+    """Serve until SIGTERM or SIGINT. `ready` is called when the first request can be answered.
+
+    Raises SettingsError when the process may not open enough files for its connections.
+    """
+    room = Room(connection_limit(settings.connections, raise_descriptor_limit()))
+    drop_slow_readers(bound, settings.unread_seconds)
     config = uvicorn.Config(
         app,
         loop="uvloop",
-        http="httptools",
-        ws="websockets-sansio",
+        http=_protocol(partial(HttpConnection, room=room, head_seconds=settings.head_seconds)),
+        ws=_protocol(partial(WebSocketConnection, room=room)),
         ws_max_size=_MESSAGE_BYTES,
         # Compression keeps a window per connection: twice the memory of a watcher for messages of a few bytes.
         ws_per_message_deflate=False,
@@ -79,6 +95,8 @@ def serve(
         log_config=None,
         access_log=False,
         server_header=False,
+        proxy_headers=bool(settings.trusted_proxies),
+        forwarded_allow_ips=list(settings.trusted_proxies),
         timeout_graceful_shutdown=_GRACE_SECONDS,
     )
     server = _Server(config, endpoint)
@@ -90,6 +108,21 @@ def serve(
 
     with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
         runner.run(run())
+
+
+def _protocol(make: Callable[..., asyncio.Protocol]) -> type[asyncio.Protocol]:
+    """What uvicorn calls for every connection; it is typed as a class there."""
+    return cast("type[asyncio.Protocol]", make)
+
+
+def drop_slow_readers(bound: socket.socket, seconds: float) -> None:
+    """Have the kernel close connections whose client takes no byte of an answer for so long (tcp(7)).
+
+    Connections inherit this. Whatever waits in a buffer is freed, on every path: answers, downloads, streams,
+    WebSockets, and what is left when a connection is closed. Only Linux can do it.
+    """
+    if hasattr(socket, "TCP_USER_TIMEOUT"):
+        bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, max(1, round(seconds * 1000)))
 
 
 async def _when_started(server: uvicorn.Server, ready: Callable[[], None]) -> None:

@@ -6,6 +6,7 @@ import secrets
 from datetime import date
 from decimal import Decimal
 from functools import cached_property
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
 from urllib.parse import unquote, urlsplit
@@ -50,6 +51,22 @@ class Settings(BaseSettings):
     )
     allowed_origins: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="Origins of browser consoles that may call the API, separated by commas."
+    )
+
+    trusted_proxies: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="Addresses and networks of proxies whose X-Forwarded-For and X-Forwarded-Proto count, separated by "
+        "commas; without them, none do.",
+    )
+    connections: int | None = Field(
+        None,
+        gt=0,
+        description="Most connections of clients per process; without it, as many as its open files allow, "
+        "at most 10,000.",
+    )
+    head_seconds: Seconds = Field(10, description="How long the head of a request may take to arrive.")
+    unread_seconds: Seconds = Field(
+        60, description="How long a client may read nothing of an answer before its connection is closed (Linux)."
     )
 
     database_url: SecretStr | None = Field(
@@ -165,10 +182,20 @@ class Settings(BaseSettings):
     def _rates(cls, given: object) -> object:
         return _read_rates(given) if isinstance(given, str) else given
 
-    @field_validator("allowed_origins", mode="before")
+    @field_validator("allowed_origins", "trusted_proxies", mode="before")
     @classmethod
     def _separated(cls, given: object) -> object:
         return tuple(part.strip() for part in given.split(",") if part.strip()) if isinstance(given, str) else given
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _networks(cls, given: tuple[str, ...]) -> tuple[str, ...]:
+        for part in given:
+            try:
+                ip_network(part)
+            except ValueError as error:
+                raise ValueError(f"{error}; write addresses and networks: 192.0.2.7,10.0.0.0/8") from None
+        return given
 
     @field_validator("database_url")
     @classmethod

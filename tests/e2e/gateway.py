@@ -72,15 +72,18 @@ class Gateway:
             raise
 
 
-def start(data: Path, env: Mapping[str, str] | None = None, port: int = 0) -> Gateway:
+def start(data: Path, env: Mapping[str, str] | None = None, port: int = 0, open_files: int | None = None) -> Gateway:
     """Start a gateway on the folder `data`, new or kept from an earlier one, and wait until it is ready.
 
-    `env` are settings (IMAGES_…); port 0 takes a free one. What the process prints goes to `data`.log.
+    `env` are settings (IMAGES_…); port 0 takes a free one; `open_files` is the hard limit of the process. What it
+    prints goes to `data`.log.
     """
     connection = data / "connection.json"
     connection.unlink(missing_ok=True)
     log = data.with_name(f"{data.name}.log")
     command = [IMAGES, "up", "--data", str(data), "--host", "127.0.0.1", "--port", str(port)]
+    if open_files is not None:
+        command = ["sh", "-c", f'ulimit -n {open_files} && exec "$@"', "sh", *command]
     with open(log, "ab") as output:
         process = subprocess.Popen(
             command,

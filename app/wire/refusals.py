@@ -1,0 +1,62 @@
+"""Responses that the server sends without asking the application."""
+
+import json
+from http import HTTPStatus
+
+from app.wire.limits import HANDSHAKE_LINE_BYTES, HEAD_BYTES, HEAD_FIELDS
+
+_KIB = 1024
+
+
+def _response(status: HTTPStatus, code: str, message: str, hint: str) -> bytes:
+    body = json.dumps({"error": {"code": code, "message": message, "hint": hint}}).encode()
+    head = (
+        f"HTTP/1.1 {status.value} {status.phrase}\r\n"
+        "content-type: application/json\r\n"
+        f"content-length: {len(body)}\r\n"
+        "cache-control: no-store\r\n"
+        "connection: close\r\n"
+        "\r\n"
+    )
+    return head.encode() + body
+
+
+BAD_REQUEST = _response(
+    HTTPStatus.BAD_REQUEST, "INVALID", "The request is not valid HTTP/1.1.", "Use an HTTP library to send it."
+)
+TRAILERS = _response(
+    HTTPStatus.BAD_REQUEST,
+    "INVALID",
+    "The chunked body ends with trailer fields.",
+    "Send all fields in front of the body.",
+)
+CHUNK_EXTENSIONS = _response(
+    HTTPStatus.BAD_REQUEST,
+    "INVALID",
+    "The chunked body has more framing than content.",
+    "Send chunks without extensions, or a Content-Length.",
+)
+HEAD_TOO_LARGE = _response(
+    HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
+    "TOO_LARGE",
+    f"The head of the request is larger than {HEAD_BYTES // _KIB} KiB or has more than {HEAD_FIELDS} fields.",
+    "Send fewer or shorter header fields, and long queries by POST.",
+)
+HANDSHAKE_TOO_LARGE = _response(
+    HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
+    "TOO_LARGE",
+    f"A line of the WebSocket handshake is longer than {HANDSHAKE_LINE_BYTES // _KIB} KiB.",
+    "Send the token in the payload of connection_init.",
+)
+HEAD_TIMEOUT = _response(
+    HTTPStatus.REQUEST_TIMEOUT,
+    "REQUEST_TIMEOUT",
+    "The head of the request did not arrive in time.",
+    "Send the request again, at once.",
+)
+FULL = _response(
+    HTTPStatus.SERVICE_UNAVAILABLE,
+    "OVERLOADED",
+    "All connections of this server are in use.",
+    "Try again in a few seconds.",
+)

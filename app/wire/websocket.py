@@ -1,0 +1,78 @@
+"""WebSocket connections: uvicorn's, with limits on what a client can make the server keep."""
+
+import asyncio
+from asyncio.transports import BaseTransport
+from typing import Any
+
+from uvicorn import Config
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from uvicorn.server import ServerState
+from websockets.frames import Frame
+
+from app.wire import refusals
+from app.wire.limits import FRAGMENTS
+from app.wire.room import Room, client_network
+
+_MESSAGE_TOO_BIG = 1009
+
+
+class WebSocketConnection(WebSocketsSansIOProtocol):
+    """What an HttpConnection becomes by a WebSocket's handshake. It may give way until its first message."""
+
+    def __init__(
+        self,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+        *,
+        room: Room,
+    ) -> None:
+        super().__init__(config, server_state, app_state, _loop)
+        self.address = ""
+        self._room = room
+        self._spoken = False
+
+    def connection_made(self, transport: BaseTransport) -> None:
+        super().connection_made(transport)
+        self.address = client_network(self.client[0]) if self.client else ""
+        self._room.join(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._room.leave(self)
+        super().connection_lost(exc)
+
+    def give_way(self) -> None:
+        """Close at once: another client needs the descriptor."""
+        self.transport.abort()
+
+    def data_received(self, data: bytes) -> None:
+        if not self.handshake_initiated:
+            return self._shake_hands(data)
+        if not self._spoken:
+            self._spoken = True
+            self._room.serve(self)
+        super().data_received(data)
+        if not self.writable.is_set():
+            # Pings are answered without the application: who reads no answers is not read from.
+            self.transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if not self.read_paused:
+            self.transport.resume_reading()
+
+    def handle_cont(self, event: Frame) -> None:
+        # Only bytes count towards the size of a message, and a frame may have none.
+        if len(self.frames) >= FRAGMENTS:
+            self.conn.fail(_MESSAGE_TOO_BIG, f"more than {FRAGMENTS} fragments")
+            self.handle_parser_exception()
+            return
+        super().handle_cont(event)
+
+    def _shake_hands(self, head: bytes) -> None:
+        super().data_received(head)
+        if not self.handshake_initiated and not self.transport.is_closing():
+            # uvicorn would wait forever: the handshake is no request for the `websockets` package.
+            self.transport.write(refusals.BAD_REQUEST)
+            self.transport.close()
