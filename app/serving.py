@@ -6,8 +6,6 @@ import signal
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
-from typing import cast
 
 import uvicorn
 from starlette.applications import Starlette
@@ -15,10 +13,8 @@ from starlette.applications import Starlette
 from app.errors import SettingsError
 from app.graphql.transport import GatewayGraphQL
 from app.settings import Settings
-from app.wire.http import HttpConnection
 from app.wire.limits import connection_limit, raise_descriptor_limit
-from app.wire.room import Room
-from app.wire.websocket import WebSocketConnection
+from app.wire.protocols import protocols
 
 _BACKLOG = 2048
 # Sockets that nobody answers on are found by pings, every so many seconds.
@@ -79,13 +75,12 @@ def serve(
 
     Raises SettingsError when the process may not open enough files for its connections.
     """
-    room = Room(connection_limit(settings.connections, raise_descriptor_limit()))
+    connections = connection_limit(settings.connections, raise_descriptor_limit())
     drop_slow_readers(bound, settings.unread_seconds)
     config = uvicorn.Config(
         app,
         loop="uvloop",
-        http=_protocol(partial(HttpConnection, room=room, head_seconds=settings.head_seconds)),
-        ws=_protocol(partial(WebSocketConnection, room=room)),
+        **protocols(connections, settings.head_seconds),
         ws_max_size=_MESSAGE_BYTES,
         # Compression keeps a window per connection: twice the memory of a watcher for messages of a few bytes.
         ws_per_message_deflate=False,
@@ -108,11 +103,6 @@ def serve(
 
     with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
         runner.run(run())
-
-
-def _protocol(make: Callable[..., asyncio.Protocol]) -> type[asyncio.Protocol]:
-    """What uvicorn calls for every connection; it is typed as a class there."""
-    return cast("type[asyncio.Protocol]", make)
 
 
 def drop_slow_readers(bound: socket.socket, seconds: float) -> None:

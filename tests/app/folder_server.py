@@ -12,6 +12,7 @@ from starlette.applications import Starlette
 
 from app.adapters.folder import FolderStore
 from app.web.objects import OnBytes, OnHead, Permission, object_routes
+from app.wire.protocols import protocols
 
 SECRET = b"thirty-two bytes of test secret."
 
@@ -53,7 +54,7 @@ def _server(app: Starlette) -> uvicorn.Server:
         lifespan="off",
         log_level="error",
         loop="uvloop",
-        http="httptools",
+        **protocols(connections=100, head_seconds=60),
         timeout_graceful_shutdown=5,
     )
     return uvicorn.Server(config)

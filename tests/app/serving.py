@@ -12,6 +12,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.typing import Subprotocol
 
 from app.graphql.transport import GatewayGraphQL
+from app.wire.protocols import protocols
 
 
 class _Server(uvicorn.Server):
@@ -30,7 +31,13 @@ class _Server(uvicorn.Server):
 async def served(endpoint: GatewayGraphQL, port: int = 0) -> AsyncGenerator[str, None]:
     """Serves the endpoint on that port, or a free one; gives host and port. Shuts down at the end."""
     listener = socket.create_server(("127.0.0.1", port))
-    config = uvicorn.Config(endpoint, lifespan="off", log_level="error", timeout_graceful_shutdown=5)
+    config = uvicorn.Config(
+        endpoint,
+        **protocols(connections=1000, head_seconds=60),
+        lifespan="off",
+        log_level="error",
+        timeout_graceful_shutdown=5,
+    )
     server = _Server(config, endpoint)
     running = asyncio.create_task(server.serve([listener]))
     try:

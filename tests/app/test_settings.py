@@ -44,6 +44,20 @@ def test_the_environment_is_read_and_what_is_given_goes_before_it(monkeypatch: p
     assert (settings.port, settings.host) == (9001, "::1")
 
 
+def test_trusted_proxies_are_addresses_and_networks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("IMAGES_TRUSTED_PROXIES", "192.0.2.7, 10.0.0.0/8,fc00::/7")
+
+    settings = load_settings()
+
+    assert settings.trusted_proxies == ("192.0.2.7", "10.0.0.0/8", "fc00::/7")
+
+
+@pytest.mark.parametrize("given", ["*", "proxy", "10.0.0.1/8"])
+def test_whom_to_trust_is_not_left_open(given: str) -> None:
+    with pytest.raises(SettingsError, match=r"IMAGES_TRUSTED_PROXIES: .*192\.0\.2\.7,10\.0\.0\.0/8"):
+        load_settings(trusted_proxies=given)
+
+
 def test_rates_are_read_in_the_order_of_their_days(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("IMAGES_ARCHIVE_RATES", " 2026-07-01=0.0030, 2026-01-01=0.0036,")
     assert load_settings().archive_rates == (

@@ -49,6 +49,12 @@ def connect_with_little_room(connection: socket.socket, host: Host) -> None:
     connection.connect(host)
 
 
+def send_without_end(connection: socket.socket, data: bytes) -> None:
+    """Raises TimeoutError when the server takes no more."""
+    while True:
+        connection.sendall(data)
+
+
 def opened(stack: ExitStack, host: Host, count: int, begun: bytes = b"") -> list[socket.socket]:
     """Connections that have sent `begun` and nothing else."""
     connections = [stack.enter_context(connected(host)) for _ in range(count)]
@@ -235,8 +241,7 @@ def test_pings_are_not_answered_without_end_to_who_reads_no_answers() -> None:
 
         connection.settimeout(1)
         with pytest.raises(TimeoutError):  # it is not read from
-            while True:
-                connection.sendall(ping * 2000)
+            send_without_end(connection, ping * 2000)
 
         assert place.unsent < 1024 * 1024
 

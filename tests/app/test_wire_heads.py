@@ -169,6 +169,23 @@ def test_a_body_that_is_not_wanted_is_read_up_to_a_limit(place: Served) -> None:
     assert long.count(b"HTTP/1.1") == 1
 
 
+def test_a_client_that_asks_first_is_answered_before_it_sends_a_body(place: Served) -> None:
+    head = b"POST %s HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nExpect: 100-continue\r\n\r\n"
+
+    with connected(place.host) as connection:
+        connection.sendall(head % b"/echo")
+        interim = connection.recv(KIB)
+        connection.sendall(b"12345")
+        final = one_answer(connection)
+    with connected(place.host) as connection:
+        connection.sendall(head % b"/ignored")
+        refused = one_answer(connection)
+
+    assert interim == b"HTTP/1.1 100 Continue\r\n\r\n"
+    assert status_of(final) == 200
+    assert status_of(refused) == 403
+
+
 def test_a_line_that_the_handshake_cannot_have_is_refused(place: Served) -> None:
     with connected(place.host) as connection:
         answer = answer_to(connection, SOCKET + b"X: " + b"a" * 9 * KIB + b"\r\n\r\n")

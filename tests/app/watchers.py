@@ -16,6 +16,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.typing import Subprotocol
 
 from app.graphql.transport import GatewayGraphQL
+from app.wire.protocols import protocols
 
 DEADLINE_SECONDS = 20
 MULTIPART = 'multipart/mixed;boundary="graphql";subscriptionSpec=1.0'
@@ -146,7 +147,7 @@ class Watcher:
 async def served(app: Starlette, endpoint: GatewayGraphQL) -> AsyncIterator[str]:
     """Serves a gateway on a free port; gives host and port. Ends its streams first, as `app.serving` does."""
     listener = socket.create_server(("127.0.0.1", 0))
-    config = uvicorn.Config(app, ws="websockets-sansio", lifespan="off", log_level="error")
+    config = uvicorn.Config(app, **protocols(connections=1000, head_seconds=60), lifespan="off", log_level="error")
     server = uvicorn.Server(config)
     running = asyncio.create_task(server.serve([listener]))
     try:

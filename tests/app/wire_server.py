@@ -5,8 +5,7 @@ import contextlib
 import socket
 import threading
 from collections.abc import Iterator
-from functools import partial
-from typing import Any, cast
+from typing import Any
 
 import uvicorn
 from starlette.applications import Starlette
@@ -15,9 +14,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from app.wire.http import HttpConnection
-from app.wire.room import Room
-from app.wire.websocket import WebSocketConnection
+from app.wire.protocols import protocols
 from tests.raw_http import Host
 
 LARGE = 64 * 1024 * 1024
@@ -53,14 +50,12 @@ class Served:
 def served(*, connections: int = 1000, head_seconds: float = 60, **config: Any) -> Iterator[Served]:
     """Serves /echo, /ignored, /held, /client, /stream, /large and the WebSocket /socket on a free port."""
     listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
-    room = Room(connections)
     app = Starlette()
     server = uvicorn.Server(
         uvicorn.Config(
             app,
             loop="uvloop",
-            http=cast("Any", partial(HttpConnection, room=room, head_seconds=head_seconds)),
-            ws=cast("Any", partial(WebSocketConnection, room=room)),
+            **protocols(connections, head_seconds),
             ws_per_message_deflate=False,
             lifespan="off",
             log_level="error",

@@ -1,0 +1,26 @@
+"""What uvicorn makes of a connection."""
+
+import asyncio
+from functools import partial
+from typing import TypedDict, cast
+
+from app.wire.http import HttpConnection
+from app.wire.room import Room
+from app.wire.websocket import WebSocketConnection
+
+
+class Protocols(TypedDict):
+    """Arguments of `uvicorn.Config`."""
+
+    http: type[asyncio.Protocol]
+    ws: type[asyncio.Protocol]
+
+
+def protocols(connections: int, head_seconds: float) -> Protocols:
+    """HTTP and WebSocket connections of one process: at most so many, and a head within `head_seconds`."""
+    room = Room(connections)
+    # uvicorn only calls them; it types them as classes.
+    return {
+        "http": cast("type[asyncio.Protocol]", partial(HttpConnection, room=room, head_seconds=head_seconds)),
+        "ws": cast("type[asyncio.Protocol]", partial(WebSocketConnection, room=room)),
+    }
