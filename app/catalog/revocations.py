@@ -63,6 +63,10 @@ async def revoke_tokens(database: Database, subject: str) -> None:
         await tx.alone(Lock.TENANCY)
         newest = (await tx.session.execute(select(func.max(TokenRevocation.not_before)))).scalar() or 0
         # A clock that was set back must not make this revocation older than an earlier one.
-        not_before = max(time.time_ns() // 1000, newest + 1)
+        not_before = max(_microseconds(), newest + 1)
         await tx.session.merge(TokenRevocation(subject=subject, not_before=not_before))
         await tx.session.execute(delete(SignInCode).where(col(SignInCode.subject) == subject))
+
+
+def _microseconds() -> int:
+    return time.time_ns() // 1000

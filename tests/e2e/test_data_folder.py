@@ -92,7 +92,7 @@ def test_a_folder_that_holds_other_files_is_left_alone(tmp_path: Path, setting: 
     given = {"data": shared} if setting == "data" else {"data": tmp_path / "data", "object_store": shared.as_uri()}
 
     with pytest.raises(SettingsError, match="holds other files; choose an empty folder"):
-        make_folders(Settings(**given), always=True)  # type: ignore[arg-type]
+        make_folders(Settings(**given), always=True)
 
     assert stat.S_IMODE(shared.stat().st_mode) == 0o755
     assert [path.name for path in shared.iterdir()] == ["index.html"]

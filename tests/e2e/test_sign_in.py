@@ -70,12 +70,12 @@ def test_codes_and_revocations_hold_in_every_process_of_a_folder(running_gateway
     with images_process(log, "serve", *data, "--port", "0") as serve:
         printed = images_command("signin", *data, "--subject", "ada")
         assert printed.stdout.startswith(f"{running_gateway.graphql}#code=")
-        served = eventually(lambda: serve.poll() is None and re.search(r"listening on (\S+)", log.read_text()))
-        assert served
+        assert eventually(lambda: "listening on" in log.read_text()), serve.poll()
+        served = re.findall(r"listening on (\S+)", log.read_text())[0]
 
-        token = exchange(served[1], printed.stdout).json()["token"]
+        token = exchange(served, printed.stdout).json()["token"]
         assert exchange(running_gateway.url, printed.stdout).status_code == 403
-        urls = (running_gateway.url, served[1])
+        urls = (running_gateway.url, served)
         assert [who_is(url, token) for url in urls] == ["ada", "ada"]
         revoked = images_command("token", *data, "--revoke-all", "ada")
 

@@ -91,7 +91,11 @@ def test_a_process_reads_its_source_whatever_the_umask_and_the_folder_above(sour
     before = os.umask(0o077)
     source.parent.chmod(0o700)
     try:
-        said = inside(source, Limits(use_bubblewrap=bubblewrap), "head -c4 source | wc -c; head -c0 /dev/null > out/file && ls out")
+        said = inside(
+            source,
+            Limits(use_bubblewrap=bubblewrap),
+            "head -c4 source | wc -c; head -c0 /dev/null > out/file && ls out",
+        )
     finally:
         os.umask(before)
 
