@@ -40,7 +40,7 @@ RUN apt-get update \
     && DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends \
         ca-certificates python3 python3-venv
 WORKDIR /build
-COPY .ci/minio .ci/go.txt .ci/
+COPY .ci/minio .ci/go-program .ci/go.txt .ci/
 RUN XDG_CACHE_HOME=/opt .ci/minio \
     && install -D --mode=0755 "$(XDG_CACHE_HOME=/opt .ci/minio path)" /out/minio
 

@@ -10,6 +10,7 @@ import pytest
 from tests.servers.minio import Minio, minio_program
 from tests.servers.postgresql import PostgreSQL, programs
 from tests.servers.redis import Redis
+from tests.servers.versitygw import Versitygw, versitygw_program
 
 # Program and the Debian package that brings it.
 PACKAGES = {
@@ -78,4 +79,14 @@ def minio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Minio]:
     if not program.exists():
         do_without("needs MinIO: .ci/minio builds it")
     with Minio(tmp_path_factory.mktemp("minio"), program) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def versitygw(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Versitygw]:
+    """A versitygw for all tests of a run, each of which makes a bucket of its own."""
+    program = versitygw_program()
+    if not program.exists():
+        do_without("needs versitygw: .ci/versitygw builds it")
+    with Versitygw(tmp_path_factory.mktemp("versitygw"), program) as server:
         yield server

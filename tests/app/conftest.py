@@ -12,11 +12,15 @@ from app.catalog import ledger
 from app.database import Database
 from tests.app.gateway import Gateway, empty_database, running_gateway
 from tests.app.storing import Storing
+from tests.servers.minio import Minio
 from tests.servers.postgresql import PostgreSQL
+from tests.servers.versitygw import Versitygw
 
 StartGateway = Callable[..., AbstractAsyncContextManager[Gateway]]
 # Makes a data folder and a new database without rows; gives the settings by which a gateway finds it.
 NewDatabase = Callable[[Path], Mapping[str, str]]
+
+S3Server = Minio | Versitygw
 
 SQLITE, POSTGRESQL = "sqlite", "postgresql"
 # These run over every kind of database; what the others test does not depend on it.
@@ -32,6 +36,13 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 @pytest.fixture(scope="session")
 def anyio_backend() -> str:
     return "asyncio"
+
+
+@pytest.fixture(scope="module", params=["minio", "versitygw"])
+def s3_server(request: pytest.FixtureRequest) -> S3Server:
+    """Each of the S3 servers that the store is tested with; nobody kills it."""
+    server: S3Server = request.getfixturevalue(request.param)
+    return server
 
 
 @pytest.fixture(scope="session")

@@ -197,7 +197,7 @@ class ObjectStoreContract:
     def test_a_part_of_undeclared_length_is_refused(self, place: StorePlace, content: bytes) -> None:
         upload = place.open(len(content))
         request = place.store.sign_part(upload, 3, soon())
-        assert place.send(request, iter([content[-1001:]])).status_code == 411
+        assert place.send(request, iter([content[-1001:]])).status_code in (403, 411)
         assert list(place.do(place.store.receipt(upload)).parts) == []
 
     def test_an_expired_address_is_refused(self, place: StorePlace, content: bytes) -> None:

@@ -1,4 +1,4 @@
-"""The object store in a bucket of a real MinIO: the contract, and what S3 adds to it."""
+"""The object store in a bucket of a real S3 server, MinIO or versitygw: the contract, and what S3 adds to it."""
 
 import asyncio
 import contextlib
@@ -20,9 +20,11 @@ from app.adapters.s3_store import S3Store
 from app.errors import PartsArriving, StoreUnavailable, UploadClosed, WrongPart
 from app.ports import UploadHandle
 from app.s3_address import S3Address, S3Key
+from tests.app.conftest import S3Server
 from tests.app.object_store_contract import ObjectStoreContract, StorePlace, soon
 from tests.app.s3_places import upload_key_of, with_limited_keys
 from tests.servers.minio import Minio
+from tests.servers.versitygw import Versitygw
 
 PART = 5 * 1024 * 1024  # the least that S3 takes for a part that is not the last
 names = (f"store-{number}" for number in count())
@@ -39,20 +41,26 @@ def store_at(
 
 
 @pytest.fixture
-def owner(minio: Minio) -> S3Address:
-    """A place for a bucket, for the key of MinIO's owner."""
-    return S3Address.parse(minio.store_url(next(names)))
+def owner(s3_server: S3Server) -> S3Address:
+    """A place for a bucket, for the key of the server's owner."""
+    return S3Address.parse(s3_server.store_url(next(names)))
 
 
 @pytest.fixture
-def address(owner: S3Address) -> S3Address:
-    """The bucket, for the limited key of a gateway."""
-    return with_limited_keys(owner)
+def address(s3_server: S3Server, owner: S3Address) -> S3Address:
+    """The bucket, for the limited key of a gateway; `images migrate` creates such keys in MinIO alone."""
+    return with_limited_keys(owner) if isinstance(s3_server, Minio) else owner
 
 
 @pytest.fixture
-def place(address: S3Address) -> Iterator[StorePlace]:
-    with store_at(address, upload_key=upload_key_of(address)) as place:
+def upload_key(s3_server: S3Server, address: S3Address) -> S3Key | None:
+    """The key that signs part URLs. versitygw refuses headers that are not signed, and needs none."""
+    return upload_key_of(address) if isinstance(s3_server, Minio) else None
+
+
+@pytest.fixture
+def place(address: S3Address, upload_key: S3Key | None) -> Iterator[StorePlace]:
+    with store_at(address, upload_key=upload_key) as place:
         yield place
 
 
@@ -62,14 +70,14 @@ class TestABucketKeepsTheContract(ObjectStoreContract):
 
 class TestAPrefixOfABucketKeepsTheContract(ObjectStoreContract):
     @pytest.fixture
-    def owner(self, minio: Minio) -> S3Address:
-        return S3Address.parse(minio.store_url(next(names), "images/of-one"))
+    def owner(self, s3_server: S3Server) -> S3Address:
+        return S3Address.parse(s3_server.store_url(next(names), "images/of-one"))
 
-    def test_another_prefix_sees_and_takes_nothing_of_it(self, place: StorePlace, minio: Minio) -> None:
+    def test_another_prefix_sees_and_takes_nothing_of_it(self, place: StorePlace, s3_server: S3Server) -> None:
         bucket = urlsplit(place.store.sign_download("uploads/two", "disk", soon()).url).path.split("/")[1]
         place.put_object(b"mine", "uploads/two")
         mine = place.open(1000, "uploads/one")
-        with store_at(S3Address.parse(minio.store_url(bucket, "images/of-other"))) as other:
+        with store_at(S3Address.parse(s3_server.store_url(bucket, "images/of-other"))) as other:
             other.put_object(b"theirs", "uploads/two")
             theirs = other.open(1000, "uploads/one")
             for key in ("uploads/two", "uploads/one"):
@@ -113,7 +121,8 @@ def test_a_part_whose_body_ends_too_soon_has_not_arrived(place: StorePlace) -> N
     upload = place.open(1000)
     connection = put_unfinished(place, upload, bytes(999))
     connection.shutdown(socket.SHUT_WR)
-    assert 400 <= status_of(connection) < 500
+    # versitygw takes the break for a failure of its own.
+    assert status_of(connection) >= 400
     assert list(place.do(place.store.receipt(upload)).parts) == []
 
 
@@ -255,9 +264,11 @@ def test_signatures_end_when_they_say_and_after_seven_days_at_most(place: StoreP
     assert place.send(request, bytes(1000)).status_code == 200
 
 
-def test_clients_reach_the_store_at_its_public_address(minio: Minio, address: S3Address) -> None:
-    public = f"http://localhost:{minio.port}"
-    with store_at(address, public, upload_key_of(address)) as place:
+def test_clients_reach_the_store_at_its_public_address(
+    s3_server: S3Server, address: S3Address, upload_key: S3Key | None
+) -> None:
+    public = f"http://localhost:{s3_server.port}"
+    with store_at(address, public, upload_key) as place:
         upload = place.open(1000)
         request = place.store.sign_part(upload, 1, soon())
         assert request.url.startswith(f"{public}/{address.bucket}/")
@@ -273,33 +284,45 @@ def test_clients_reach_the_store_at_its_public_address(minio: Minio, address: S3
 def test_pages_of_other_origins_may_send_parts_and_read_the_etag(place: StorePlace) -> None:
     request = place.store.sign_part(place.open(1000), 1, soon())
     origin = "https://console.example"
+    # MinIO lets everybody in; versitygw obeys the rules that this writes for the bucket.
+    place.do(store_of(place).prepare([origin]))
     asking = {"Origin": origin, "Access-Control-Request-Method": "PUT"}
     preflight = httpx.options(request.url, headers={**asking, "Access-Control-Request-Headers": "content-type"})
     assert preflight.is_success
     assert preflight.headers["access-control-allow-origin"] == origin
-    assert preflight.headers["access-control-allow-methods"] == "PUT"
+    assert "PUT" in preflight.headers["access-control-allow-methods"]
     answer = place.send(request, bytes(1000), Origin=origin)
     assert answer.headers["access-control-allow-origin"] == origin
     assert "etag" in answer.headers["access-control-expose-headers"].lower()
 
 
-def test_a_store_without_cors_rules_of_buckets_says_where_they_are_set(place: StorePlace) -> None:
-    (sentence,) = place.do(store_of(place).prepare(["https://console.example", "https://other.example"]))
-    assert "MINIO_API_CORS_ALLOW_ORIGIN" in sentence
-    assert "https://console.example, https://other.example" in sentence
-    assert list(place.do(store_of(place).prepare())) == []
-    assert place.keys() == []
+def test_a_store_without_cors_rules_of_buckets_says_where_they_are_set(minio: Minio) -> None:
+    with store_at(S3Address.parse(minio.store_url(next(names)))) as place:
+        (sentence,) = place.do(store_of(place).prepare(["https://console.example", "https://other.example"]))
+        assert "MINIO_API_CORS_ALLOW_ORIGIN" in sentence
+        assert "https://console.example, https://other.example" in sentence
+        assert list(place.do(store_of(place).prepare())) == []
+        assert place.keys() == []
 
 
-def test_a_bucket_that_keeps_old_versions_is_told_of(place: StorePlace, owner: S3Address) -> None:
-    client = minio_package.Minio(owner.host, owner.key, owner.secret, secure=False)
-    client.set_bucket_versioning(owner.bucket, VersioningConfig(ENABLED))
-    (sentence,) = place.do(store_of(place).prepare())
+def test_a_store_with_cors_rules_of_buckets_takes_them_again_and_again(versitygw: Versitygw) -> None:
+    with store_at(S3Address.parse(versitygw.store_url(next(names)))) as place:
+        for origin in ("https://console.example", "https://other.example"):
+            assert list(place.do(store_of(place).prepare([origin]))) == []
+        assert place.keys() == []
+
+
+def test_a_bucket_that_keeps_old_versions_is_told_of(minio: Minio) -> None:
+    address = S3Address.parse(minio.store_url(next(names)))
+    with store_at(address) as place:
+        client = minio_package.Minio(address.host, address.key, address.secret, secure=False)
+        client.set_bucket_versioning(address.bucket, VersioningConfig(ENABLED))
+        (sentence,) = place.do(store_of(place).prepare())
     assert "Turn versioning off" in sentence
 
 
-def test_a_missing_bucket_fails_the_check(minio: Minio) -> None:
-    store = S3Store(S3Address.parse(minio.store_url(next(names))))
+def test_a_missing_bucket_fails_the_check(s3_server: S3Server) -> None:
+    store = S3Store(S3Address.parse(s3_server.store_url(next(names))))
     with pytest.raises(StoreUnavailable, match="no such bucket"):
         asyncio.run(store.check())
     store.close()
