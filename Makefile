@@ -4,6 +4,7 @@ PYTHON ?= python3
 HOST ?= 127.0.0.1
 PORT ?= 8000
 DATA ?= data
+MINUTES ?= 10
 export PYTHON
 
 SHELL := /bin/bash
@@ -12,7 +13,7 @@ BIN := .venv/bin
 # Node.js is here where the machine has none.
 export PATH := $(PATH):$(CURDIR)/$(BIN)
 
-.PHONY: help setup run test check format bench requirements clean
+.PHONY: help setup run test check format bench soak audit requirements clean
 
 help: ## say what there is
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "make %-14s %s\n", $$1, $$2 }'
@@ -45,6 +46,14 @@ format: ## format the code, and mend what ruff can mend
 bench: ## measure speed and memory, as ratios in one run
 	@.ci/setup dev
 	$(BIN)/python -m tests.bench $(ARGS)
+
+soak: ## attack a gateway for MINUTES while it is used, and say what users felt
+	@.ci/setup dev
+	$(BIN)/python -m tests.soak --minutes "$(MINUTES)" $(ARGS)
+
+audit: ## look for known vulnerabilities, risky code and secrets; ARGS=--offline asks no database
+	@.ci/setup audit
+	$(BIN)/python -m tests.audit $(ARGS)
 
 requirements: ## compile the pinned requirements anew, each at its newest version
 	@.ci/setup dev

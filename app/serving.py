@@ -60,7 +60,7 @@ def listen(host: str, port: int) -> socket.socket:
 def address_of(bound: socket.socket) -> str:
     """The address under which a listening socket is reached from this machine."""
     host, port = bound.getsockname()[:2]
-    shown = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
+    shown = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104  # nosec B104 (compared, not bound)
     return f"http://[{shown}]:{port}" if ":" in shown else f"http://{shown}:{port}"
 
 

@@ -132,7 +132,7 @@ def _works(confinement: Confinement, bounds: Bounds, workspace: Path) -> bool:
         return True
     with suppress(OSError, subprocess.SubprocessError):
         command = confinement.command(["--version"], bounds)
-        subprocess.run(  # noqa: S603  (an argument list of our own)
+        subprocess.run(  # noqa: S603  # nosec B603 (an argument list of our own)
             command,
             cwd=workspace,
             env=environment(),

@@ -116,7 +116,7 @@ class StoreConverter:
         self.limits = limits
         self._work = Path(tempfile.mkdtemp(prefix="images-"))
         # The unprivileged user has to get to the folders of its jobs, and need not see what else is there.
-        os.chmod(self._work, 0o711)  # noqa: S103
+        os.chmod(self._work, 0o711)  # noqa: S103  # nosec B103 (see above)
 
     def convert(self, order: Order) -> Converted | Shared:
         """As the protocol says."""

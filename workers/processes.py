@@ -59,7 +59,7 @@ def blaming_source(sandbox: Sandbox) -> Iterator[None]:
 def start(sandbox: Sandbox, command: Sequence[str]) -> "subprocess.Popen[bytes]":
     """Start a confined process in the sandbox's folder, in a group of its own. Raises QemuMissing."""
     try:
-        return subprocess.Popen(  # noqa: S603  (an argument list of our own)
+        return subprocess.Popen(  # noqa: S603  # nosec B603 (an argument list of our own)
             command,
             cwd=sandbox.folder,
             env=environment(),

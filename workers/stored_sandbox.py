@@ -29,7 +29,7 @@ class StoredSandbox(Sandbox):
         if user is not None:
             # Who may write to a socket may connect to it.
             os.chown(self.folder / SOURCE_SOCKET, -1, user)
-            os.chmod(self.folder / SOURCE_SOCKET, 0o660)
+            os.chmod(self.folder / SOURCE_SOCKET, 0o660)  # nosec B103 (for that group alone)
 
     def _take_source_back(self) -> None:
         if self._server is not None:

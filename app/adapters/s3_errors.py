@@ -5,7 +5,7 @@ The codes are those of "Error responses" in the Amazon S3 API reference, and Min
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from xml.etree.ElementTree import ParseError
+from xml.etree.ElementTree import ParseError  # nosec B405 (only the error; nothing is parsed with it)
 
 from minio.error import InvalidResponseError, MinioException, S3Error, ServerError
 from urllib3.exceptions import HTTPError, SSLError

@@ -35,7 +35,7 @@ class Patience:
                     return call()
             except StoreBusy:
                 # Of unequal length, so that workers that failed together do not come back together.
-                wait = pause * random.uniform(0.5, 1.0)  # noqa: S311
+                wait = pause * random.uniform(0.5, 1.0)  # noqa: S311  # nosec B311 (no secret: it only spreads retries)
                 if time.monotonic() + wait > give_up_at or self._ended.wait(wait):
                     raise
             pause = min(2 * pause, _LONGEST_PAUSE)

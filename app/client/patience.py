@@ -47,7 +47,7 @@ class Trouble:
         if now + self._pause > self._began + self._patience.seconds:
             raise error
         # Spread, so that those who were cut off together do not come back together.
-        await asyncio.sleep(self._pause * random.uniform(0.5, 1))  # noqa: S311
+        await asyncio.sleep(self._pause * random.uniform(0.5, 1))  # noqa: S311  # nosec B311 (no secret: it only spreads retries)
         self._pause = min(2 * self._pause, self._patience.longest_pause)
 
     def over(self) -> None:

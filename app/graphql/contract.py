@@ -71,7 +71,7 @@ class Alarm(Protocol):
 class StreamEnd(Enum):
     """Why the gateway ends what a client is still reading. The names are shown as error codes."""
 
-    TOKEN_EXPIRED = "The token has expired or was revoked. Reconnect with a new one and the last cursor."  # noqa: S105
+    TOKEN_EXPIRED = "The token has expired or was revoked. Reconnect with a new one and the last cursor."  # noqa: S105  # nosec B105 (a message)
     SHUTTING_DOWN = "This server is going away. Come back with the last cursor."
 
 

@@ -1,0 +1,55 @@
+"""All attacks: how often each is made, and what has to come of it."""
+
+import re
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+
+from tests.soak import on_connections, on_graphql, on_images
+from tests.soak.target import Target
+
+# A refusal, in any of the ways that fit: too much, too many, or not like this.
+_REFUSED = r"(400|413|415|422|429|431|503)( [A-Z_]+)?|200 [A-Z_]+|closed"
+_LET_GO = r"40[018]( [A-Z_]+)?|429.*|closed|refused"
+
+
+@dataclass(frozen=True, slots=True)
+class Attack:
+    """One attack: made again `pause` seconds after it has ended; what it says matches `expected` when it failed."""
+
+    do: Callable[[Target], Awaitable[str]]
+    pause: float
+    expected: str
+
+    @property
+    def name(self) -> str:
+        """What it is called in the table."""
+        return self.do.__name__
+
+    def failed(self, outcome: str) -> bool:
+        """Whether the gateway withstood it."""
+        return re.fullmatch(self.expected, outcome) is not None
+
+
+# Together some forty requests a second, few of which ask for much: attackers, users and gateway share two cores, and
+# what attackers spend themselves is taken from the others, which no gateway can change.
+ATTACKS: Sequence[Attack] = (
+    Attack(on_connections.endless_head, 1, "431|closed"),
+    Attack(on_connections.many_fields, 0.5, "431|closed"),
+    Attack(on_connections.half_open_heads, 1, _LET_GO),
+    Attack(on_connections.half_sent_bodies, 1, _LET_GO),
+    Attack(on_connections.half_sent_bodies_of_a_member, 1, _LET_GO),
+    Attack(on_connections.silent_connections, 3, "let in|some refused"),
+    Attack(on_graphql.introspection_of_thirty_aliases, 1, _REFUSED),
+    Attack(on_graphql.introspection_flood, 0.2, "200|" + _REFUSED),
+    Attack(on_graphql.alias_bomb, 1, _REFUSED),
+    Attack(on_graphql.labels, 1, _REFUSED),
+    Attack(on_graphql.abandoned_searches, 1, "abandoned"),
+    Attack(on_graphql.tokens_that_are_not_good, 0.2, r"401( [A-Z_]+)?|200 [A-Z_]+|429.*"),
+    Attack(on_graphql.cursors_that_are_not_good, 0.2, _REFUSED),
+    Attack(on_graphql.projects_of_others, 0.2, "200 NOT_FOUND|429.*"),
+    Attack(on_graphql.socket_flood, 5, "limited"),
+    Attack(on_graphql.long_message_types, 1, r"close 4\d\d\d|403|429"),
+    Attack(on_images.bombs, 2, "UNSAFE_IMAGE|QUOTA_EXCEEDED"),
+    Attack(on_images.stalled_parts, 2, "no answer|408|closed"),
+    Attack(on_images.parts_of_other_lengths, 1, r"4\d\d.*|closed"),
+)
