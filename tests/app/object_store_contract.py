@@ -92,21 +92,21 @@ class ObjectStoreContract:
         assert place.content() == content
 
     def test_every_object_and_open_upload_is_listed_in_batches(self, place: StorePlace) -> None:
-        place.put_object(b"one", "blobs/one")
+        place.put_object(b"one", "uploads/one")
         place.put_object(b"two", "uploads/two")
         place.open(place.part_size, "uploads/three")
 
         async def listed() -> list[str]:
             return [key async for batch in place.store.batches() for key, _ in batch]
 
-        assert sorted(place.do(listed())) == ["blobs/one", "uploads/three", "uploads/two"] == sorted(place.keys())
+        assert sorted(place.do(listed())) == ["uploads/one", "uploads/three", "uploads/two"] == sorted(place.keys())
 
     def test_the_size_of_an_object_is_known_without_reading_it(self, place: StorePlace) -> None:
-        place.put_object(b"bytes", "blobs/one")
+        place.put_object(b"bytes", "uploads/one")
 
-        assert place.do(place.store.size("blobs/one")) == 5
+        assert place.do(place.store.size("uploads/one")) == 5
         with pytest.raises(ObjectMissing):
-            place.do(place.store.size("blobs/two"))
+            place.do(place.store.size("uploads/two"))
 
     def test_one_part_may_be_the_whole_upload(self, place: StorePlace) -> None:
         content = os.urandom(1234)
