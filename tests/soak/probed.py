@@ -10,21 +10,27 @@ import runpy
 import sys
 import threading
 import time
+from itertools import count
 from pathlib import Path
 
 _LOOK_SECONDS = 0.5
+_LOOKS_AT_START, _LOOKS_BETWEEN = 30, 120
 
 
 def _loops() -> set[asyncio.AbstractEventLoop]:
     # Loops of uvloop are not known to the garbage collector, but tasks are.
-    return {each.get_loop() for each in gc.get_objects() if isinstance(each, asyncio.Task) and not each.done()}
+    found = {each.get_loop() for each in gc.get_objects() if isinstance(each, asyncio.Task) and not each.done()}
+    return {loop for loop in found if loop.is_running()}
 
 
 def _watch(file: Path) -> None:
     loops: set[asyncio.AbstractEventLoop] = set()
-    while True:
+    for look in count():
         time.sleep(_LOOK_SECONDS)
-        loops = loops or _loops()
+        # To look for loops stops the process for some ms: often at its start, when they are made, and rarely later.
+        if look < _LOOKS_AT_START or look % _LOOKS_BETWEEN == 0:
+            loops |= _loops()
+        loops = {loop for loop in loops if loop.is_running()}
         tasks = sum(len(asyncio.all_tasks(loop)) for loop in loops)
         new = file.with_suffix(".new")
         new.write_text(str(tasks))

@@ -1,28 +1,30 @@
 """The gateway that is attacked: `images up`, or the processes of a cluster, each with a count of its tasks."""
 
 import json
-import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import httpx
 import psutil
 
+from app.adapters.tokens import SecretTokens
 from tests.e2e.client import Client
-from tests.e2e.cluster import ImagesProcess, running_cluster
+from tests.e2e.cluster import SECRET, ImagesProcess, running_cluster
 from tests.e2e.gateway import IMAGES, clean_environment
 from tests.servers.process import Server
 
-# The shortest life of a token that `images token` gives, in seconds, and some more.
-EXPIRED_AFTER_SECONDS = 10
 # Room for whatever is left undeleted when users are interrupted.
 _LIMITS = {"IMAGES_CUSTOM_IMAGES_LIMIT": "10000", "IMAGES_IMAGE_STORAGE_LIMIT_GIB": "100000"}
 # Where the probe is found, whatever folder a process is started in.
 _PROBE = {"PYTHONPATH": str(Path(__file__).parents[2])}
+_ATTACKER = "eve"
+_JOIN = """
+mutation Join($input: SetProjectMemberInput!) { setProjectMember(input: $input) { userErrors { message } } }"""
 _FORGED = "eyJhbGciOiJub25lIn0.eyJzdWIiOiJkZW1vLWFkbWluIn0."
 
 
@@ -93,15 +95,16 @@ class _Up(Server):
 @contextmanager
 def alone(folder: Path) -> Iterator[Target]:
     """One `images up`, on SQLite and a folder."""
-    with _Up(folder, clean_environment(_LIMITS)) as server:
+    with _Up(folder, clean_environment({**_LIMITS, "IMAGES_SECRET": SECRET})) as server:
         connection = json.loads((server.data / "connection.json").read_text())
         projects = {project["name"]: project["id"] for project in connection["projects"]}
-        in_folder = ("--data", str(server.data))
+        with Client(connection["url"], connection["token"], projects["beta"]) as admin:
+            _let_in(admin)
         yield Target(
             connection["url"],
             connection["token"],
-            _token("--subject", "eve", "--project", "beta", "--role", "MEMBER", *in_folder),
-            _token("--subject", "expired", "--days", "0.0001", *in_folder),
+            _issue(_ATTACKER),
+            _issue("ann", timedelta(minutes=-1)),
             projects["alpha"],
             projects["beta"],
             [Watched(psutil.Process(server.pid), server.tasks)],
@@ -113,11 +116,12 @@ def scaled_out(folder: Path) -> Iterator[Target]:
     """One API process and one worker on PostgreSQL, Redis and MinIO; the servers themselves are not watched."""
     with _probes(), running_cluster(folder, apis=1, workers=1, env={**_LIMITS, **_PROBE}) as cluster:
         with cluster.client(project="alpha") as ours, cluster.client(project="beta") as theirs:
+            _let_in(theirs)
             yield Target(
                 cluster.apis[0].url,
                 cluster.token(),
-                cluster.token("eve", "beta", "MEMBER"),
-                _FORGED,
+                _issue(_ATTACKER),
+                _issue("ann", timedelta(minutes=-1)),
                 ours.project_id,
                 theirs.project_id,
                 [Watched(psutil.Process(each.pid), each.folder / "tasks") for each in cluster.processes],
@@ -135,11 +139,15 @@ def _probes() -> Iterator[None]:
         ImagesProcess.wrapper = before
 
 
-def _token(*arguments: str) -> str:
-    done = subprocess.run([IMAGES, "token", *arguments], env=clean_environment(), capture_output=True, text=True)
-    if done.returncode != 0:
-        raise RuntimeError(f"images token: {done.stderr}")
-    return done.stdout.strip()
+def _let_in(admin: Client) -> None:
+    """Make the attacker a member of the project that `admin` administers."""
+    given = {"projectId": admin.project_id, "subject": _ATTACKER, "role": "MEMBER"}
+    answer = admin.ask(_JOIN, input=given)["setProjectMember"]
+    assert not answer["userErrors"], answer
+
+
+def _issue(subject: str, valid: timedelta = timedelta(days=1)) -> str:
+    return SecretTokens(SECRET.encode()).issue(subject, valid=valid)
 
 
 def read_tasks(file: Path) -> int:
