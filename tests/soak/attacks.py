@@ -9,7 +9,7 @@ from tests.soak.target import Target
 
 # A refusal, in any of the ways that fit: too much, too many, or not like this.
 _REFUSED = r"(400|413|415|422|429|431|503)( [A-Z_]+)?|200 [A-Z_]+|closed"
-_LET_GO = r"40[018]( [A-Z_]+)?|429.*|closed|refused"
+_LET_GO = r"4(00|01|08|13)( [A-Z_]+)?|429.*|closed|refused"
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from tests.soak.wire import Wire, ask, connected, operation, shake_hands
 _ALIASES = 30
 _LABELS = 33_000
 _SOCKETS = 150
+_PATIENCE_SECONDS = 30
 _SCHEMA = "__schema { types { name fields { name args { name type { name ofType { name } } } } } }"
 _IMAGES = "images(projectId: $project, first: 100) { totalCount nodes { id name labels { key value } } }"
 
@@ -119,7 +120,13 @@ async def long_message_types(target: Target) -> str:
 
 
 async def _stays_open(wire: Wire) -> bool:
-    """Whether a WebSocket is still open after three seconds."""
+    """Whether a WebSocket is let in, and still open three seconds later."""
+    try:
+        opcode, message = await wire.frame(_PATIENCE_SECONDS)
+    except (TimeoutError, ConnectionError, asyncio.IncompleteReadError):
+        return False
+    if opcode == 8 or b"connection_ack" not in message:
+        return False
     until = time.monotonic() + 3
     try:
         while (left := until - time.monotonic()) > 0:

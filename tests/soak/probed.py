@@ -4,34 +4,35 @@ Run as `python -m tests.soak.probed FILE IMAGES ARGUMENTS…`. Nothing outside a
 """
 
 import asyncio
-import gc
 import os
 import runpy
 import sys
 import threading
 import time
-from itertools import count
+from collections.abc import Coroutine
+from contextvars import Context
 from pathlib import Path
+from typing import Any
 
 _LOOK_SECONDS = 0.5
-_LOOKS_AT_START, _LOOKS_BETWEEN = 30, 120
+_loops: set[asyncio.AbstractEventLoop] = set()
+_run = asyncio.Runner.run
 
 
-def _loops() -> set[asyncio.AbstractEventLoop]:
-    # Loops of uvloop are not known to the garbage collector, but tasks are.
-    found = {each.get_loop() for each in gc.get_objects() if isinstance(each, asyncio.Task) and not each.done()}
-    return {loop for loop in found if loop.is_running()}
+def _noted(runner: asyncio.Runner, coroutine: Coroutine[Any, Any, Any], *, context: Context | None = None) -> Any:
+    """What asyncio.run, anyio.run and uvloop.run come down to, with the loop taken note of."""
+    loop = runner.get_loop()
+    _loops.add(loop)
+    try:
+        return _run(runner, coroutine, context=context)
+    finally:
+        _loops.discard(loop)
 
 
 def _watch(file: Path) -> None:
-    loops: set[asyncio.AbstractEventLoop] = set()
-    for look in count():
+    while True:
         time.sleep(_LOOK_SECONDS)
-        # To look for loops stops the process for some ms: often at its start, when they are made, and rarely later.
-        if look < _LOOKS_AT_START or look % _LOOKS_BETWEEN == 0:
-            loops |= _loops()
-        loops = {loop for loop in loops if loop.is_running()}
-        tasks = sum(len(asyncio.all_tasks(loop)) for loop in loops)
+        tasks = sum(len(asyncio.all_tasks(loop)) for loop in tuple(_loops))
         new = file.with_suffix(".new")
         new.write_text(str(tasks))
         os.replace(new, file)
@@ -39,6 +40,7 @@ def _watch(file: Path) -> None:
 
 if __name__ == "__main__":
     _, told, *command = sys.argv
+    asyncio.Runner.run = _noted  # type: ignore[method-assign, assignment]
     threading.Thread(target=_watch, args=(Path(told),), daemon=True).start()
     sys.argv = command
     runpy.run_path(command[0], run_name="__main__")
