@@ -17,7 +17,7 @@ import asyncpg
 from sqlalchemy import event, func, select
 from sqlalchemy.exc import DBAPIError, DisconnectionError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 from sqlalchemy.sql import Select
 
 from app.errors import DatabaseFull, DatabaseUnavailable
@@ -70,6 +70,11 @@ class Lock(IntEnum):
 def taking(lock: Lock) -> Select[Any]:
     """The statement that takes a lock until the end of the transaction."""
     return select(func.pg_advisory_xact_lock(_LOCK_SPACE, int(lock)))
+
+
+def on_postgresql(session: AsyncSession) -> bool:
+    """Whether a session is one of PostgreSQL."""
+    return session.get_bind().dialect.name == "postgresql"
 
 
 def limiting(seconds: float) -> Select[Any]:

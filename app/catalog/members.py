@@ -118,6 +118,26 @@ async def _require_another_admin(session: AsyncSession, member: Membership) -> N
         )
 
 
+async def _require_administered(tx: Transaction, organization: Organization, owner: str) -> None:
+    """Raises Conflict when without this owner some project of the organization had neither an owner nor an admin."""
+    others = select(func.count()).where(
+        col(OrganizationOwner.organization_id) == organization.id, col(OrganizationOwner.subject) != owner
+    )
+    if (await tx.session.execute(others)).scalar_one():
+        return
+    admins = select(Membership).where(
+        col(Membership.project_id) == col(Project.id), col(Membership.role) == ProjectRole.ADMIN
+    )
+    without = select(Project.name).where(Project.organization_id == organization.id, ~admins.exists())
+    name = (await tx.session.execute(without.order_by(col(Project.name)).limit(1))).scalar_one_or_none()
+    if name is not None:
+        raise Conflict(
+            f"{owner} is the last owner of {organization.name}, and its project {name} has no admin.",
+            field=("subject",),
+            hint="Give the project an admin or the organization another owner first.",
+        )
+
+
 # ---------------------------------------------------------------- the operators' own
 
 
@@ -141,7 +161,7 @@ async def found(
 
 
 async def set_owner(database: Database, organization: str, subject: str, *, owns: bool) -> Organization:
-    """Make somebody an owner of the organization of that name, or none any more. Raises NotFound."""
+    """Make somebody an owner of the organization of that name, or remove them as one. Raises NotFound, Conflict."""
     async with database.transaction() as tx:
         await tx.alone(Lock.TENANCY)
         query = select(Organization).where(Organization.name == organization)
@@ -159,6 +179,7 @@ async def _set_owner(tx: Transaction, organization: Organization, subject: str, 
     if owner is None:
         tx.session.add(OrganizationOwner(organization_id=organization.id, subject=subject))
     else:
+        await _require_administered(tx, organization, subject)
         await tx.session.delete(owner)
     projects = select(Project.id).where(Project.organization_id == organization.id).order_by(col(Project.id))
     for project_id in (await tx.session.execute(projects)).scalars():
@@ -166,7 +187,10 @@ async def _set_owner(tx: Transaction, organization: Organization, subject: str, 
 
 
 async def appoint(database: Database, project_name: str, subject: str, role: ProjectRole) -> Project:
-    """Give somebody a role in the project of that name, as an operator does. Raises NotFound."""
+    """Give somebody a role in the project of that name, as an operator does.
+
+    Raises NotFound, Conflict (for the last admin).
+    """
     async with database.transaction() as tx:
         await tx.alone(Lock.TENANCY)
         query = select(Project).where(Project.name == project_name).order_by(col(Project.created_at)).limit(1)
@@ -175,6 +199,8 @@ async def appoint(database: Database, project_name: str, subject: str, role: Pro
             raise NotFound(f"There is no project {project_name!r}.", hint="`images up` makes alpha and beta.")
         member = await tx.session.get(Membership, (project.id, subject))
         if member is None or member.role != role:
+            if member is not None:
+                await _require_another_admin(tx.session, member)
             await tx.session.merge(Membership(project_id=project.id, subject=subject, role=role))
             project.revision += 1
             feed.members_changed(tx, project.id)

@@ -17,6 +17,7 @@ from app.catalog.pages import Page, Window, read_page
 from app.errors import Forbidden, NotFound
 from app.lifecycle import ProjectRole
 from app.models import TABLES, Membership, Organization, OrganizationOwner, Project
+from app.postgres import on_postgresql
 from app.viewer import Viewer, includes
 
 _ID = re.compile(r"[a-z]{3}_[0-9a-z]{26}")
@@ -112,7 +113,13 @@ async def project_for(
     if found is None:
         raise no_project(field)
     project: Project = found[0]
-    require_role(found[1], needed, field)
+    role: ProjectRole | None = found[1]
+    if lock and on_postgresql(session):
+        # PostgreSQL waits for the row, but then gives the role from before the wait.
+        role = await role_in(session, viewer, project_id)
+    if role is None:
+        raise no_project(field)
+    require_role(role, needed, field)
     return project
 
 

@@ -1,5 +1,6 @@
 """Two organizations with everybody who could call, and images in every state: what `access_table` is about."""
 
+import secrets
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -8,7 +9,8 @@ from typing import Any
 
 import sqlalchemy
 
-from app.catalog import members
+from app.catalog import feed, members
+from app.catalog.cursors import EPOCH_BYTES, Cursors, Mark
 from app.lifecycle import ProjectRole
 from app.models import TABLES
 from tests.app.access_cells import CALLERS
@@ -58,20 +60,25 @@ class World:
 
     async def build(self) -> None:
         """Make everything by the API, and remember it."""
-        self.start = await self.cursor()
+        self.start = await self.position()
         await self._found()
         await self._make_images()
         await self._share()
         await self._copy()
         for place in ("home", "launching", "editing", "asked", "abroad"):
             self.images["last", place] = await self.gateway.create(OPERATOR, projectId=self.ids[place], name="last")
-        self.end = await self.cursor()
+        self.end = await self.position()
         await self._save()
 
-    async def cursor(self) -> str:
+    async def position(self) -> int:
         """Where the feed stands."""
-        cursor: str = (await self.gateway.ask("{ eventCursor }", OPERATOR))["eventCursor"]
-        return cursor
+        async with self.gateway.database.read() as session:
+            return await feed.newest_position(session)
+
+    def cursor(self, position: int) -> str:
+        """The cursor of a position."""
+        (row,) = self.rows["feed_epoch"]
+        return Cursors(bytes.fromhex(row["key"])).text(Mark(bytes.fromhex(row["epoch"]), position))
 
     async def _found(self) -> None:
         database = self.gateway.database
@@ -154,6 +161,8 @@ class World:
     async def rebuild(self) -> None:
         """Have everything as it was built, unless the last that was found of it is that it is so."""
         if not self.untouched:
+            # As after any other restore, the positions of the feed are given out again.
+            self.rows["feed_epoch"][0]["epoch"] = secrets.token_hex(EPOCH_BYTES)
             async with self.gateway.database.transaction() as tx:
                 for table in reversed(TABLES.sorted_tables):
                     await tx.session.execute(table.delete())
@@ -190,7 +199,7 @@ class World:
             "subject": subject,
             "me": f"usr_{subject}",
             "somebody": "usr_islander",
-            "start": self.start,
+            "start": self.cursor(self.start),
         }
 
     async def answer(self, document: str, caller: str, **variables: Any) -> dict[str, Any]:
@@ -200,9 +209,9 @@ class World:
 
     async def feeds(self) -> dict[str, list[tuple[str, str, str | None]]]:
         """What has been told since everything was built, by project: the events, their images, and their actors."""
-        fields = "nodes { __typename imageId actor }"
+        fields, end = "nodes { __typename imageId actor }", self.cursor(self.end)
         asked = [
-            f'{name}: imageEvents(projectId: "{self.ids[name]}", after: "{self.end}", first: 50) {{ {fields} }}'
+            f'{name}: imageEvents(projectId: "{self.ids[name]}", after: "{end}", first: 50) {{ {fields} }}'
             for name in (*ACME, *GLOBEX)
         ]
         found = await self.gateway.ask(f"{{ {' '.join(asked)} }}", OPERATOR)

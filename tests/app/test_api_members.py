@@ -7,9 +7,10 @@ import pytest
 from sqlmodel import select
 
 from app.catalog import members
+from app.errors import Conflict
 from app.lifecycle import ProjectRole
 from app.models import Event, Membership, Project
-from tests.app.gateway import ADMIN, MEMBER, READER, STRANGER, Gateway
+from tests.app.gateway import ADMIN, MEMBER, OPERATOR, READER, STRANGER, Gateway
 from tests.app.sharing import act, done, mistake
 
 pytestmark = pytest.mark.anyio
@@ -61,6 +62,61 @@ async def test_the_last_admin_stays(gateway: Gateway) -> None:
         refused = await mistake(gateway, name, projectId=project, subject=ADMIN, **given)
         assert (refused["code"], refused["field"]) == ("CONFLICT", ["subject"])
         assert refused["hint"] == "Make somebody else an admin first."
+
+
+@pytest.mark.parametrize("caller", [ADMIN, "olive", OPERATOR])
+async def test_nobody_demotes_the_last_admin_whatever_they_are(gateway: Gateway, caller: str) -> None:
+    project = await gateway.project()
+    await members.set_owner(gateway.database, "demo", "olive", owns=True)
+    for name, given in (
+        ("removeProjectMember", {}),
+        ("setProjectMember", {"role": "MEMBER"}),
+        ("setProjectMember", {"role": "READER"}),
+    ):
+        refused = await mistake(gateway, name, caller, projectId=project, subject=ADMIN, **given)
+        assert (refused["code"], refused["field"]) == ("CONFLICT", ["subject"])
+    assert await roles(gateway, project) == {ADMIN: ProjectRole.ADMIN}
+
+
+async def test_of_two_admins_who_demote_each_other_at_once_one_stays(gateway: Gateway) -> None:
+    for _ in range(5):
+        project = await gateway.project()
+        await done(gateway, "setProjectMember", projectId=project, subject="second", role="ADMIN")
+        payloads = await asyncio.gather(
+            act(gateway, "setProjectMember", projectId=project, subject="second", role="MEMBER"),
+            act(gateway, "setProjectMember", "second", projectId=project, subject=ADMIN, role="READER"),
+        )
+        codes = [error["code"] for payload in payloads for error in payload["userErrors"]]
+        assert codes == ["FORBIDDEN"]
+        assert list((await roles(gateway, project)).values()).count(ProjectRole.ADMIN) == 1
+
+
+@pytest.mark.parametrize("role", [ProjectRole.MEMBER, ProjectRole.READER])
+async def test_an_operator_can_not_appoint_the_last_admin_to_less(gateway: Gateway, role: ProjectRole) -> None:
+    project = await gateway.project()
+    async with gateway.database.read() as session:
+        name = (await session.get_one(Project, project)).name
+
+    with pytest.raises(Conflict, match="ada is the last admin of the project"):
+        await members.appoint(gateway.database, name, ADMIN, role)
+
+    assert await roles(gateway, project) == {ADMIN: ProjectRole.ADMIN}
+    await members.appoint(gateway.database, name, "second", ProjectRole.ADMIN)
+    await members.appoint(gateway.database, name, ADMIN, role)
+    assert await roles(gateway, project) == {ADMIN: role, "second": ProjectRole.ADMIN}
+
+
+async def test_the_last_owner_stays_while_a_project_has_no_admin(gateway: Gateway) -> None:
+    await members.found(gateway.database, "governed", ["led", "unled"], None, "boss")
+    await members.appoint(gateway.database, "led", ADMIN, ProjectRole.ADMIN)
+
+    with pytest.raises(Conflict, match="boss is the last owner of governed, and its project unled has no admin"):
+        await members.set_owner(gateway.database, "governed", "boss", owns=False)
+
+    await members.set_owner(gateway.database, "governed", "other", owns=True)
+    await members.set_owner(gateway.database, "governed", "boss", owns=False)
+    await members.appoint(gateway.database, "unled", ADMIN, ProjectRole.ADMIN)
+    await members.set_owner(gateway.database, "governed", "other", owns=False)
 
 
 async def test_of_two_admins_who_remove_each_other_at_once_one_stays(gateway: Gateway) -> None:

@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 from sqlmodel import col, select
 
-from app.catalog import deletion, images
+from app.catalog import deletion, images, members, tenancy
 from app.catalog.images import ImagePatch
 from app.catalog.new_images import NewUpload
 from app.catalog.uploads import Uploads
 from app.database import Database
-from app.errors import Conflict, ProtectedImage, QuotaExceeded, StaleRevision, UserMistake
-from app.lifecycle import EventKind, ImageStatus, JobKind, JobState, UploadState
+from app.errors import Conflict, Forbidden, ProtectedImage, QuotaExceeded, StaleRevision, UserMistake
+from app.lifecycle import EventKind, ImageStatus, JobKind, JobState, ProjectRole, UploadState
 from app.models import Image, Job, Project, Upload
 from app.settings import MIB
 from app.viewer import Viewer
@@ -92,6 +92,29 @@ async def test_one_idempotency_key_makes_one_image_however_often_it_is_sent_at_o
         assert len((await session.execute(select(Image.id).where(Image.project_id == project))).all()) == 1
     different = await at_once(gateway, other, replace(new, name="another"), 4)
     assert [type(one) for one in different] == [Conflict] * 4
+
+
+# ------------------------------------------------------------ members
+
+
+async def test_an_admin_who_is_removed_while_waiting_does_nothing_any_more(gateway: Gateway, other: Database) -> None:
+    """A third admin is there, so that nobody is the last one."""
+    project = await gateway.project()
+    for subject in ("second", "third"):
+        await members.set_member(gateway.database, VIEWER, project, subject, ProjectRole.ADMIN)
+
+    first, second = await one_after_the_other(
+        gateway.database,
+        Project,
+        project,
+        lambda: members.set_member(gateway.database, VIEWER, project, "second", ProjectRole.MEMBER),
+        lambda: members.remove_member(other, Viewer("second"), project, ADMIN),
+    )
+
+    assert first[0].id == project
+    assert isinstance(second, Forbidden)
+    async with gateway.database.read() as session:
+        assert await tenancy.role_in(session, VIEWER, project) == ProjectRole.ADMIN
 
 
 # ------------------------------------------------------------ changing
