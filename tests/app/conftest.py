@@ -75,7 +75,9 @@ def new_on_server(server: PostgreSQL, folder: Path) -> Mapping[str, str]:
 async def gateway(new_database: NewDatabase, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Gateway]:
     """One for all tests of a module, since starting it takes longer than most of them: each makes its own images."""
     data = tmp_path_factory.mktemp("gateway") / "data"
-    async with running_gateway(data, **new_database(data), custom_images_limit=10_000) as running:
+    async with running_gateway(
+        data, **new_database(data), custom_images_limit=10_000, anonymous_requests_per_minute=10**6
+    ) as running:
         yield running
 
 
