@@ -50,8 +50,8 @@ class World:
     saved: Path
     ids: dict[str, str] = field(default_factory=dict)
     images: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
-    start: str = ""
-    end: str = ""
+    start: int = 0
+    end: int = 0
     built: tuple[Any, ...] = ()
     untouched: bool = False
     rows: dict[str, Sequence[dict[str, Any]]] = field(default_factory=dict)
