@@ -185,18 +185,21 @@ _NOT_NOW = {
     "57P": "the database is shutting down or starting",
     "58": "the database has trouble with its disk",
 }
+_NO_TABLE = "42P01"
 _DISK_FULL = "53100"
 _STALE_PLAN = "cached statement plan is invalid"
 
 
 @contextmanager
 def told_as_unavailable() -> Iterator[None]:
-    """Raise DatabaseUnavailable for what may go well another time: a lost connection, a shutdown, a timeout."""
+    """Raise DatabaseUnavailable where no statement is to blame: for a lost connection, a timeout, a missing table."""
     try:
         yield
     except (DBAPIError, PoolTimeout, ConnectionError, TimeoutError) as error:
         if _state(error) == _DISK_FULL:
             raise DatabaseFull("the disk of the database is full") from error
+        if _state(error) == _NO_TABLE:
+            raise DatabaseUnavailable("a table is missing: run `images migrate`") from error
         reason = _why_not_now(error)
         if reason is None:
             raise

@@ -19,7 +19,7 @@ from app.catalog.feed import Wanted
 from app.catalog.feed_items import Happened, Item, Progressed, Resync, happened, resync_required, takes_sight
 from app.catalog.progress import ProgressBoard
 from app.database import Database
-from app.errors import NotFound
+from app.errors import DatabaseUnavailable, NotFound
 from app.lifecycle import SETTLED, EventKind, ProjectRole
 from app.models import Event, Image
 from app.ports import Wakeups
@@ -56,6 +56,7 @@ class Feed:
     # The newest event that was read, by which a restored feed is found out: its number may have been given again.
     _newest_at: datetime | None = None
     _reading_on: asyncio.Lock = field(default_factory=asyncio.Lock)
+    _readable: bool = True
     # Makes the cursors of progress differ from those of other processes.
     _salt: int = field(default_factory=lambda: secrets.randbits(62))
     # Events that are newer than `_ring_begins`, ascending, and their positions.
@@ -105,9 +106,14 @@ class Feed:
                 try:
                     news = await self._read_on()
                     await self.before_delivery()
-                except Exception:  # a database that is away for a while must not end the feed
-                    log.exception("feed.unreadable")
+                except Exception as error:  # a database that is away for a while must not end the feed
+                    if self._readable:  # once: this is tried again every second
+                        log.error(
+                            "feed.unreadable", exc_info=not isinstance(error, DatabaseUnavailable), reason=str(error)
+                        )
+                    self._readable = False
                     return
+                self._readable = True
                 if any(item.event.kind == EventKind.MEMBERS_CHANGED for item in news):
                     # Before what came after it is told to anybody.
                     await self._look_at_members()
