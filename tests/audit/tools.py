@@ -7,7 +7,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 _PROGRAMS = ROOT / ".venv/audit/bin"
-_SECONDS = 300
+_SECONDS = 900
 
 
 def run(*command: str) -> subprocess.CompletedProcess[str]:
