@@ -18,6 +18,9 @@ from app.graphql.contract import Caller
 from app.graphql.masking import CodedError
 
 RATE_LIMITED = "RATE_LIMITED"
+_TOO_MANY_SUBSCRIPTIONS = "TOO_MANY_SUBSCRIPTIONS"
+# An operation that runs keeps its document, parsed to some 30 times its length, and its variables.
+_OPEN_CHARACTERS = 4 * 1024 * 1024
 # A forgotten address starts with a full bucket. With this many, that takes a minute of 10,000 addresses.
 _REMEMBERED_ADDRESSES = 10_000
 
@@ -78,37 +81,36 @@ class AnonymousRequests:
 
 
 class OpenSlots:
-    """How many things of one kind each caller has open, up to `limit`."""
+    """How much of one kind each caller has open, up to `limit`."""
 
-    def __init__(self, limit: int, code: str, thing: str) -> None:
-        """`thing` is what the message to the caller calls one of them, `code` the error's code."""
+    def __init__(self, limit: int, code: str, things: tuple[str, str], hint: str) -> None:
+        """`things` is how the message calls one and several of them; `code` and `hint` are the error's."""
         self._limit = limit
         self._code = code
-        self._thing = thing
+        self._things = things
+        self._hint = hint
         self._open: Counter[str] = Counter()
 
     @property
     def total(self) -> int:
-        """How many are open now."""
+        """How much is open now."""
         return self._open.total()
 
     @contextmanager
-    def taken(self, caller: str) -> Iterator[None]:
-        """One of the caller's slots, for the time of the block. Raises CodedError when none is left."""
-        if self._open.get(caller, 0) >= self._limit:
-            things = f"{self._thing}s"
+    def taken(self, caller: str, count: int = 1) -> Iterator[None]:
+        """Some of the caller's slots, for the time of the block. Raises CodedError when too few are left."""
+        if self._open.get(caller, 0) + count > self._limit:
             raise CodedError(
-                f"This caller has {self._limit:,} {self._thing if self._limit == 1 else things} open, "
-                "and more are not allowed.",
+                f"This caller may have {self._limit:,} {self._things[self._limit != 1]} open on one server.",
                 self._code,
                 limit=self._limit,
-                hint=f"Close {things} that you no longer need.",
+                hint=self._hint,
             )
-        self._open[caller] += 1
+        self._open[caller] += count
         try:
             yield
         finally:
-            self._open[caller] -= 1
+            self._open[caller] -= count
             if not self._open[caller]:
                 del self._open[caller]
 
@@ -119,13 +121,35 @@ class Admission:
     def __init__(self, limits: CallerLimits) -> None:
         self.body_seconds = limits.body_seconds
         self.anonymous = AnonymousRequests(limits.anonymous_requests_per_minute)
-        self.subscriptions = OpenSlots(limits.subscriptions, "TOO_MANY_SUBSCRIPTIONS", "subscription")
-        self.sockets = OpenSlots(limits.sockets, "TOO_MANY_CONNECTIONS", "connection")
+        self.subscriptions = OpenSlots(
+            limits.subscriptions,
+            _TOO_MANY_SUBSCRIPTIONS,
+            ("subscription", "subscriptions"),
+            "Close subscriptions that you no longer need.",
+        )
+        self.characters = OpenSlots(
+            _OPEN_CHARACTERS,
+            _TOO_MANY_SUBSCRIPTIONS,
+            ("character of subscriptions", "characters of subscriptions"),
+            "Close subscriptions that you no longer need, or use shorter documents and variables.",
+        )
+        self.sockets = OpenSlots(
+            limits.sockets,
+            "TOO_MANY_CONNECTIONS",
+            ("connection", "connections"),
+            "Close connections that you no longer need.",
+        )
 
     @contextmanager
-    def stream(self, caller: str) -> Iterator[None]:
+    def subscription(self, caller: str, characters: int) -> Iterator[None]:
+        """An operation of so many characters that may run for long. Raises CodedError when the caller has too many."""
+        with self.subscriptions.taken(caller), self.characters.taken(caller, characters):
+            yield
+
+    @contextmanager
+    def stream(self, caller: str, characters: int) -> Iterator[None]:
         """A stream holds a connection and a subscription. Raises CodedError when the caller has too many."""
-        with self.sockets.taken(caller), self.subscriptions.taken(caller):
+        with self.sockets.taken(caller), self.subscription(caller, characters):
             yield
 
 

@@ -30,6 +30,11 @@ class OperationRequest:
     variables: dict[str, Any] | None = None
     operation_name: str | None = None
 
+    @property
+    def characters(self) -> int:
+        """How long document and variables are, as text."""
+        return len(self.query) + len(json.dumps(self.variables))
+
 
 @dataclass(frozen=True, slots=True)
 class Answer:

@@ -198,7 +198,9 @@ class GatewayGraphQL(GraphQL[OperationContext, None]):
         async def serve(scope: Scope, receive: Receive, send: Send) -> None:
             with ExitStack() as slots:
                 try:
-                    slots.enter_context(self.admission.stream(caller_key(context.viewer, request)))
+                    slots.enter_context(
+                        self.admission.stream(caller_key(context.viewer, request), operation.characters)
+                    )
                 except CodedError as error:
                     refused = _refused(RequestRefused.of(429, error), media, context.correlation_id)
                     return await refused(scope, receive, send)

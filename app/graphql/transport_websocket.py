@@ -170,15 +170,17 @@ class SubscriptionSocket(BaseGraphQLTransportWSHandler[OperationContext, None]):
             context = self._make_context(self._socket, caller, correlation_id)
             if caller.anonymous:
                 self._admission.anonymous.admit(self._socket)
-            with self._admission.subscriptions.taken(caller_key(caller, self._socket)):
-                await self._send_answers(operation, context)
+            request = OperationRequest(operation.query, operation.variables, operation.operation_name or None)
+            with self._admission.subscription(caller_key(caller, self._socket), request.characters):
+                await self._send_answers(operation, request, context)
         except WebSocketDisconnected:
             pass
         except Exception as error:
             await self._send_errors(operation, refusal(error, correlation_id).body["errors"])
 
-    async def _send_answers(self, operation: Operation[OperationContext, None], context: OperationContext) -> None:
-        request = OperationRequest(operation.query, operation.variables, operation.operation_name or None)
+    async def _send_answers(
+        self, operation: Operation[OperationContext, None], request: OperationRequest, context: OperationContext
+    ) -> None:
         async with aclosing(answers(self.schema, request, context)) as stream:
             async for answer in stream:
                 if not answer.executed:

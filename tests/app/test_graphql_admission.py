@@ -214,7 +214,7 @@ def test_subscriptions_of_a_subject_are_limited_over_all_its_connections(accept:
             await sockets[0].subscribe("b", NEWS)
             refused = (await sockets[0].receive())["payload"][0]
             assert (refused["extensions"]["code"], refused["extensions"]["limit"]) == ("TOO_MANY_SUBSCRIPTIONS", 3)
-            assert refused["message"] == "This caller has 3 subscriptions open, and more are not allowed."
+            assert refused["message"] == "This caller may have 3 subscriptions open on one server."
             assert refused["extensions"]["hint"]
             async with httpx.AsyncClient(headers={"Authorization": "Bearer good", "Accept": accept}) as client:
                 answer = await client.post(f"http://{address}/", json={"query": NEWS})
@@ -225,6 +225,35 @@ def test_subscriptions_of_a_subject_are_limited_over_all_its_connections(accept:
             await hub.listeners(2)
             await sockets[0].subscribe("b", NEWS)
             await hub.listeners(3)
+
+    run(scenario)
+
+
+def test_long_subscriptions_are_limited_by_their_characters() -> None:
+    async def scenario() -> None:
+        hub = Hub()
+        app = toy_app(hub)
+        async with served(app) as address, socket_to(address) as socket:
+            await socket.init()
+            for number in range(4):
+                await socket.subscribe(str(number), NEWS, variables={"unused": "x" * 1_000_000})
+            await hub.listeners(4)
+
+            await socket.subscribe("one too many", NEWS, variables={"unused": "x" * 1_000_000})
+            refused = (await socket.receive())["payload"][0]
+            async with httpx.AsyncClient(headers={"Authorization": "Bearer good", "Accept": SSE}) as client:
+                body = {"query": NEWS, "variables": {"unused": "x" * 1_000_000}}
+                streamed = await client.post(f"http://{address}/", json=body)
+
+            assert (
+                refused["message"] == "This caller may have 4,194,304 characters of subscriptions open on one server."
+            )
+            assert refused["extensions"]["code"] == "TOO_MANY_SUBSCRIPTIONS"
+            assert streamed.status_code == 429
+            await socket.send(type="complete", id="0")
+            await hub.listeners(3)
+            await socket.subscribe("another", NEWS)
+            await hub.listeners(4)
 
     run(scenario)
 
