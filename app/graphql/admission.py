@@ -10,10 +10,10 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from ipaddress import IPv6Address, IPv6Network, ip_address
 
 from starlette.requests import HTTPConnection
 
+from app.client_network import client_network
 from app.graphql.contract import Caller
 from app.graphql.masking import CodedError
 
@@ -160,14 +160,5 @@ def caller_key(caller: Caller, connection: HTTPConnection) -> str:
 
 
 def client_address(connection: HTTPConnection) -> str:
-    """The address that a client is counted under; without one, as on a Unix socket, the same for all."""
-    host = connection.client.host if connection.client else ""
-    try:
-        address = ip_address(host.partition("%")[0])
-    except ValueError:
-        return host[:64]
-    if isinstance(address, IPv6Address):
-        if address.ipv4_mapped:
-            return str(address.ipv4_mapped)
-        return str(IPv6Network((address, 64), strict=False))
-    return str(address)
+    """The address that a client is counted under; without one, the same for all."""
+    return client_network(connection.client.host if connection.client else "")

@@ -13,6 +13,7 @@ from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
+from app.client_network import client_network
 from app.wire import refusals
 from app.wire.limits import (
     CHUNK_FRAMING_BYTES,
@@ -23,7 +24,7 @@ from app.wire.limits import (
     HEAD_FIELDS,
     PIPELINED_REQUESTS,
 )
-from app.wire.room import Room, client_network
+from app.wire.room import Room
 
 # A client that is still sending sees the refusal if it reads within this time; later ones may see a reset.
 _LINGER_SECONDS = 1.0

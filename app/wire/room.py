@@ -1,7 +1,6 @@
 """The connections of a process, and which of them give way when there is no room for another."""
 
 import asyncio
-import ipaddress
 from typing import Protocol
 
 import structlog
@@ -92,16 +91,3 @@ class Room:
         if now - self._logged_at > _LOG_SECONDS:
             self._logged_at = now
             log.warning("connections_at_limit", limit=self._limit, waiting=len(self._waiting))
-
-
-def client_network(host: str) -> str:
-    """What counts as one client: an IPv4 address, or the /64 of an IPv6 address, which one customer has whole."""
-    try:
-        address = ipaddress.ip_address(host)
-    except ValueError:
-        return host
-    if isinstance(address, ipaddress.IPv4Address):
-        return host
-    if address.ipv4_mapped is not None:
-        return str(address.ipv4_mapped)
-    return str(ipaddress.ip_network((address.packed[:8] + bytes(8), 64)))

@@ -9,9 +9,10 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 from uvicorn.server import ServerState
 from websockets.frames import Frame
 
+from app.client_network import client_network
 from app.wire import refusals
 from app.wire.limits import FRAGMENTS
-from app.wire.room import Room, client_network
+from app.wire.room import Room
 
 _MESSAGE_TOO_BIG = 1009
 

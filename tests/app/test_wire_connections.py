@@ -8,10 +8,10 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
+from app.client_network import client_network
 from app.errors import SettingsError
 from app.serving import drop_slow_readers
 from app.wire.limits import connection_limit
-from app.wire.room import client_network
 from tests.app.wire_server import LARGE, Served, served
 from tests.raw_http import Host, answer_to, connected, one_answer, rest_of, status_of
 
