@@ -4,12 +4,11 @@ import asyncio
 import secrets
 from bisect import bisect_right
 from collections import Counter, OrderedDict
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 import structlog
-from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
 from app.catalog import access, epochs, feed, tenancy
@@ -275,16 +274,20 @@ class Feed:
         elif head.epoch != self.epoch:
             await self._catch_up()
 
-    async def position_of(self, session: AsyncSession, mark: Mark, field: str) -> int:
-        """The position of a mark that the feed still knows; `field` is the argument that it came in.
+    async def positions_of(self, marks: Mapping[str, Mark]) -> dict[str, int]:
+        """The positions of marks that the feed still knows, by the arguments that they came in.
 
         Raises ResyncRequired.
         """
-        head = await epochs.head(session)
-        if head.holds(mark):
-            return mark.position
-        await self._keep_up_with(head, mark)
-        raise resync_required(field)
+        if not marks:
+            return {}
+        async with self.database.read() as session:
+            head = await epochs.head(session)
+        for argument, mark in marks.items():
+            if not head.holds(mark):
+                await self._keep_up_with(head, mark)
+                raise resync_required(argument)
+        return {argument: mark.position for argument, mark in marks.items()}
 
     async def _require_role(self, viewer: Viewer, project_id: str) -> ProjectRole:
         role = ProjectRole.ADMIN if viewer.operator else self._members.get(project_id, {}).get(viewer.subject)

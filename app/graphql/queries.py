@@ -160,9 +160,9 @@ class Query:
         context = info.context
         given = {"after": after, "before": before}
         marks = {name: context.mark_of(cursor, name) for name, cursor in given.items() if cursor is not None}
+        bounds = await context.gateway.feed.positions_of(marks)
         async with context.gateway.database.read() as session:
             role = await tenancy.reader_role(session, context.viewer, project_id)
-            bounds = {name: await context.gateway.feed.position_of(session, mark, name) for name, mark in marks.items()}
             if "after" in bounds and bounds["after"] < await feed.oldest_position(session):
                 raise resync_required("after")
             wanted = Wanted(project_id, role, image_id)
