@@ -231,12 +231,13 @@ class Feed:
         after: Mark | None,
         image_id: str | None = None,
         progress: bool = True,
+        waiting: Callable[[], None] = lambda: None,
     ) -> AsyncIterator[Item]:
         """What happens in a project after a mark, or, without one, from now on.
 
         Gives a Resync where events may be missing: at the start, when the mark is of another epoch; later, when a new
         epoch begins. Raises NotFound when the viewer may not see the project, or the one image that is followed, at
-        once or as soon as the right is taken away.
+        once or as soon as the right is taken away. Calls `waiting` whenever there is nothing to give.
         """
         async with self.database.read() as session:
             await tenancy.project_for(session, viewer, project_id)
@@ -262,6 +263,7 @@ class Feed:
                     for made in await self._progress_since(version, Mark(epoch, position), project_id, image_id):
                         yield made
                 if not items and epoch == self.epoch:
+                    waiting()
                     await grown.wait()
         finally:
             self._watchers[project_id] -= 1

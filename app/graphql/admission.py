@@ -4,23 +4,27 @@ A caller is the subject of a token. Without a token it is the client's address; 
 one customer of a provider gets (RFC 6177).
 """
 
+import asyncio
 import math
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 
 from starlette.requests import HTTPConnection
 
 from app.client_network import client_network
-from app.graphql.contract import Caller
+from app.graphql.contract import Caller, Turn
 from app.graphql.masking import CodedError
 
 RATE_LIMITED = "RATE_LIMITED"
 _TOO_MANY_SUBSCRIPTIONS = "TOO_MANY_SUBSCRIPTIONS"
 # An operation that runs keeps its document, parsed to some 30 times its length, and its variables.
 _OPEN_CHARACTERS = 4 * 1024 * 1024
+# Operations of one caller that start or run at a time. Everything runs on one event loop: a caller's thousandth
+# operation would otherwise get as many turns as another caller's only one, and a thousand times as many in all.
+_RUNNING_AT_ONCE = 8
 # A forgotten address starts with a full bucket. With this many, that takes a minute of 10,000 addresses.
 _REMEMBERED_ADDRESSES = 10_000
 
@@ -115,12 +119,49 @@ class OpenSlots:
                 del self._open[caller]
 
 
+class Turns:
+    """Has the operations of each caller take turns, of which there are `at_once` at a time."""
+
+    def __init__(self, at_once: int) -> None:
+        self._at_once = at_once
+        self._gates: dict[str, asyncio.Semaphore] = {}
+        self._callers: Counter[str] = Counter()
+
+    @asynccontextmanager
+    async def taken(self, caller: str) -> AsyncIterator[Turn]:
+        """A turn, which ends with the block, or earlier where a subscription starts to wait."""
+        gate = self._gates.setdefault(caller, asyncio.Semaphore(self._at_once))
+        self._callers[caller] += 1
+        try:
+            await gate.acquire()
+            turn = _GateTurn(gate)
+            try:
+                yield turn
+            finally:
+                turn.end()
+        finally:
+            self._callers[caller] -= 1
+            if not self._callers[caller]:
+                del self._callers[caller], self._gates[caller]
+
+
+class _GateTurn:
+    def __init__(self, gate: asyncio.Semaphore) -> None:
+        self._gate: asyncio.Semaphore | None = gate
+
+    def end(self) -> None:
+        gate, self._gate = self._gate, None
+        if gate is not None:
+            gate.release()
+
+
 class Admission:
     """All limits of one process on its callers."""
 
     def __init__(self, limits: CallerLimits) -> None:
         self.body_seconds = limits.body_seconds
         self.anonymous = AnonymousRequests(limits.anonymous_requests_per_minute)
+        self.turns = Turns(_RUNNING_AT_ONCE)
         self.subscriptions = OpenSlots(
             limits.subscriptions,
             _TOO_MANY_SUBSCRIPTIONS,

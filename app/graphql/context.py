@@ -19,6 +19,7 @@ from app.catalog.searching import Searches
 from app.catalog.uploads import Uploads
 from app.catalog.watching import Feed
 from app.database import Database
+from app.graphql.contract import Turn
 from app.graphql.scalars import EventCursor
 from app.graphql.shared_results import SharedResults
 from app.lifecycle import ProjectRole
@@ -141,6 +142,7 @@ class Context:
     def __init__(self, gateway: Gateway, viewer: Viewer, correlation_id: str, connection: HTTPConnection) -> None:
         self.correlation_id = correlation_id
         self.event_id: str | None = None
+        self.turn: Turn | None = None
         self.personal = False
         self._gateway = gateway
         self._viewer = viewer
@@ -148,6 +150,11 @@ class Context:
         self._loaders: Loaders | None = None
         # Known before any position is read: after a restore, a new epoch never gets a position from before it.
         self.epoch = gateway.feed.epoch
+
+    def waiting(self) -> None:
+        """End the turn of an operation that waits for something to happen."""
+        if self.turn is not None:
+            self.turn.end()
 
     @property
     def gateway(self) -> Gateway:

@@ -32,6 +32,13 @@ class Caller(Protocol):
         """When the token runs out (aware); streams end then. None when it never does."""
 
 
+class Turn(Protocol):
+    """One of the places at which a caller's operations run at a time."""
+
+    def end(self) -> None:
+        """Leave it to the caller's next operation. Does nothing when that has been done."""
+
+
 class OperationContext(Protocol):
     """What resolvers find in `info.context`. One is made for each operation, on a socket too."""
 
@@ -45,6 +52,12 @@ class OperationContext(Protocol):
 
     event_id: str | None
     """A subscription sets it before it yields: the id of that event, which SSE sends as its `id:` line."""
+
+    turn: Turn | None
+    """The turn that the caller's operations take, while this one has it."""
+
+    def waiting(self) -> None:
+        """Called when a subscription starts to wait: end the turn, so that the caller's next operation may start."""
 
     def finish_event(self) -> None:
         """Called after each result of a subscription: forget what was loaded for it, and its event_id."""

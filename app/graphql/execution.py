@@ -91,6 +91,8 @@ async def answers(
         )
         async with aclosing(results):
             async for result in results:
+                # However slowly it is read: sending it keeps none of the caller's operations waiting.
+                context.waiting()
                 yield _answer(result, context.correlation_id)
                 context.finish_event()
     # Strawberry lets exceptions of parsing and validation hooks out of its stream.

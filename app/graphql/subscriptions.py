@@ -44,7 +44,9 @@ class Subscription:
         yield Image.of(row, context.project_id)
         if until_settled and row.status in SETTLED:
             return
-        items = context.gateway.feed.follow(context.viewer, project_id, after=start, image_id=id)
+        items = context.gateway.feed.follow(
+            context.viewer, project_id, after=start, image_id=id, waiting=context.waiting
+        )
         async with aclosing(cast("AsyncGenerator[Item, None]", items)):
             async for item in items:
                 context.event_id = _cursor_by_the_way(info, item)
@@ -84,6 +86,7 @@ class Subscription:
             after=_resumed(info) or (None if after is None else context.mark_of(after)),
             image_id=image_id,
             progress=progress,
+            waiting=context.waiting,
         )
         async with aclosing(cast("AsyncGenerator[Item, None]", items)):
             async for item in items:

@@ -155,7 +155,7 @@ class GatewayGraphQL(GraphQL[OperationContext, None]):
         allowed = OperationType.from_http("GET" if request.method == "GET" else "POST")
         if media.streams:
             return self._stream(operation, context, media, allowed, request)
-        running = self._run(operation, context, allowed)
+        running = self._run(operation, context, allowed, caller_key(viewer, request))
         answer = await while_connected(running, partial(disconnected, request.receive))
         return _json_response(answer, media, correlation_id)
 
@@ -173,9 +173,12 @@ class GatewayGraphQL(GraphQL[OperationContext, None]):
             seconds = str((error.extensions or {})["retryAfter"])
             raise RequestRefused.of(429, error, headers={"Retry-After": seconds}) from error
 
-    async def _run(self, operation: OperationRequest, context: OperationContext, allowed: set[OperationType]) -> Answer:
+    async def _run(
+        self, operation: OperationRequest, context: OperationContext, allowed: set[OperationType], caller: str
+    ) -> Answer:
         try:
-            return await answer_once(self.schema, operation, context, allowed - {OperationType.SUBSCRIPTION})
+            async with self.admission.turns.taken(caller):
+                return await answer_once(self.schema, operation, context, allowed - {OperationType.SUBSCRIPTION})
         except InvalidOperationTypeError as error:
             if error.operation_type is OperationType.MUTATION:
                 message = "A mutation has to be sent by POST."
@@ -205,7 +208,8 @@ class GatewayGraphQL(GraphQL[OperationContext, None]):
                     refused = _refused(RequestRefused.of(429, error), media, context.correlation_id)
                     return await refused(scope, receive, send)
                 with self._tracked(stream), self._expiring(stream, context.viewer):
-                    await stream(scope, receive, send)
+                    async with self.admission.turns.taken(caller_key(context.viewer, request)) as context.turn:
+                        await stream(scope, receive, send)
 
         return serve
 

@@ -171,8 +171,10 @@ class SubscriptionSocket(BaseGraphQLTransportWSHandler[OperationContext, None]):
             if caller.anonymous:
                 self._admission.anonymous.admit(self._socket)
             request = OperationRequest(operation.query, operation.variables, operation.operation_name or None)
-            with self._admission.subscription(caller_key(caller, self._socket), request.characters):
-                await self._send_answers(operation, request, context)
+            key = caller_key(caller, self._socket)
+            with self._admission.subscription(key, request.characters):
+                async with self._admission.turns.taken(key) as context.turn:
+                    await self._send_answers(operation, request, context)
         except WebSocketDisconnected:
             pass
         except Exception as error:

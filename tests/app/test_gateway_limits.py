@@ -38,5 +38,9 @@ async def test_limits_on_what_is_open_follow_the_settings(start_gateway: StartGa
         admission = gateway.endpoint.admission
 
         assert admission.body_seconds == 3.5
-        with admission.stream("ada"), pytest.raises(Exception, match="1 subscription open"), admission.stream("ada"):
+        with (
+            admission.stream("ada", 1),
+            pytest.raises(Exception, match="1 subscription open"),
+            admission.stream("ada", 1),
+        ):
             """Refused."""

@@ -258,6 +258,28 @@ def test_long_subscriptions_are_limited_by_their_characters() -> None:
     run(scenario)
 
 
+def test_operations_of_one_caller_take_turns_and_leave_others_theirs() -> None:
+    async def scenario() -> None:
+        hub = Hub()
+        async with served(toy_app(hub)) as address, socket_to(address) as socket, httpx.AsyncClient() as client:
+            await socket.init()
+            for number in range(9):
+                await socket.subscribe(str(number), "{ nextNews }")
+            await hub.listeners(8)
+
+            other = await client.post(f"http://{address}/", json={"query": SCHEMA})
+            hub.publish("first")
+            await hub.listeners(1)
+            hub.publish("second")
+            answers = [await socket.receive() for _ in range(18)]
+
+            assert other.json()["data"]
+            news = [answer["payload"]["data"]["nextNews"] for answer in answers if answer["type"] == "next"]
+            assert sorted(news) == ["first"] * 8 + ["second"]
+
+    run(scenario)
+
+
 async def _completes(hub: Hub, app: GatewayGraphQL, socket: Socket) -> None:
     hub.publish(None)
     assert (await socket.receive())["type"] == "complete"

@@ -11,7 +11,7 @@ from starlette.requests import HTTPConnection
 from strawberry.schema.config import StrawberryConfig
 
 from app.errors import Conflict, NotAuthenticated, NotFound
-from app.graphql.contract import Caller
+from app.graphql.contract import Caller, Turn
 from app.graphql.limits import QueryLimits
 from app.graphql.masking import GatewaySchema
 from app.graphql.scalars import SCALARS, URL, ByteSize, EventCursor
@@ -91,6 +91,11 @@ class ToyContext:
     correlation_id: str
     event_id: str | None = None
     finished_events: int = 0
+    turn: Turn | None = None
+
+    def waiting(self) -> None:
+        if self.turn is not None:
+            self.turn.end()
 
     def finish_event(self) -> None:
         self.event_id = None
@@ -268,6 +273,7 @@ class Subscription:
         since = info.context.connection.headers.get("last-event-id") if info.context.connection else None
         if since:
             yield News(cursor=EventCursor(since), text=f"after {since}")
+        info.context.waiting()
         async for text in info.context.hub.listen():
             info.context.event_id = f"c-{text}"
             yield News(cursor=EventCursor(f"c-{text}"), text=text)
