@@ -150,7 +150,7 @@ def test_a_deleted_image_leaves_nothing_in_the_data_folder(
 
     becomes(lambda: stored(running_gateway.data), set())
     kept = {name for name in os.listdir(running_gateway.data) if not name.startswith("images.db")}
-    assert kept == {"secret", "connection.json", "store", "up.lock"}
+    assert kept == {"secret", "connection.json", "store", "up.lock", "reserve"}
 
 
 def _complete(client: Client, upload_id: str) -> None:
