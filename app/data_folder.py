@@ -18,7 +18,9 @@ from app.errors import SettingsError
 from app.settings import Settings
 
 _LOCK = "up.lock"
-_IN_DATA = frozenset({"images.db", "images.db-wal", "images.db-shm", "secret", "connection.json", "store", _LOCK})
+_IN_DATA = frozenset(
+    {"images.db", "images.db-wal", "images.db-shm", "secret", "connection.json", "store", "reserve", _LOCK}
+)
 _IN_STORE = frozenset({"objects", "open", "work"})
 # What a folder may hold and still be as good as empty: ext4 puts this into every new file system.
 _OF_NOBODY = frozenset({"lost+found"})

@@ -43,8 +43,9 @@ def databases(folder: Path) -> Iterator[Mapping[str, Databases]]:
 
 
 def _place(folder: Path, given: Mapping[str, str]) -> Place:
-    folder.mkdir()
-    address = load_settings(data=folder, **given).database_address
+    data = folder / "data"
+    data.mkdir(parents=True)
+    address = load_settings(data=data, **given).database_address
     migrate(address)
     settings = {f"IMAGES_{name.upper()}": value for name, value in given.items()}
-    return Place(folder, {"IMAGES_DATA": str(folder), **settings}, address)
+    return Place(folder, {"IMAGES_DATA": str(data), **settings}, address)
