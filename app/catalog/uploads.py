@@ -23,6 +23,7 @@ from app.errors import (
     PartsMissing,
     StoreError,
     UploadClosed,
+    UserMistake,
     WrongPart,
 )
 from app.lifecycle import (
@@ -67,13 +68,16 @@ class Uploads:
             await quotas.require_room(session, project, self.settings, new.size, _SIZE)
         handle = await self.store.open_upload(upload.key, upload.size, upload.part_size)
         upload.reference = handle.reference
-        made: Image | None = None
         try:
             made, position = await self._insert(viewer, new, image, upload)
-            return made, position
-        finally:
-            if made is not image:
-                await self.store.abort_upload(handle)
+        except UserMistake:
+            await self.store.abort_upload(handle)
+            raise
+        # After any other error nobody knows whether the rows were committed: the answer to the commit may have been
+        # lost. If they were not, nothing names the upload, and the sweep removes it.
+        if made is not image:
+            await self.store.abort_upload(handle)
+        return made, position
 
     async def _insert(self, viewer: Viewer, new: NewUpload, image: Image, upload: Upload) -> tuple[Image, int | None]:
         async with self.database.transaction() as tx:

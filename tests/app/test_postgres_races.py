@@ -8,14 +8,24 @@ from functools import partial
 from typing import Any
 
 import pytest
+from sqlalchemy import make_url
 from sqlmodel import col, select
 
 from app.catalog import deletion, images, members, tenancy
 from app.catalog.images import ImagePatch
 from app.catalog.new_images import NewUpload
-from app.catalog.uploads import Uploads
+from app.catalog.uploads import Uploads, handle_of, open_uploads_of
 from app.database import Database
-from app.errors import Conflict, Forbidden, ProtectedImage, QuotaExceeded, StaleRevision, UserMistake
+from app.errors import (
+    Conflict,
+    DatabaseUnavailable,
+    Forbidden,
+    PartsMissing,
+    ProtectedImage,
+    QuotaExceeded,
+    StaleRevision,
+    UserMistake,
+)
 from app.lifecycle import EventKind, ImageStatus, JobKind, JobState, ProjectRole, UploadState
 from app.models import Image, Job, Project, Upload
 from app.settings import MIB
@@ -24,6 +34,7 @@ from tests.app.conftest import NewDatabase, new_on_server
 from tests.app.contention import one_after_the_other
 from tests.app.gateway import ADMIN, MORNING, Gateway
 from tests.servers.postgresql import PostgreSQL
+from tests.servers.relay import relay
 
 pytestmark = pytest.mark.anyio
 
@@ -92,6 +103,28 @@ async def test_one_idempotency_key_makes_one_image_however_often_it_is_sent_at_o
         assert len((await session.execute(select(Image.id).where(Image.project_id == project))).all()) == 1
     different = await at_once(gateway, other, replace(new, name="another"), 4)
     assert [type(one) for one in different] == [Conflict] * 4
+
+
+async def test_an_upload_stays_open_when_the_answer_to_its_commit_is_lost(
+    gateway: Gateway, postgresql: PostgreSQL
+) -> None:
+    project = await gateway.project()
+    new = NewUpload(project_id=project, name="disk", file_name="disk.raw", size=MIB, idempotency_key="once")
+    url = make_url(gateway.settings.database_address)
+    with relay(postgresql.port, lambda _: 0, begins=lambda piece: b"COMMIT;" in piece) as port:
+        cut_off = Database(url.set(port=port).render_as_string(hide_password=False))
+        with pytest.raises(DatabaseUnavailable):
+            await uploads_of(gateway, cut_off).create_image(VIEWER, new)
+        await cut_off.close()
+
+    image, position = await uploads_of(gateway, gateway.database).create_image(VIEWER, new)
+
+    assert position is None  # made by the first attempt
+    async with gateway.database.read() as session:
+        upload = (await open_uploads_of(session, [image.id]))[image.id]
+    # A PartsMissing tells that the store knows the upload.
+    with pytest.raises(PartsMissing):
+        await gateway.store.seal_upload(handle_of(upload))
 
 
 # ------------------------------------------------------------ members
