@@ -10,7 +10,7 @@ import time
 from collections import Counter, OrderedDict
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from starlette.requests import HTTPConnection
 
@@ -124,18 +124,18 @@ class Turns:
 
     def __init__(self, at_once: int) -> None:
         self._at_once = at_once
-        self._gates: dict[str, asyncio.Semaphore] = {}
+        self._gates: dict[str, _Gates] = {}
         self._callers: Counter[str] = Counter()
 
     @asynccontextmanager
     async def taken(self, caller: str) -> AsyncIterator[Turn]:
         """A turn, which ends with the block, or earlier where a subscription starts to wait."""
-        gate = self._gates.setdefault(caller, asyncio.Semaphore(self._at_once))
+        gates = self._gates.setdefault(caller, _Gates(asyncio.Semaphore(self._at_once)))
         self._callers[caller] += 1
         try:
-            await gate.acquire()
-            turn = _GateTurn(gate)
+            turn = _GateTurn(gates)
             try:
+                await turn.begin()
                 yield turn
             finally:
                 turn.end()
@@ -145,14 +145,32 @@ class Turns:
                 del self._callers[caller], self._gates[caller]
 
 
+@dataclass(frozen=True, slots=True)
+class _Gates:
+    """What the operations of one caller pass: all of them, and those that start a subscription."""
+
+    running: asyncio.Semaphore
+    starting: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(1))
+
+
 class _GateTurn:
-    def __init__(self, gate: asyncio.Semaphore) -> None:
-        self._gate: asyncio.Semaphore | None = gate
+    def __init__(self, gates: _Gates) -> None:
+        self._gates = gates
+        self._passed: list[asyncio.Semaphore] = []
+
+    async def begin(self) -> None:
+        await self._pass(self._gates.running)
+
+    async def start_alone(self) -> None:
+        await self._pass(self._gates.starting)
 
     def end(self) -> None:
-        gate, self._gate = self._gate, None
-        if gate is not None:
-            gate.release()
+        while self._passed:
+            self._passed.pop().release()
+
+    async def _pass(self, gate: asyncio.Semaphore) -> None:
+        await gate.acquire()
+        self._passed.append(gate)
 
 
 class Admission:

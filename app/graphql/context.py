@@ -151,6 +151,11 @@ class Context:
         # Known before any position is read: after a restore, a new epoch never gets a position from before it.
         self.epoch = gateway.feed.epoch
 
+    async def starting(self) -> None:
+        """Have subscriptions of one caller start one after the other, until they wait for something to happen."""
+        if self.turn is not None:
+            await self.turn.start_alone()
+
     def waiting(self) -> None:
         """End the turn of an operation that waits for something to happen."""
         if self.turn is not None:

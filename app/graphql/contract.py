@@ -35,6 +35,9 @@ class Caller(Protocol):
 class Turn(Protocol):
     """One of the places at which a caller's operations run at a time."""
 
+    async def start_alone(self) -> None:
+        """Wait until no other operation of the caller starts a subscription: they come in hundreds."""
+
     def end(self) -> None:
         """Leave it to the caller's next operation. Does nothing when that has been done."""
 
@@ -55,6 +58,9 @@ class OperationContext(Protocol):
 
     turn: Turn | None
     """The turn that the caller's operations take, while this one has it."""
+
+    async def starting(self) -> None:
+        """Called when a subscription starts: wait for those of the same caller that start before it."""
 
     def waiting(self) -> None:
         """Called when a subscription starts to wait: end the turn, so that the caller's next operation may start."""

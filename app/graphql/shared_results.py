@@ -5,10 +5,12 @@ as long as no resolver looks at who is asking; then it is resolved once.
 """
 
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
+from weakref import WeakMethod
 
 from graphql import ExecutionResult, FieldNode, Node, OperationDefinitionNode, VariableNode, Visitor, visit
+from graphql.type import GraphQLResolveInfoHelpers
 from strawberry.schema.schema import StrawberryGraphQLCoreExecutionContext
 
 # Watchers read an event at about the same time, so that few have to be kept.
@@ -50,6 +52,14 @@ class SharedResults:
 class SharingExecutor(StrawberryGraphQLCoreExecutionContext):
     """Resolves an event once for all who ask the same. An event says by `share_key` that it can be shared."""
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        # graphql-core's own are bound methods. By them an executor would refer to itself, and what it holds (context,
+        # loaders, rows) would stay until the collector of cycles comes round, which then holds up everybody.
+        self.async_helpers = GraphQLResolveInfoHelpers(
+            gather=_weakly(self.gather_async_work), track=_weakly(self.track_async_work)
+        )
+
     def execute_operation(self, serially: bool | None = None) -> Any:
         """The result for one event of a subscription, or for a query or mutation."""
         event = getattr(self.root_value, "share_key", None)
@@ -70,6 +80,18 @@ class SharingExecutor(StrawberryGraphQLCoreExecutionContext):
     def _variables(self, shared: SharedResults) -> str:
         names = shared.selecting(self.operation, self.fragment_definitions.values())
         return str({name: value for name, value in self.variable_values.coerced.items() if name in names})
+
+
+def _weakly(method: Callable[..., Any]) -> Callable[..., Any]:
+    """A method that does not keep its object alive. What runs an executor does, for as long as it is called."""
+    reference = WeakMethod(method)
+
+    def call(*args: Any) -> Any:
+        if (alive := reference()) is None:
+            raise ReferenceError("the operation has ended")
+        return alive(*args)
+
+    return call
 
 
 def _selecting_variables(operation: OperationDefinitionNode, fragments: Iterable[Node]) -> set[str]:

@@ -35,6 +35,7 @@ class Subscription:
         ] = False,
     ) -> AsyncGenerator[Image | None, None]:
         context = info.context
+        await context.starting()
         async with context.gateway.database.read() as session:
             row = await access.image_for(session, context.viewer, id, field=("id",))
             project_id = await access.project_to_see_from(session, context.viewer, row, context.project_id)
@@ -80,6 +81,7 @@ class Subscription:
         progress: Annotated[bool, strawberry.argument(description="Whether to send progress too.")] = True,
     ) -> AsyncGenerator[ImageFeedItem, None]:
         context = info.context
+        await context.starting()
         items: AsyncIterator[Item] = context.gateway.feed.follow(
             context.viewer,
             project_id,

@@ -10,7 +10,7 @@ import pytest
 from starlette.requests import HTTPConnection
 from websockets.asyncio.client import connect
 
-from app.graphql.admission import AnonymousRequests, CallerLimits, client_address
+from app.graphql.admission import AnonymousRequests, CallerLimits, Turns, client_address
 from app.graphql.masking import CodedError
 from app.graphql.transport import GatewayGraphQL
 from tests.app.serving import Socket, served, socket_to
@@ -276,6 +276,38 @@ def test_operations_of_one_caller_take_turns_and_leave_others_theirs() -> None:
             assert other.json()["data"]
             news = [answer["payload"]["data"]["nextNews"] for answer in answers if answer["type"] == "next"]
             assert sorted(news) == ["first"] * 8 + ["second"]
+
+    run(scenario)
+
+
+def test_subscriptions_of_one_caller_start_one_after_the_other() -> None:
+    async def scenario() -> None:
+        turns = Turns(at_once=3)
+        async with turns.taken("ann") as first, turns.taken("ann") as second, turns.taken("bob") as other:
+            await first.start_alone()
+            starting = asyncio.create_task(second.start_alone())
+            await other.start_alone()
+            await asyncio.sleep(0)
+            assert not starting.done()
+            async with turns.taken("ann"):  # what starts no subscription does not wait for those that do
+                first.end()
+            await starting
+
+    run(scenario)
+
+
+def test_a_subscription_that_is_cancelled_while_it_waits_to_start_leaves_the_next_its_turn() -> None:
+    async def scenario() -> None:
+        turns = Turns(at_once=2)
+        async with turns.taken("ann") as first:
+            await first.start_alone()
+            async with turns.taken("ann") as second:
+                cancelled = asyncio.create_task(second.start_alone())
+                await asyncio.sleep(0)
+                cancelled.cancel()
+            first.end()
+            async with turns.taken("ann") as third:
+                await third.start_alone()
 
     run(scenario)
 

@@ -1,5 +1,6 @@
 """An event is resolved once for all who ask the same of it, and for each who is told something of their own."""
 
+import gc
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 from typing import Any
@@ -149,3 +150,16 @@ async def test_watchers_of_one_project_are_told_what_each_of_them_may_do(start_g
             told = [(await watcher.item())["image"]["viewerCan"]["edit"] for watcher in (member, reader)]
 
     assert told == [True, False]
+
+
+async def test_operations_leave_no_executor_to_the_collector_of_cycles(start_gateway: StartGateway) -> None:
+    async with start_gateway() as gateway:
+        image = await gateway.create()
+        gc.collect()
+        gc.disable()
+        try:
+            await gateway.ask("query Q($id: ID!) { image(by: {id: $id}) { name project { name } } }", id=image["id"])
+            await gateway.mutate("updateImage", {"imageId": image["id"], "name": "another"})
+            assert [each for each in gc.get_objects() if type(each) is SharingExecutor] == []
+        finally:
+            gc.enable()

@@ -93,6 +93,10 @@ class ToyContext:
     finished_events: int = 0
     turn: Turn | None = None
 
+    async def starting(self) -> None:
+        if self.turn is not None:
+            await self.turn.start_alone()
+
     def waiting(self) -> None:
         if self.turn is not None:
             self.turn.end()

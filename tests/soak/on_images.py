@@ -8,9 +8,10 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
-from tests.e2e.client import Client, Part, Refused
+from tests.e2e.client import Client, Part, Refused, eventually
 from tests.soak.target import Target
 from tests.soak.wire import Wire, connected, head
 
@@ -18,6 +19,7 @@ _TIB = 1 << 40
 _CLUSTER = 64 << 10
 _SIZE = 1 << 20
 _STALL_SECONDS = 20.0
+_CONVERSION_SECONDS = 60.0
 
 
 def bomb(path: Path, size: int = _TIB) -> Path:
@@ -56,12 +58,18 @@ def _convert_bomb(target: Target) -> str:
     with tempfile.TemporaryDirectory() as folder, target.attacking_client() as client:
         image_id = client.upload(bomb(Path(folder) / "bomb.qcow2"))
         try:
-            image = client.settled(image_id)
+            # Not by a stream: those of the attacker are refused while the flood of sockets lasts.
+            image = eventually(lambda: _settled(client, image_id), _CONVERSION_SECONDS)
         except AssertionError:
             return "nothing within a minute"
         finally:
             _delete(client, image_id)
         return str(image["failure"]["code"]) if image["failure"] else str(image["status"])
+
+
+def _settled(client: Client, image_id: str) -> dict[str, Any] | None:
+    image = client.image(image_id)
+    return image if image["status"] in ("ACTIVE", "ERROR") else None
 
 
 async def stalled_parts(target: Target) -> str:
