@@ -70,7 +70,7 @@ def _soak(target: Target, folder: Path, asked: argparse.Namespace) -> Iterator[R
         "users",
         f"Requests of users during {minutes} of attacks, against those in {_QUIET_SHARE * seconds:.0f} s without any, "
         "in the same run. Attackers, users and the gateway share the cores of this machine; attackers have the lowest "
-        "priority, and send some forty requests a second.",
+        "priority, and send some twenty requests a second.",
         [*latencies(run.quiet, run.storm), _exactly_once(run), _no_errors(run)],
     )
     yield Report(

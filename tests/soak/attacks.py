@@ -30,26 +30,26 @@ class Attack:
         return re.fullmatch(self.expected, outcome) is not None
 
 
-# Together some forty requests a second, few of which ask for much: attackers, users and gateway share two cores, and
-# what attackers spend themselves is taken from the others, which no gateway can change.
+# Together some twenty requests and fifty subscriptions a second, few of which ask for much: attackers, users and
+# gateway share two cores. Users alone take half of one, and what an attack costs before it is refused comes on top.
 ATTACKS: Sequence[Attack] = (
-    Attack(on_connections.endless_head, 1, "431|closed"),
-    Attack(on_connections.many_fields, 0.5, "431|closed"),
-    Attack(on_connections.half_open_heads, 1, _LET_GO),
-    Attack(on_connections.half_sent_bodies, 1, _LET_GO),
-    Attack(on_connections.half_sent_bodies_of_a_member, 1, _LET_GO),
-    Attack(on_connections.silent_connections, 3, "let in|some refused"),
-    Attack(on_graphql.introspection_of_thirty_aliases, 1, _REFUSED),
-    Attack(on_graphql.introspection_flood, 0.2, "200|" + _REFUSED),
-    Attack(on_graphql.alias_bomb, 1, _REFUSED),
-    Attack(on_graphql.labels, 1, _REFUSED),
-    Attack(on_graphql.abandoned_searches, 1, "abandoned"),
-    Attack(on_graphql.tokens_that_are_not_good, 0.2, r"401( [A-Z_]+)?|200 [A-Z_]+|429.*"),
-    Attack(on_graphql.cursors_that_are_not_good, 0.2, _REFUSED),
-    Attack(on_graphql.projects_of_others, 0.2, "200 NOT_FOUND|429.*"),
-    Attack(on_graphql.socket_flood, 5, "limited"),
-    Attack(on_graphql.long_message_types, 1, r"close 4\d\d\d|403|429"),
-    Attack(on_images.bombs, 2, "UNSAFE_IMAGE|QUOTA_EXCEEDED"),
-    Attack(on_images.stalled_parts, 2, "no answer|408|closed"),
-    Attack(on_images.parts_of_other_lengths, 1, r"4\d\d.*|closed"),
+    Attack(on_connections.endless_head, 2, "431|closed"),
+    Attack(on_connections.many_fields, 1, "431|closed"),
+    Attack(on_connections.half_open_heads, 2, _LET_GO),
+    Attack(on_connections.half_sent_bodies, 2, _LET_GO),
+    Attack(on_connections.half_sent_bodies_of_a_member, 2, _LET_GO),
+    Attack(on_connections.silent_connections, 6, "let in|some refused"),
+    Attack(on_graphql.introspection_of_thirty_aliases, 2, _REFUSED),
+    Attack(on_graphql.introspection_flood, 0.4, "200|" + _REFUSED),
+    Attack(on_graphql.alias_bomb, 2, _REFUSED),
+    Attack(on_graphql.labels, 2, _REFUSED),
+    Attack(on_graphql.abandoned_searches, 2, "abandoned"),
+    Attack(on_graphql.tokens_that_are_not_good, 0.4, r"401( [A-Z_]+)?|200 [A-Z_]+|429.*"),
+    Attack(on_graphql.cursors_that_are_not_good, 0.4, _REFUSED),
+    Attack(on_graphql.projects_of_others, 0.4, "200 NOT_FOUND|429.*"),
+    Attack(on_graphql.socket_flood, 10, "limited"),
+    Attack(on_graphql.long_message_types, 2, r"close 4\d\d\d|403|429"),
+    Attack(on_images.bombs, 4, "UNSAFE_IMAGE|QUOTA_EXCEEDED"),
+    Attack(on_images.stalled_parts, 4, "no answer|408|closed"),
+    Attack(on_images.parts_of_other_lengths, 2, r"4\d\d.*|closed"),
 )
