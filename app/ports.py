@@ -122,10 +122,10 @@ class ObjectStore(Protocol):
         """The length of an object, in bytes. Raises ObjectMissing."""
 
     def batches(self) -> AsyncIterator[Sequence[tuple[str, datetime]]]:
-        """What `keys` returns, in no order and some at a time: there may be more than fit into memory."""
+        """The keys of all objects and open uploads, each with the time of its last change, in no order.
 
-    async def keys(self) -> Sequence[tuple[str, datetime]]:
-        """Every object and open upload there is, with the time of its last change: for the sweep of orphans."""
+        Some at a time, since there may be more than fit into memory. An object that has an open upload comes twice.
+        """
 
     async def check(self) -> None:
         """Raises StoreUnavailable, with the reason, when the store can't be used."""

@@ -108,10 +108,11 @@ class Schedule:
         """Remove objects, and files of jobs, that nobody has named for a while."""
         old = now() - timedelta(seconds=self.settings.orphan_seconds)
         # In a bucket that is shared, what others have put there is none of ours.
-        stored = [key for key, changed in await self.store.keys() if changed < old and is_ours(key)]
-        known = await conversions.known_keys(self.database) if stored else set()
-        for key in stored:
-            if owner_of(key) not in known:
+        async for batch in self.store.batches():
+            owners = {key: owner_of(key) for key, changed in batch if changed < old and is_ours(key)}
+            # Asked after the objects were seen: what is written has its row before it is as old as that.
+            named = await conversions.named_keys(self.database, set(owners.values())) if owners else set()
+            for key in [key for key, owner in owners.items() if owner not in named]:
                 log.info("orphan.removed", key=key)
                 await self.store.delete(key)
         if self.work is not None:

@@ -13,7 +13,7 @@ import errno
 import os
 import re
 import secrets
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from functools import partial
@@ -203,25 +203,6 @@ class FolderStore:
         self.path(key).unlink(missing_ok=True)
         self._upload(key).remove()
 
-    async def keys(self) -> Sequence[tuple[str, datetime]]:
-        """As the port says."""
-        changes = await self._run(self._last_changes)
-        # What somebody else put into the folder is none of ours, and not to be swept away.
-        ours = [(key, changed) for key, changed in sorted(changes.items()) if _KEY.fullmatch(key)]
-        return [(key, datetime.fromtimestamp(changed, UTC)) for key, changed in ours]
-
-    def _last_changes(self) -> Mapping[str, float]:
-        changes: dict[str, float] = {}
-        for path in (Path(folder, name) for folder, _, names in os.walk(self._objects) for name in names):
-            try:
-                changes[path.relative_to(self._objects).as_posix()] = path.stat().st_mtime
-            except FileNotFoundError:  # deleted just now
-                continue
-        for folder in filter(Path.is_dir, self._open.iterdir()):
-            key = folder.name.replace("+", "/")
-            changes[key] = max(OpenUpload(folder).last_change(), changes.get(key, 0.0))
-        return changes
-
     async def size(self, key: str) -> int:
         """As the port says."""
         try:
@@ -235,6 +216,7 @@ class FolderStore:
         """As the port says."""
         found = listing(self._objects, self._open)
         while batch := await self._run(lambda: list(islice(found, LISTED_AT_ONCE))):
+            # What somebody else put into the folder is none of ours, and not to be swept away.
             yield [(key, changed) for key, changed in batch if _KEY.fullmatch(key)]
 
     async def check(self) -> None:

@@ -193,21 +193,11 @@ class S3Store:
         return await self._run(self._bucket.size, _checked(key))
 
     async def batches(self) -> AsyncIterator[Sequence[tuple[str, datetime]]]:
-        """As the port says."""
-        found = chain(self._bucket.keys(), iter(await self._run(self._bucket.open_keys)))
-        while batch := await self._run(lambda: list(islice(found, _LISTED_AT_ONCE))):
-            yield [(key, changed) for key, changed in batch if _KEY.fullmatch(key)]
-
-    async def keys(self) -> Sequence[tuple[str, datetime]]:
         """As the port says. An upload that MinIO has forgotten at a restart is not told; it drops it by itself."""
-        return await self._run(self._last_changes)
-
-    def _last_changes(self) -> Sequence[tuple[str, datetime]]:
-        changes = dict(self._bucket.keys())
-        for key, opened in self._bucket.open_keys(UPLOADS, BLOBS):
-            changes[key] = max(opened, changes.get(key, opened))
-        # What somebody else put into the bucket is none of ours, and not to be swept away.
-        return [(key, changed) for key, changed in sorted(changes.items()) if _KEY.fullmatch(key)]
+        found = chain(self._bucket.keys(), await self._run(self._bucket.open_keys, UPLOADS, BLOBS))
+        while batch := await self._run(lambda: list(islice(found, _LISTED_AT_ONCE))):
+            # What somebody else put into the bucket is none of ours, and not to be swept away.
+            yield [(key, changed) for key, changed in batch if _KEY.fullmatch(key)]
 
     # ------------------------------------------------------------
 

@@ -20,7 +20,7 @@ from app.database import Database
 from app.errors import ImageFailed
 from app.lifecycle import DiskFormat, ImageStatus, JobKind, JobState, UploadState
 from app.models import Blob, Image, Job, Project, Upload
-from app.object_keys import blob_key_before_0006, id_of_blob_before_0006
+from app.object_keys import id_of_blob_before_0006
 from app.settings import GIB, Settings
 
 _AT_ONCE = 1000  # values of one IN
@@ -183,17 +183,6 @@ async def keys_to_erase(database: Database, claim: Claim) -> tuple[list[Upload],
         blobs = set((await session.execute(select(Blob.key).where(col(Blob.key).in_(results)))).scalars())
     unwanted = [key for key in results if key not in blobs]
     return uploads, [*claim.detail.get("keys", []), *unwanted]
-
-
-async def known_keys(database: Database) -> set[str]:
-    """Every key that a row still names: what the store holds beside these is an orphan."""
-    async with database.read() as session:
-        blobs = (await session.execute(select(Blob.key))).scalars().all()
-        kept = select(Upload.key, Upload.result_id, Upload.result_key).where(col(Upload.source_kept).is_(True))
-        known = set(blobs)
-        for key, result_id, result_key in (await session.execute(kept)).all():
-            known |= {key, result_key or blob_key_before_0006(result_id)}
-        return known
 
 
 async def named_keys(database: Database, keys: Collection[str]) -> set[str]:

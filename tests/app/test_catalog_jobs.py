@@ -241,7 +241,8 @@ async def test_failure_keeps_the_source_and_the_promise_for_a_retry(gateway: Gat
     image = await gateway.failed()
     row, upload = await gateway.image(image["id"]), await gateway.upload(image["upload"]["id"])
     assert (row.status, row.reserved_size, upload.source_kept) == (ImageStatus.ERROR, MIB, True)
-    assert {upload.key, upload.key_of_result} <= await conversions.known_keys(gateway.database)
+    both = {upload.key, upload.key_of_result}
+    assert await conversions.named_keys(gateway.database, both) == both
 
 
 async def test_a_job_without_its_image_is_done_without_a_word(gateway: Gateway) -> None:

@@ -13,6 +13,7 @@ from app.models import Blob, Upload, new_id, now
 from app.object_keys import is_ours, new_blob_key, new_upload_key
 from tests.app.conftest import StartGateway
 from tests.app.gateway import Gateway, outcome, until
+from tests.app.object_store_contract import listed
 from workers.schedule import Schedule
 
 pytestmark = pytest.mark.anyio
@@ -45,7 +46,8 @@ async def test_an_upload_from_before_becomes_the_blob_that_its_id_names(gateway:
     upload = await made_before_0006(gateway)
     expected = RESULT_BEFORE_0004.format(upload.result_id)
 
-    assert {upload.key, expected} <= await conversions.known_keys(gateway.database)
+    both = {upload.key, expected}
+    assert await conversions.named_keys(gateway.database, both) == both
     claim, assignment = await gateway.begun(upload.image_id)
     assert assignment.result_key == expected
     await conversions.succeed(gateway.database, claim, assignment, outcome(), gateway.settings)
@@ -73,22 +75,42 @@ async def test_an_upload_from_before_is_converted_and_erased_with_its_key(start_
         assert gateway.files() == []
 
 
+def put_long_ago(gateway: Gateway, key: str) -> None:
+    path = gateway.store.path(key)
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(b"bytes")
+    long_ago = (now() - timedelta(hours=1)).timestamp()
+    os.utime(path, (long_ago, long_ago))
+
+
+async def test_what_a_job_is_about_to_erase_is_left_to_it(start_gateway: StartGateway) -> None:
+    async with start_gateway(orphan_seconds=1) as gateway:
+        image = await gateway.active()
+        key = (await gateway.blob(image)).key
+        put_long_ago(gateway, key)
+        await gateway.mutate("deleteImage", {"imageId": image["id"]})
+        schedule = Schedule(gateway.database, gateway.store, gateway.queue, gateway.uploads(), gateway.settings)
+
+        await schedule.remove_orphans()
+
+        assert key in {key for key, _ in await listed(gateway.store)}
+        async with gateway.working():
+            await until(gateway.idle)
+        assert gateway.files() == []
+
+
 async def test_orphans_go_whichever_version_named_them_and_others_stay(start_gateway: StartGateway) -> None:
     async with start_gateway(orphan_seconds=1) as gateway:
         orphans = [new_upload_key(), new_blob_key(), f"uploads/{new_id('upl')}", f"blobs/{new_id('blb')}.qcow2"]
         strange = ["uploads/of-another", "blobs/0123.qcow2"]
         for key in [*orphans, *strange]:
-            path = gateway.store.path(key)
-            path.parent.mkdir(exist_ok=True)
-            path.write_bytes(b"bytes")
-            long_ago = (now() - timedelta(hours=1)).timestamp()
-            os.utime(path, (long_ago, long_ago))
+            put_long_ago(gateway, key)
         kept = await gateway.active()
         schedule = Schedule(gateway.database, gateway.store, gateway.queue, gateway.uploads(), gateway.settings)
 
         await schedule.remove_orphans()
 
-        left = {key for key, _ in await gateway.store.keys()}
+        left = {key for key, _ in await listed(gateway.store)}
         assert left >= {*strange, (await gateway.blob(kept)).key}
         assert not left & set(orphans)
 
