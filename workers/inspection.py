@@ -179,7 +179,8 @@ def _second_opinion(glimpse: Glimpse, declared: DiskFormat) -> None:
         return
     inspector = format_inspector.ALL_FORMATS[declared.lower()]()
     rest = glimpse.tail[max(0, len(glimpse.head) + len(glimpse.tail) - glimpse.size) :]
-    if not _feed(inspector, glimpse.head, rest):
+    head = vmdk.in_plain_ascii(glimpse.head) if declared is DiskFormat.VMDK else glimpse.head
+    if not _feed(inspector, head, rest):
         raise corrupt(f"The header of this {declared} image makes no sense.")
     try:
         inspector.safety_check()

@@ -64,15 +64,16 @@ def patch_number(path: Path, offset: int, layout: str, number: int) -> Path:
     return patch(path, offset, struct.pack(layout, number))
 
 
-def edit_descriptor(path: Path, before: str, after: str) -> Path:
+def edit_descriptor(path: Path, before: str, after: str | bytes) -> Path:
     """Replace text in the descriptor of a VMDK; what follows it moves, zeros fill up."""
+    new = after if isinstance(after, bytes) else after.encode()
     with path.open("r+b") as file:
         file.seek(512)
         raw = file.read(20 * 512)
         text = raw.split(b"\0", 1)[0]
         assert before.encode() in text
         file.seek(512)
-        file.write(text.replace(before.encode(), after.encode()).ljust(20 * 512, b"\0"))
+        file.write(text.replace(before.encode(), new).ljust(20 * 512, b"\0"))
     return path
 
 

@@ -405,6 +405,43 @@ def test_a_disk_whose_last_sector_looks_like_a_footer_is_what_its_head_says(
     holds(workbench.result, raw)
 
 
+@pytest.mark.parametrize("subformat", ["monolithicSparse", "streamOptimized"])
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ('"image"', '"Büro.vmdk"'.encode("latin-1")),
+        ('"image"', '"сервер.vmdk"'.encode()),
+        ('"image"', '"服务器.vmdk"'.encode("gbk")),
+        # 0x5C, the backslash, is the second byte of the first character.
+        ('"image"', '"表計算.vmdk"'.encode("shift_jis")),
+        ('"image"', '"功能表.vmdk"'.encode("big5")),
+        # 0x85 ends a line as Latin-1 text; before it stands what would be an extent of another file.
+        ("# Extent description", b'# \x85RW 8 FLAT "other" 0'),
+        ('createType="', 'createType = "'),
+        ("RW ", "RW\t"),
+        (" SPARSE ", "\tSPARSE\t"),
+    ],
+)
+def test_a_vmdk_is_taken_whatever_its_names_are_written_in(
+    workbench: Workbench,
+    holds: Callable[[Path, Path], None],
+    tmp_path: Path,
+    subformat: str,
+    before: str,
+    after: str | bytes,
+) -> None:
+    edit_descriptor(vmdk(tmp_path, subformat), before, after).rename(workbench.source)
+    assert workbench.convert(VMDK).detected_format is VMDK
+    holds(workbench.result, tmp_path / "disk.raw")
+
+
+def test_a_path_of_windows_in_a_vmdk_is_refused(workbench: Workbench, tmp_path: Path) -> None:
+    edit_descriptor(vmdk(tmp_path), '"image"', '"C:\\other.vmdk"').rename(workbench.source)
+    with pytest.raises(ImageFailed) as caught:
+        workbench.convert(VMDK)
+    assert caught.value.code is UNSAFE
+
+
 def test_a_raw_disk_that_begins_with_text_is_taken(workbench: Workbench, tmp_path: Path) -> None:
     content = b"plain text of a disk\n" * 100
     written(tmp_path, content.ljust(1 * MiB, b"\xff")).rename(workbench.source)

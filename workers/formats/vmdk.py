@@ -14,12 +14,15 @@ SECTOR = 512
 # QEMU looks for the descriptor's keys in the 20 sectors from the second one on, however long it claims to be.
 DESCRIPTOR_AT, QEMU_READS = SECTOR, 20 * SECTOR
 GD_AT_END = (1 << 64) - 1
-NO_PARENT = "ffffffff"
-TAKEN = {"monolithicsparse", "streamoptimized"}
+NO_PARENT = b"ffffffff"
+TAKEN = {b"monolithicsparse", b"streamoptimized"}
 
 _HEADER = struct.Struct("<4sIIQQQQIQQQ")
-_SPARSE_EXTENT = re.compile(r'(rw|rdonly)\s+\d+\s+sparse\s+"[^"/\\]*"\s*')
-_EXTENT = re.compile(r"(rw|rdonly|noaccess)\s")
+# A descriptor is in the encoding of whoever wrote it. In those of Japanese and Chinese, a backslash may be the second
+# byte of a character (Shift_JIS, Big5, GBK), and is no path then.
+_SPARSE_EXTENT = re.compile(rb'(rw|rdonly)\s+\d+\s+sparse\s+"([^"/\\]|[\x80-\xff]\\)*"\s*')
+_EXTENT = re.compile(rb"(rw|rdonly|noaccess)\s")
+_NOT_ASCII = bytes(range(128)).ljust(256, b"?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,21 +65,31 @@ def _check_descriptor(raw: bytes, length: int) -> str:
     """See that the descriptor speaks of this one file alone; gives its create type, in lower case."""
     if b"parentfilenamehint" in raw.lower():
         raise _needs_parent()
-    text = raw[:length].split(b"\0", 1)[0].decode("latin-1").lower()
-    lines = [line.strip() for line in text.splitlines()]
-    pairs = [line.partition("=") for line in lines if "=" in line]
-    fields = [(key.strip(), value.strip(' \t"')) for key, _, value in pairs]
-    if any(value != NO_PARENT for key, value in fields if key == "parentcid"):
+    text = raw[:length].split(b"\0", 1)[0].lower()
+    # As bytes, since other encodings have bytes that would end a line as text.
+    lines = [line.strip() for line in text.split(b"\n")]
+    pairs = [line.partition(b"=") for line in lines if b"=" in line]
+    fields = [(key.strip(), value.strip(b' \t"')) for key, _, value in pairs]
+    if any(value != NO_PARENT for key, value in fields if key == b"parentcid"):
         raise _needs_parent()
-    kinds = {value for key, value in fields if key == "createtype"}
+    kinds = {value for key, value in fields if key == b"createtype"}
     if len(kinds) != 1 or not kinds <= TAKEN:
-        named = ", ".join(sorted(kinds))[:64] or "none"
+        named = ", ".join(kind.decode("ascii", "replace") for kind in sorted(kinds))[:64] or "none"
         raise unsupported(f"This VMDK is of the type {named}; monolithicSparse and streamOptimized are taken.")
     _check_extents([line for line in lines if _EXTENT.match(line)])
-    return kinds.pop()
+    return kinds.pop().decode()
 
 
-def _check_extents(lines: list[str]) -> None:
+def in_plain_ascii(head: bytes) -> bytes:
+    """The same head for readers that take a descriptor to be ASCII, without tabs and without blanks around `=`."""
+    length = min(struct.unpack_from("<Q", head, 36)[0], 2048) * SECTOR if len(head) >= SECTOR else 0
+    end = DESCRIPTOR_AT + length
+    text, nul, rest = head[DESCRIPTOR_AT:end].partition(b"\0")
+    plain = re.sub(rb"[ \t]*=[ \t]*", b"=", text.translate(_NOT_ASCII)).replace(b"\t", b" ")
+    return head[:DESCRIPTOR_AT] + plain + bytes(len(text) - len(plain)) + nul + rest + head[end:]
+
+
+def _check_extents(lines: list[bytes]) -> None:
     """Exactly one, sparse, and no path: the file itself, whatever it was called when it was written."""
     if len(lines) != 1 or not _SPARSE_EXTENT.fullmatch(lines[0]):
         raise unsafe(
