@@ -309,7 +309,7 @@ def test_a_wrong_checksum_is_told_with_the_right_one(workbench: Workbench, tmp_p
     assert workbench.names() == {"source"}
 
 
-def test_a_vhd_whose_two_sizes_disagree_is_taken_at_the_size_that_qemu_sees(
+def test_the_original_size_of_a_vhd_does_not_count(
     workbench: Workbench, holds: Callable[[Path, Path], None], tmp_path: Path
 ) -> None:
     image = edit_vhd_footer(vhd(tmp_path), (40, struct.pack(">Q", EXBIBYTES)), at=0)

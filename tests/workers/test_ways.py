@@ -2,25 +2,29 @@
 
 import hashlib
 import os
+import struct
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from app.lifecycle import DiskFormat, ImagePhase
+from app.errors import ImageFailed
+from app.lifecycle import DiskFormat, FailureCode, ImagePhase
 from tests.workers.conftest import Workbench
 from tests.workers.images import (
+    KiB,
     MiB,
     dense_disk,
     edit_vhd_footer,
     make,
+    patch,
     patch_number,
     qemu_img,
     qemu_io,
     raw_disk,
     scattered_disk,
 )
-from workers.pipeline import Limits, Way, forget
+from workers.pipeline import Limits, Way, forget, inspect_head
 
 pytestmark = pytest.mark.needs_qemu
 
@@ -217,15 +221,84 @@ def test_an_empty_disk_is_taken(
     holds(workbench.result, raw)
 
 
-def test_a_vhd_that_virtualbox_wrote_keeps_its_last_cylinder(
-    workbench: Workbench, holds: Holds, tmp_path: Path
+# Cylinders, heads and sectors per track: of half a MiB, of nothing, and of 127 GiB.
+GEOMETRIES = {"short": bytes([0, 1, 16, 63]), "none": bytes(4), "long": bytes([255, 255, 16, 255])}
+
+
+def vhd_by(creator: bytes, geometry: bytes, raw: Path, subformat: str) -> Path:
+    image = make(raw, raw.with_name("image"), "vpc", subformat=subformat, force_size="on")
+    for at in (-512, 0) if subformat == "dynamic" else (-512,):
+        edit_vhd_footer(image, (28, creator), (56, geometry), at=at)
+    return image
+
+
+@pytest.mark.parametrize("subformat", ["dynamic", "fixed"])
+@pytest.mark.parametrize("geometry", GEOMETRIES)
+@pytest.mark.parametrize("creator", [b"vbox", b"wa\0\0", b"vs  ", b"win ", b"qem2", b"\0\0\0\0"])
+def test_a_vhd_is_as_large_as_its_creator_meant(
+    workbench: Workbench, holds: Holds, tmp_path: Path, creator: bytes, geometry: str, subformat: str
 ) -> None:
-    # VirtualBox rounds the geometry down; the current size is the true one.
     raw = dense_disk(tmp_path / "disk.raw", 4 * MiB + 512)
-    image = make(raw, tmp_path / "image", "vpc", subformat="fixed", force_size="on")
-    workbench.put(edit_vhd_footer(image, (28, b"vbox"), (56, bytes([0, 2, 16, 255]))))
+    workbench.put(vhd_by(creator, GEOMETRIES[geometry], raw, subformat))
     assert workbench.convert(VHD).virtual_size == 4 * MiB + 512
     holds(workbench.result, raw)
+
+
+@pytest.mark.parametrize("subformat", ["dynamic", "fixed"])
+@pytest.mark.parametrize("geometry", ["short", "none"])
+@pytest.mark.parametrize("creator", [b"vpc ", b"qemu"])
+def test_a_vhd_with_data_behind_its_geometry_is_as_large_as_its_data(
+    workbench: Workbench, holds: Holds, tmp_path: Path, creator: bytes, geometry: str, subformat: str
+) -> None:
+    raw = dense_disk(tmp_path / "disk.raw", 6 * MiB)
+    workbench.put(vhd_by(creator, GEOMETRIES[geometry], raw, subformat))
+    assert workbench.convert(VHD).virtual_size == 6 * MiB
+    holds(workbench.result, raw)
+
+
+@pytest.mark.parametrize("creator", [b"vpc ", b"qemu"])
+def test_a_dynamic_vhd_without_data_behind_its_geometry_is_as_large_as_that(
+    workbench: Workbench, holds: Holds, tmp_path: Path, creator: bytes
+) -> None:
+    raw = raw_disk(tmp_path / "disk.raw", 6 * MiB, [(0, 64 * KiB)])
+    workbench.put(vhd_by(creator, bytes([0, 2, 16, 63]), raw, "dynamic"))
+    size = 2 * 16 * 63 * 512
+    assert workbench.convert(VHD).virtual_size == size
+    os.truncate(raw, size)
+    holds(workbench.result, raw)
+
+
+@pytest.mark.parametrize(
+    ("at", "magic"),
+    [
+        (0x8001, b"CD001"),
+        (0, b"LUKS\xba\xbe"),
+        (0, b"\x1f\x8b"),
+        (257, b"ustar"),
+        (0, b"QFI\xfb"),
+        (0, b"KDMV"),
+        (0, b"vhdxfile"),
+    ],
+)
+def test_what_the_disk_in_a_fixed_vhd_begins_with_does_not_matter(
+    workbench: Workbench, holds: Holds, tmp_path: Path, at: int, magic: bytes
+) -> None:
+    raw = patch(dense_disk(tmp_path / "disk.raw"), at, magic)
+    image = make(raw, tmp_path / "image", "vpc", subformat="fixed", force_size="on")
+    inspect_head(image.read_bytes()[: 256 * KiB], VHD, image.stat().st_size)
+    workbench.put(image)
+    assert workbench.convert(VHD).virtual_size == 4 * MiB
+    holds(workbench.result, raw)
+
+
+def test_a_vhd_with_a_block_behind_its_current_size_is_refused(workbench: Workbench, tmp_path: Path) -> None:
+    image = make(dense_disk(tmp_path / "disk.raw", 6 * MiB), tmp_path / "image", "vpc", force_size="on")
+    for at in (-512, 0):
+        edit_vhd_footer(image, (48, struct.pack(">Q", 4 * MiB)), at=at)
+    workbench.put(image)
+    with pytest.raises(ImageFailed) as caught:
+        workbench.convert(VHD)
+    assert caught.value.code is FailureCode.CORRUPT_IMAGE
 
 
 def test_an_extension_of_the_source_after_its_recorded_size_is_ignored(

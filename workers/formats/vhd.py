@@ -13,29 +13,37 @@ from workers.formats.signatures import Glimpse
 FOOTER_SIZE = 512
 FIXED, DYNAMIC, DIFFERENCING = 2, 3, 4
 
-# cookie … original size, current size, cylinders, heads, sectors per track, type
+# cookie … creator, its version, its system, original size, current size, cylinders, heads, sectors per track, type
 _FOOTER = struct.Struct(">8sIIQI4sI4sQQHBBI")
+
+
+# Virtual PC and QEMU round a disk up to whole cylinders, and mean that size. All others mean the current size: their
+# geometry is rounded down, ends at 16383 cylinders (VirtualBox), or is nothing at all.
+_BY_GEOMETRY = (b"vpc ", b"qemu")
 
 
 @dataclass(frozen=True, slots=True)
 class VhdFacts:
-    """What the footer says. `current_size` and `geometry_size` are two claims about the disk, in bytes."""
+    """What the footer says. `current_size` and `geometry_size` are two claims about the disk, in bytes.
+
+    `uses_more` says that the disk has data behind the end that its geometry gives it.
+    """
 
     fixed: bool
+    creator: bytes
     current_size: int
     geometry_size: int
     file_size: int
+    uses_more: bool = False
 
     def holds_current_size(self) -> bool:
         """Whether the disk is as large as the footer's current size says, whatever its geometry says.
 
-        For a fixed VHD the file proves it. For a dynamic one it is so when the geometry is just the current
-        size rounded down to whole cylinders, as VirtualBox writes it: QEMU would cut such a disk's end off.
+        QEMU 7.2 knows only some of the creators who mean that, and would cut off the disks of others.
         """
-        if self.fixed:
-            return self.current_size == self.file_size - FOOTER_SIZE
-        cylinder = 16 * 255 * 512
-        return 0 < self.current_size - self.geometry_size < cylinder
+        if self.fixed and self.current_size <= self.file_size - FOOTER_SIZE:
+            return True
+        return self.creator not in _BY_GEOMETRY or self.geometry_size == 0 or self.uses_more
 
 
 def examine(glimpse: Glimpse, max_virtual_size: int) -> VhdFacts | None:
@@ -47,15 +55,30 @@ def examine(glimpse: Glimpse, max_virtual_size: int) -> VhdFacts | None:
             raise corrupt("The file ends within its VHD footer.")
         return None
     fields = _FOOTER.unpack_from(footer)
-    current_size, kind = fields[9], fields[13]
+    creator, current_size, kind = fields[5], fields[9], fields[13]
     _check_kind(kind, dynamic)
     if dynamic and glimpse.tail is not None and not glimpse.tail[-FOOTER_SIZE:].startswith(b"conectix"):
         raise corrupt("The footer at the end of this VHD is missing: the file is cut off.")
     geometry_size = fields[10] * fields[11] * fields[12] * 512
-    facts = VhdFacts(kind == FIXED, current_size, geometry_size, glimpse.size)
+    facts = VhdFacts(kind == FIXED, creator, current_size, geometry_size, glimpse.size)
     if current_size == 0:
         check_virtual_size(0, max_virtual_size)
     return facts
+
+
+def ends_in_fixed_footer(glimpse: Glimpse) -> bool:
+    """Whether a fixed VHD ends here: its footer is intact, and the disk that it names is in the file.
+
+    All before it is the guest's then, whatever that looks like.
+    """
+    footer = (glimpse.tail or b"")[-FOOTER_SIZE:]
+    if len(footer) < FOOTER_SIZE or not footer.startswith(b"conectix"):
+        return False
+    fields = _FOOTER.unpack_from(footer)
+    # The one's complement of the sum of all bytes but its own.
+    checksum = ~(sum(footer) - sum(footer[64:68])) & 0xFFFFFFFF
+    intact = int.from_bytes(footer[64:68], "big") == checksum
+    return intact and fields[13] == FIXED and 0 < fields[9] <= glimpse.size - FOOTER_SIZE
 
 
 def _check_kind(kind: int, dynamic: bool) -> None:
