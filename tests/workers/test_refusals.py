@@ -164,6 +164,18 @@ def cut(path: Path, size: int) -> Path:
     return written(path.parent, path.read_bytes()[:size])
 
 
+def shortened(path: Path, by: int) -> Path:
+    return cut(path, path.stat().st_size - by)
+
+
+def packed(folder: Path, compression: str) -> Path:
+    """A qcow2 with compressed clusters, of which the last ends with the file."""
+    raw, image = written(folder, b"The quick brown fox. " * 200_000), folder / "image.qcow2"
+    kind = f"compression_type={compression}"
+    qemu_img("convert", "-c", "-f", "raw", "-O", "qcow2", "-o", kind, str(raw), str(image))
+    return image
+
+
 def broken_l2(folder: Path) -> Path:
     """A dirty qcow2 that says of a cluster which it uses that it is free."""
     image = qcow2(folder)
@@ -207,6 +219,10 @@ CASES: list[Case] = [
     ("dirty qcow2 with broken tables", QCOW2, broken_l2, CORRUPT, "qemu-img check"),
     ("AES-encrypted qcow2", QCOW2, encrypted, UNSUPPORTED, "encrypted"),
     ("LUKS-encrypted qcow2", QCOW2, qcow2_with(32, ">I", 2), UNSUPPORTED, "encrypted"),
+    ("zlib qcow2 without its last byte", QCOW2, lambda f: shortened(packed(f, "zlib"), 1), CORRUPT, "cut off"),
+    ("zstd qcow2 without its last byte", QCOW2, lambda f: shortened(packed(f, "zstd"), 1), CORRUPT, "cut off"),
+    ("qcow2 of 2 MiB clusters, short", QCOW2, lambda f: shortened(qcow2(f, cluster_size="2M"), 1), CORRUPT, "cut off"),
+    ("qcow2 of 64 KiB clusters, short", QCOW2, lambda f: shortened(qcow2(f), 1), CORRUPT, "cut off"),
     ("VMDK monolithicFlat", VMDK, vmdk_saying("monolithicSparse", "monolithicFlat"), UNSUPPORTED, "monolithicflat"),
     ("VMDK custom", VMDK, vmdk_saying("monolithicSparse", "custom"), UNSUPPORTED, "custom"),
     ("VMDK extent with a slash", VMDK, vmdk_saying('"image"', '"/etc/passwd"'), UNSAFE, "other files"),
@@ -353,6 +369,10 @@ SEEN_LATE = {
     "VHDX cut off",
     "fixed VHD declared raw",
     "raw declared VHD",
+    "zlib qcow2 without its last byte",
+    "zstd qcow2 without its last byte",
+    "qcow2 of 2 MiB clusters, short",
+    "qcow2 of 64 KiB clusters, short",
     "qcow2 cut in its data",
     "qcow2 cut in its tables",
 }

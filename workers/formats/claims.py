@@ -31,7 +31,7 @@ class Places:
     def take(self, offset: int, count: int = 1) -> None:
         """Note things at `offset` and each of the units that follow it, `count` in all. Raises ImageFailed."""
         if offset + (count - 1) * self._unit >= self._size:
-            raise corrupt("The file ends before its data do: it is cut off.")
+            raise cut_off()
         first = offset // self._unit
         last = min(first + count, self._most)
         if first < last and not (self._mark_one(first) if count == 1 else self._mark(first, last)):
@@ -61,6 +61,11 @@ class Places:
             taken[byte] |= 1 << bit
             first += 1
         return True
+
+
+def cut_off() -> Exception:
+    """The refusal of a file that ends before its data do: nothing brings them back."""
+    return corrupt("The file ends before its data do: it is cut off.")
 
 
 def check_total(plain: int, inflated: int, size: int, unit: int) -> int:

@@ -9,10 +9,11 @@ from array import array
 from collections.abc import Callable, Iterator
 
 from workers import qcow2
-from workers.formats.claims import Places, check_total
+from workers.formats.claims import Places, check_total, cut_off
 from workers.formats.vhdx import ReadAt
-from workers.qcow2_data import COMPRESSED
+from workers.qcow2_data import COMPRESSED, COPIED
 
+SECTOR = 512
 _OFFSET = 0x00FFFFFFFFFFFE00
 _ZERO = 1
 _L1_PIECE = 1 << 20
@@ -29,8 +30,8 @@ class Qcow2Tables:
         self._size = size
         self._tick = tick
         self._unit = header.cluster_size
-        shift = 62 - (header.cluster_bits - 8)
-        self._compressed_offset = (1 << shift) - 1
+        self._sectors_at = 62 - (header.cluster_bits - 8)
+        self._compressed_offset = (1 << self._sectors_at) - 1
         self._tables = Places(size, self._unit, "table")
         self._plain = Places(size, self._unit, "cluster")
         least = _LEAST_ZSTD if header.compression_type else max(_LEAST_DEFLATED, self._unit >> 11)
@@ -39,15 +40,16 @@ class Qcow2Tables:
 
     def mapped(self) -> int:
         """How many bytes of the disk are mapped to data. Raises ImageFailed, and what `read_at` and `tick` raise."""
-        for table in self._l2_tables():
-            self._take(table)
+        for number, table in self._l2_tables():
+            self._take(table, number * (self._unit // 8) * self._unit)
         plain, inflated = self._plain_count * self._unit, self._compressed_count * self._unit
         return check_total(plain, inflated, self._size, self._unit)
 
-    def _l2_tables(self) -> Iterator["array[int]"]:
+    def _l2_tables(self) -> Iterator[tuple[int, "array[int]"]]:
         begin, end = self._header.l1_table_offset, self._header.l1_table_offset + 8 * self._header.l1_size
         for place in range(begin, end, _L1_PIECE):
-            for entry in _numbers(self._read_at(place, min(_L1_PIECE, end - place))):
+            entries = _numbers(self._read_at(place, min(_L1_PIECE, end - place)))
+            for number, entry in enumerate(entries, (place - begin) // 8):
                 offset = entry & _OFFSET
                 if offset:
                     self._tables.take(offset)
@@ -55,28 +57,43 @@ class Qcow2Tables:
                     raw = self._read_at(offset, self._unit)
                     # Most tables of a large and empty disk hold nothing.
                     if raw.count(0) != len(raw):
-                        yield _numbers(raw)
+                        yield number, _numbers(raw)
 
-    def _take(self, table: "array[int]") -> None:
-        """Note what the entries of an L2 table point at, clusters that follow one another in one step."""
+    def _take(self, table: "array[int]", start: int) -> None:
+        """Note what the entries of an L2 table point at, clusters that follow one another in one step.
+
+        `start` is where on the disk what it maps begins.
+        """
         unit = self._unit
         begin = expected = -1
-        for entry in table:
+        for place, entry in enumerate(table):
             if entry == expected:
                 expected += unit
                 continue
-            self._take_run(begin, expected)
+            self._take_run(begin, expected, start + place * unit)
             begin = expected = -1
             if entry & COMPRESSED:
-                self._compressed.take(entry & self._compressed_offset)
-                self._compressed_count += 1
+                self._take_compressed(entry)
             elif entry & _OFFSET and not entry & _ZERO:
                 begin, expected = entry, entry + unit
-        self._take_run(begin, expected)
+        self._take_run(begin, expected, start + len(table) * unit)
 
-    def _take_run(self, begin: int, end: int) -> None:
+    def _take_compressed(self, entry: int) -> None:
+        offset = entry & self._compressed_offset
+        more = (entry & ~COMPRESSED & ~COPIED) >> self._sectors_at
+        if (offset // SECTOR + 1 + more) * SECTOR > self._size:
+            raise cut_off()
+        self._compressed.take(offset)
+        self._compressed_count += 1
+
+    def _take_run(self, begin: int, end: int, disk_end: int) -> None:
+        """Note clusters that follow one another; `disk_end` is where on the disk they end, or beyond its end."""
         count = (end - begin) // self._unit
         if count:
+            # What the last cluster has beyond the end of the disk need not be in the file.
+            unused = min(max(0, disk_end - self._header.size), self._unit - 1)
+            if (end & _OFFSET) - unused > self._size:
+                raise cut_off()
             self._plain.take(begin & _OFFSET, count)
             self._plain_count += count
 
