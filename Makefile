@@ -27,7 +27,7 @@ run: ## start the gateway on HOST and PORT, with everything it keeps in DATA
 
 test: ## run all tests; ARGS="-k upload" chooses some
 	@.ci/setup dev
-	$(BIN)/pytest --numprocesses=2 --dist=loadfile $(ARGS)
+	$(BIN)/pytest --numprocesses=2 --dist=loadfile --durations=25 $(ARGS)
 
 check: ## format, lint, types, layers, exported schema, house rules
 	@.ci/setup dev

@@ -2,6 +2,8 @@
 
 import os
 import shutil
+import signal
+import threading
 from collections.abc import Iterator, Sequence
 from typing import NoReturn
 
@@ -32,6 +34,9 @@ def pytest_configure(config: pytest.Config) -> None:
         "markers",
         "needs_program(*names): skips where one of the programs is not on PATH; fails there when CI is true",
     )
+    # A shell starts what runs in its background with SIGINT ignored, and children inherit that: some tests send it.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
