@@ -6,12 +6,12 @@ cases and say what to do.
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from oslo_utils.imageutils import format_inspector
 
 from app.lifecycle import DiskFormat
-from workers.formats import qcow2, vhd, vhd_tables, vhdx, vmdk
+from workers.formats import qcow2, vhd, vhdx, vmdk
 from workers.formats.refusals import check_virtual_size, corrupt, mismatch, unsafe
 from workers.formats.signatures import (
     HEAD_SIZE,
@@ -102,19 +102,12 @@ def _examine(
         case DiskFormat.VMDK:
             return vmdk.examine(glimpse, max_virtual_size)
         case DiskFormat.VHD:
-            return _examine_vhd(glimpse, read_at, max_virtual_size)
+            return vhd.examine(glimpse, read_at, max_virtual_size)
         case DiskFormat.VHDX:
             return vhdx.examine(glimpse, read_at, max_virtual_size)
         case DiskFormat.RAW:
             check_virtual_size(glimpse.size, max_virtual_size)
             return None
-
-
-def _examine_vhd(glimpse: Glimpse, read_at: vhdx.ReadAt | None, max_virtual_size: int) -> vhd.VhdFacts | None:
-    facts = vhd.examine(glimpse, max_virtual_size)
-    if facts is None or facts.fixed or read_at is None or facts.holds_current_size():
-        return facts
-    return replace(facts, uses_more=vhd_tables.reaches(read_at, glimpse.size, facts.geometry_size))
 
 
 def _check_kind(glimpse: Glimpse, declared: DiskFormat) -> None:
@@ -124,9 +117,10 @@ def _check_kind(glimpse: Glimpse, declared: DiskFormat) -> None:
     what was declared to be a VHD, the footer decides, since the head of a fixed one is the guest's.
     """
     head, tail = glimpse.head, glimpse.tail
-    if declared is DiskFormat.VHD and (vhd.ends_in_fixed_footer(glimpse) or _may_be_fixed(glimpse)):
-        return
     found = disk_format_of(head)
+    may_be_fixed = tail is None and found is not DiskFormat.VHD
+    if declared is DiskFormat.VHD and (may_be_fixed or vhd.ends_in_fixed_footer(glimpse)):
+        return
     foreign = foreign_content(head, None if found else tail)
     kinds = {name for name, _ in _oslo_matches(head)} - {"vmdk"}
     kinds |= {found.lower()} if found else set()
@@ -139,17 +133,10 @@ def _check_kind(glimpse: Glimpse, declared: DiskFormat) -> None:
         found = DiskFormat.VHD
     if found == declared:
         return
-    if foreign or found or (declared is not DiskFormat.RAW and _decided(glimpse, declared)):
+    # A magic number has eight bytes at most, and the end of what was declared to be a VHD has arrived.
+    decided = declared is not DiskFormat.RAW and len(head) >= min(8, glimpse.size)
+    if foreign or found or decided:
         raise _not_as_declared(declared, found, foreign)
-
-
-def _may_be_fixed(glimpse: Glimpse) -> bool:
-    return glimpse.tail is None and not glimpse.head.startswith(b"conectix")
-
-
-def _decided(glimpse: Glimpse, declared: DiskFormat) -> bool:
-    """Whether enough has arrived to know that this is not of the declared format."""
-    return glimpse.tail is not None if declared is DiskFormat.VHD else len(glimpse.head) >= min(8, glimpse.size)
 
 
 def _not_as_declared(declared: DiskFormat, found: DiskFormat | None, foreign: Signature | None) -> Exception:

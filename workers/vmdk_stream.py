@@ -7,7 +7,6 @@ files that passed inspection and that QEMU has opened. Source: VMware, Virtual D
 
 import os
 import struct
-import sys
 import threading
 import zlib
 from array import array
@@ -18,6 +17,7 @@ from types import TracebackType
 from typing import NamedTuple
 
 from app.errors import ImageFailed
+from workers.formats.numbers import numbers_in
 from workers.formats.refusals import corrupt
 from workers.nbd_client import HOLE, ZERO
 from workers.stored_source import StoredSource
@@ -198,10 +198,7 @@ def _numbers(source: StoredSource, place: int, count: int) -> "array[int]":
     raw = source.read_at(place, 4 * count)
     if len(raw) < 4 * count:
         raise _damaged()
-    numbers = array("I", raw)
-    if sys.byteorder == "big":
-        numbers.byteswap()
-    return numbers
+    return numbers_in("I", raw, "little")
 
 
 def _runs(grains: list[tuple[int, int]], gap: int) -> Iterator[list[tuple[int, int]]]:

@@ -4,16 +4,16 @@ Only the active state counts. Its tables and clusters may be shared with interna
 with nothing else. Source: QEMU, docs/interop/qcow2.txt, "Cluster mapping".
 """
 
-import sys
 from array import array
 from collections.abc import Callable, Iterator
 
 from workers import qcow2
 from workers.formats.claims import Places, check_total, cut_off
+from workers.formats.numbers import numbers_in
 from workers.formats.vhdx import ReadAt
 from workers.qcow2_data import COMPRESSED, COPIED
 
-SECTOR = 512
+_SECTOR = 512
 _OFFSET = 0x00FFFFFFFFFFFE00
 _ZERO = 1
 _L1_PIECE = 1 << 20
@@ -48,7 +48,7 @@ class Qcow2Tables:
     def _l2_tables(self) -> Iterator[tuple[int, "array[int]"]]:
         begin, end = self._header.l1_table_offset, self._header.l1_table_offset + 8 * self._header.l1_size
         for place in range(begin, end, _L1_PIECE):
-            entries = _numbers(self._read_at(place, min(_L1_PIECE, end - place)))
+            entries = numbers_in("Q", self._read_at(place, min(_L1_PIECE, end - place)), "big")
             for number, entry in enumerate(entries, (place - begin) // 8):
                 offset = entry & _OFFSET
                 if offset:
@@ -57,7 +57,7 @@ class Qcow2Tables:
                     raw = self._read_at(offset, self._unit)
                     # Most tables of a large and empty disk hold nothing.
                     if raw.count(0) != len(raw):
-                        yield number, _numbers(raw)
+                        yield number, numbers_in("Q", raw, "big")
 
     def _take(self, table: "array[int]", start: int) -> None:
         """Note what the entries of an L2 table point at, clusters that follow one another in one step.
@@ -81,7 +81,7 @@ class Qcow2Tables:
     def _take_compressed(self, entry: int) -> None:
         offset = entry & self._compressed_offset
         more = (entry & ~COMPRESSED & ~COPIED) >> self._sectors_at
-        if (offset // SECTOR + 1 + more) * SECTOR > self._size:
+        if (offset // _SECTOR + 1 + more) * _SECTOR > self._size:
             raise cut_off()
         self._compressed.take(offset)
         self._compressed_count += 1
@@ -96,11 +96,3 @@ class Qcow2Tables:
                 raise cut_off()
             self._plain.take(begin & _OFFSET, count)
             self._plain_count += count
-
-
-def _numbers(raw: bytes) -> "array[int]":
-    """The 64-bit numbers of a table, as far as it is in the file."""
-    numbers = array("Q", raw[: len(raw) // 8 * 8])
-    if sys.byteorder == "little":
-        numbers.byteswap()
-    return numbers

@@ -5,16 +5,19 @@ block/vpc.c, for the size that it takes.
 """
 
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from workers.formats import vhd_tables
 from workers.formats.refusals import check_virtual_size, corrupt, unsafe, unsupported
-from workers.formats.signatures import Glimpse
+from workers.formats.signatures import Glimpse, ends_in_vhd_footer
+from workers.formats.vhdx import ReadAt
 
 FOOTER_SIZE = 512
 FIXED, DYNAMIC, DIFFERENCING = 2, 3, 4
 
-# cookie … creator, its version, its system, original size, current size, cylinders, heads, sectors per track, type
-_FOOTER = struct.Struct(">8sIIQI4sI4sQQHBBI")
+# cookie … creator, its version, its system, original size, current size, cylinders, heads, sectors per track, type,
+# checksum
+_FOOTER = struct.Struct(">8sIIQI4sI4sQQHBBII")
 
 
 # Virtual PC and QEMU round a disk up to whole cylinders, and mean that size. All others mean the current size: their
@@ -46,8 +49,11 @@ class VhdFacts:
         return self.creator not in _BY_GEOMETRY or self.geometry_size == 0 or self.uses_more
 
 
-def examine(glimpse: Glimpse, max_virtual_size: int) -> VhdFacts | None:
-    """What the footer says, or None when it has not arrived. Raises ImageFailed."""
+def examine(glimpse: Glimpse, read_at: ReadAt | None, max_virtual_size: int) -> VhdFacts | None:
+    """What the footer says, or None when it has not arrived. Raises ImageFailed.
+
+    `read_at(offset, length)` reads more of the file; None while it arrives.
+    """
     dynamic = glimpse.head.startswith(b"conectix")
     footer = glimpse.head[:FOOTER_SIZE] if dynamic else (glimpse.tail or b"")[-FOOTER_SIZE:]
     if len(footer) < FOOTER_SIZE:
@@ -63,7 +69,9 @@ def examine(glimpse: Glimpse, max_virtual_size: int) -> VhdFacts | None:
     facts = VhdFacts(kind == FIXED, creator, current_size, geometry_size, glimpse.size)
     if current_size == 0:
         check_virtual_size(0, max_virtual_size)
-    return facts
+    if facts.fixed or read_at is None or facts.holds_current_size():
+        return facts
+    return replace(facts, uses_more=vhd_tables.reaches(read_at, glimpse.size, geometry_size))
 
 
 def ends_in_fixed_footer(glimpse: Glimpse) -> bool:
@@ -71,14 +79,14 @@ def ends_in_fixed_footer(glimpse: Glimpse) -> bool:
 
     All before it is the guest's then, whatever that looks like.
     """
-    footer = (glimpse.tail or b"")[-FOOTER_SIZE:]
-    if len(footer) < FOOTER_SIZE or not footer.startswith(b"conectix"):
+    if glimpse.tail is None or not ends_in_vhd_footer(glimpse.tail) or glimpse.size <= FOOTER_SIZE:
         return False
+    footer = glimpse.tail[-FOOTER_SIZE:]
     fields = _FOOTER.unpack_from(footer)
+    current_size, kind, checksum = fields[9], fields[13], fields[14]
     # The one's complement of the sum of all bytes but its own.
-    checksum = ~(sum(footer) - sum(footer[64:68])) & 0xFFFFFFFF
-    intact = int.from_bytes(footer[64:68], "big") == checksum
-    return intact and fields[13] == FIXED and 0 < fields[9] <= glimpse.size - FOOTER_SIZE
+    intact = checksum == ~(sum(footer) - sum(checksum.to_bytes(4, "big"))) & 0xFFFFFFFF
+    return bool(intact and kind == FIXED and 0 < current_size <= glimpse.size - FOOTER_SIZE)
 
 
 def _check_kind(kind: int, dynamic: bool) -> None:

@@ -5,12 +5,11 @@ Table and Data Blocks".
 """
 
 import struct
-import sys
-from array import array
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from workers.formats.claims import Places, check_total
+from workers.formats.numbers import numbers_in
 from workers.formats.refusals import corrupt
 from workers.formats.vhdx import ReadAt
 
@@ -66,11 +65,8 @@ class _Table:
         start, end = self.place + 4 * first, min(self.place + 4 * self.entries, size)
         for place in range(start, end - 3, _PIECE):
             tick()
-            part = read_at(place, min(_PIECE, end - place))
-            table = array("I", part[: len(part) // 4 * 4])
-            if sys.byteorder == "little":
-                table.byteswap()
-            for number, sector in enumerate(table, (place - self.place) // 4):
+            sectors = numbers_in("I", read_at(place, min(_PIECE, end - place)), "big")
+            for number, sector in enumerate(sectors, (place - self.place) // 4):
                 if sector != _UNUSED:
                     yield number, sector
 

@@ -18,8 +18,8 @@ NO_PARENT = b"ffffffff"
 TAKEN = {b"monolithicsparse", b"streamoptimized"}
 
 _HEADER = struct.Struct("<4sIIQQQQIQQQ")
-# A descriptor is in the encoding of whoever wrote it. In those of Japanese and Chinese, a backslash may be the second
-# byte of a character (Shift_JIS, Big5, GBK), and is no path then.
+# A descriptor is in the encoding of the program that wrote it. In those of Japanese and Chinese (Shift_JIS, Big5, GBK),
+# a backslash may be the second byte of a character, and is no path then.
 _SPARSE_EXTENT = re.compile(rb'(rw|rdonly)\s+\d+\s+sparse\s+"([^"/\\]|[\x80-\xff]\\)*"\s*')
 _EXTENT = re.compile(rb"(rw|rdonly|noaccess)\s")
 _NOT_ASCII = bytes(range(128)).ljust(256, b"?")
@@ -81,9 +81,8 @@ def _check_descriptor(raw: bytes, length: int) -> str:
 
 
 def in_plain_ascii(head: bytes) -> bytes:
-    """The same head for readers that take a descriptor to be ASCII, without tabs and without blanks around `=`."""
-    length = min(struct.unpack_from("<Q", head, 36)[0], 2048) * SECTOR if len(head) >= SECTOR else 0
-    end = DESCRIPTOR_AT + length
+    """The head of a VMDK that was examined, its descriptor in ASCII, without tabs and without blanks around `=`."""
+    end = DESCRIPTOR_AT + _HEADER.unpack_from(head)[6] * SECTOR
     text, nul, rest = head[DESCRIPTOR_AT:end].partition(b"\0")
     plain = re.sub(rb"[ \t]*=[ \t]*", b"=", text.translate(_NOT_ASCII)).replace(b"\t", b" ")
     return head[:DESCRIPTOR_AT] + plain + bytes(len(text) - len(plain)) + nul + rest + head[end:]

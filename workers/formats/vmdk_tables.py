@@ -5,13 +5,13 @@ Source: VMware, Virtual Disk Format 5.0, "Grain Directories and Grain Tables"; b
 """
 
 import struct
-import sys
 from array import array
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from workers.extents import Extents, TooManyExtents
 from workers.formats.claims import Places, check_total
+from workers.formats.numbers import numbers_in
 from workers.formats.refusals import corrupt
 from workers.formats.vhdx import ReadAt
 
@@ -84,7 +84,7 @@ class VmdkTables:
             if raw.count(0) == len(raw):
                 continue
             for index in range(count):
-                yield first + index, _numbers(raw[index * length : (index + 1) * length])
+                yield first + index, numbers_in("I", raw[index * length : (index + 1) * length], "little")
 
     def _runs(self, most: int) -> Iterator[tuple[int, int, int]]:
         """Tables that follow one another in the file: the number of the first, its place in bytes, how many."""
@@ -107,7 +107,7 @@ class VmdkTables:
             raw = self.read_at(place, length)
             if len(raw) < length:
                 raise _cut_off()
-            yield from _numbers(raw)
+            yield from numbers_in("I", raw, "little")
 
 
 def open_tables(read_at: ReadAt, size: int, virtual_size: int) -> VmdkTables:
@@ -128,13 +128,6 @@ def open_tables(read_at: ReadAt, size: int, virtual_size: int) -> VmdkTables:
         zero_grains=bool(flags & _HAS_ZERO_GRAINS),
         compressed=int.from_bytes(header[_ALGORITHM_AT : _ALGORITHM_AT + 2], "little") == _DEFLATE,
     )
-
-
-def _numbers(raw: bytes) -> "array[int]":
-    numbers = array("I", raw)
-    if sys.byteorder == "big":
-        numbers.byteswap()
-    return numbers
 
 
 def _cut_off() -> Exception:
