@@ -294,6 +294,16 @@ def test_a_result_can_be_uploaded_again(bench: StoreBench, holds: Holds, tmp_pat
         holds(bench.get(), raw)
 
 
+def test_a_compressed_result_can_be_uploaded_again(bench: StoreBench, holds: Holds, tmp_path: Path) -> None:
+    raw = tmp_path / "disk.raw"
+    raw.write_bytes((os.urandom(KiB) + b"0123456789abcdef" * 64) * (2 * KiB))
+    bench.put(raw)
+    bench.convert(RAW, Limits(compress=True))
+    bench.put(bench.get())
+    assert bench.convert(QCOW2).way is Way.KEEP
+    holds(bench.get(), raw)
+
+
 def test_the_right_checksum_passes_and_progress_never_goes_back(bench: StoreBench, tmp_path: Path) -> None:
     raw = dense_disk(tmp_path / "disk.raw", 24 * MiB)
     bench.put(raw)
