@@ -18,7 +18,6 @@ from app.catalog.survey import UploadSurvey
 from app.catalog.uploads import Uploads
 from app.database import Database
 from app.models import now
-from app.object_keys import is_ours
 from app.ports import JobQueue, ObjectStore
 from app.settings import Settings
 from workers.converters import owner_of, workspace_of
@@ -106,15 +105,11 @@ class Schedule:
 
     async def remove_orphans(self) -> None:
         """Remove objects, and files of jobs, that nobody has named for a while."""
-        old = now() - timedelta(seconds=self.settings.orphan_seconds)
-        # In a bucket that is shared, what others have put there is none of ours.
-        async for batch in self.store.batches():
-            owners = {key: owner_of(key) for key, changed in batch if changed < old and is_ours(key)}
-            # Asked after the objects were seen: what is written has its row before it is as old as that.
-            named = await conversions.named_keys(self.database, set(owners.values())) if owners else set()
-            for key in [key for key, owner in owners.items() if owner not in named]:
-                log.info("orphan.removed", key=key)
-                await self.store.delete(key)
+        age = timedelta(seconds=self.settings.orphan_seconds)
+        old = now() - age
+        async for key in conversions.orphans(self.database, self.store, age, owner_of):
+            log.info("orphan.removed", key=key)
+            await self.store.delete(key)
         if self.work is not None:
             in_use = {workspace_of(*held) for held in await jobs.held(self.database)}
             await asyncio.to_thread(_remove_old_folders, self.work, old, in_use)

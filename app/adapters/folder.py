@@ -216,7 +216,7 @@ class FolderStore:
         """As the port says."""
         found = listing(self._objects, self._open)
         while batch := await self._run(lambda: list(islice(found, LISTED_AT_ONCE))):
-            # What somebody else put into the folder is none of ours, and not to be swept away.
+            # Files of other programs are not ours to sweep away.
             yield [(key, changed) for key, changed in batch if _KEY.fullmatch(key)]
 
     async def check(self) -> None:

@@ -193,10 +193,10 @@ class S3Store:
         return await self._run(self._bucket.size, _checked(key))
 
     async def batches(self) -> AsyncIterator[Sequence[tuple[str, datetime]]]:
-        """As the port says. An upload that MinIO has forgotten at a restart is not told; it drops it by itself."""
+        """As the port says. An upload that MinIO has forgotten at a restart is not listed; MinIO drops it by itself."""
         found = chain(self._bucket.keys(), await self._run(self._bucket.open_keys, UPLOADS, BLOBS))
         while batch := await self._run(lambda: list(islice(found, _LISTED_AT_ONCE))):
-            # What somebody else put into the bucket is none of ours, and not to be swept away.
+            # Objects of other programs are not ours to sweep away.
             yield [(key, changed) for key, changed in batch if _KEY.fullmatch(key)]
 
     # ------------------------------------------------------------

@@ -5,8 +5,9 @@ is locked before the job's: so does who deletes an image, and ends its jobs. Wha
 with the project's row locked before them.
 """
 
-from collections.abc import Collection
+from collections.abc import AsyncIterator, Callable, Collection
 from dataclasses import dataclass
+from datetime import timedelta
 
 from sqlalchemy import and_, or_
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -19,8 +20,9 @@ from app.catalog.uploads import NO_FAILURE, give_up
 from app.database import Database
 from app.errors import ImageFailed
 from app.lifecycle import DiskFormat, ImageStatus, JobKind, JobState, UploadState
-from app.models import Blob, Image, Job, Project, Upload
-from app.object_keys import id_of_blob_before_0006
+from app.models import Blob, Image, Job, Project, Upload, now
+from app.object_keys import id_of_blob_before_0006, is_ours
+from app.ports import ObjectStore
 from app.settings import GIB, Settings
 
 _AT_ONCE = 1000  # values of one IN
@@ -183,6 +185,25 @@ async def keys_to_erase(database: Database, claim: Claim) -> tuple[list[Upload],
         blobs = set((await session.execute(select(Blob.key).where(col(Blob.key).in_(results)))).scalars())
     unwanted = [key for key in results if key not in blobs]
     return uploads, [*claim.detail.get("keys", []), *unwanted]
+
+
+async def orphans(
+    database: Database, store: ObjectStore, age: timedelta, owner_of: Callable[[str], str]
+) -> AsyncIterator[str]:
+    """Keys of objects and open uploads that have not changed for `age`, and whose owner no row names.
+
+    `owner_of` gives the key that an object belongs to. In a store that is shared, only our own keys count. Raises
+    StoreUnavailable.
+    """
+    async for batch in store.batches():
+        before = now() - age
+        owners = {key: owner_of(key) for key, changed in batch if changed < before and is_ours(key)}
+        if not owners:
+            continue
+        # Asked after the objects were seen: what is written has its row before it is as old as that.
+        named = await named_keys(database, set(owners.values()))
+        for key in [key for key, owner in owners.items() if owner not in named]:
+            yield key
 
 
 async def named_keys(database: Database, keys: Collection[str]) -> set[str]:

@@ -21,8 +21,7 @@ from app.catalog.uploads import handle_of
 from app.database import Database
 from app.errors import ObjectMissing
 from app.lifecycle import FailureCode, ImageStatus, UploadState
-from app.models import Blob, Image, Upload, now
-from app.object_keys import is_ours
+from app.models import Blob, Image, Upload
 from app.ports import ObjectStore
 
 _PAGE = 500
@@ -144,18 +143,9 @@ class Fsck:
     # ------------------------------------------------------------ objects without rows
 
     async def _objects(self) -> AsyncIterator[Finding]:
-        async for batch in self.store.batches():
-            old = now() - self.grace
-            keys = [key for key, changed in batch if changed < old and is_ours(key)]
-            if not keys:
-                continue
-            # Asked after the object was seen: what is written has its row before it is as old as that.
-            owners = {self.owner_of(key) for key in keys}
-            named = await conversions.named_keys(self.database, owners)
-            for key in keys:
-                if self.owner_of(key) not in named:
-                    finding = Finding(Problem.ORPHANED_OBJECT, "no row names the object", key=key)
-                    yield await self._repaired(finding, lambda: self._delete(key))  # noqa: B023
+        async for key in conversions.orphans(self.database, self.store, self.grace, self.owner_of):
+            finding = Finding(Problem.ORPHANED_OBJECT, "no row names the object", key=key)
+            yield await self._repaired(finding, lambda: self._delete(key))  # noqa: B023
 
     async def _delete(self, key: str) -> bool:
         await self.store.delete(key)
