@@ -73,8 +73,8 @@ class Uploads:
         except UserMistake:
             await self.store.abort_upload(handle)
             raise
-        # After any other error nobody knows whether the rows were committed: the answer to the commit may have been
-        # lost. If they were not, nothing names the upload, and the sweep removes it.
+        # After any other error, the rows may be committed: the answer to the commit may have been lost. If they are
+        # not, nothing names the upload, and the sweep removes it.
         if made is not image:
             await self.store.abort_upload(handle)
         return made, position

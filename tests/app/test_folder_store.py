@@ -314,7 +314,7 @@ def test_a_crash_in_the_midst_of_aborting_is_mended_by_the_sweep(
         runner.run(store.receipt(upload))
     with pytest.raises(UploadClosed):
         runner.run(receive(store, upload, 1, b"b" * PART))
-    assert {key for key, _ in runner.run(listed(store))} == {"uploads/one"}
+    assert [key for key, _ in runner.run(listed(store))] == ["uploads/one"]
     runner.run(store.delete("uploads/one"))
     assert not leftover.exists()
 
@@ -400,7 +400,7 @@ def test_files_of_others_are_not_listed(store: FolderStore, tmp_path: Path, runn
     (tmp_path / "store" / "open" / "lost+found").write_bytes(b"")
     (tmp_path / "store" / "open" / "Not Ours").mkdir()
     runner.run(store.open_upload("uploads/one", PART, PART))
-    assert {key for key, _ in runner.run(listed(store))} == {"uploads/one"}
+    assert [key for key, _ in runner.run(listed(store))] == ["uploads/one"]
 
 
 def test_reading_goes_on_when_the_object_is_deleted_meanwhile(store: FolderStore, runner: asyncio.Runner) -> None:

@@ -20,6 +20,7 @@ T = TypeVar("T")
 
 PATIENCE_SECONDS = 60.0
 _POLL_SECONDS = 0.02
+SETTLED = ("ACTIVE", "ERROR")
 
 IMAGE = """
 fragment It on Image {
@@ -194,7 +195,16 @@ class Client:
 
     def settled(self, image_id: str) -> dict[str, Any]:
         """An image as soon as it is ACTIVE or in ERROR."""
-        return self.when(image_id, lambda image: image["status"] in ("ACTIVE", "ERROR"))
+        return self.when(image_id, lambda image: image["status"] in SETTLED)
+
+    def settled_when_asked(self, image_id: str, seconds: float) -> dict[str, Any]:
+        """The same by queries, for when no stream can be relied on. Fails after so many seconds."""
+
+        def look() -> dict[str, Any] | None:
+            image = self.image(image_id)
+            return image if image["status"] in SETTLED else None
+
+        return eventually(look, seconds)
 
     def active(self, image_id: str) -> dict[str, Any]:
         """An image as soon as it is ACTIVE; fails when it ends in ERROR."""

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import httpx
 import pytest
 
-from tests.e2e.client import Client, Refused, becomes, eventually
+from tests.e2e.client import Client, Refused, becomes
 from tests.e2e.cluster import Cluster, ImagesProcess, running_cluster, when_all_serve
 from tests.e2e.images import Disk, KiB, MiB, Variant
 
@@ -223,17 +223,9 @@ def _stubbornly(act: Callable[[], T]) -> T:
 
 def _end_active(client: Client, made: Mapping[str, Any]) -> None:
     for image_id in made:
-        while (image := _settled(client, image_id))["status"] == "ERROR":
+        while (image := client.settled_when_asked(image_id, 120))["status"] == "ERROR":
             assert image["failure"]["retriable"], image["failure"]
             client.mutate("retryImage", imageId=image_id)
-
-
-def _settled(client: Client, image_id: str) -> dict[str, Any]:
-    def look() -> dict[str, Any] | None:
-        image = client.image(image_id)
-        return image if image["status"] in ("ACTIVE", "ERROR") else None
-
-    return eventually(look, 120)
 
 
 def _hold_their_disks(client: Client, made: Mapping[str, tuple[Path, Variant]], folder: Path) -> None:

@@ -8,10 +8,9 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
-from tests.e2e.client import Client, Part, Refused, eventually
+from tests.e2e.client import Client, Part, Refused
 from tests.soak.target import Target
 from tests.soak.wire import Wire, connected, head
 
@@ -59,17 +58,12 @@ def _convert_bomb(target: Target) -> str:
         image_id = client.upload(bomb(Path(folder) / "bomb.qcow2"))
         try:
             # Not by a stream: those of the attacker are refused while the flood of sockets lasts.
-            image = eventually(lambda: _settled(client, image_id), _CONVERSION_SECONDS)
+            image = client.settled_when_asked(image_id, _CONVERSION_SECONDS)
         except AssertionError:
             return "nothing within a minute"
         finally:
             _delete(client, image_id)
         return str(image["failure"]["code"]) if image["failure"] else str(image["status"])
-
-
-def _settled(client: Client, image_id: str) -> dict[str, Any] | None:
-    image = client.image(image_id)
-    return image if image["status"] in ("ACTIVE", "ERROR") else None
 
 
 async def stalled_parts(target: Target) -> str:
