@@ -18,7 +18,9 @@ from tests.servers.versitygw import Versitygw, versitygw_program
 PACKAGES = {
     "bwrap": "bubblewrap",
     "chromium": "chromium",
+    "curl": "curl",
     "docker-compose": "docker-compose",
+    "jq": "jq",
     "mount": "mount",
     "node": "nodejs",
     "postgres": "postgresql",

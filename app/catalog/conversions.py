@@ -139,7 +139,7 @@ async def refuse_early(database: Database, claim: Claim, upload_id: str, failure
         await jobs.finish(tx, claim)
         if failure is None or upload is None or image is None or upload.state != UploadState.OPEN:
             return
-        await give_up(tx, image, UploadState.ABORTED, failure)
+        await give_up(tx, image, UploadState.REFUSED, failure)
 
 
 async def blob_to_hash(database: Database, claim: Claim) -> Blob | None:

@@ -60,7 +60,7 @@ class UploadMeter:
             return None
         upload, image = found
         self._arrived.pop(upload_key, None)
-        before = (await self.uploads.receipt(upload)).received_bytes
+        before = await self.uploads.received_bytes(upload)
         meter = _Meter(image.id, image.project_id, upload.size, before)
         self._meters[upload_key] = meter
         while len(self._meters) > _METERED:

@@ -8,7 +8,7 @@ no row knows: it was signed into the request, and such requests expire with thei
 from dataclasses import dataclass
 
 from app.catalog import access
-from app.catalog.uploads import Uploads
+from app.catalog.uploads import Uploads, ended
 from app.errors import Forbidden, NotFound, UploadClosed
 from app.lifecycle import ImageStatus, ProjectRole, UploadState
 from app.models import Blob
@@ -23,12 +23,14 @@ class SignedRequests:
     uploads: Uploads
 
     async def require_upload(self, asker: Asker | None, key: str) -> None:
-        """Raises NotFound, Forbidden or UploadClosed unless a part may still be sent to the object `key`."""
+        """Raises NotFound, Forbidden, UploadEnded, UploadClosed unless a part may still be sent to the object `key`."""
         known = _known(asker)
         async with self.uploads.database.read() as session:
-            upload, _ = await self.uploads.upload_for(session, _viewer(known), known.target, ProjectRole.MEMBER)
-        if upload.state != UploadState.OPEN or upload.key != key:
+            upload, image = await self.uploads.upload_for(session, _viewer(known), known.target, ProjectRole.MEMBER)
+        if upload.key != key or upload.state == UploadState.COMPLETED:
             raise UploadClosed(f"the upload is {upload.state}")
+        if upload.state != UploadState.OPEN:
+            raise ended(upload, image)
 
     async def require_download(self, asker: Asker | None, key: str) -> None:
         """Raises NotFound or Forbidden unless the image may still be seen and its bytes are the object `key`."""

@@ -69,7 +69,7 @@ class UploadSurvey:
 
     async def _ask(self, upload: Upload, project_id: str) -> None:
         try:
-            received = (await self.uploads.receipt(upload)).received_bytes
+            received = await self.uploads.received_bytes(upload)
         except StoreError:  # the next look is soon enough
             log.warning("upload.unreadable", upload=upload.id, exc_info=True)
             return

@@ -44,6 +44,14 @@ log = structlog.get_logger()
 _SIZE = ("source", "upload", "size")
 
 
+class UploadEnded(Conflict):
+    """Raised when an upload has ended, and so can't do what is asked of it. `image` is its image."""
+
+    def __init__(self, message: str, image: Image, *, hint: str | None) -> None:
+        super().__init__(message, field=("uploadId",), hint=hint)
+        self.image = image
+
+
 @dataclass(frozen=True, slots=True)
 class Uploads:
     """The use cases of uploads, over a database and an object store."""
@@ -125,15 +133,20 @@ class Uploads:
             await session.refresh(upload)
         return upload, image
 
-    async def receipt(self, upload: Upload) -> UploadReceipt:
-        """What of the upload has arrived; nothing when its bytes are gone. A wrong part ends the upload."""
+    async def receipt(self, upload: Upload) -> UploadReceipt | None:
+        """What of an open upload has arrived; None when its bytes are gone. A wrong part ends the upload."""
         try:
             return await self.store.receipt(handle_of(upload))
         except UploadClosed:
-            return UploadReceipt()
+            return None
         except WrongPart as wrong:
-            await self._end(upload, UploadState.ABORTED, _wrong_part(wrong))
-            return UploadReceipt()
+            await self._end(upload, UploadState.REFUSED, _wrong_part(wrong))
+            return None
+
+    async def received_bytes(self, upload: Upload) -> int:
+        """Bytes of the parts of an open upload that have arrived. A wrong part ends the upload."""
+        receipt = await self.receipt(upload)
+        return 0 if receipt is None else receipt.received_bytes
 
     async def head_arrived(self, upload_key: str) -> None:
         """The beginning of an upload is there: have it looked at while the rest arrives."""
@@ -148,15 +161,26 @@ class Uploads:
     async def complete(self, viewer: Viewer, upload_id: str) -> tuple[Image, int | None]:
         """All parts are there: seal the bytes and have them converted. Harmless when done before.
 
-        Raises NotFound, Forbidden, NotReady (parts are missing or arriving), Conflict (aborted or expired, or ended
-        because of a wrong part).
+        Raises NotFound, Forbidden, NotReady (parts are missing or arriving), UploadEnded (aborted, refused or expired).
         """
         async with self.database.read() as session:
             upload, image = await self.upload_for(session, viewer, upload_id, ProjectRole.MEMBER)
         if upload.state == UploadState.COMPLETED:
             return image, None
         if upload.state != UploadState.OPEN:
-            raise _closed(upload.state)
+            raise ended(upload, image)
+        await self._seal(upload)
+        async with self.database.transaction() as tx:
+            upload, image = await self.upload_for(tx.session, viewer, upload_id, ProjectRole.MEMBER, lock=True)
+            if upload.state == UploadState.OPEN:
+                await mark_completed(tx, upload, image, actor=viewer.subject)
+        # Not raised in the transaction: what is rolled back can't be shown any more.
+        if upload.state != UploadState.COMPLETED:  # ended while its bytes were being sealed, or for what they are
+            raise ended(upload, image)
+        return image, tx.position
+
+    async def _seal(self, upload: Upload) -> None:
+        """Seal the bytes of an open upload, or end it for what the store says of it. Raises NotReady."""
         try:
             await self.store.seal_upload(handle_of(upload))
         except PartsMissing as missing:
@@ -169,31 +193,20 @@ class Uploads:
             ) from None
         except UploadClosed:
             await self._end(upload, UploadState.EXPIRED, _UPLOAD_DROPPED)
-            raise _closed(UploadState.EXPIRED) from None
         except WrongPart as wrong:
-            failure = _wrong_part(wrong)
-            await self._end(upload, UploadState.ABORTED, failure)
-            raise Conflict(failure.message, field=("uploadId",), hint=failure.hint) from None
-        async with self.database.transaction() as tx:
-            upload, image = await self.upload_for(tx.session, viewer, upload_id, ProjectRole.MEMBER, lock=True)
-            if upload.state == UploadState.OPEN:
-                await mark_completed(tx, upload, image, actor=viewer.subject)
-            elif upload.state != UploadState.COMPLETED:  # given up while its bytes were being sealed
-                raise _closed(upload.state)
-        return image, tx.position
+            await self._end(upload, UploadState.REFUSED, _wrong_part(wrong))
 
     async def abort(self, viewer: Viewer, upload_id: str) -> tuple[Image, int | None]:
-        """Give an upload up; its image ends in ERROR. Raises NotFound, Forbidden, Conflict."""
+        """Give an upload up; its image ends in ERROR. Raises NotFound, Forbidden, UploadEnded."""
         return await self.database.freeing(lambda: self._abort(viewer, upload_id))
 
     async def _abort(self, viewer: Viewer, upload_id: str) -> tuple[Image, int | None]:
         async with self.database.transaction() as tx:
             upload, image = await self.upload_for(tx.session, viewer, upload_id, ProjectRole.MEMBER, lock=True)
-            if upload.state == UploadState.ABORTED:
-                return image, None
-            if upload.state != UploadState.OPEN:
-                raise _closed(upload.state)
-            await give_up(tx, image, UploadState.ABORTED, _ABORTED, actor=viewer.subject)
+            if upload.state == UploadState.OPEN:
+                await give_up(tx, image, UploadState.ABORTED, _ABORTED, actor=viewer.subject)
+        if upload.state != UploadState.ABORTED:
+            raise ended(upload, image)
         return image, tx.position
 
     async def retry(
@@ -236,7 +249,7 @@ class Uploads:
         except UploadClosed:
             return await self._end(upload, UploadState.EXPIRED, _UPLOAD_DROPPED)
         except WrongPart as wrong:
-            return await self._end(upload, UploadState.ABORTED, _wrong_part(wrong))
+            return await self._end(upload, UploadState.REFUSED, _wrong_part(wrong))
         expires_at = max(upload.expires_at, self._expiry(receipt.last_byte_at or upload.created_at))
         if not receipt.sealed and expires_at == upload.expires_at > now():
             return
@@ -316,10 +329,11 @@ def _parts_missing(numbers: Sequence[int], upload: Upload) -> NotReady:
     )
 
 
-def _closed(state: UploadState) -> Conflict:
-    return Conflict(
-        f"The upload is {state}.", field=("uploadId",), hint="Create the image again to send its bytes anew."
-    )
+def ended(upload: Upload, image: Image) -> UploadEnded:
+    """What is said of an upload that is not open: for one that made no image, the failure of its image."""
+    if upload.state == UploadState.COMPLETED or image.failure_message is None:
+        return UploadEnded(f"The upload is {upload.state}.", image, hint="Delete the image if you no longer want it.")
+    return UploadEnded(image.failure_message, image, hint=image.failure_hint)
 
 
 _ABORTED = ImageFailed(
@@ -338,8 +352,8 @@ _UPLOAD_DROPPED = ImageFailed(
 def _wrong_part(wrong: WrongPart) -> ImageFailed:
     due = "the upload has no such part" if wrong.expected is None else f"it should have {_spelled(wrong.expected)}"
     return ImageFailed(
-        FailureCode.UPLOAD_ABORTED,
-        f"Part {wrong.number} has {_spelled(wrong.size)}, but {due}. The upload was aborted.",
+        FailureCode.UPLOAD_REFUSED,
+        f"Part {wrong.number} has {_spelled(wrong.size)}, but {due}. The upload was refused.",
         "Create the image again and send every part exactly as its `request` says.",
     )
 

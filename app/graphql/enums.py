@@ -55,7 +55,8 @@ _DESCRIPTIONS: dict[type[StrEnum], tuple[str, str, dict[str, str]]] = {
         {
             "OPEN": "It takes bytes.",
             "COMPLETED": "All bytes are there, and can't change any more.",
-            "ABORTED": "It was given up, by its owner or because the file was refused.",
+            "ABORTED": "It was given up by abortUpload.",
+            "REFUSED": "Its first bytes or one of its parts were refused; the image's `failure` says why.",
             "EXPIRED": "No byte came for too long.",
         },
     ),
@@ -113,7 +114,8 @@ _DESCRIPTIONS: dict[type[StrEnum], tuple[str, str, dict[str, str]]] = {
             "TOO_LARGE": "The disk is larger than what is taken.",
             "QUOTA_EXCEEDED": "The project's storage does not suffice.",
             "UPLOAD_EXPIRED": "No byte came for too long.",
-            "UPLOAD_ABORTED": "The upload was given up.",
+            "UPLOAD_ABORTED": "The upload was given up by abortUpload.",
+            "UPLOAD_REFUSED": "A part of the upload is not what its signed request allows.",
             "STORAGE_UNAVAILABLE": "The object store could not take or give the bytes.",
             "DATA_LOST": "The object store has lost the bytes of the image, or holds other ones.",
             "INTERNAL": "Something went wrong on the gateway's side.",
@@ -136,6 +138,7 @@ _DESCRIPTIONS: dict[type[StrEnum], tuple[str, str, dict[str, str]]] = {
 class PartStatus(StrEnum):
     MISSING = "MISSING"
     RECEIVED = "RECEIVED"
+    DISCARDED = "DISCARDED"
 
 
 class OrderDirection(StrEnum):
@@ -161,7 +164,11 @@ class UserErrorCode(StrEnum):
 _DESCRIPTIONS[PartStatus] = (
     "PartStatus",
     "Whether a part of an upload has arrived.",
-    {"MISSING": "It has still to be sent.", "RECEIVED": "It is there."},
+    {
+        "MISSING": "It has still to be sent.",
+        "RECEIVED": "It is there.",
+        "DISCARDED": "The upload ended before it was complete: no part of it is kept, and none is taken.",
+    },
 )
 _DESCRIPTIONS[OrderDirection] = (
     "OrderDirection",

@@ -63,7 +63,10 @@ class Mutation:
             act = gateway.uploads.create_image(viewer, new)
         return await CreateImagePayload.answer(info, act)
 
-    @strawberry.mutation(description="All parts are sent: convert them.")
+    @strawberry.mutation(
+        description="All parts are sent: convert them. When the upload was aborted, was refused or has expired, "
+        "userErrors contain the message and the hint of the image's failure."
+    )
     async def complete_upload(
         self, info: Info, input: Annotated[CompleteUploadInput, _INPUT]
     ) -> CompleteUploadPayload | None:

@@ -6,6 +6,7 @@ from typing import Any, Self, TypeVar
 import strawberry
 
 from app.catalog import feed
+from app.catalog.uploads import UploadEnded
 from app.errors import QuotaExceeded, UserMistake
 from app.graphql.context import Info
 from app.graphql.enums import UserErrorCode
@@ -100,7 +101,17 @@ class Payload:
 
 @strawberry.type(description="What a mutation answers that changes an image.")
 class ImagePayload(Payload):
-    image: Image | None = strawberry.field(default=None, description="The image as it is now.")
+    image: Image | None = strawberry.field(
+        default=None, description="The image as it is now; beside userErrors too when its upload has ended."
+    )
+
+    @classmethod
+    def refused(cls, mistake: UserMistake) -> Self:
+        """The answer to a request that was not carried out, with the image that says why where there is one."""
+        payload = super().refused(mistake)
+        if isinstance(mistake, UploadEnded):
+            payload.image = Image.of(mistake.image)
+        return payload
 
     @classmethod
     async def answer(cls, info: Info, act: Awaitable[tuple[ImageRow, int | None]]) -> Self:

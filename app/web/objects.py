@@ -19,7 +19,7 @@ from app.adapters.folder import FolderStore
 from app.adapters.folder_addresses import PartAddress
 from app.adapters.folder_intake import HEAD_BYTES
 from app.adapters.folder_reader import ObjectReader
-from app.errors import GatewayError
+from app.errors import GatewayError, UploadClosed
 from app.ports import Asker
 from app.request_body import respond
 from app.web.objects_body import Body, require_plain_body
@@ -34,7 +34,7 @@ class Permission(Protocol):
     """What is asked at the start of each request: may `asker` still use an address of this object?"""
 
     async def require_upload(self, asker: Asker | None, key: str) -> None:
-        """Raises NotFound, Forbidden or UploadClosed when a part may not be sent (any longer)."""
+        """Raises NotFound, Forbidden, UploadEnded or UploadClosed when a part may not be sent (any longer)."""
 
     async def require_download(self, asker: Asker | None, key: str) -> None:
         """Raises NotFound or Forbidden when the object may not be read (any longer)."""
@@ -109,11 +109,18 @@ class _ObjectEndpoint:
         part = self._store.addresses.read_part(request.path_params["key"], request.query_params.multi_items())
         require_plain_body(request.headers)
         body.expect(part.length)
-        if self._permission is not None:
-            await self._permission.require_upload(part.asker, part.key)
-        await self._store.receive_part(part, body, _Arrival(part, self._on_head, self._on_bytes))
+        await self._require_upload(part)
+        try:
+            await self._store.receive_part(part, body, _Arrival(part, self._on_head, self._on_bytes))
+        except UploadClosed:
+            await self._require_upload(part)  # it has ended meanwhile, and this says why
+            raise
         # Of these very bytes, and of no others: their checksum would cost more than writing them.
         return Response(headers={"etag": f'"{token_hex(16)}"'})
+
+    async def _require_upload(self, part: PartAddress) -> None:
+        if self._permission is not None:
+            await self._permission.require_upload(part.asker, part.key)
 
     async def _send_object(self, request: Request, receive: Receive, send: Send) -> None:
         key = request.path_params["key"]

@@ -2,6 +2,7 @@
 
 from starlette.responses import JSONResponse, Response
 
+from app.catalog.uploads import UploadEnded
 from app.errors import (
     DatabaseFull,
     DatabaseUnavailable,
@@ -39,7 +40,7 @@ _STORE_ERRORS: dict[type[GatewayError], tuple[int, str, str, str]] = {
     UploadClosed: (
         409,
         "UPLOAD_CLOSED",
-        "The upload takes no bytes: it is completed, was aborted, or has expired.",
+        "The upload takes no bytes: it is completed, was aborted or refused, or has expired.",
         "Ask the API for the state of the image.",
     ),
     PartsArriving: (
@@ -85,6 +86,8 @@ def error_answer(error: GatewayError) -> Response:
     """The answer that tells a caller of an error. Raises the error when none is foreseen."""
     if isinstance(error, Refusal):
         return _answer(error.status, error.code, error.message, error.hint, error.headers)
+    if isinstance(error, UploadEnded):
+        return _answer(409, "UPLOAD_CLOSED", error.message, error.hint)
     for mistake, status in _MISTAKES.items():
         if isinstance(error, mistake):
             return _answer(status, error.code, error.message, error.hint)

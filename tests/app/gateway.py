@@ -124,12 +124,17 @@ class Gateway:
             cursor userErrors {{ code message field hint }} {changed} }} }}"""
         return (await self.ask(document, subject, input=input))[name]
 
-    async def mistake(self, name: str, input: dict[str, Any], subject: str = ADMIN) -> dict[str, Any]:
-        """The one entry of userErrors of a mutation that was refused, which has changed nothing."""
+    async def mistake(
+        self, name: str, input: dict[str, Any], subject: str = ADMIN, image: dict[str, Any] | None = None
+    ) -> dict[str, Any]:
+        """The one entry of userErrors of a mutation that was refused, which has changed nothing.
+
+        `image` is the one that the payload has beside it.
+        """
         before = await self.everything()
         payload = await self.mutate(name, input, subject)
         assert payload["cursor"] is None
-        assert payload.get("image") is None
+        assert payload.get("image") == (image and {"id": image["id"]})
         assert payload.get("deletedImageId") is None
         assert await self.everything() == before
         (mistake,) = payload["userErrors"]
@@ -200,6 +205,15 @@ class Gateway:
         claim, assignment = await self.begun(image["id"])
         failure = ImageFailed(FailureCode.CORRUPT_IMAGE, "It is broken.", "Mend it.", retriable=retriable)
         await conversions.fail(self.database, claim, assignment, failure)
+        return image
+
+    async def refused_early(self, **given: Any) -> dict[str, Any]:
+        """An image whose upload was refused for its first bytes, while the rest was missing."""
+        image = await self.create(**{"upload": {"size": 49 * MIB}} | given)
+        await self.send(image, bytes(49 * MIB), [1])
+        claim = await self.claim(image["id"], JobKind.INSPECT_HEAD)
+        failure = ImageFailed(FailureCode.FORMAT_MISMATCH, "It is gzip.", "Unpack it.")
+        await conversions.refuse_early(self.database, claim, image["upload"]["id"], failure)
         return image
 
     async def project(self) -> str:

@@ -11,7 +11,9 @@ import httpx
 import pytest
 
 from app.adapters.folder import FolderStore
-from app.errors import Conflict
+from app.catalog import conversions
+from app.catalog.uploads import UploadEnded, handle_of
+from app.errors import ImageFailed
 from app.lifecycle import EventKind, FailureCode, ImageStatus, JobKind, UploadState
 from app.ports import UploadHandle
 from app.settings import MIB
@@ -130,9 +132,9 @@ async def test_a_completed_upload_takes_no_byte_and_can_not_be_aborted(gateway: 
     image = await gateway.uploaded()
     url = image["upload"]["parts"]["nodes"][0]["request"]["url"]
     assert (await gateway.client.put(url, content=bytes(MIB))).status_code == 409
-    mistake = await gateway.mistake("abortUpload", {"uploadId": image["upload"]["id"]})
+    mistake = await gateway.mistake("abortUpload", {"uploadId": image["upload"]["id"]}, image=image)
     assert (mistake["code"], mistake["message"]) == ("CONFLICT", "The upload is COMPLETED.")
-    assert mistake["hint"] == "Create the image again to send its bytes anew."
+    assert mistake["hint"] == "Delete the image if you no longer want it."
 
 
 async def test_an_aborted_upload_ends_its_image_and_stays_aborted(gateway: Gateway) -> None:
@@ -154,12 +156,120 @@ async def test_an_aborted_upload_ends_its_image_and_stays_aborted(gateway: Gatew
     again = await gateway.mutate("abortUpload", wanted, image=fields)
     assert (again["userErrors"], again["image"]) == ([], payload["image"])
     assert await gateway.everything() == before
-    mistake = await gateway.mistake("completeUpload", wanted)
-    assert (mistake["code"], mistake["message"]) == ("CONFLICT", "The upload is ABORTED.")
-    node = """query ($id: ID!) { node(id: $id) { ... on ImageUpload {
-        state receivedBytes parts(first: 9) { nodes { request { url } } } } } }"""
-    found = (await gateway.ask(node, id=image["upload"]["id"]))["node"]
-    assert found == {"state": "ABORTED", "receivedBytes": 0, "parts": {"nodes": [{"request": None}]}}
+    mistake = await gateway.mistake("completeUpload", wanted, image=image)
+    assert mistake == {
+        "code": "CONFLICT",
+        "message": "The upload was aborted.",
+        "field": ["uploadId"],
+        "hint": "Delete this image, and create it again when you want it after all.",
+    }
+
+
+@pytest.mark.parametrize("name", ["completeUpload", "abortUpload"])
+async def test_a_refused_upload_says_why_each_time_it_is_asked(gateway: Gateway, name: str) -> None:
+    image = await gateway.refused_early()
+    why = {"code": "CONFLICT", "message": "It is gzip.", "field": ["uploadId"], "hint": "Unpack it."}
+
+    for _ in range(2):
+        assert await gateway.mistake(name, {"uploadId": image["upload"]["id"]}, image=image) == why
+
+    fields = "status upload { id } failure { code message hint retriable }"
+    payload = await gateway.mutate(name, {"uploadId": image["upload"]["id"]}, image=fields)
+    failure = {"code": "FORMAT_MISMATCH", "message": "It is gzip.", "hint": "Unpack it.", "retriable": False}
+    assert payload["image"] == {"status": "ERROR", "upload": None, "failure": failure}
+    assert (await gateway.upload(image["upload"]["id"])).state == UploadState.REFUSED
+
+
+async def test_a_part_of_a_refused_upload_is_answered_with_the_reason(gateway: Gateway) -> None:
+    image = await gateway.refused_early()
+
+    answer = await gateway.client.put(image["upload"]["parts"]["nodes"][1]["request"]["url"], content=bytes(16 * MIB))
+
+    assert answer.status_code == 409
+    assert answer.json() == {"error": {"code": "UPLOAD_CLOSED", "message": "It is gzip.", "hint": "Unpack it."}}
+
+
+async def test_a_part_on_its_way_is_cut_off_with_the_reason(gateway: Gateway) -> None:
+    image = await gateway.create(upload={"size": 49 * MIB})
+    await gateway.send(image, bytes(49 * MIB), [1])
+    claim = await gateway.claim(image["id"], JobKind.INSPECT_HEAD)
+    upload = await gateway.upload(image["upload"]["id"])
+
+    async def body() -> AsyncIterator[bytes]:
+        yield bytes(MIB)
+        failure = ImageFailed(FailureCode.FORMAT_MISMATCH, "It is gzip.", "Unpack it.")
+        await conversions.refuse_early(gateway.database, claim, upload.id, failure)
+        await gateway.store.abort_upload(handle_of(upload))
+        for _ in range(15):
+            yield bytes(MIB)
+
+    url = image["upload"]["parts"]["nodes"][1]["request"]["url"]
+    answer = await gateway.client.put(url, content=body(), headers={"Content-Length": str(16 * MIB)})
+
+    assert answer.status_code == 409
+    assert answer.json() == {"error": {"code": "UPLOAD_CLOSED", "message": "It is gzip.", "hint": "Unpack it."}}
+
+
+NODE = """query ($id: ID!) { node(id: $id) { ... on ImageUpload { state receivedBytes partCount
+    all: parts(first: 9) { totalCount nodes { status request { url } } }
+    missing: parts(status: MISSING, first: 9) { totalCount nodes { number } }
+    received: parts(status: RECEIVED, first: 9) { totalCount }
+    discarded: parts(status: DISCARDED, first: 9) { totalCount } } } }"""
+
+
+async def ended(gateway: Gateway, state: str) -> dict[str, Any]:
+    """An image whose upload of four parts ended in this state."""
+    if state == "REFUSED":
+        return await gateway.refused_early()
+    if state == "COMPLETED":
+        return await gateway.uploaded(bytes(FOUR_PARTS))
+    image = await gateway.create(upload={"size": FOUR_PARTS})
+    await gateway.send(image, bytes(FOUR_PARTS), [1, 2])
+    if state == "ABORTED":
+        await gateway.mutate("abortUpload", {"uploadId": image["upload"]["id"]})
+    else:
+        await gateway.store.abort_upload(handle_of(await gateway.upload(image["upload"]["id"])))
+        await gateway.uploads().sweep()
+    return image
+
+
+@pytest.mark.parametrize("state", ["ABORTED", "REFUSED", "EXPIRED"])
+async def test_of_an_upload_that_ended_no_part_is_missing_or_kept(gateway: Gateway, state: str) -> None:
+    image = await ended(gateway, state)
+
+    assert (await gateway.ask(NODE, id=image["upload"]["id"]))["node"] == {
+        "state": state,
+        "receivedBytes": 0,
+        "partCount": 4,
+        "all": {"totalCount": 4, "nodes": 4 * [{"status": "DISCARDED", "request": None}]},
+        "missing": {"totalCount": 0, "nodes": []},
+        "received": {"totalCount": 0},
+        "discarded": {"totalCount": 4},
+    }
+
+
+async def test_of_a_completed_upload_every_part_is_received(gateway: Gateway) -> None:
+    image = await ended(gateway, "COMPLETED")
+
+    assert (await gateway.ask(NODE, id=image["upload"]["id"]))["node"] == {
+        "state": "COMPLETED",
+        "receivedBytes": FOUR_PARTS,
+        "partCount": 4,
+        "all": {"totalCount": 4, "nodes": 4 * [{"status": "RECEIVED", "request": None}]},
+        "missing": {"totalCount": 0, "nodes": []},
+        "received": {"totalCount": 4},
+        "discarded": {"totalCount": 0},
+    }
+
+
+async def test_of_an_upload_that_the_store_has_dropped_no_part_is_offered(gateway: Gateway) -> None:
+    image = await gateway.create(upload={"size": FOUR_PARTS})
+    await gateway.store.abort_upload(handle_of(await gateway.upload(image["upload"]["id"])))
+
+    found = (await gateway.ask(NODE, id=image["upload"]["id"]))["node"]
+
+    assert found["missing"] == {"totalCount": 0, "nodes": []}
+    assert found["all"]["nodes"] == 4 * [{"status": "DISCARDED", "request": None}]
 
 
 class AbortedMeanwhile(FolderStore):
@@ -178,7 +288,7 @@ async def test_who_completes_what_is_aborted_at_that_moment_is_told(gateway: Gat
     await gateway.send(image, b"\1" * MIB)
     store = AbortedMeanwhile(gateway.settings.objects_path, SECRET.encode())
     store.gateway, store.upload_id = gateway, image["upload"]["id"]
-    with pytest.raises(Conflict, match="The upload is ABORTED"):
+    with pytest.raises(UploadEnded, match="The upload was aborted"):
         await gateway.uploads(store).complete(Viewer(ADMIN), image["upload"]["id"])
     store.close()
     assert (await gateway.image(image["id"])).status == ImageStatus.ERROR
@@ -203,7 +313,7 @@ async def test_a_file_that_can_not_become_an_image_is_refused_while_the_rest_is_
         assert (row.status, row.failure_code) == (ImageStatus.ERROR, FailureCode.FORMAT_MISMATCH)
         assert row.failure_retriable is False
         assert row.reserved_size == 0
-        assert (await gateway.upload(image["upload"]["id"])).state == UploadState.ABORTED
+        assert (await gateway.upload(image["upload"]["id"])).state == UploadState.REFUSED
         url = image["upload"]["parts"]["nodes"][1]["request"]["url"]
         await until(gateway.idle)
         assert (await gateway.client.put(url, content=b"\1" * MIB)).status_code == 409

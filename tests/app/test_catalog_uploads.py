@@ -49,8 +49,9 @@ async def test_an_upload_without_a_byte_expires_and_its_bytes_are_freed(start_ga
             assert (row.failure_retriable, row.reserved_size) == (False, 0)
             assert (upload.state, upload.source_kept) == (UploadState.EXPIRED, False)
             assert (await gateway.events(image["id"]))[-1].detail["failure"]["code"] == "UPLOAD_EXPIRED"
-            mistake = await gateway.mistake("completeUpload", {"uploadId": upload.id})
-            assert (mistake["code"], mistake["message"]) == ("CONFLICT", "The upload is EXPIRED.")
+            mistake = await gateway.mistake("completeUpload", {"uploadId": upload.id}, image=image)
+            assert (mistake["code"], mistake["message"]) == ("CONFLICT", row.failure_message)
+            assert mistake["hint"] == row.failure_hint
         assert (await gateway.image(fresh["id"])).status == ImageStatus.QUEUED
         await gateway.mutate("deleteImage", {"imageId": fresh["id"]})
         async with gateway.working():
@@ -76,8 +77,12 @@ async def test_an_upload_that_the_store_has_dropped_expires_at_once(gateway: Gat
     upload = await gateway.upload(image["upload"]["id"])
     await gateway.store.abort_upload(handle_of(upload))
     if by == "completion":
-        (mistake,) = (await gateway.mutate("completeUpload", {"uploadId": upload.id}))["userErrors"]
-        assert (mistake["code"], mistake["message"]) == ("CONFLICT", "The upload is EXPIRED.")
+        payload = await gateway.mutate("completeUpload", {"uploadId": upload.id}, image="status failure { message }")
+        (mistake,) = payload["userErrors"]
+        message = "The object store has dropped the upload: it was open for too long."
+        assert (mistake["code"], mistake["message"]) == ("CONFLICT", message)
+        assert payload["image"] == {"status": "ERROR", "failure": {"message": message}}
+        assert await gateway.mistake("completeUpload", {"uploadId": upload.id}, image=image) == mistake
     else:
         await gateway.uploads().sweep()
     row, upload = await gateway.image(image["id"]), await gateway.upload(upload.id)

@@ -99,26 +99,35 @@ async def test_a_part_of_the_wrong_size_ends_the_upload_and_frees_its_bytes(
 ) -> None:
     image = await stored.create(MEMBER, upload={"size": 1024})
     await wrong_part(bucket, stored, image)
-    message = "Part 1 has 5 MiB, but it should have 1 KiB. The upload was aborted."
+    message = "Part 1 has 5 MiB, but it should have 1 KiB. The upload was refused."
+    hint = "Create the image again and send every part exactly as its `request` says."
 
     match found_by:
         case "completion":
             payload = await stored.mutate("completeUpload", {"uploadId": image["upload"]["id"]}, MEMBER)
             (mistake,) = payload["userErrors"]
-            assert (mistake["code"], mistake["message"], mistake["field"]) == ("CONFLICT", message, ["uploadId"])
-            assert mistake["hint"] == "Create the image again and send every part exactly as its `request` says."
+            assert mistake == {"code": "CONFLICT", "message": message, "field": ["uploadId"], "hint": hint}
+            assert payload["image"] == {"id": image["id"]}
         case "a question":
-            document = "query ($id: ID!) { image(by: {id: $id}) { upload { receivedBytes } } }"
+            document = """query ($id: ID!) { image(by: {id: $id}) { upload { receivedBytes
+                all: parts(first: 9) { nodes { status request { url } } }
+                missing: parts(first: 9, status: MISSING) { totalCount } } } }"""
             found = await stored.ask(document, MEMBER, id=image["id"])
-            assert found["image"]["upload"]["receivedBytes"] == 0
+            assert found["image"]["upload"] == {
+                "receivedBytes": 0,
+                "all": {"nodes": [{"status": "DISCARDED", "request": None}]},
+                "missing": {"totalCount": 0},
+            }
         case "the sweep":
             with closing(object_store(stored.settings)) as store:
                 await Uploads(stored.database, store, stored.settings).sweep()
 
     row, upload = await stored.image(image["id"]), await stored.upload(image["upload"]["id"])
-    assert (row.status, row.failure_code) == (ImageStatus.ERROR, FailureCode.UPLOAD_ABORTED)
+    assert (row.status, row.failure_code) == (ImageStatus.ERROR, FailureCode.UPLOAD_REFUSED)
     assert (row.failure_message, row.reserved_size, row.failure_retriable) == (message, 0, False)
-    assert (upload.state, upload.source_kept) == (UploadState.ABORTED, False)
+    assert (upload.state, upload.source_kept) == (UploadState.REFUSED, False)
+    again = await stored.mistake("completeUpload", {"uploadId": image["upload"]["id"]}, MEMBER, image=image)
+    assert again == {"code": "CONFLICT", "message": message, "field": ["uploadId"], "hint": hint}
     async with stored.working():
         await until(stored.idle)
     assert bucket.multiparts(handle_of(upload).key) == []

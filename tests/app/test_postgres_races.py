@@ -11,22 +11,23 @@ import pytest
 from sqlalchemy import make_url
 from sqlmodel import col, select
 
-from app.catalog import deletion, images, members, tenancy
+from app.catalog import conversions, deletion, images, members, tenancy
 from app.catalog.images import ImagePatch
 from app.catalog.new_images import NewUpload
-from app.catalog.uploads import Uploads, handle_of, open_uploads_of
+from app.catalog.uploads import UploadEnded, Uploads, handle_of, open_uploads_of
 from app.database import Database
 from app.errors import (
     Conflict,
     DatabaseUnavailable,
     Forbidden,
+    ImageFailed,
     PartsMissing,
     ProtectedImage,
     QuotaExceeded,
     StaleRevision,
     UserMistake,
 )
-from app.lifecycle import EventKind, ImageStatus, JobKind, JobState, ProjectRole, UploadState
+from app.lifecycle import EventKind, FailureCode, ImageStatus, JobKind, JobState, ProjectRole, UploadState
 from app.models import Image, Job, Project, Upload
 from app.settings import MIB
 from app.viewer import Viewer
@@ -247,6 +248,23 @@ async def test_of_complete_and_abort_at_once_the_first_one_holds(gateway: Gatewa
     assert isinstance(aborted, Conflict)
     assert (await gateway.upload(image["upload"]["id"])).state == UploadState.COMPLETED
     assert (await gateway.image(image["id"])).status == ImageStatus.QUEUED
+
+
+async def test_of_refusal_and_completion_at_once_the_first_one_holds(gateway: Gateway, other: Database) -> None:
+    image = await sent(gateway)
+    claim = await gateway.claim(image["id"], JobKind.INSPECT_HEAD)
+    failure = ImageFailed(FailureCode.FORMAT_MISMATCH, "It is gzip.", "Unpack it.")
+    _, completed = await one_after_the_other(
+        gateway.database,
+        Image,
+        image["id"],
+        lambda: conversions.refuse_early(gateway.database, claim, image["upload"]["id"], failure),
+        lambda: uploads_of(gateway, other).complete(VIEWER, image["upload"]["id"]),
+    )
+    assert isinstance(completed, UploadEnded)
+    assert (completed.message, completed.hint) == ("It is gzip.", "Unpack it.")
+    assert (completed.image.id, completed.image.status) == (image["id"], ImageStatus.ERROR)
+    assert (await gateway.upload(image["upload"]["id"])).state == UploadState.REFUSED
 
 
 async def test_an_upload_that_expires_in_two_processes_ends_once(gateway: Gateway, other: Database) -> None:

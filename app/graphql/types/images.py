@@ -28,6 +28,7 @@ from app.lifecycle import (
 )
 from app.models import Blob, now
 from app.models import Image as ImageRow
+from app.ports import UploadReceipt
 
 _UNDER_WAY = (ImageStatus.QUEUED, ImageStatus.SAVING)
 
@@ -206,7 +207,7 @@ class Image(Node):
             return known
         if upload is None:
             return _progress(ImagePhase.WAITING, 0, self.row.source_size, self.updated_at)
-        receipt = await info.context.gateway.uploads.receipt(upload)
+        receipt = await info.context.gateway.uploads.receipt(upload) or UploadReceipt()
         phase = ImagePhase.AWAITING_UPLOAD if receipt.last_byte_at is None else ImagePhase.UPLOADING
         return _progress(phase, receipt.received_bytes, upload.size, receipt.last_byte_at or self.created_at)
 

@@ -77,7 +77,10 @@ class UploadPart:
     number: int = strawberry.field(description="1 for the first part.")
     offset: ByteSize = strawberry.field(description="Where in the file the part begins, in bytes.")
     size: ByteSize = strawberry.field(description="How long the part has to be, in bytes.")
-    status: PartStatus = strawberry.field(description="Whether it has arrived.")
+    status: PartStatus = strawberry.field(
+        description="Whether it has arrived. Every part of a completed upload is RECEIVED, every part of one that was "
+        "aborted, was refused or has expired is DISCARDED."
+    )
     row: strawberry.Private[UploadRow]
 
     @strawberry.field(
@@ -86,7 +89,9 @@ class UploadPart:
     async def request(self, info: Info) -> SignedRequest | None:
         context = info.context
         role = await context.loaders.roles.load((await _project_of(context, self.row)) or "")
-        if self.row.state != UploadState.OPEN or role is None or not includes(role, ProjectRole.MEMBER):
+        if self.row.state != UploadState.OPEN or self.status is PartStatus.DISCARDED:
+            return None
+        if role is None or not includes(role, ProjectRole.MEMBER):
             return None
         store, handle = context.gateway.store, handle_of(self.row)
         asker = asker_of(context, self.row.id)
@@ -122,12 +127,16 @@ class ImageUpload(Node):
             row=row,
         )
 
-    @strawberry.field(description="Bytes of the parts that have arrived.")
+    @strawberry.field(
+        description="Bytes of the parts that have arrived; 0 when the upload ended before it was complete."
+    )
     async def received_bytes(self, info: Info) -> ByteSize | None:
-        return ByteSize((await self._receipt(info)).received_bytes)
+        receipt = await self._receipt(info)
+        return ByteSize(0 if receipt is None else receipt.received_bytes)
 
     @strawberry.field(
-        description="The parts, by number. An interrupted client asks for status: MISSING to learn what is left."
+        description="The parts, by number. An interrupted client asks for status: MISSING to learn what is left. "
+        "No part is MISSING when the upload is not OPEN."
     )
     async def parts(
         self,
@@ -137,17 +146,21 @@ class ImageUpload(Node):
         after: After = None,
     ) -> Connection[UploadPart] | None:
         window = window_of(_BY_NUMBER, first, after, keys=int)
-        received = set((await self._receipt(info)).parts)
-        numbers = [
-            number
-            for number in range(1, self.part_count + 1)
-            if status is None or (number in received) == (status is PartStatus.RECEIVED)
-        ]
+        statuses = await self._statuses(info)
+        numbers = [number for number, found in statuses.items() if status in (None, found)]
         beyond = [number for number in numbers if window.after is None or number > window.after.key]
         page = Page(beyond[: window.limit], len(beyond) > window.limit, window.after is not None)
-        return self._part_page(page, received, len(numbers))
+        return self._part_page(page, statuses, len(numbers))
 
-    def _part_page(self, page: Page[int], received: set[int], total: int) -> Connection[UploadPart]:
+    async def _statuses(self, info: Info) -> dict[int, PartStatus]:
+        """What has become of each part, by number."""
+        receipt, numbers = await self._receipt(info), range(1, self.part_count + 1)
+        if receipt is None:
+            return dict.fromkeys(numbers, PartStatus.DISCARDED)
+        received = set(receipt.parts)
+        return {number: PartStatus.RECEIVED if number in received else PartStatus.MISSING for number in numbers}
+
+    def _part_page(self, page: Page[int], statuses: dict[int, PartStatus], total: int) -> Connection[UploadPart]:
         async def count() -> int:
             return total
 
@@ -157,7 +170,7 @@ class ImageUpload(Node):
                 number=number,
                 offset=ByteSize(handle.part_offset(number)),
                 size=ByteSize(handle.part_length(number)),
-                status=PartStatus.RECEIVED if number in received else PartStatus.MISSING,
+                status=statuses[number],
                 row=self.row,
             )
             for number in page.rows
@@ -166,11 +179,12 @@ class ImageUpload(Node):
             count=count, **page_fields(page, nodes, lambda number: cursor_for(_BY_NUMBER, number, self.id))
         )
 
-    async def _receipt(self, info: Info) -> UploadReceipt:
+    async def _receipt(self, info: Info) -> UploadReceipt | None:
+        """What has arrived; None when the upload ended before it was complete."""
+        every = UploadReceipt(range(1, self.part_count + 1), self.row.size, sealed=True)
+        if self.row.state == UploadState.COMPLETED:
+            return every
         if self.row.state != UploadState.OPEN:
-            done = self.row.state == UploadState.COMPLETED
-            return UploadReceipt(range(1, self.part_count + 1), self.row.size, True) if done else UploadReceipt()
+            return None
         receipt = await info.context.gateway.uploads.receipt(self.row)
-        if receipt.sealed:
-            return UploadReceipt(range(1, self.part_count + 1), self.row.size, True)
-        return receipt
+        return every if receipt is not None and receipt.sealed else receipt
