@@ -103,18 +103,21 @@ class PartSender:
             try:
                 return await self._attempt(part)
             except AddressRefused as error:
-                fresh = await missing.again(part)
-                if fresh is None:
-                    return
                 if addresses == _ADDRESSES:
                     raise error
-                part, addresses = fresh, addresses + 1
+                addresses += 1
             except NotFound as error:  # S3 says so when the upload has been aborted
                 raise UploadClosed(error.message) from error
             except ClientError as error:
                 if not error.temporary:
                     raise
                 await trouble.rest(error)
+            # A broken connection may have hidden the answer: the part has arrived, or the upload takes none any more.
+            fresh = await missing.again(part)
+            if fresh is None:
+                self.reporter.advance(part.size)
+                return
+            part = fresh
 
     async def _attempt(self, part: Part) -> None:
         sent = 0

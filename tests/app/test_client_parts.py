@@ -195,6 +195,40 @@ def test_an_upload_that_is_not_open_any_more_gets_no_bytes(disk: Path) -> None:
     assert store.came == {}
 
 
+CUT = Reply(b"x", 200, cut=True)
+
+
+def test_an_upload_that_ends_while_a_part_is_cut_off_gets_no_more_bytes(disk: Path) -> None:
+    def end(number: int, _times: int) -> Reply | None:
+        if number == 2:
+            store.state = "REFUSED"
+            return CUT
+        return None
+
+    store = Store(disk.stat().st_size, end)
+
+    with pytest.raises(UploadClosed):
+        asyncio.run(send(store, disk, jobs=1))
+
+    assert store.came == {1: 1, 2: 1}
+
+
+def test_a_part_that_arrived_before_the_connection_broke_is_not_sent_again(disk: Path) -> None:
+    def arrive(number: int, _times: int) -> Reply | None:
+        if number == 2:
+            store.received[2] = disk.read_bytes()[PART : 2 * PART]
+            return CUT
+        return None
+
+    store = Store(disk.stat().st_size, arrive)
+
+    done, _ = asyncio.run(send(store, disk))
+
+    assert whole(store) == disk.read_bytes()
+    assert store.came[2] == 1
+    assert done == store.size
+
+
 def test_who_may_not_send_bytes_is_told_so(disk: Path) -> None:
     store = Store(disk.stat().st_size)
     store.may = False

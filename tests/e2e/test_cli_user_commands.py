@@ -1,5 +1,6 @@
 """The users' commands against a gateway that runs: real disk images, real exit codes."""
 
+import gzip
 import json
 import os
 import pty
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 
 from tests.e2e.cli import SECONDS, Cli, Ended, MakeCli, clis, ended
+from tests.e2e.client import Client
 from tests.e2e.gate import Gate
 from tests.e2e.gateway import IMAGES, Gateway, clean_environment, running, start
 
@@ -299,6 +301,39 @@ def test_an_upload_that_was_cut_off_sends_only_what_is_missing_when_it_is_run_ag
 
         # What is done is not gone on with: the same command makes another image.
         assert cli("upload", disks / "disk.qcow2", "--json").json["id"] != image["id"]
+
+
+def test_an_upload_that_is_refused_midway_sends_no_more_and_says_why(
+    small_parts: Gateway, make_cli: MakeCli, tmp_path: Path
+) -> None:
+    disk = tmp_path / "disk.qcow2"
+    disk.write_bytes(gzip.compress(os.urandom(24 * MIB)))
+    with Gate(small_parts.port).open() as gate, Client.of(small_parts) as client:
+        cli = make_cli(gate.connection_file(small_parts, tmp_path))
+        gate.hold(lambda number: number > 1)
+        uploading = cli.start("upload", disk, "--jobs", "2")
+        gate.wait_until_held(2)
+        (image_id,) = client.image_ids()
+        failure = client.settled(image_id)["failure"]
+        gate.release()
+
+        end = ended(uploading)
+
+    assert (end.code, end.out) == (1, "")
+    assert failure["code"] == "FORMAT_MISMATCH"
+    assert failure["message"] in end.err
+    assert failure["hint"] in end.err
+    assert set(gate.parts) <= {2, 3}
+
+
+def test_a_large_part_that_is_cut_off_when_its_upload_is_refused_says_why(make_cli: MakeCli, tmp_path: Path) -> None:
+    disk = tmp_path / "disk.qcow2"
+    disk.write_bytes(gzip.compress(os.urandom(MIB)))
+    os.truncate(disk, 1024 * MIB)
+    with running(tmp_path / "data", {"IMAGES_MINIMUM_PART_SIZE": str(512 * MIB)}) as gateway:
+        end = make_cli(gateway.data / "connection.json")("upload", disk, "--json")
+
+    assert (end.code, end.json["error"]["code"]) == (1, "FORMAT_MISMATCH")
 
 
 def test_a_second_process_does_not_send_the_same_file_at_the_same_time(
