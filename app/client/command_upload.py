@@ -2,7 +2,7 @@
 
 import asyncio
 import os
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -47,7 +47,7 @@ def upload(
 ) -> None:
     """Upload a disk image, and wait until servers can be launched from it. Prints the image.
 
-    The same command goes on with an upload that was cut off.
+    The same command goes on with an upload that was cut off, unless the file has changed since.
     """
     with command(as_json=as_json) as output, opened(file) as disk:
         new = describe(
@@ -85,15 +85,17 @@ async def _upload(
             "gateway": connection.graphql,
             "project": project_id,
             "path": str(disk.path),
-            "changed": disk.changed,
             **new.identity(),
         }
+        source = {**asdict(disk.state), **new.content()}
         with claimed(cache_folder(os.environ), identity) as record, reporter_for(output) as reporter:
 
             async def described() -> dict[str, Any]:
                 return new.as_input(project_id, await _checksum(disk, new, reporter))
 
-            uploading = Uploading(at.api, at.http, disk, described, record, reporter, effort.patience, effort.jobs)
+            uploading = Uploading(
+                at.api, at.http, disk, source, described, record, reporter, effort.patience, effort.jobs
+            )
             image = await uploading.bring()
             if effort.wait:
                 image = await settled(at.api, image["id"], reporter, effort.patience)

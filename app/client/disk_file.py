@@ -22,13 +22,37 @@ _FOOTER = 512
 
 
 @dataclass(frozen=True, slots=True)
+class FileState:
+    """What a file is recognized by: it differs after every change of its bytes, and after others too (inode(7)).
+
+    `size` is in bytes; `modified` and `changed`, its mtime and ctime, are in ns since the epoch. Programs can set the
+    first of them to what it was before a change, as `cp -p` and `rsync -t` do, but not the second.
+    """
+
+    device: int
+    inode: int
+    size: int
+    modified: int
+    changed: int
+
+    @classmethod
+    def of(cls, status: os.stat_result) -> "FileState":
+        """The state that the operating system reports."""
+        return cls(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+
+
+@dataclass(frozen=True, slots=True)
 class DiskFile:
-    """An open file. `size` in bytes and `changed` (ns since the epoch) are as they were when it was opened."""
+    """An open file. `state` is as it was when it was opened."""
 
     path: Path
-    size: int
-    changed: int
+    state: FileState
     descriptor: int
+
+    @property
+    def size(self) -> int:
+        """Bytes of the file."""
+        return self.state.size
 
     @property
     def name(self) -> str:
@@ -68,8 +92,7 @@ class DiskFile:
 
     def require_unchanged(self) -> None:
         """Raises UnusableFile when the file is not any more what it was when it was opened."""
-        status = os.fstat(self.descriptor)
-        if (status.st_size, status.st_mtime_ns) != (self.size, self.changed):
+        if FileState.of(os.fstat(self.descriptor)) != self.state:
             raise self._changed()
 
     def _read(self, count: int, offset: int) -> bytes:
@@ -100,6 +123,6 @@ def opened(path: Path) -> Iterator[DiskFile]:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             raise UnusableFile(f"{path} is no regular file.", hint="Upload a file that holds a disk image.")
-        yield DiskFile(path.resolve(), status.st_size, status.st_mtime_ns, descriptor)
+        yield DiskFile(path.resolve(), FileState.of(status), descriptor)
     finally:
         os.close(descriptor)

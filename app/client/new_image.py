@@ -42,7 +42,12 @@ class NewImage:
 
     def identity(self) -> dict[str, Any]:
         """What tells this wish from others: the same file under another name is another upload."""
-        return asdict(self)
+        content = self.content()
+        return {name: value for name, value in asdict(self).items() if name not in content}
+
+    def content(self) -> dict[str, Any]:
+        """What is said about the file's bytes: it may differ when the file has changed."""
+        return {"size": self.size, "format": self.format, "sha256": self.sha256}
 
 
 def describe(

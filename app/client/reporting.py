@@ -39,6 +39,9 @@ class Reporter:
     def show(self, image: Mapping[str, Any]) -> None:
         """The image is as far as its progress says."""
 
+    def note(self, text: str) -> None:
+        """Something that people have to know, whatever happens next."""
+
 
 class LineReporter(Reporter):
     """One line for each thing that begins: for logs."""
@@ -56,11 +59,15 @@ class LineReporter(Reporter):
         if progress := image.get("progress"):
             self.begin(_stage(progress), 0, None)
 
+    def note(self, text: str) -> None:
+        self._output.note(text)
+
 
 class BarReporter(Reporter):
     """One bar, which begins anew with each thing that begins."""
 
     def __init__(self, output: Output) -> None:
+        self._output = output
         self._progress = Progress(
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=None),
@@ -96,6 +103,9 @@ class BarReporter(Reporter):
     def show(self, image: Mapping[str, Any]) -> None:
         if progress := image.get("progress"):
             self.begin(_stage(progress), progress["bytesDone"], progress["bytesTotal"])
+
+    def note(self, text: str) -> None:
+        self._output.note(text)  # above the bar: it is on the same console
 
 
 def reporter_for(output: Output) -> Reporter:

@@ -2,6 +2,9 @@
 
 One JSON file for each, in `$XDG_CACHE_HOME/image-gateway/uploads` (~/.cache without it), readable by its owner
 alone; beside it a file that is locked by the process which does the upload, for as long as it lives.
+
+Earlier versions named the records by the file's mtime too. Theirs are not found again, and dropped as stale ones are;
+the uploads expire. They do not say enough to go on with them: another file may have the same mtime.
 """
 
 import fcntl
@@ -12,7 +15,7 @@ import secrets
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from app.client.errors import UnusableFile
@@ -23,9 +26,13 @@ _STALE_SECONDS = 30 * 24 * 3600
 
 @dataclass(frozen=True, slots=True)
 class Begun:
-    """What is known of an upload. Without `image_id`, whether the gateway has made the image is not known."""
+    """What is known of an upload. Without `image_id`, whether the gateway has made the image is not known.
+
+    `source` tells the bytes that it was begun with from others.
+    """
 
     idempotency_key: str
+    source: Mapping[str, object]
     image_id: str | None = None
 
 
@@ -36,23 +43,26 @@ class UploadRecord:
         self._file = file
 
     def read(self) -> Begun | None:
-        """What an earlier run has left; None when there is nothing that makes sense."""
+        """What an earlier run has left; None when there is nothing that makes sense.
+
+        Without a source, as earlier versions wrote it, it does not say which bytes the upload has, and makes none.
+        """
         try:
             told = json.loads(self._file.read_text())
-            key, image_id = told["idempotency_key"], told["image_id"]
+            key, source, image_id = told["idempotency_key"], told["source"], told["image_id"]
         except (OSError, ValueError, KeyError, TypeError):
             return None
-        if isinstance(key, str) and isinstance(image_id, str | None):
-            return Begun(key, image_id)
+        if isinstance(key, str) and isinstance(source, dict) and isinstance(image_id, str | None):
+            return Begun(key, source, image_id)
         return None
 
-    def begin(self) -> Begun:
-        """Remember that an image is about to be made."""
-        return self._write(Begun(secrets.token_hex(16)))
+    def begin(self, source: Mapping[str, object]) -> Begun:
+        """Remember that an image is about to be made of `source`."""
+        return self._write(Begun(secrets.token_hex(16), source))
 
     def made(self, begun: Begun, image_id: str) -> Begun:
         """Remember which image it became."""
-        return self._write(Begun(begun.idempotency_key, image_id))
+        return self._write(replace(begun, image_id=image_id))
 
     def forget(self) -> None:
         """There is nothing to go on with any more."""
@@ -79,6 +89,8 @@ def cache_folder(environ: Mapping[str, str]) -> Path:
 @contextmanager
 def claimed(folder: Path, identity: Mapping[str, object]) -> Iterator[UploadRecord]:
     """The memory of the upload that `identity` tells from all others; no other process can claim it meanwhile.
+
+    It is found again when the bytes have changed: `identity` says nothing about them.
 
     Raises UnusableFile when one has it, or when nothing can be remembered there.
     """

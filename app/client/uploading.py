@@ -21,11 +21,15 @@ Image = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Uploading:
-    """One file on its way. `described` gives the input of createImage, but for its idempotency key."""
+    """One file on its way. `described` gives the input of createImage, but for its idempotency key.
+
+    `source` tells the file's bytes, and what is said about them, from those of other runs; it can be kept as JSON.
+    """
 
     api: Api
     http: httpx.AsyncClient
     file: DiskFile
+    source: Mapping[str, object]
     described: Callable[[], Awaitable[Mapping[str, Any]]]
     record: UploadRecord
     reporter: Reporter
@@ -54,26 +58,66 @@ class Uploading:
     async def _resumed(self) -> Image | None:
         """The image of an earlier run that still waits for bytes, is being converted, or is done."""
         begun = self.record.read()
-        if begun is None or begun.image_id is None:
+        if begun is None:
             return None
-        try:
-            image = await self._read(begun.image_id)
-        except NotFound:
-            image = None
+        if begun.source != self.source:
+            await self._end_other(begun)
+            return None
+        if begun.image_id is None:
+            return None
+        image = await self._image_of(begun)
         if image is None or image["status"] == "ERROR":
             self.record.forget()
             return None
         return image
 
+    async def _end_other(self, begun: Begun) -> None:
+        """End an upload of what the file was before, as long as bytes are missing, and say so.
+
+        While the gateway can't be reached, it is remembered: the next run tries again.
+        """
+        image = await self._image_of(begun)
+        if image is not None and image["status"] != "ERROR":
+            known = (
+                f"{self.file.name}, or what is said about it, has changed since the upload of {image['name']} "
+                f"({image['id']}) began."
+            )
+            if not image.get("upload"):
+                self.reporter.note(f"{known} That image stays; the file is uploaded as a new one.")
+            elif await self._aborted(image["upload"]):
+                self.reporter.note(f"{known} That upload was aborted; the file is uploaded from the start.")
+        self.record.forget()
+
+    async def _image_of(self, begun: Begun) -> Image | None:
+        """The image of an earlier run; None when there is none, or none any more."""
+        if begun.image_id is None:
+            return None
+        try:
+            return await self._read(begun.image_id)
+        except NotFound:
+            return None
+
+    async def _aborted(self, upload: Mapping[str, Any]) -> bool:
+        """Abort an upload; False when it has ended meanwhile, completed or not."""
+        try:
+            await self._mutate(documents.ABORT_UPLOAD, uploadId=upload["id"])
+        except NotFound:
+            return False
+        except Refused as error:
+            if error.code != "CONFLICT":
+                raise
+            return False
+        return True
+
     async def _created(self) -> Image:
-        begun = self.record.read() or self.record.begin()
+        begun = self.record.read() or self.record.begin(self.source)
         try:
             return await self._create(begun)
         except NotFound as error:
             if error.details.get("field") != ["idempotencyKey"]:
                 raise
             # An earlier run had it made, did not hear of it, and somebody has deleted it since.
-            return await self._create(self.record.begin())
+            return await self._create(self.record.begin(self.source))
 
     async def _create(self, begun: Begun) -> Image:
         given = {**await self.described(), "idempotencyKey": begun.idempotency_key}
@@ -105,11 +149,11 @@ class Uploading:
 
     async def _give_up(self, upload: Mapping[str, Any]) -> None:
         """The file is not any more what was begun with: what has arrived is of no use."""
-        self.record.forget()
         try:
             await self.api.mutate(documents.ABORT_UPLOAD, uploadId=upload["id"])
         except ClientError:
-            return  # it will expire
+            return  # the next run aborts it, or it expires
+        self.record.forget()
 
     async def _read(self, image_id: str) -> Image:
         return await self.patience.until_done(lambda: image_by_id(self.api, image_id, documents.IMAGE_AND_UPLOAD))

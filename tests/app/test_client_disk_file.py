@@ -11,6 +11,7 @@ import pytest
 from app.client.disk_file import CHUNK, opened
 from app.client.errors import Misconfigured, UnusableFile
 from app.client.new_image import NewImage, describe
+from tests.changed_files import Change, copied_over, replaced, rewritten
 
 QEMU = {
     "QCOW2": ("-f", "qcow2"),
@@ -109,6 +110,43 @@ def test_a_file_that_changes_while_it_is_read_is_noticed(tmp_path: Path) -> None
             disk.require_unchanged()
         with pytest.raises(UnusableFile, match="changed"):
             disk.sha256(lambda _count: None)
+
+
+@pytest.mark.parametrize("change", [copied_over, rewritten])
+def test_a_change_that_keeps_size_and_mtime_is_noticed(tmp_path: Path, change: Change) -> None:
+    path = tmp_path / "disk.raw"
+    path.write_bytes(bytes(1000))
+    before = path.stat()
+
+    with opened(path) as disk:
+        change(path, os.urandom(1000))
+        with pytest.raises(UnusableFile, match="changed"):
+            disk.require_unchanged()
+
+    after = path.stat()
+    assert (after.st_size, after.st_mtime_ns) == (before.st_size, before.st_mtime_ns)
+
+
+@pytest.mark.parametrize("change", [copied_over, replaced, rewritten])
+def test_a_file_that_was_changed_is_another_one(tmp_path: Path, change: Change) -> None:
+    path = tmp_path / "disk.raw"
+    path.write_bytes(bytes(1000))
+    with opened(path) as before, opened(path) as same:
+        assert before.state == same.state
+        change(path, os.urandom(1000))
+        with opened(path) as after:
+            assert (after.size, after.state.modified) == (before.size, before.state.modified)
+            assert after.state != before.state
+
+
+def test_what_is_said_about_the_bytes_does_not_make_another_wish(tmp_path: Path) -> None:
+    path = with_name(tmp_path, b"disk")
+    first = wish(path, format="raw", sha256="ab" * 32)
+    path.write_bytes(b"longer")
+    second = wish(path, format="qcow2", sha256="cd" * 32)
+
+    assert first.identity() == second.identity() != wish(path, name="other").identity()
+    assert first.content() != second.content()
 
 
 def test_only_regular_files_that_can_be_read_are_taken(tmp_path: Path) -> None:

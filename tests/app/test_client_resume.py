@@ -1,5 +1,6 @@
 """What is remembered of uploads, and that two processes do not do the same one."""
 
+import hashlib
 import json
 import os
 import stat
@@ -13,7 +14,8 @@ import pytest
 from app.client.errors import UnusableFile
 from app.client.resume import Begun, cache_folder, claimed
 
-IDENTITY = {"gateway": "http://host/graphql", "path": "/disk.vmdk", "changed": 1}
+IDENTITY = {"gateway": "http://host/graphql", "path": "/disk.vmdk"}
+SOURCE = {"device": 1, "inode": 2, "size": 3, "modified": 4, "changed": 5, "sha256": None}
 
 # Says "claimed", or the code of the error, and then holds on until its input ends.
 CLAIM = """
@@ -43,11 +45,11 @@ def said_by(process: "subprocess.Popen[str]") -> str:
 def test_what_was_begun_is_known_to_the_next_run_until_it_is_forgotten(tmp_path: Path) -> None:
     with claimed(tmp_path, IDENTITY) as record:
         assert record.read() is None
-        begun = record.begin()
+        begun = record.begin(SOURCE)
         record.made(begun, "img_1")
 
     with claimed(tmp_path, IDENTITY) as record:
-        assert record.read() == Begun(begun.idempotency_key, "img_1")
+        assert record.read() == Begun(begun.idempotency_key, SOURCE, "img_1")
         record.forget()
         record.forget()
         assert record.read() is None
@@ -57,7 +59,7 @@ def test_what_was_begun_is_known_to_the_next_run_until_it_is_forgotten(tmp_path:
 
 def test_another_file_another_project_or_another_wish_is_another_upload(tmp_path: Path) -> None:
     with claimed(tmp_path, IDENTITY) as record, claimed(tmp_path, IDENTITY | {"name": "x"}) as other:
-        record.begin()
+        record.begin(SOURCE)
         assert other.read() is None
 
 
@@ -66,7 +68,7 @@ def test_only_the_owner_can_read_what_is_remembered(tmp_path: Path) -> None:
     before = os.umask(0)
     try:
         with claimed(folder, IDENTITY) as record:
-            record.begin()
+            record.begin(SOURCE)
             modes = {stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()}
     finally:
         os.umask(before)
@@ -75,14 +77,37 @@ def test_only_the_owner_can_read_what_is_remembered(tmp_path: Path) -> None:
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"idempotency_key": 1, "image_id": 2}', "\x00\xff"])
+# What versions wrote that did not keep which bytes an upload was begun with.
+WITHOUT_SOURCE = '{"idempotency_key": "0123456789abcdef", "image_id": "img_1"}'
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "{", "[]", "{}", '{"idempotency_key": 1, "source": {}, "image_id": 2}', "\x00\xff", WITHOUT_SOURCE],
+)
 def test_a_memory_that_makes_no_sense_counts_as_none(tmp_path: Path, text: str) -> None:
     with claimed(tmp_path, IDENTITY) as record:
-        record.begin()
+        record.begin(SOURCE)
         (kept,) = tmp_path.glob("*.json")
         kept.write_text(text)
 
         assert record.read() is None
+
+
+def test_a_memory_of_an_earlier_version_is_not_gone_on_with(tmp_path: Path) -> None:
+    named = hashlib.sha256(json.dumps({**IDENTITY, "changed": SOURCE["modified"]}, sort_keys=True).encode())
+    before = tmp_path / f"{named.hexdigest()}.json"
+    before.write_text(WITHOUT_SOURCE)
+
+    with claimed(tmp_path, IDENTITY) as record:
+        assert record.read() is None
+        record.begin(SOURCE)
+
+    assert before.read_text() == WITHOUT_SOURCE
+    os.utime(before, (0, 0))
+    with claimed(tmp_path, IDENTITY) as record:
+        assert record.read() is not None
+    assert not before.exists()
 
 
 def test_a_second_process_is_told_that_one_is_at_it(tmp_path: Path) -> None:
@@ -108,15 +133,15 @@ def test_a_process_that_was_killed_leaves_the_way_free(tmp_path: Path) -> None:
     first.communicate(timeout=30)
 
     with claimed(tmp_path, IDENTITY) as record:
-        record.begin()
+        record.begin(SOURCE)
 
 
 def test_what_nobody_came_back_to_for_a_month_is_dropped_and_what_is_under_way_is_not(tmp_path: Path) -> None:
     old = time.time() - 31 * 24 * 3600
     with claimed(tmp_path, IDENTITY) as record:
-        record.begin()
+        record.begin(SOURCE)
         with claimed(tmp_path, {"other": "left"}) as left:
-            left.begin()
+            left.begin(SOURCE)
         for path in tmp_path.iterdir():
             os.utime(path, (old, old))
 

@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from app.client.reporting import Reporter
 from app.client.resume import Begun, claimed
 from app.client.uploading import Uploading
 from tests.app.scripted_server import Asked, Reply, data, errors, session_with
+from tests.changed_files import Change, copied_over, replaced, rewritten, until_seen
 
 PATIENCE = Patience(20, first_pause=0.001, longest_pause=0.002)
 SIZE = 100
@@ -29,6 +31,7 @@ class Gateway:
 
     def __init__(self) -> None:
         self.made: dict[str, str] = {}
+        self.aborted: list[str] = []
         self.status = "QUEUED"
         self.open = True
         self.part: bytes | None = None
@@ -47,9 +50,7 @@ class Gateway:
             return Reply()
         match asked.operation:
             case "CreateImage":
-                key = asked.variables["input"]["idempotencyKey"]
-                image_id = self.made.setdefault(key, f"img_{len(self.made) + 1}")
-                return data(createImage={"image": self._image(image_id), "userErrors": []})
+                return self._created(asked.variables["input"]["idempotencyKey"])
             case "ImageAndUpload":
                 known = asked.variables["by"]["id"] in self.made.values()
                 return data(image=self._image(asked.variables["by"]["id"])) if known else errors("NOT_FOUND")
@@ -59,15 +60,23 @@ class Gateway:
                 if self.part is None:
                     return user_error("completeUpload", "NOT_READY")
                 self.open = False
-                return data(completeUpload={"image": {"id": "img_1", "status": "QUEUED"}, "userErrors": []})
+                image_id = asked.variables["input"]["uploadId"].replace("upl", "img")
+                return data(completeUpload={"image": {"id": image_id, "status": "QUEUED"}, "userErrors": []})
             case "AbortUpload":
+                self.aborted.append(asked.variables["input"]["uploadId"])
                 self.status, self.open = "ERROR", False
                 return data(abortUpload={"userErrors": []})
         raise AssertionError(asked)
 
+    def _created(self, key: str) -> Reply:
+        if key not in self.made:
+            self.made[key] = f"img_{len(self.made) + 1}"
+            self.status, self.open, self.part = "QUEUED", True, None
+        return data(createImage={"image": self._image(self.made[key]), "userErrors": []})
+
     def _image(self, image_id: str) -> dict[str, Any]:
-        upload = {"id": "upl_1", "size": SIZE, "partCount": 1, "receivedBytes": 0}
-        return {"id": image_id, "status": self.status, "upload": upload if self.open else None}
+        upload = {"id": image_id.replace("img", "upl"), "size": SIZE, "partCount": 1, "receivedBytes": 0}
+        return {"id": image_id, "name": "disk", "status": self.status, "upload": upload if self.open else None}
 
     def _missing(self, asked: Asked) -> Reply:
         request = {"method": "PUT", "url": f"http://{asked.headers['host']}/objects/1", "headers": []}
@@ -106,15 +115,29 @@ def disk(tmp_path: Path) -> Path:
     return path
 
 
-async def bring(gateway: Gateway, path: Path, patience: Patience = PATIENCE) -> tuple[dict[str, Any], list[str]]:
+class Noting(Reporter):
+    """Keeps what people have to know."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+
+async def bring(
+    gateway: Gateway, path: Path, patience: Patience = PATIENCE, reporter: Reporter | None = None
+) -> tuple[dict[str, Any], list[str]]:
     """The image, and what was asked for on the way."""
+    reporter = reporter or Reporter()
 
     async def described() -> dict[str, Any]:
         return {"projectId": "prj_1", "name": "disk"}
 
     with opened(path) as file, claimed(path.parent / "cache", IDENTITY) as record:
         async with session_with(gateway) as (at, server):
-            uploading = Uploading(at.api, at.http, file, described, record, Reporter(), patience, jobs=2)
+            source = asdict(file.state)
+            uploading = Uploading(at.api, at.http, file, source, described, record, reporter, patience, jobs=2)
             image = await uploading.bring()
         return image, ["PUT" if asked.method == "PUT" else asked.operation for asked in server.asked]
 
@@ -125,8 +148,8 @@ def remembered(path: Path) -> Begun | None:
 
 
 def remember(path: Path, image_id: str | None) -> Begun:
-    with claimed(path.parent / "cache", IDENTITY) as record:
-        begun = record.begin()
+    with opened(path) as file, claimed(path.parent / "cache", IDENTITY) as record:
+        begun = record.begin(asdict(file.state))
         return begun if image_id is None else record.made(begun, image_id)
 
 
@@ -138,7 +161,9 @@ def test_an_upload_makes_an_image_sends_the_file_and_completes(disk: Path) -> No
     assert image["id"] == "img_1"
     assert gateway.part == disk.read_bytes()
     assert asked == ["CreateImage", "MissingParts", "PUT", "CompleteUpload"]
-    assert remembered(disk) == Begun(next(iter(gateway.made)), "img_1")
+    begun = remembered(disk)
+    assert begun is not None
+    assert (begun.idempotency_key, begun.image_id) == (next(iter(gateway.made)), "img_1")
 
 
 def test_a_lost_answer_to_create_image_makes_no_second_image(disk: Path) -> None:
@@ -203,7 +228,7 @@ def test_an_earlier_run_whose_image_is_in_error_counts_for_nothing(disk: Path) -
 
     image, _ = asyncio.run(bring(gateway, disk))
 
-    assert image["id"] == "img_1"
+    assert image["id"] == "img_2"
     assert gateway.part == disk.read_bytes()
 
 
@@ -285,8 +310,24 @@ def test_a_file_that_changes_while_it_is_sent_is_never_completed(disk: Path) -> 
     with pytest.raises(UnusableFile, match="changed"):
         asyncio.run(bring(gateway, disk))
 
-    assert gateway.status == "ERROR"
+    assert gateway.aborted == ["upl_1"]
     assert remembered(disk) is None
+
+
+def test_what_can_not_be_aborted_at_once_is_aborted_by_the_next_run(disk: Path) -> None:
+    gateway = Gateway()
+    gateway.before = once(lambda asked: asked.method == "PUT", lambda: os.utime(disk, ns=(0, 0)))
+    gateway.after = lambda asked: Reply(b"", 503) if operation("AbortUpload")(asked) else None
+    with pytest.raises(UnusableFile, match="changed"):
+        asyncio.run(bring(gateway, disk))
+    gateway.status, gateway.open, gateway.part = "QUEUED", True, None
+    gateway.aborted.clear()
+    gateway.after = lambda _asked: None
+
+    image, _ = asyncio.run(bring(gateway, disk))
+
+    assert gateway.aborted == ["upl_1"]
+    assert image["id"] == "img_2"
 
 
 def test_a_gateway_that_stays_away_ends_the_run_and_the_next_one_goes_on(disk: Path) -> None:
@@ -300,3 +341,125 @@ def test_a_gateway_that_stays_away_ends_the_run_and_the_next_one_goes_on(disk: P
 
     assert asked[0] == "ImageAndUpload"
     assert len(gateway.made) == 1
+
+
+# ---------------------------------------------------------------- files that have changed between two runs
+
+
+def begun_before(gateway: Gateway, path: Path) -> None:
+    """An earlier run has had img_1 made of what the file was then."""
+    begun = remember(path, "img_1")
+    gateway.made[begun.idempotency_key] = "img_1"
+
+
+ABORTED = (
+    "disk.raw, or what is said about it, has changed since the upload of disk (img_1) began. "
+    "That upload was aborted; the file is uploaded from the start."
+)
+STAYS = (
+    "disk.raw, or what is said about it, has changed since the upload of disk (img_1) began. "
+    "That image stays; the file is uploaded as a new one."
+)
+
+
+@pytest.mark.parametrize("change", [copied_over, replaced, rewritten])
+def test_an_upload_of_what_the_file_was_is_aborted_and_another_begun(disk: Path, change: Change) -> None:
+    gateway, reporter = Gateway(), Noting()
+    begun_before(gateway, disk)
+    content = os.urandom(SIZE)
+    change(disk, content)
+
+    _, asked = asyncio.run(bring(gateway, disk, reporter=reporter))
+
+    assert asked == ["ImageAndUpload", "AbortUpload", "CreateImage", "MissingParts", "PUT", "CompleteUpload"]
+    assert (gateway.aborted, gateway.part) == (["upl_1"], content)
+    assert reporter.notes == [ABORTED]
+    begun = remembered(disk)
+    assert begun is not None
+    assert begun.image_id == "img_2"
+
+
+@pytest.mark.parametrize("touch", [lambda path: path.chmod(0o600), lambda path: os.link(path, path.with_name("link"))])
+def test_a_file_that_was_only_touched_is_uploaded_from_the_start(disk: Path, touch: Callable[[Path], None]) -> None:
+    gateway, reporter = Gateway(), Noting()
+    begun_before(gateway, disk)
+
+    def touched() -> None:
+        disk.with_name("link").unlink(missing_ok=True)
+        touch(disk)
+
+    until_seen(disk, touched)
+
+    asyncio.run(bring(gateway, disk, reporter=reporter))
+
+    assert gateway.aborted == ["upl_1"]
+    assert gateway.part == disk.read_bytes()
+    assert reporter.notes == [ABORTED]
+
+
+@pytest.mark.parametrize("status", ["QUEUED", "SAVING", "ACTIVE"])
+def test_an_image_of_what_the_file_was_stays_once_its_bytes_are_there(disk: Path, status: str) -> None:
+    gateway, reporter = Gateway(), Noting()
+    begun_before(gateway, disk)
+    gateway.status, gateway.open = status, False
+    replaced(disk, os.urandom(SIZE))
+
+    _, asked = asyncio.run(bring(gateway, disk, reporter=reporter))
+
+    assert asked == ["ImageAndUpload", "CreateImage", "MissingParts", "PUT", "CompleteUpload"]
+    assert reporter.notes == [STAYS]
+
+
+@pytest.mark.parametrize(
+    "image", [data(image={"id": "img_1", "name": "disk", "status": "ERROR", "upload": None}), errors("NOT_FOUND")]
+)
+def test_an_upload_of_what_the_file_was_that_has_ended_is_left_alone(disk: Path, image: Reply) -> None:
+    gateway, reporter = Gateway(), Noting()
+    begun_before(gateway, disk)
+    gateway.before = once(operation("ImageAndUpload"), lambda: image)
+    replaced(disk, os.urandom(SIZE))
+
+    _, asked = asyncio.run(bring(gateway, disk, reporter=reporter))
+
+    assert asked == ["ImageAndUpload", "CreateImage", "MissingParts", "PUT", "CompleteUpload"]
+    assert reporter.notes == []
+
+
+@pytest.mark.parametrize("code", ["CONFLICT", "NOT_FOUND"])
+def test_an_upload_that_ends_while_it_is_to_be_aborted_is_left_alone(disk: Path, code: str) -> None:
+    gateway, reporter = Gateway(), Noting()
+    begun_before(gateway, disk)
+    gateway.before = once(operation("AbortUpload"), lambda: user_error("abortUpload", code, ["uploadId"]))
+    replaced(disk, os.urandom(SIZE))
+
+    asyncio.run(bring(gateway, disk, reporter=reporter))
+
+    assert gateway.part == disk.read_bytes()
+    assert reporter.notes == []
+
+
+@pytest.mark.parametrize("reply", [Reply(b"", 503), user_error("abortUpload", "FORBIDDEN")])
+def test_an_upload_that_can_not_be_aborted_now_is_aborted_by_the_next_run(disk: Path, reply: Reply) -> None:
+    gateway, reporter = Gateway(), Noting()
+    begun_before(gateway, disk)
+    gateway.before = lambda asked: reply if operation("AbortUpload")(asked) else None
+    replaced(disk, os.urandom(SIZE))
+    with pytest.raises(ClientError):
+        asyncio.run(bring(gateway, disk, Patience(0), reporter))
+    assert (list(gateway.made.values()), reporter.notes) == (["img_1"], [])
+    gateway.before = lambda _asked: None
+
+    asyncio.run(bring(gateway, disk, reporter=reporter))
+
+    assert (gateway.aborted, reporter.notes) == (["upl_1"], [ABORTED])
+
+
+def test_a_key_that_was_meant_for_what_the_file_was_is_not_used_for_it(disk: Path) -> None:
+    gateway = Gateway()
+    before = remember(disk, None)
+    replaced(disk, os.urandom(SIZE))
+
+    _, asked = asyncio.run(bring(gateway, disk))
+
+    assert asked == ["CreateImage", "MissingParts", "PUT", "CompleteUpload"]
+    assert before.idempotency_key not in gateway.made

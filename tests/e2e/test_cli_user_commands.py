@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from tests.changed_files import Change, copied_over, replaced, rewritten
 from tests.e2e.cli import SECONDS, Cli, Ended, MakeCli, clis, ended
 from tests.e2e.client import Client
 from tests.e2e.gate import Gate
@@ -301,6 +302,30 @@ def test_an_upload_that_was_cut_off_sends_only_what_is_missing_when_it_is_run_ag
 
         # What is done is not gone on with: the same command makes another image.
         assert cli("upload", disks / "disk.qcow2", "--json").json["id"] != image["id"]
+
+
+@pytest.mark.parametrize("change", [copied_over, replaced, rewritten])
+def test_an_upload_whose_file_has_changed_since_is_aborted_and_sent_anew(
+    small_parts: Gateway, make_cli: MakeCli, tmp_path: Path, change: Change
+) -> None:
+    disk = tmp_path / "disk.raw"
+    disk.write_bytes(os.urandom(6 * MIB))
+    with Gate(small_parts.port).open() as gate:
+        cli = make_cli(gate.connection_file(small_parts, tmp_path))
+        stopped_after_four_parts(cli, small_parts, gate, disk, killed)
+        (begun,) = cli("list", "--json").json
+        change(disk, os.urandom(6 * MIB))
+
+        again = cli("upload", disk, "--jobs", "2")
+
+        assert again.code == 0, again.err
+        assert f"has changed since the upload of disk ({begun['id']}) began. That upload was aborted" in again.err
+        assert sorted(gate.parts) == [1, 2, 3, 4, 5, 6]
+        images = {image["id"]: image for image in cli("list", "--json").json}
+        assert images.pop(begun["id"])["failure"]["code"] == "UPLOAD_ABORTED"
+        (made,) = images
+        assert cli("download", made, "-o", "got.qcow2").code == 0
+        assert_same_disk(cli.folder / "got.qcow2", disk)
 
 
 def test_an_upload_that_is_refused_midway_sends_no_more_and_says_why(
