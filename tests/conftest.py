@@ -16,10 +16,12 @@ from tests.servers.versitygw import Versitygw, versitygw_program
 
 # Program and the Debian package that brings it.
 PACKAGES = {
+    "bunzip2": "bzip2",
     "bwrap": "bubblewrap",
     "chromium": "chromium",
     "curl": "curl",
     "docker-compose": "docker-compose",
+    "gunzip": "gzip",
     "jq": "jq",
     "mount": "mount",
     "node": "nodejs",
@@ -28,6 +30,12 @@ PACKAGES = {
     "qemu-io": "qemu-utils",
     "qemu-nbd": "qemu-utils",
     "redis-server": "redis-server",
+    "tar": "tar",
+    "truncate": "coreutils",
+    "unlz4": "lz4",
+    "unxz": "xz-utils",
+    "unzip": "unzip",
+    "unzstd": "zstd",
 }
 
 

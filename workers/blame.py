@@ -9,7 +9,7 @@ import structlog
 
 from app.errors import ImageFailed
 from workers.errors import QemuRefused, QemuStopped, QemuTimedOut
-from workers.formats.refusals import UPLOAD_AGAIN, corrupt, over_quota, storage_full, too_large
+from workers.formats.refusals import CONVERT_FIRST, corrupt, over_quota, storage_full, too_large
 
 log = structlog.get_logger(__name__)
 
@@ -24,7 +24,7 @@ _SELF_INFLICTED = {
     signal.SIGTRAP,
     signal.SIGXCPU,
 }
-_RETRY = "Retry once. If it fails again, check the image with `qemu-img check` or convert it to qcow2 yourself."
+_RETRY = f"Retry once. If it fails again: {CONVERT_FIRST}"
 
 
 @contextmanager
@@ -73,7 +73,7 @@ def _refused(refusal: QemuRefused, at_quota: bool) -> ImageFailed:
             "This VHDX was not closed properly: its log has changes that are not in the disk yet.",
             "Shut its virtual machine down, or repair it with `qemu-img check -r all FILE`, and upload it again.",
         )
-    return corrupt("This image can't be read: it is damaged or cut off.", UPLOAD_AGAIN)
+    return corrupt("This image can't be read: it is damaged or cut off.")
 
 
 def _copy_too_long(at_quota: bool) -> ImageFailed:
@@ -82,12 +82,13 @@ def _copy_too_long(at_quota: bool) -> ImageFailed:
         return over_quota()
     return too_large(
         "Converted, this image would take more room than there is for it.",
-        "Make room by deleting images, or shrink the disk before you upload it.",
+        "Shrink the disk and upload it again, or ask the operator to make room for larger files.",
     )
 
 
 def _too_large_for_format() -> ImageFailed:
     return too_large(
         "The disk in this image is larger than its format can hold.",
-        "Check the image: either its header is damaged, or it has to be converted to qcow2 before the upload.",
+        "Compare the file with its original and upload it again. If they are the same, convert it with the program "
+        "that wrote it to a format that holds larger disks, such as VHDX.",
     )

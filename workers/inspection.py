@@ -12,7 +12,7 @@ from oslo_utils.imageutils import format_inspector
 
 from app.lifecycle import DiskFormat
 from workers.formats import qcow2, vhd, vhdx, vmdk
-from workers.formats.refusals import check_virtual_size, corrupt, mismatch, unsafe
+from workers.formats.refusals import CONVERT_DESCRIPTOR, CONVERT_FIRST, check_virtual_size, corrupt, mismatch, unsafe
 from workers.formats.signatures import (
     HEAD_SIZE,
     TAIL_SIZE,
@@ -27,6 +27,11 @@ from workers.limits import MAX_VIRTUAL_SIZE
 
 _OSLO_NAMES = {"qcow2", "vmdk", "vhd", "vhdx", "vdi", "qed", "iso", "luks"}
 _CHUNK = 64 << 10
+_BARE = "Check that the file is whole. If it is a bare disk without any format, upload it again as RAW."
+_BARE_VMDK = (
+    "If it is the one data file of its disk (its name ends in -flat.vmdk), upload it again as RAW. If it is one of "
+    f"several: {CONVERT_DESCRIPTOR}"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +154,7 @@ def _not_as_declared(declared: DiskFormat, found: DiskFormat | None, foreign: Si
         )
     return mismatch(
         f"This was declared to be {declared}, but its content is not.",
-        "Check that the file is whole. If it is a bare disk without any format, upload it again as RAW.",
+        _BARE_VMDK if declared is DiskFormat.VMDK else _BARE,
     )
 
 
@@ -186,4 +191,4 @@ def _second_opinion(glimpse: Glimpse, declared: DiskFormat) -> None:
     try:
         inspector.safety_check()
     except (format_inspector.SafetyCheckFailed, format_inspector.ImageFormatError) as failure:
-        raise unsafe(f"This {declared} image is not safe to open.") from failure
+        raise unsafe(f"This {declared} image is not safe to open.", CONVERT_FIRST) from failure

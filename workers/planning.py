@@ -27,7 +27,7 @@ from workers.extents import (
     without_holes,
 )
 from workers.formats.qcow2 import Qcow2Facts
-from workers.formats.refusals import corrupt
+from workers.formats.refusals import REPAIR, corrupt
 from workers.formats.vhd import FOOTER_SIZE, VhdFacts
 from workers.formats.vhdx import ReadAt, VhdxFacts, payload
 from workers.formats.vmdk import VmdkFacts
@@ -237,7 +237,7 @@ def checked(sandbox: Sandbox, subject: Subject) -> qemu.CheckReport:
     if report.corruptions:
         raise corrupt(
             f"`qemu-img check` finds {report.corruptions} errors in this qcow2 image.",
-            "Repair it with `qemu-img check -r all FILE` and upload it again.",
+            REPAIR,
         )
     return report
 

@@ -3,8 +3,9 @@
 import json
 import os
 import shutil
+import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -91,6 +92,25 @@ def workbench(tmp_path: Path) -> Workbench:
     folder = tmp_path / "store"
     folder.mkdir()
     return Workbench(folder)
+
+
+Impostor = Callable[[str], Limits]
+
+
+@pytest.fixture
+def impostor() -> Iterator[Impostor]:
+    """Limits with a program in qemu-img's place that runs a shell script of ours; `$1` is the subcommand."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+
+        def make_one(script: str) -> Limits:
+            program = folder / "qemu-img"
+            program.write_text(f'#!/bin/sh\n[ "$1" = --version ] && exit\n{script}\n')
+            program.chmod(0o755)
+            return Limits(qemu_img=str(program), use_bubblewrap=False)
+
+        yield make_one
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import signal
 import stat
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +16,7 @@ import pytest
 
 from app.errors import ImageFailed
 from app.lifecycle import DiskFormat, FailureCode, ImagePhase
-from tests.workers.conftest import Workbench
+from tests.workers.conftest import Impostor, Workbench
 from tests.workers.images import MiB, dense_disk, make, raw_disk
 from workers import qemu
 from workers.confinement import FileSandbox
@@ -29,24 +29,6 @@ from workers.processes import run, run_for_output
 pytestmark = pytest.mark.needs_qemu
 
 AMPLE = Bounds(memory=1 << 30, cpu_seconds=20, wall_seconds=20)
-
-Impostor = Callable[[str], Limits]
-
-
-@pytest.fixture
-def impostor() -> Iterator[Impostor]:
-    """Limits with a program in qemu-img's place that runs a shell script of ours; `$1` is the subcommand."""
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        folder.chmod(0o755)
-
-        def make_one(script: str) -> Limits:
-            program = folder / "qemu-img"
-            program.write_text(f'#!/bin/sh\n[ "$1" = --version ] && exit\n{script}\n')
-            program.chmod(0o755)
-            return Limits(qemu_img=str(program), use_bubblewrap=False)
-
-        yield make_one
 
 
 @pytest.fixture

@@ -30,6 +30,7 @@ from tests.workers.images import (
     raw_disk,
     scattered_disk,
 )
+from workers.formats.vhdx import LOGICAL_SECTOR_SIZE
 from workers.pipeline import Limits, Way, inspect_head
 
 pytestmark = pytest.mark.needs_qemu
@@ -93,6 +94,21 @@ def descriptor_only(folder: Path) -> Path:
     return make(disk(folder), folder / "image", "vmdk", subformat="monolithicFlat")
 
 
+def split_by_qemu(folder: Path) -> Path:
+    """The first file of a VMDK of two, each with room for a descriptor of its own; that of both is `image.vmdk`."""
+    raw = raw_disk(folder / "disk.raw", 3 << 30, [(0, MiB), (5 << 29, MiB)])
+    make(raw, folder / "image.vmdk", "vmdk", subformat="twoGbMaxExtentSparse")
+    return folder / "image-s001.vmdk"
+
+
+def split_by_vmware(folder: Path) -> Path:
+    """The same without that room: their headers name no place for a descriptor."""
+    first = split_by_qemu(folder)
+    for extent in (first, folder / "image-s002.vmdk"):
+        patch(extent, 28, struct.pack("<QQ", 0, 0))
+    return first
+
+
 def flat_extent(folder: Path) -> Path:
     return edit_descriptor(vmdk(folder), 'SPARSE "image"', 'FLAT "secret.raw" 0')
 
@@ -125,6 +141,15 @@ def vhdx_with_parent(folder: Path) -> Path:
     content = image.read_bytes()
     item = content.index(struct.pack("<I", 1 * MiB) + bytes(4), 2 * MiB)
     return patch_number(image, item + 4, "<I", 2)
+
+
+def vhdx_of_4k_sectors(folder: Path) -> Path:
+    image = vhdx(folder)
+    content = image.read_bytes()
+    metadata = content.index(b"metadata")
+    item = content.index(LOGICAL_SECTOR_SIZE.bytes_le, metadata)
+    (place,) = struct.unpack_from("<I", content, item + 16)
+    return patch_number(image, metadata + place, "<I", 4096)
 
 
 def polyglot(folder: Path) -> Path:
@@ -193,6 +218,10 @@ def qcow2_with(offset: int, layout: str, number: int) -> Callable[[Path], Path]:
     return lambda folder: patch_number(qcow2(folder), offset, layout, number)
 
 
+def unknown_compression(folder: Path) -> Path:
+    return patch_number(patch_number(qcow2(folder), 72, ">Q", 1 << 3), 104, ">B", 7)
+
+
 def vmdk_saying(before: str, after: str) -> Callable[[Path], Path]:
     return lambda folder: edit_descriptor(vmdk(folder), before, after)
 
@@ -217,6 +246,7 @@ CASES: list[Case] = [
     ("qcow2 with extended L2", QCOW2, lambda f: qcow2(f, extended_l2="on"), UNSUPPORTED, "extended_l2"),
     ("qcow2 marked corrupt", QCOW2, qcow2_with(72, ">Q", 2), CORRUPT, "marked corrupt"),
     ("dirty qcow2 with broken tables", QCOW2, broken_l2, CORRUPT, "qemu-img check"),
+    ("qcow2 of an unknown compression", QCOW2, unknown_compression, UNSUPPORTED, "compressed by"),
     ("AES-encrypted qcow2", QCOW2, encrypted, UNSUPPORTED, "encrypted"),
     ("LUKS-encrypted qcow2", QCOW2, qcow2_with(32, ">I", 2), UNSUPPORTED, "encrypted"),
     ("zlib qcow2 without its last byte", QCOW2, lambda f: shortened(packed(f, "zlib"), 1), CORRUPT, "cut off"),
@@ -232,6 +262,9 @@ CASES: list[Case] = [
     ("VMDK with parentCID", VMDK, vmdk_saying("ffffffff", "12345678"), UNSAFE, "parent"),
     ("VMDK with parent name", VMDK, vmdk_saying("ffffffff", 'ffffffff\nparentFileNameHint="b"'), UNSAFE, "parent"),
     ("VMDK descriptor alone", VMDK, descriptor_only, MISMATCH, "descriptor"),
+    ("VMDK of several files, by QEMU", VMDK, split_by_qemu, UNSUPPORTED, "one of the files"),
+    ("VMDK of several files, by VMware", VMDK, split_by_vmware, UNSUPPORTED, "one of the files"),
+    ("VMDK version 4", VMDK, lambda f: patch_number(vmdk(f), 4, "<I", 4), UNSUPPORTED, "version 4"),
     ("VMDK SEsparse", VMDK, lambda f: written(f, b"\xbe\xba\xfe\xca".ljust(1 * MiB, b"\0")), MISMATCH, "SEsparse"),
     ("VMDK COWD", VMDK, lambda f: written(f, b"COWD".ljust(1 * MiB, b"\0")), MISMATCH, "COWD"),
     ("VMDK footer of another capacity", VMDK, footer_of_another_size, UNSAFE, "contradict"),
@@ -241,10 +274,12 @@ CASES: list[Case] = [
     ("VMDK of 8 EiB", VMDK, lambda f: patch_number(vmdk(f), 12, "<Q", EXBIBYTES // 512), TOO_LARGE, "at most"),
     ("VHD differencing", VHD, vhd_with("dynamic", (60, b"\0\0\0\4"), at=0), UNSAFE, "parent"),
     ("VHD fixed with type differencing", VHD, vhd_with("fixed", (60, b"\0\0\0\4"), at=-512), UNSAFE, "parent"),
+    ("VHD of type 5", VHD, vhd_with("dynamic", (60, b"\0\0\0\5"), at=0), UNSUPPORTED, "type 5"),
     ("VHD of 8 EiB", VHD, huge_vhd, TOO_LARGE, "larger"),
     ("VHD fixed, cut in its middle", VHD, lambda f: cut(vhd(f, "fixed"), 3 * MiB), MISMATCH, "whole"),
     ("VHD dynamic, cut off", VHD, lambda f: cut(vhd(f), 3 * MiB), CORRUPT, "cut off"),
     ("VHDX with a parent", VHDX, vhdx_with_parent, UNSAFE, "parent"),
+    ("VHDX of 4 KiB sectors", VHDX, vhdx_of_4k_sectors, UNSUPPORTED, "512 bytes"),
     ("VHDX cut off", VHDX, lambda f: cut(vhdx(f), 5 * MiB), CORRUPT, "cut off"),
     ("polyglot", QCOW2, polyglot, UNSAFE, "several formats"),
     ("qcow2 declared raw", RAW, qcow2, MISMATCH, "QCOW2"),
@@ -366,6 +401,7 @@ SEEN_LATE = {
     "VHD fixed, cut in its middle",
     "VHD dynamic, cut off",
     "VHDX with a parent",
+    "VHDX of 4 KiB sectors",
     "VHDX cut off",
     "fixed VHD declared raw",
     "raw declared VHD",

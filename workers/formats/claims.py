@@ -4,7 +4,7 @@ A table costs 8 bytes an entry and maps 64 KiB or more with it. Where entries sh
 KiB describes a disk of many TiB, and everyone who reads that disk has to go through all of it.
 """
 
-from workers.formats.refusals import corrupt, unsafe
+from workers.formats.refusals import CONVERT_FIRST, corrupt, unsafe
 
 # Deflate makes 1,032 bytes of one at most; the rest is for tables and rounding.
 MOST_INFLATED = 1100
@@ -35,7 +35,7 @@ class Places:
         first = offset // self._unit
         last = min(first + count, self._most)
         if first < last and not (self._mark_one(first) if count == 1 else self._mark(first, last)):
-            raise unsafe(f"Several places of the disk in this image share one {self._what} of the file.")
+            raise unsafe(f"Several places of the disk in this image share one {self._what} of the file.", CONVERT_FIRST)
 
     def _mark_one(self, place: int) -> bool:
         """As `_mark`, for one bit: of a fragmented disk there are millions."""
@@ -78,7 +78,8 @@ def check_total(plain: int, inflated: int, size: int, unit: int) -> int:
     if plain + inflated // MOST_INFLATED > size + unit:
         raise unsafe(
             f"The tables of this image map {spelled(mapped)} of data, which a file of {spelled(size)} can't hold: "
-            f"at most its own size, or {MOST_INFLATED:,} times that where data are compressed."
+            f"at most its own size, or {MOST_INFLATED:,} times that where data are compressed.",
+            "Compress it less, with `qemu-img convert -c -O qcow2 FILE image.qcow2`, and upload the new file.",
         )
     return mapped
 

@@ -3,11 +3,18 @@
 from dataclasses import dataclass
 
 from workers import qcow2
-from workers.formats.refusals import check_virtual_size, corrupt, unsafe, unsupported
+from workers.formats.refusals import (
+    CONVERT_FIRST,
+    MAKE_WHOLE,
+    REPAIR,
+    check_virtual_size,
+    corrupt,
+    unsafe,
+    unsupported,
+)
 from workers.formats.signatures import Glimpse
 
-_REPAIR = "Repair it with `qemu-img check -r all FILE` and upload it again."
-_REBASE = "Make it whole with `qemu-img convert -O qcow2 FILE image.qcow2`, where its other files are."
+_BY_ITS_WRITER = "Convert it to a plain qcow2 of version 3 with the program that wrote it, and upload the new file."
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +45,10 @@ def examine(glimpse: Glimpse, max_virtual_size: int) -> Qcow2Facts | None:
         return None
     version = qcow2.read_version(glimpse.head)
     if version not in (2, 3):
-        raise unsupported(f"This is a qcow2 image of version {version}; versions 2 and 3 are taken.")
+        raise unsupported(
+            f"This is a qcow2 image of version {version}; versions 2 and 3 are taken.",
+            CONVERT_FIRST if version == 1 else _BY_ITS_WRITER,
+        )
     header = qcow2.read_header(glimpse.head)
     _check_references(header)
     _check_features(header)
@@ -46,7 +56,7 @@ def examine(glimpse: Glimpse, max_virtual_size: int) -> Qcow2Facts | None:
     check_virtual_size(header.size, max_virtual_size)
     extensions = qcow2.extension_types(glimpse.head, header)
     if qcow2.EXTENSION_DATA_FILE in extensions:
-        raise unsafe("This qcow2 image keeps its data in another file.", _REBASE)
+        raise unsafe("This qcow2 image keeps its data in another file.", MAKE_WHOLE)
     if qcow2.EXTENSION_ENCRYPTION in extensions:
         raise _encrypted()
     return Qcow2Facts(header, qcow2.EXTENSION_BITMAPS in extensions)
@@ -54,26 +64,28 @@ def examine(glimpse: Glimpse, max_virtual_size: int) -> Qcow2Facts | None:
 
 def _check_references(header: qcow2.Header) -> None:
     if header.backing_file_offset:
-        raise unsafe("This qcow2 image needs a backing file.", _REBASE)
+        raise unsafe("This qcow2 image needs a backing file.", MAKE_WHOLE)
     if header.incompatible & qcow2.DATA_FILE:
-        raise unsafe("This qcow2 image keeps its data in another file.", _REBASE)
+        raise unsafe("This qcow2 image keeps its data in another file.", MAKE_WHOLE)
     if header.crypt_method:
         raise _encrypted()
 
 
 def _check_features(header: qcow2.Header) -> None:
     if header.incompatible & qcow2.CORRUPT:
-        raise corrupt("This qcow2 image is marked corrupt.", _REPAIR)
+        raise corrupt("This qcow2 image is marked corrupt.", REPAIR)
     if header.incompatible & qcow2.EXTENDED_L2:
         raise unsupported(
             "This qcow2 image has extended L2 entries (option `extended_l2=on`), which are not taken.",
-            "Convert it with `qemu-img convert -O qcow2 -o extended_l2=off FILE image.qcow2`.",
+            "Convert it with `qemu-img convert -O qcow2 -o extended_l2=off FILE image.qcow2` and upload the new file.",
         )
     unknown = header.incompatible & ~qcow2.KNOWN_FEATURES
     if unknown:
-        raise unsupported(f"This qcow2 image needs features that are not known here (bits {unknown:#x}).")
+        raise unsupported(
+            f"This qcow2 image needs features that are not known here (bits {unknown:#x}).", _BY_ITS_WRITER
+        )
     if header.incompatible & qcow2.COMPRESSION_TYPE and header.compression_type not in (0, 1):
-        raise unsupported("This qcow2 image is compressed by a method that is not known here.")
+        raise unsupported("This qcow2 image is compressed by a method that is not known here.", _BY_ITS_WRITER)
 
 
 def _check_geometry(header: qcow2.Header, file_size: int) -> None:
@@ -98,5 +110,7 @@ def _check_geometry(header: qcow2.Header, file_size: int) -> None:
 def _encrypted() -> Exception:
     return unsupported(
         "This qcow2 image is encrypted.",
-        "Decrypt it with `qemu-img convert` and its key (`--object secret,…`), and upload the new file.",
+        "Decrypt it, with its passphrase alone in the file KEY: `qemu-img convert --object secret,id=key,file=KEY "
+        "--image-opts driver=qcow2,encrypt.key-secret=key,file.driver=file,file.filename=FILE -O qcow2 image.qcow2`. "
+        "Upload the new file.",
     )

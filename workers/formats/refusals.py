@@ -3,8 +3,18 @@
 from app.errors import ImageFailed
 from app.lifecycle import FailureCode
 
-UPLOAD_AGAIN = "Check the file against its original and upload it again."
+UPLOAD_AGAIN = "Compare the file with its original and upload it again. If they are the same, export the disk again."
+EXPORT_AGAIN = "Export the disk again as one file, with the program that wrote it, and upload the new file."
 CONVERT_FIRST = "Convert it with `qemu-img convert -O qcow2 FILE image.qcow2` and upload the new file."
+MAKE_WHOLE = (
+    "Convert it with `qemu-img convert -O qcow2 FILE image.qcow2`, where its other files are, and upload the new file."
+)
+# QEMU takes each of the other files for a disk of its own.
+CONVERT_DESCRIPTOR = (
+    "Convert its descriptor, the small text file that names all its files, with "
+    "`qemu-img convert -O qcow2 DESCRIPTOR image.qcow2`, and upload the new file."
+)
+REPAIR = "Repair it with `qemu-img check -r all FILE` and upload it again."
 
 
 def corrupt(message: str, hint: str = UPLOAD_AGAIN, *, retriable: bool = False) -> ImageFailed:
@@ -12,12 +22,12 @@ def corrupt(message: str, hint: str = UPLOAD_AGAIN, *, retriable: bool = False) 
     return ImageFailed(FailureCode.CORRUPT_IMAGE, message, hint, retriable=retriable)
 
 
-def unsafe(message: str, hint: str = CONVERT_FIRST) -> ImageFailed:
+def unsafe(message: str, hint: str) -> ImageFailed:
     """The image could make its reader open something else than itself, or is not what it seems."""
     return ImageFailed(FailureCode.UNSAFE_IMAGE, message, hint)
 
 
-def unsupported(message: str, hint: str = CONVERT_FIRST) -> ImageFailed:
+def unsupported(message: str, hint: str) -> ImageFailed:
     """An honest image of a kind that is not taken in."""
     return ImageFailed(FailureCode.UNSUPPORTED_FORMAT, message, hint)
 
@@ -76,7 +86,12 @@ def check_virtual_size(size: int, max_virtual_size: int) -> None:
     if size > max_virtual_size:
         raise too_large(
             f"The disk in this image is {size} bytes large; at most {max_virtual_size} are taken.",
-            "Shrink what is on the disk, then the disk with `qemu-img resize --shrink`, and upload it again.",
+            "Shrink the file systems on it, convert it with `qemu-img convert -O qcow2 FILE image.qcow2`, shrink that "
+            f"with `qemu-img resize --shrink image.qcow2 {max_virtual_size}`, and upload it.",
         )
     if size % 512:
-        raise corrupt(f"The disk in this image is {size} bytes large, which is no multiple of 512.")
+        raise corrupt(
+            f"The disk in this image is {size} bytes large, which is no multiple of 512.",
+            "Compare the file with its original. If they are the same, and it is a raw disk, fill it up with "
+            "`truncate -s %512 FILE` and upload it again.",
+        )

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from app.lifecycle import DiskFormat
+from workers.formats.refusals import CONVERT_DESCRIPTOR, CONVERT_FIRST, MAKE_WHOLE
 
 HEAD_SIZE = 256 << 10
 TAIL_SIZE = 1536
@@ -45,33 +46,36 @@ DISK_MAGICS = {
     DiskFormat.VHDX: b"vhdxfile",
 }
 
-# Formats that hold a disk, but are not taken in (magic numbers as in QEMU's block drivers), or hold none.
-_CONVERT = "Convert it with `qemu-img convert -O qcow2 FILE image.qcow2` and upload the new file."
-_DESCRIPTOR = "Upload the data too: `qemu-img convert -O qcow2 FILE.vmdk image.qcow2` makes one file of all."
+# QEMU knows a DMG by the end of its name alone, and takes all others for raw disks.
+_DMG = "Convert it with `qemu-img convert -f dmg -O qcow2 FILE image.qcow2` and upload the new file."
+_VDI = f"{CONVERT_FIRST} If it holds only changes, clone it with VirtualBox first (VBoxManage clonemedium)."
 _ISO = "A disc is not a disk image: install from it into a virtual machine and upload that machine's disk."
 _TAR = "Unpack it with `tar xf FILE` and upload the disk image in it."
 
+# Formats that hold a disk, but are not taken in (magic numbers as in QEMU's block drivers), or hold none.
 FOREIGN = (
-    Signature("gzip file", 0, b"\x1f\x8b", "Unpack it with `gunzip FILE` and upload what comes out."),
-    Signature("xz file", 0, b"\xfd7zXZ\0", "Unpack it with `unxz FILE` and upload what comes out."),
-    Signature("zstd file", 0, b"\x28\xb5\x2f\xfd", "Unpack it with `unzstd FILE` and upload what comes out."),
-    Signature("bzip2 file", 0, b"BZh", "Unpack it with `bunzip2 FILE` and upload what comes out."),
-    Signature("lz4 file", 0, b"\x04\x22\x4d\x18", "Unpack it with `unlz4 FILE` and upload what comes out."),
-    Signature("zip archive", 0, b"PK\x03\x04", "Unpack it with `unzip FILE` and upload the disk image."),
+    Signature("gzip file", 0, b"\x1f\x8b", "Unpack it with `gunzip -c FILE > disk.img` and upload the new file."),
+    Signature("xz file", 0, b"\xfd7zXZ\0", "Unpack it with `unxz -c FILE > disk.img` and upload the new file."),
+    Signature(
+        "zstd file", 0, b"\x28\xb5\x2f\xfd", "Unpack it with `unzstd -c FILE > disk.img` and upload the new file."
+    ),
+    Signature("bzip2 file", 0, b"BZh", "Unpack it with `bunzip2 -c FILE > disk.img` and upload the new file."),
+    Signature("lz4 file", 0, b"\x04\x22\x4d\x18", "Unpack it with `unlz4 -c FILE > disk.img` and upload the new file."),
+    Signature("zip archive", 0, b"PK\x03\x04", "Unpack it with `unzip FILE` and upload the disk image in it."),
     Signature("empty zip archive", 0, b"PK\x05\x06", "There is nothing in it: look for the right file."),
-    Signature("7-Zip archive", 0, b"7z\xbc\xaf\x27\x1c", "Unpack it with `7z x FILE` and upload the image."),
-    Signature("RAR archive", 0, b"Rar!\x1a\x07", "Unpack it with `unrar x FILE` and upload the image."),
+    Signature("7-Zip archive", 0, b"7z\xbc\xaf\x27\x1c", "Unpack it with 7-Zip and upload the disk image in it."),
+    Signature("RAR archive", 0, b"Rar!\x1a\x07", "Unpack it and upload the disk image in it."),
     Signature("ISO 9660 disc image", 0x8001, b"CD001", _ISO),
     Signature("UDF disc image", 0x8001, b"BEA01", _ISO),
     Signature("UDF disc image", 0x8001, b"NSR0", _ISO),
-    Signature("VMDK descriptor without data", 0, b"# Disk DescriptorFile", _DESCRIPTOR),
-    Signature("VMDK of the SEsparse kind", 0, b"\xbe\xba\xfe\xca\0\0\0\0", _CONVERT),
-    Signature("VMDK of the COWD kind", 0, b"COWD", _CONVERT),
-    Signature("VDI image", 0x40, b"\x7f\x10\xda\xbe", _CONVERT),
-    Signature("QED image", 0, b"QED\0", _CONVERT),
-    Signature("Parallels image", 0, b"WithoutFreeSpace", _CONVERT),
-    Signature("Parallels image", 0, b"WithouFreSpacExt", _CONVERT),
-    Signature("Bochs image", 0, b"Bochs Virtual HD Image", _CONVERT),
+    Signature("VMDK descriptor without data", 0, b"# Disk DescriptorFile", MAKE_WHOLE),
+    Signature("VMDK of the SEsparse kind", 0, b"\xbe\xba\xfe\xca\0\0\0\0", CONVERT_DESCRIPTOR),
+    Signature("VMDK of the COWD kind", 0, b"COWD", CONVERT_DESCRIPTOR),
+    Signature("VDI image", 0x40, b"\x7f\x10\xda\xbe", _VDI),
+    Signature("QED image", 0, b"QED\0", CONVERT_FIRST),
+    Signature("Parallels image", 0, b"WithoutFreeSpace", CONVERT_FIRST),
+    Signature("Parallels image", 0, b"WithouFreSpacExt", CONVERT_FIRST),
+    Signature("Bochs image", 0, b"Bochs Virtual HD Image", CONVERT_FIRST),
     Signature("WIM archive", 0, b"MSWIM\0\0\0", "Install Windows from it and upload that disk."),
     Signature("LUKS-encrypted volume", 0, b"LUKS\xba\xbe", "Decrypt it and upload what is inside."),
 )
@@ -96,5 +100,5 @@ def foreign_content(head: bytes, tail: bytes | None) -> Signature | None:
         first_name = head[:100].rstrip(b"\0").lower()
         return Signature("OVA", 0, b"", _OVA) if first_name.endswith(b".ovf") else _TAR_MAGIC
     if tail is not None and tail[-512:].startswith(b"koly"):
-        return Signature("Apple DMG image", 0, b"koly", _CONVERT)
+        return Signature("Apple DMG image", 0, b"koly", _DMG)
     return next((signature for signature in FOREIGN if signature.found_in(head)), None)

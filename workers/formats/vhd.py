@@ -96,6 +96,9 @@ def _check_kind(kind: int, dynamic: bool) -> None:
             "Merge it into its parent (Hyper-V: Merge-VHD) and upload the whole disk.",
         )
     if kind not in (FIXED, DYNAMIC):
-        raise unsupported(f"This is a VHD of type {kind}; fixed and dynamic ones are taken.")
+        raise unsupported(
+            f"This is a VHD of type {kind}; fixed and dynamic ones are taken.",
+            "Convert it to one of these with the program that wrote it, and upload the new file.",
+        )
     if dynamic != (kind == DYNAMIC):
         raise corrupt("The footer of this VHD is not where one of its type has it.")

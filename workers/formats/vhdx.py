@@ -86,7 +86,11 @@ def examine(glimpse: Glimpse, read_at: ReadAt | None, max_virtual_size: int) -> 
             "Merge it into its parent (Hyper-V: Merge-VHD) and upload the whole disk.",
         )
     if int.from_bytes(items[LOGICAL_SECTOR_SIZE], "little") != 512:
-        raise unsupported("This VHDX has sectors of another size than 512 bytes.")
+        raise unsupported(
+            "This VHDX has sectors of another size than 512 bytes.",
+            "Copy what is on it to a disk of 512-byte sectors (Hyper-V: New-VHD -LogicalSectorSizeBytes 512) and "
+            "upload that disk.",
+        )
     check_virtual_size(virtual_size, max_virtual_size)
     if not MiB <= block_size <= 256 * MiB or block_size & (block_size - 1):
         raise corrupt("The VHDX metadata name an impossible block size.")

@@ -7,7 +7,15 @@ import re
 import struct
 from dataclasses import dataclass
 
-from workers.formats.refusals import check_virtual_size, corrupt, unsafe, unsupported
+from workers.formats.refusals import (
+    CONVERT_DESCRIPTOR,
+    EXPORT_AGAIN,
+    MAKE_WHOLE,
+    check_virtual_size,
+    corrupt,
+    unsafe,
+    unsupported,
+)
 from workers.formats.signatures import Glimpse
 
 SECTOR = 512
@@ -41,11 +49,16 @@ def examine(glimpse: Glimpse, max_virtual_size: int) -> VmdkFacts | None:
         return None
     _, version, _, capacity, grain, place, length, entries, *_ = _HEADER.unpack_from(glimpse.head)
     if version not in (1, 2, 3):
-        raise unsupported(f"This is a VMDK of version {version}; versions 1 to 3 are taken.")
+        raise unsupported(
+            f"This is a VMDK of version {version}; versions 1 to 3 are taken.",
+            "Convert it to one of these with the program that wrote it, and upload the new file.",
+        )
     if capacity:
         check_virtual_size(capacity * SECTOR, max_virtual_size)
     if grain < 8 or grain & (grain - 1) or not 0 < entries <= 512:
         raise corrupt("The VMDK header names an impossible grain.")
+    if place == length == 0:
+        raise _one_of_several()
     if place * SECTOR != DESCRIPTOR_AT or not 0 < length < 2048:
         raise corrupt("The VMDK header does not say where its descriptor is.")
     end = DESCRIPTOR_AT + max(length * SECTOR, QEMU_READS)
@@ -73,10 +86,15 @@ def _check_descriptor(raw: bytes, length: int) -> str:
     if any(value != NO_PARENT for key, value in fields if key == b"parentcid"):
         raise _needs_parent()
     kinds = {value for key, value in fields if key == b"createtype"}
+    extents = [line for line in lines if _EXTENT.match(line)]
+    if not kinds and not extents:
+        raise _one_of_several()
     if len(kinds) != 1 or not kinds <= TAKEN:
         named = ", ".join(kind.decode("ascii", "replace") for kind in sorted(kinds))[:64] or "none"
-        raise unsupported(f"This VMDK is of the type {named}; monolithicSparse and streamOptimized are taken.")
-    _check_extents([line for line in lines if _EXTENT.match(line)])
+        raise unsupported(
+            f"This VMDK is of the type {named}; monolithicSparse and streamOptimized are taken.", MAKE_WHOLE
+        )
+    _check_extents(extents)
     return kinds.pop().decode()
 
 
@@ -91,10 +109,7 @@ def in_plain_ascii(head: bytes) -> bytes:
 def _check_extents(lines: list[bytes]) -> None:
     """Exactly one, sparse, and no path: the file itself, whatever it was called when it was written."""
     if len(lines) != 1 or not _SPARSE_EXTENT.fullmatch(lines[0]):
-        raise unsafe(
-            "This VMDK takes its data from other files.",
-            "Make one file of all with `qemu-img convert -O qcow2 FILE.vmdk image.qcow2`, where its extents are.",
-        )
+        raise unsafe("This VMDK takes its data from other files.", MAKE_WHOLE)
 
 
 def _check_footer(glimpse: Glimpse) -> None:
@@ -108,11 +123,15 @@ def _check_footer(glimpse: Glimpse) -> None:
         raise corrupt("The footer of this VMDK is missing: the file is cut off.")
     ours, theirs = _HEADER.unpack_from(header), _HEADER.unpack_from(footer)
     if ours[:9] != theirs[:9] or theirs[9] == GD_AT_END:
-        raise unsafe("Header and footer of this VMDK contradict each other.")
+        raise unsafe("Header and footer of this VMDK contradict each other.", EXPORT_AGAIN)
 
 
 def _needs_parent() -> Exception:
-    return unsafe(
-        "This VMDK needs a parent: it holds only what changed since a snapshot.",
-        "Upload the whole disk: `qemu-img convert -O qcow2 FILE.vmdk image.qcow2`, where its parent is.",
+    return unsafe("This VMDK needs a parent: it holds only what changed since a snapshot.", MAKE_WHOLE)
+
+
+def _one_of_several() -> Exception:
+    """The refusal of an extent without a descriptor: that is in a file of its own, beside it."""
+    return unsupported(
+        "This is one of the files of a VMDK, and does not say which others belong to it.", CONVERT_DESCRIPTOR
     )
