@@ -3,8 +3,10 @@
 import os
 import shutil
 import signal
+import subprocess
 import threading
 from collections.abc import Iterator, Sequence
+from functools import cache
 from typing import NoReturn
 
 import pytest
@@ -42,11 +44,13 @@ PACKAGES = {
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers",
-        "needs_program(*names): skips where one of the programs is not on PATH; fails there when CI is true",
+        "needs_program(*names): skips where one of the programs is missing or can't work; fails there when CI is true",
     )
-    # A shell starts what runs in its background with SIGINT ignored, and children inherit that: some tests send it.
-    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN and threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+    # A shell starts what runs in its background with SIGINT ignored, and children inherit that: tests send it to them.
+    if threading.current_thread() is threading.main_thread():
+        for number, usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGTERM, signal.SIG_DFL)):
+            if signal.getsignal(number) is signal.SIG_IGN:
+                signal.signal(number, usual)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -54,12 +58,21 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 def require_programs(needed: Sequence[str]) -> None:
-    """Skip the test when one of the programs is not on PATH; fail it there when CI is true."""
+    """Skip the test when one of the programs is not on PATH, or can't work here; fail it there when CI is true."""
     missing = [name for name in needed if shutil.which(name) is None]
-    if not missing:
-        return
-    packages = " ".join(sorted({PACKAGES[name] for name in missing}))
-    do_without(f"needs {', '.join(missing)}: apt-get install {packages}")
+    if missing:
+        packages = " ".join(sorted({PACKAGES[name] for name in missing}))
+        do_without(f"needs {', '.join(missing)}: apt-get install {packages}")
+    if "bwrap" in needed and (complaint := complaint_of_bubblewrap()):
+        do_without(f"needs bubblewrap to make namespaces (README.md, What confines qemu), but: {complaint}")
+
+
+@cache
+def complaint_of_bubblewrap() -> str:
+    """What bubblewrap says where it can't make namespaces, as in most containers; empty where it can."""
+    command = ["bwrap", "--unshare-pid", "--unshare-net", "--dev-bind", "/", "/", "--tmpfs", "/mnt", "true"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    return done.stderr.strip() if done.returncode else ""
 
 
 def do_without(reason: str) -> NoReturn:

@@ -1,5 +1,6 @@
-"""Where confinement is required, a worker that can't confine qemu converts nothing; images wait for one that can."""
+"""A worker that can't confine qemu says so; where confinement is required, images wait for one that can."""
 
+import json
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -12,20 +13,31 @@ from app.lifecycle import ImageStatus, JobKind, JobState
 from app.models import Job
 from tests.app.conftest import StartGateway
 from tests.app.gateway import Gateway, until
+from tests.e2e.client import Client
+from tests.e2e.gateway import running
+from tests.e2e.images import HOLEY, Variant
 from tests.e2e.processes import images_command
 
 pytestmark = [pytest.mark.anyio, pytest.mark.needs_program("qemu-img", "bwrap")]
 
+# What bubblewrap says in a container whose profile refuses namespaces.
+REFUSED = "bwrap: No permissions to create new namespace, likely because the kernel does not allow non-privileged users"
+# Its data are compressed, so that qemu-img has to copy them.
+STREAM = Variant("stream", "VMDK", HOLEY, ("subformat=streamOptimized",))
 PROGRAMS = ("qemu-img", "qemu-nbd", "setpriv", "prlimit", "ldd")
 
 
-@pytest.fixture
-def without_bubblewrap() -> Iterator[str]:
-    """A PATH of a machine that has all programs but bubblewrap; the unprivileged user can get to them."""
+@pytest.fixture(params=["missing", "refused"])
+def without_bubblewrap(request: pytest.FixtureRequest) -> Iterator[str]:
+    """A PATH of a machine that lacks bubblewrap, or does not let it work; the unprivileged user can get to it."""
     with tempfile.TemporaryDirectory() as folder:
         Path(folder).chmod(0o755)
         for name in PROGRAMS:
             (Path(folder) / name).symlink_to(str(shutil.which(name)))
+        if request.param == "refused":
+            program = Path(folder) / "bwrap"
+            program.write_text(f"#!/bin/sh\necho '{REFUSED}' >&2; exit 1\n")
+            program.chmod(0o755)
         yield folder
 
 
@@ -92,3 +104,21 @@ def test_the_command_that_converts_ends_with_one_line_that_says_why(without_bubb
     assert done.returncode == 2
     assert "IMAGES_REQUIRE_CONFINEMENT: bubblewrap is missing" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_where_it_is_not_required_the_doctor_says_how_little_confines_qemu(
+    without_bubblewrap: str, tmp_path: Path
+) -> None:
+    found = images_command("doctor", "--json", "--data", str(tmp_path / "data"), env={"PATH": without_bubblewrap})
+
+    assert found.returncode == 0
+    confinement = next(one for one in json.loads(found.stdout) if one["name"] == "confinement")
+    assert confinement["state"] == "limits alone: qemu shares the network and the user of its worker"
+    assert "What confines qemu" in confinement["remedy"]
+
+
+def test_where_it_is_not_required_the_gateway_warns_and_converts(without_bubblewrap: str, tmp_path: Path) -> None:
+    source = STREAM.build(tmp_path)
+    with running(tmp_path / "data", {"PATH": without_bubblewrap}) as gateway, Client.of(gateway) as client:
+        client.check_holds(client.upload(source), source, STREAM.driver, tmp_path)
+    assert "qemu.without_bubblewrap" in gateway.log.read_text()

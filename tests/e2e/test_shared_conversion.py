@@ -13,7 +13,7 @@ from tests.e2e.client import Client, becomes, eventually
 from tests.e2e.cluster import Cluster, ImagesProcess, running_cluster
 from tests.e2e.images import HOLEY, LARGE, MiB, Variant
 
-pytestmark = pytest.mark.needs_program("qemu-img", "qemu-nbd", "redis-server", "bwrap")
+pytestmark = pytest.mark.needs_program("qemu-img", "qemu-nbd", "redis-server")
 
 SETTINGS = {
     "IMAGES_LEASE_SECONDS": "3",
@@ -76,6 +76,7 @@ def test_a_worker_that_dies_costs_its_range_and_not_the_image(
     bucket.close()
 
 
+@pytest.mark.needs_program("bwrap")
 @pytest.mark.parametrize("variant", VARIANTS, ids=lambda variant: variant.name)
 def test_a_worker_needs_no_room_on_its_disk(
     cluster: Cluster, client: Client, variant: Variant, disks: Path, tmp_path: Path

@@ -30,6 +30,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 BLOCK = 64 << 10
+WITH_AND_WITHOUT_BUBBLEWRAP = [pytest.param(True, marks=pytest.mark.needs_program("bwrap")), False]
 
 
 def next_data(fd: int, place: int, size: int) -> int:

@@ -16,6 +16,7 @@ import pytest
 
 from app.errors import ImageFailed, StoreUnavailable
 from app.lifecycle import DiskFormat, FailureCode
+from tests.workers.conftest import WITH_AND_WITHOUT_BUBBLEWRAP
 from tests.workers.images import KiB, MiB, edit_vhd_footer, make, raw_disk, scattered_disk
 from tests.workers.stored import stored, stored_sandbox
 from workers import qemu
@@ -72,7 +73,7 @@ def disk_read_by(client: NbdClient) -> bytes:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("bubblewrap", [True, False])
+@pytest.mark.parametrize("bubblewrap", WITH_AND_WITHOUT_BUBBLEWRAP)
 def test_every_format_reads_as_the_disk_that_it_holds(disk: Path, tmp_path: Path, kind: str, bubblewrap: bool) -> None:
     declared, driver, options = KINDS[kind]
     path = make(disk, tmp_path / "image", driver, **options)
@@ -122,15 +123,15 @@ def test_only_a_socket_lies_in_the_folder_and_it_is_gone_afterwards(vmdk: Path, 
     assert set(threading.enumerate()) <= before
 
 
-def test_a_folder_far_away_will_do(vmdk: Path, disk: Path, tmp_path: Path) -> None:
-    for bubblewrap in (True, False):
-        folder = tmp_path / ("a" * 60) / ("b" * 60) / ("c" * 60)
-        with stored_sandbox(vmdk, folder, Limits(use_bubblewrap=bubblewrap)) as (_, sandbox):
-            with export(sandbox, qemu.source("vmdk").on_socket(), AMPLE) as running, running.connect() as client:
-                assert client.size == disk.stat().st_size
+@pytest.mark.parametrize("bubblewrap", WITH_AND_WITHOUT_BUBBLEWRAP)
+def test_a_folder_far_away_will_do(vmdk: Path, disk: Path, tmp_path: Path, bubblewrap: bool) -> None:
+    folder = tmp_path / ("a" * 60) / ("b" * 60) / ("c" * 60)
+    with stored_sandbox(vmdk, folder, Limits(use_bubblewrap=bubblewrap)) as (_, sandbox):
+        with export(sandbox, qemu.source("vmdk").on_socket(), AMPLE) as running, running.connect() as client:
+            assert client.size == disk.stat().st_size
 
 
-@pytest.mark.parametrize("bubblewrap", [True, False])
+@pytest.mark.parametrize("bubblewrap", WITH_AND_WITHOUT_BUBBLEWRAP)
 def test_the_process_may_connect_to_its_source_and_not_replace_it(vmdk: Path, tmp_path: Path, bubblewrap: bool) -> None:
     script = """id -u; (rm -f source.sock) 2>&-; test -S source.sock && echo kept; (echo x > new) 2>&- || echo none
         exec /usr/bin/perl -MSocket -e 'socket(S, PF_UNIX, SOCK_STREAM, 0);
