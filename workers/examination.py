@@ -11,13 +11,15 @@ from workers import qemu
 from workers.blame import blaming_image
 from workers.confinement import Sandbox
 from workers.errors import Cancelled, QemuRefused, UnsoundResult
+from workers.formats.qcow2 import Qcow2Facts
 from workers.formats.refusals import checksum_mismatch, corrupt
 from workers.formats.reported import check_reported
 from workers.formats.tables import mapped
 from workers.formats.vhdx import ReadAt
+from workers.inflating import see_inflated
 from workers.inspection import Inspection, inspect
 from workers.planning import Subject, how_to_open
-from workers.receipts import Converted
+from workers.receipts import Converted, Way
 
 Report = Callable[[ImagePhase, int, int | None], None]
 
@@ -78,13 +80,18 @@ def examine(sandbox: Sandbox, uploaded: Uploaded, progress: Progress, *, on_sock
 def verify(
     sandbox: Sandbox, image: qemu.Image, read_at: ReadAt, expected: Converted, progress: Progress
 ) -> qemu.CheckReport:
-    """Inspect a result as if it had been uploaded, and check its tables. Raises UnsoundResult."""
+    """Inspect a result as if it had been uploaded, check its tables, and read what is compressed and was kept.
+
+    What QEMU has read and written anew can be read again. Raises UnsoundResult, and what `read_at` raises.
+    """
     limits = sandbox.limits
     tell = progress.of(ImagePhase.VERIFYING, expected.file_size)
     bounds = limits.for_tables(expected.file_size, expected.virtual_size)
     try:
         inspection = inspect(read_at, DiskFormat.QCOW2, expected.file_size, limits.max_virtual_size)
         report = qemu.check(sandbox, image, bounds)
+        if expected.way is Way.KEEP and isinstance(inspection.facts, Qcow2Facts):
+            see_inflated(inspection.facts.header, read_at, expected.file_size, tell)
     except (ImageFailed, QemuRefused) as error:
         raise UnsoundResult(str(error)) from error
     if not report.clean or inspection.claimed_size != expected.virtual_size or inspection.warnings:

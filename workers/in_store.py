@@ -25,7 +25,7 @@ from workers.formats.refusals import check_stored_size
 from workers.limits import Limits
 from workers.packing import Packer
 from workers.parts import PartRules, Reference
-from workers.planning import Subject
+from workers.planning import Subject, counted
 from workers.reading import reading
 from workers.receipts import Converted, Way
 from workers.sharing import Shared, share_out
@@ -132,6 +132,7 @@ class _Attempt:
             uploaded = Uploaded(read_at, task.source_size, task.declared_format, task.declared_sha256)
             subject = examine(sandbox, uploaded, place.progress, on_socket=True)
             with blaming_image():
+                subject = counted(sandbox, subject)
                 plan = choose(sandbox, subject, place.limits.parts)
             with assembling(place.bucket, task.result_key, place.progress) as assembly:
                 return self._make(sandbox, subject, plan, assembly)

@@ -24,7 +24,7 @@ from workers.formats.refusals import check_stored_size
 from workers.formats.vhdx import ReadAt
 from workers.inspection import inspect_head
 from workers.limits import Limits
-from workers.planning import CopyPlan, KeepPlan, ReferencePlan, Subject, make_plan
+from workers.planning import CopyPlan, KeepPlan, ReferencePlan, Subject, counted, make_plan
 from workers.receipts import Converted, Receipt, Way
 
 __all__ = ["ConversionTask", "Converted", "Limits", "Way", "convert", "forget", "inspect_head"]
@@ -99,6 +99,7 @@ class _Attempt:
                 return self._finish_in_place(sandbox, recovered)
             subject = examine(sandbox, self._uploaded(), self.progress)
             with blaming_image():
+                subject = counted(sandbox, subject)
                 plan = make_plan(sandbox, subject, self.fd)
             if not isinstance(plan, CopyPlan):
                 try:

@@ -5,7 +5,7 @@ Reference first, then keep, then copy. Whatever is odd about a map, but not wron
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import structlog
@@ -13,7 +13,7 @@ import structlog
 from app.lifecycle import DiskFormat
 from workers import qcow2, qemu
 from workers.confinement import Sandbox
-from workers.errors import Cancelled
+from workers.errors import Cancelled, QemuRefused
 from workers.extents import (
     DoubtfulMap,
     Extents,
@@ -27,7 +27,7 @@ from workers.extents import (
     without_holes,
 )
 from workers.formats.qcow2 import Qcow2Facts
-from workers.formats.refusals import REPAIR, corrupt
+from workers.formats.refusals import corrupt
 from workers.formats.vhd import FOOTER_SIZE, VhdFacts
 from workers.formats.vhdx import ReadAt, VhdxFacts, payload
 from workers.formats.vmdk import VmdkFacts
@@ -36,6 +36,11 @@ from workers.inspection import Inspection
 from workers.receipts import Converted, Way
 
 log = structlog.get_logger(__name__)
+
+_MISCOUNTED = (
+    "The reference counts in this qcow2 file are wrong, as after a crash of its writer. They do not matter for the "
+    "disk, which was taken as the tables of the file have it. Look at the original with `qemu-img check FILE`."
+)
 
 
 class NotByReference(ValueError):
@@ -71,7 +76,8 @@ Plan = ReferencePlan | KeepPlan | CopyPlan
 class Subject(NamedTuple):
     """A source that passed inspection: what it is, how QEMU opens it, its sizes in bytes, and how to read it.
 
-    `data_size` is how much of the disk its tables map to data.
+    `data_size` is how much of the disk its tables map to data. `report`: what QEMU says of the reference counts of a
+    qcow2, once it was asked.
     """
 
     inspection: Inspection
@@ -80,6 +86,7 @@ class Subject(NamedTuple):
     source_size: int
     data_size: int
     read_at: ReadAt
+    report: qemu.CheckReport | None = None
 
     def converted(self, way: Way, stored_size: int, file_size: int) -> Converted:
         """What there is to tell once this has become a result of these sizes."""
@@ -210,8 +217,6 @@ def _reads_holes(subject: Subject, extents: Extents) -> bool:
 
 
 def _qcow2(sandbox: Sandbox, subject: Subject, facts: Qcow2Facts) -> Plan:
-    if facts.dirty:
-        checked(sandbox, subject)
     found = map_source(sandbox, subject)
     if not found.unplaced and Way.REFERENCE in sandbox.limits.ways:
         return _reference(sandbox, subject, found.extents)
@@ -219,27 +224,39 @@ def _qcow2(sandbox: Sandbox, subject: Subject, facts: Qcow2Facts) -> Plan:
 
 
 def keep(sandbox: Sandbox, subject: Subject, facts: Qcow2Facts) -> KeepPlan:
-    """A new header for a qcow2 with clean tables. Raises NotByReference, ImageFailed, QemuError, Cancelled."""
+    """A new header for a qcow2 whose clusters are counted right. Raises NotByReference."""
     if Way.KEEP not in sandbox.limits.ways:
         raise NotByReference("the operator does not want it")
     if facts.dirty or facts.bitmaps or facts.header.nb_snapshots:
         raise NotByReference("it has more in it than its current state")
-    report = checked(sandbox, subject)
-    if report.leaks or report.end_offset is None or 4 * report.end_offset < 3 * subject.source_size:
-        raise NotByReference("it has clusters that nobody uses")
+    report = subject.report
+    if report is None or not report.clean:
+        raise NotByReference("its clusters are not counted right")
+    if report.end_offset is None or 4 * report.end_offset < 3 * subject.source_size:
+        raise NotByReference("it has clusters that are not used")
     return KeepPlan(qcow2.write_header(facts.header), report.end_offset)
 
 
-def checked(sandbox: Sandbox, subject: Subject) -> qemu.CheckReport:
-    """`qemu-img check` on a source: leaks are harmless, contradictions are not."""
-    bounds = sandbox.limits.for_tables(subject.source_size, subject.virtual_size)
-    report = qemu.check(sandbox, subject.image, bounds)
-    if report.corruptions:
-        raise corrupt(
-            f"`qemu-img check` finds {report.corruptions} errors in this qcow2 image.",
-            REPAIR,
+def counted(sandbox: Sandbox, subject: Subject) -> Subject:
+    """The source with a report on its reference counts, if it is a qcow2 without snapshots.
+
+    Counts tell a writer which clusters are free, and a reader nothing: where they are wrong, the disk is whole, and its
+    owner is warned. With snapshots, each has to be gone through, however many a small file has. Raises QemuError,
+    Cancelled.
+    """
+    inspection = subject.inspection
+    if not isinstance(inspection.facts, Qcow2Facts) or inspection.facts.header.nb_snapshots:
+        return subject
+    try:
+        report = qemu.check(
+            sandbox, subject.image, sandbox.limits.for_tables(subject.source_size, subject.virtual_size)
         )
-    return report
+    except QemuRefused as refusal:
+        log.info("qemu-img can't check a source", stderr=refusal.stderr)
+        report = qemu.CheckReport(corruptions=1, leaks=0, end_offset=None)
+    if report.corruptions:
+        inspection = replace(inspection, warnings=(*inspection.warnings, _MISCOUNTED))
+    return subject._replace(inspection=inspection, report=report)
 
 
 def how_to_open(inspection: Inspection) -> qemu.Image:

@@ -20,7 +20,6 @@ from workers.planning import (
     KeepPlan,
     NotByReference,
     Subject,
-    checked,
     cut_off_is_corrupt,
     fitting,
     keep,
@@ -67,8 +66,6 @@ def plan_stream(sandbox: Sandbox, subject: Subject, rules: PartRules) -> StreamP
 
 def _by_format(sandbox: Sandbox, subject: Subject, rules: PartRules) -> StorePlan:
     facts = subject.inspection.facts
-    if isinstance(facts, Qcow2Facts) and facts.dirty:
-        checked(sandbox, subject)
     extents = _located(sandbox, subject)
     try:
         if extents is not None:

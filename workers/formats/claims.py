@@ -37,6 +37,10 @@ class Places:
         if first < last and not (self._mark_one(first) if count == 1 else self._mark(first, last)):
             raise unsafe(f"Several places of the disk in this image share one {self._what} of the file.", CONVERT_FIRST)
 
+    def meets(self, other: "Places") -> bool:
+        """Whether something was noted at a place at which `other`, of the same units, has something too."""
+        return bool(int.from_bytes(self._taken, "little") & int.from_bytes(other._taken, "little"))
+
     def _mark_one(self, place: int) -> bool:
         """As `_mark`, for one bit: of a fragmented disk there are millions."""
         bit = 1 << (place & 7)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from workers import qcow2
 from workers.formats.claims import Places, check_total, cut_off
 from workers.formats.numbers import numbers_in
+from workers.formats.refusals import corrupt
 from workers.formats.vhdx import ReadAt
 from workers.qcow2_data import COMPRESSED, COPIED
 
@@ -19,6 +20,9 @@ _ZERO = 1
 _L1_PIECE = 1 << 20
 # No compressed cluster is shorter: deflate makes at least 1/1032 of it, zstd has a header.
 _LEAST_DEFLATED, _LEAST_ZSTD = 4, 8
+
+# Where something lies in the file, and how long it is, in bytes.
+Place = tuple[int, int]
 
 
 class Qcow2Tables:
@@ -42,8 +46,24 @@ class Qcow2Tables:
         """How many bytes of the disk are mapped to data. Raises ImageFailed, and what `read_at` and `tick` raise."""
         for number, table in self._l2_tables():
             self._take(table, number * (self._unit // 8) * self._unit)
+        # The header and the first table: those of counts do not matter to a reader.
+        self._tables.take(0)
+        self._tables.take(self._header.l1_table_offset, max(1, -(-8 * self._header.l1_size // self._unit)))
+        if self._plain.meets(self._tables):
+            raise corrupt("The tables of this qcow2 image name themselves as data of its disk.")
         plain, inflated = self._plain_count * self._unit, self._compressed_count * self._unit
         return check_total(plain, inflated, self._size, self._unit)
+
+    def compressed(self) -> Iterator[list[Place]]:
+        """Where the compressed clusters of the disk lie, ascending, in one list for each L2 table.
+
+        Up to a sector's end, so that what follows a cluster may come with it. Raises ImageFailed, and what `read_at`
+        and `tick` raise.
+        """
+        clusters = -(-self._header.size // self._unit)
+        for number, table in self._l2_tables():
+            on_disk = table[: max(0, clusters - number * (self._unit // 8))]
+            yield sorted(self._place(entry) for entry in on_disk if entry & COMPRESSED)
 
     def _l2_tables(self) -> Iterator[tuple[int, "array[int]"]]:
         begin, end = self._header.l1_table_offset, self._header.l1_table_offset + 8 * self._header.l1_size
@@ -79,12 +99,17 @@ class Qcow2Tables:
         self._take_run(begin, expected, start + len(table) * unit)
 
     def _take_compressed(self, entry: int) -> None:
-        offset = entry & self._compressed_offset
-        more = (entry & ~COMPRESSED & ~COPIED) >> self._sectors_at
-        if (offset // _SECTOR + 1 + more) * _SECTOR > self._size:
+        offset, length = self._place(entry)
+        if offset + length > self._size:
             raise cut_off()
         self._compressed.take(offset)
         self._compressed_count += 1
+
+    def _place(self, entry: int) -> Place:
+        """Of a compressed cluster: the entry names its first byte, and how many more sectors it reaches into."""
+        offset = entry & self._compressed_offset
+        more = (entry & ~COMPRESSED & ~COPIED) >> self._sectors_at
+        return offset, (1 + more) * _SECTOR - offset % _SECTOR
 
     def _take_run(self, begin: int, end: int, disk_end: int) -> None:
         """Note clusters that follow one another; `disk_end` is where on the disk they end, or beyond its end."""
