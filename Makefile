@@ -13,7 +13,7 @@ BIN := .venv/bin
 # Node.js is here where the machine has none.
 export PATH := $(PATH):$(CURDIR)/$(BIN)
 
-.PHONY: help setup run test check format bench soak audit requirements clean
+.PHONY: help setup run test check format bench soak fuzz audit requirements clean
 
 help: ## say what there is
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "make %-14s %s\n", $$1, $$2 }'
@@ -50,6 +50,10 @@ bench: ## measure speed and memory, as ratios in one run
 soak: ## attack a gateway for MINUTES while it is used, and say what users felt
 	@.ci/setup dev
 	$(BIN)/python -m tests.soak --minutes "$(MINUTES)" $(ARGS)
+
+fuzz: ## convert made-up and damaged images for MINUTES, and compare with what was written and with QEMU
+	@.ci/setup dev
+	$(BIN)/python -m tests.fuzz --minutes "$(MINUTES)" $(ARGS)
 
 audit: ## look for known vulnerabilities, risky code and secrets; ARGS=--offline asks no database
 	@.ci/setup audit

@@ -185,7 +185,9 @@ def _second_opinion(glimpse: Glimpse, declared: DiskFormat) -> None:
         return
     inspector = format_inspector.ALL_FORMATS[declared.lower()]()
     rest = glimpse.tail[max(0, len(glimpse.head) + len(glimpse.tail) - glimpse.size) :]
-    head = vmdk.in_plain_ascii(glimpse.head) if declared is DiskFormat.VMDK else glimpse.head
+    # It reads features of qcow2 in any version, and descriptors in ASCII alone.
+    plain = vmdk.in_plain_ascii if declared is DiskFormat.VMDK else qcow2.with_its_features
+    head = plain(glimpse.head)
     if not _feed(inspector, head, rest):
         raise corrupt(f"The header of this {declared} image makes no sense.")
     try:

@@ -15,6 +15,7 @@ from workers.formats.refusals import (
 from workers.formats.signatures import Glimpse
 
 _BY_ITS_WRITER = "Convert it to a plain qcow2 of version 3 with the program that wrote it, and upload the new file."
+_VERSION_2_END, _FEATURES_LENGTH = 72, 24
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +61,12 @@ def examine(glimpse: Glimpse, max_virtual_size: int) -> Qcow2Facts | None:
     if qcow2.EXTENSION_ENCRYPTION in extensions:
         raise _encrypted()
     return Qcow2Facts(header, qcow2.EXTENSION_BITMAPS in extensions)
+
+
+def with_its_features(head: bytes) -> bytes:
+    """The head of a qcow2 that was examined, with no features where version 2 has other things."""
+    end = _VERSION_2_END + _FEATURES_LENGTH
+    return head[:_VERSION_2_END] + bytes(_FEATURES_LENGTH) + head[end:] if qcow2.read_version(head) == 2 else head
 
 
 def _check_references(header: qcow2.Header) -> None:
