@@ -25,6 +25,9 @@ _OPEN_CHARACTERS = 4 * 1024 * 1024
 # Operations of one caller that start or run at a time. Everything runs on one event loop: a caller's thousandth
 # operation would otherwise get as many turns as another caller's only one, and a thousand times as many in all.
 _RUNNING_AT_ONCE = 8
+# After a start of a subscription, the next one of its caller waits three times as long as that took, so that a flood of
+# them leaves others most of the loop's time; but no longer than this, where something else was slow (seconds).
+_REST, _LONGEST_REST = 3, 0.25
 # A forgotten address starts with a full bucket. With this many, that takes a minute of 10,000 addresses.
 _REMEMBERED_ADDRESSES = 10_000
 
@@ -156,21 +159,29 @@ class _Gates:
 class _GateTurn:
     def __init__(self, gates: _Gates) -> None:
         self._gates = gates
-        self._passed: list[asyncio.Semaphore] = []
+        self._running = False
+        self._started_at: float | None = None
 
     async def begin(self) -> None:
-        await self._pass(self._gates.running)
+        await self._gates.running.acquire()
+        self._running = True
 
     async def start_alone(self) -> None:
-        await self._pass(self._gates.starting)
+        # Who waits for others to start keeps no other operation of the caller from running.
+        self.end()
+        await self._gates.starting.acquire()
+        self._started_at = asyncio.get_running_loop().time()
+        await self.begin()
 
     def end(self) -> None:
-        while self._passed:
-            self._passed.pop().release()
-
-    async def _pass(self, gate: asyncio.Semaphore) -> None:
-        await gate.acquire()
-        self._passed.append(gate)
+        if self._running:
+            self._running = False
+            self._gates.running.release()
+        if self._started_at is not None:
+            loop = asyncio.get_running_loop()
+            rest = min(_REST * (loop.time() - self._started_at), _LONGEST_REST)
+            self._started_at = None
+            loop.call_later(rest, self._gates.starting.release)
 
 
 class Admission:

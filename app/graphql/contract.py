@@ -36,7 +36,10 @@ class Turn(Protocol):
     """One of the places at which a caller's operations run at a time."""
 
     async def start_alone(self) -> None:
-        """Wait until no other operation of the caller starts a subscription: they come in hundreds."""
+        """Wait until no other operation of the caller starts a subscription, nor has just done so.
+
+        They come in hundreds. An operation that waits for this leaves its place to others.
+        """
 
     def end(self) -> None:
         """Leave it to the caller's next operation. Does nothing when that has been done."""

@@ -296,6 +296,51 @@ def test_subscriptions_of_one_caller_start_one_after_the_other() -> None:
     run(scenario)
 
 
+def test_what_waits_to_start_keeps_no_other_operation_of_the_caller_waiting() -> None:
+    async def scenario() -> None:
+        turns = Turns(at_once=2)
+        async with turns.taken("ann") as first, turns.taken("ann") as second:
+            await first.start_alone()
+            starting = asyncio.create_task(second.start_alone())
+            await asyncio.sleep(0)
+            async with turns.taken("ann"):
+                assert not starting.done()
+            first.end()
+            await starting
+
+    run(scenario)
+
+
+@pytest.mark.parametrize(("took", "rest"), [(0.03, 0.09), (5.0, 0.25)])
+def test_a_start_is_followed_by_a_rest_in_which_others_have_the_loop(
+    monkeypatch: pytest.MonkeyPatch, took: float, rest: float
+) -> None:
+    async def scenario() -> None:
+        loop = asyncio.get_running_loop()
+        clock = loop.time()
+        monkeypatch.setattr(loop, "time", lambda: clock)
+
+        async def after(seconds: float) -> None:
+            nonlocal clock
+            clock += seconds
+            for _ in range(5):
+                await asyncio.sleep(0)
+
+        turns = Turns(at_once=2)
+        async with turns.taken("ann") as first, turns.taken("ann") as second, turns.taken("bob") as other:
+            await first.start_alone()
+            starting = asyncio.create_task(second.start_alone())
+            await after(took)
+            first.end()
+            await after(rest - 0.01)
+            assert not starting.done()
+            await other.start_alone()
+            await after(0.02)
+            assert starting.done()
+
+    run(scenario)
+
+
 def test_a_subscription_that_is_cancelled_while_it_waits_to_start_leaves_the_next_its_turn() -> None:
     async def scenario() -> None:
         turns = Turns(at_once=2)
