@@ -18,8 +18,8 @@ from workers.limits import Limits
 from workers.packing import ReadInto
 from workers.parts import PartRules, Piece, Reference, cut
 from workers.planning import KeepPlan
-from workers.qcow2_data import PackedClusters, PackedRange
-from workers.streaming import Streamed
+from workers.qcow2_data import PackedClusters, PackedRange, batches_of, clusters_of_batch
+from workers.streaming import Streamed, stretches
 
 FIRST = 1
 _COPYING = 4
@@ -157,10 +157,13 @@ class Assembly:
 
 
 def _placed(ranges: Sequence[tuple[int, Streamed]], cluster_size: int, begin: int) -> PackedClusters:
-    """Ranges one behind the other in the file, from `begin` on."""
+    """Ranges one behind the other in the file, from `begin` on; of a disk that is mostly empty, only what is not."""
     placed: list[PackedRange] = []
     for first, streamed in ranges:
-        placed.append(PackedRange(first, streamed.sizes, begin))
+        place = begin
+        for index, sizes in stretches(streamed.sizes, clusters_of_batch(cluster_size)):
+            placed.append(PackedRange(first + index, sizes, place))
+            place = max(batch.end for batch in batches_of(placed[-1], cluster_size))
         begin += streamed.length
     return PackedClusters(placed, cluster_size, begin)
 

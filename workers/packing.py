@@ -19,7 +19,7 @@ from workers.qcow2_data import clusters_of_batch
 ReadInto = Callable[[int, memoryview], None]
 
 # Ranges that lie so close in the source are read at once, up to so many bytes.
-_CLOSE, _AT_ONCE = 64 << 10, 8 << 20
+_CLOSE, _AT_ONCE = 64 << 10, 4 << 20
 _LEVEL = 1
 
 
@@ -67,10 +67,11 @@ class Packer:
     It works in a few buffers over and over: what is allocated anew all the time would be neither quick nor bounded.
     """
 
-    def __init__(self, disk: Disk, cluster_size: int, *, compress: bool = False) -> None:
+    def __init__(self, disk: Disk, cluster_size: int, *, compress: bool = False, batch: int | None = None) -> None:
+        """`batch`: so many clusters are packed together; without it, as many as `PackedRange` wants."""
         self.disk = disk
         self.cluster_size = cluster_size
-        self.batch = clusters_of_batch(cluster_size)
+        self.batch = batch or clusters_of_batch(cluster_size)
         self._compress = compress
         self._zeros = bytes(cluster_size)
         self._idle: deque[bytearray] = deque()
@@ -88,6 +89,17 @@ class Packer:
             most += (-(-(start + length) // size) - start // size) * size
         return min((last - first) * size, most)
 
+    def batches(self, first: int, last: int) -> Iterator[int]:
+        """The batches from cluster `first` to before `last` that may hold data, each by its first cluster.
+
+        `first` is at a batch's boundary. It takes as long as there are extents, however large the disk is.
+        """
+        size = self.batch * self.cluster_size
+        for start, length, _ in runs_within(self.disk.extents, first * self.cluster_size, last * self.cluster_size):
+            end = -(-(start + length) // size) * self.batch
+            yield from range(max(first, start // size * self.batch), min(end, last), self.batch)
+            first = max(first, end)
+
     def pack(self, first: int) -> Packed:
         """The batch that begins with cluster `first` of the disk."""
         count = min(self.batch, self.clusters - first)
@@ -97,7 +109,7 @@ class Packer:
         self._read(runs, buffer)
         compressed = self._sort_out(numbers, sizes, buffer) if numbers else []
         used = sizes.count(self.cluster_size) * self.cluster_size
-        if used > len(buffer) // 2:
+        if used > self.batch * self.cluster_size // 2:
             return Packed(sizes, memoryview(buffer)[:used], compressed, buffer)
         # So much memory is not kept for the sake of so little.
         few = bytes(memoryview(buffer)[:used])

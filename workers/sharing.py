@@ -93,11 +93,11 @@ def share_out(packer: Packer, share: int, reference: str, subject: Subject, *, c
 
 def cut_evenly(packer: Packer, share: int) -> tuple[int, ...]:
     """Cut a disk where ranges of about `share` bytes of data end, at batches; gives clusters, both ends too."""
-    batches = range(0, packer.clusters, packer.batch)
+    batches = list(packer.batches(0, packer.clusters))
     data = list(accumulate(packer.most_data(first, first + packer.batch) for first in batches))
     count = min(_MOST_RANGES, -(-data[-1] // share)) if data else 1
     places = {bisect_left(data, data[-1] * index // count) + 1 for index in range(1, count)}
-    inner = sorted(place * packer.batch for place in places if place < len(batches))
+    inner = sorted(batches[place] for place in places if place < len(batches))
     return (0, *inner, packer.clusters)
 
 

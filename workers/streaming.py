@@ -18,6 +18,7 @@ from workers.packing import Packed, Packer
 from workers.parts import PartRules
 
 _PACKING, _SENDING = 2, 3
+_ZEROS = array("I", bytes(1 << 20))
 
 Piece = bytes | memoryview
 
@@ -121,10 +122,9 @@ class _Run:
         sizes = array("I")
         part = self._begun(0)
         for batch, packed in self._packed(packing, first, last):
+            _lengthen(sizes, batch - first)
             sizes.extend(packed.sizes)
-            self.progress(
-                min(len(sizes) * self.packer.cluster_size, self.packer.disk.size - first * self.packer.cluster_size)
-            )
+            self._tell(first, len(sizes))
             self._stop_if_cancelled()
             if not packed.length:
                 continue
@@ -134,6 +134,8 @@ class _Run:
             self._add(part, batch, packed)
             if self.room is not None and part.begin + part.length > self.room:
                 raise over_quota()
+        _lengthen(sizes, last - first)
+        self._tell(first, len(sizes))
         # Behind the end of the disk comes nothing, so that the last part may be short.
         final = last == self.packer.clusters
         rest = self._end(sending, part, final=final, alone=final and not first)
@@ -145,9 +147,9 @@ class _Run:
         return _Part(begin, self.longest <= self.rules.kept)
 
     def _packed(self, packing: ThreadPoolExecutor, first: int, last: int) -> Iterator[tuple[int, Packed]]:
-        """All batches, in order, each with its first cluster; the next ones are under way meanwhile."""
+        """All batches with data, in order, each with its first cluster; the next ones are under way meanwhile."""
         ahead: deque[tuple[int, Future[Packed]]] = deque()
-        for batch in range(first, last, self.packer.batch):
+        for batch in self.packer.batches(first, last):
             if len(ahead) > _PACKING:
                 yield self._next(ahead)
             ahead.append((batch, packing.submit(self._pack, batch)))
@@ -157,6 +159,10 @@ class _Run:
     def _next(self, ahead: "deque[tuple[int, Future[Packed]]]") -> tuple[int, Packed]:
         batch, packed = ahead.popleft()
         return batch, packed.result()
+
+    def _tell(self, first: int, count: int) -> None:
+        size = self.packer.cluster_size
+        self.progress(min(count * size, self.packer.disk.size - first * size))
 
     def _pack(self, batch: int) -> Packed:
         self._stop_if_cancelled()
@@ -224,3 +230,31 @@ class _Run:
             if not part.kept:
                 self.packer.give_back(packed)
         yield bytes(part.padding)
+
+
+def stretches(sizes: "array[int]", batch: int) -> Iterator[tuple[int, "array[int]"]]:
+    """Runs of batches that are not all zeros: where in `sizes` each begins, and its numbers."""
+    begin = end = 0
+    for first in _filled(sizes, batch):
+        if first > end:
+            if end:
+                yield begin, sizes[begin:end]
+            begin = first
+        end = first + batch
+    if end:
+        yield begin, sizes[begin:end]
+
+
+def _filled(sizes: "array[int]", batch: int) -> Iterator[int]:
+    """Where batches begin that are not all zeros. Of a disk of many TiB, most of millions are: they are skipped."""
+    many = max(1, len(_ZEROS) // batch) * batch
+    for start in range(0, len(sizes), many):
+        piece = sizes[start : start + many]
+        if piece != _ZEROS[: len(piece)]:
+            yield from (start + first for first in range(0, len(piece), batch) if any(piece[first : first + batch]))
+
+
+def _lengthen(sizes: "array[int]", count: int) -> None:
+    """Add zeros until there are `count` numbers, piece by piece."""
+    while len(sizes) < count:
+        sizes.extend(_ZEROS[: count - len(sizes)])

@@ -202,6 +202,23 @@ def test_a_vhdx_whose_blocks_are_mostly_zeros_is_streamed(bench: StoreBench, hol
     holds(bench.get(), raw)
 
 
+@pytest.mark.parametrize("compress", [False, True], ids=["plain", "zstd"])
+def test_a_large_disk_with_little_data_is_streamed(
+    bench: StoreBench, holds: Holds, tmp_path: Path, compress: bool
+) -> None:
+    places = [0, 4 * MiB, 5 * MiB, 700_000 * MiB, (1 << 41) - 12 * MiB, (1 << 41) - 512]
+    raw = raw_disk(tmp_path / "disk.raw", 1 << 41, [(place, 512) for place in places])
+    bench.put(make(raw, tmp_path / "image", "vhdx", block_size="1M"))
+    done = bench.convert(VHDX, Limits(compress=compress))
+    assert done.way is Way.COPY
+    assert done.file_size < 3 * MiB
+    converting = [done for phase, done, _ in bench.told if phase is ImagePhase.CONVERTING]
+    assert converting == sorted(converting)
+    assert len(converting) < 100
+    assert converting[-1] == 1 << 41
+    holds(bench.get(), raw)
+
+
 @pytest.mark.parametrize(
     ("driver", "declared", "options"),
     [

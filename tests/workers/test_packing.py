@@ -13,11 +13,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.workers.images import KiB, MiB, qemu_img
-from workers import packing, qcow2_data
+from workers import packing, qcow2_data, streaming
 from workers.extents import Extents
 from workers.packing import Disk, Packed, Packer, runs_within
 from workers.qcow2 import front_size, lay_out, read_header, tables_touched
 from workers.qcow2_data import PackedClusters, PackedRange, Runs
+from workers.streaming import stretches
 
 needs_qemu = pytest.mark.needs_program("qemu-img")
 
@@ -142,6 +143,39 @@ def test_data_is_read_from_wherever_a_map_says(
         found = b"".join(unpacked(packer.pack(first), size) for first in range(0, packer.clusters, packer.batch))
     assert found[: len(content)] == content
     assert not any(found[len(content) :])
+
+
+@settings(max_examples=200, deadline=None)
+@given(made=mapped_disks(), batch=st.integers(1, 5), cut=st.integers(0, 12))
+def test_a_batch_that_is_passed_over_holds_nothing(made: tuple[bytes, Extents, bytes], batch: int, cut: int) -> None:
+    content, extents, source = made
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(qcow2_data, "_BATCH", batch * KiB)
+        packer = Packer(disk_of(content, extents, source), KiB)
+        middle = min(cut * batch, packer.clusters)
+        named = [*packer.batches(0, middle), *packer.batches(middle, packer.clusters)]
+        holding = [first for first in range(0, packer.clusters, batch) if packer.pack(first).length]
+    assert named == sorted(set(named))
+    assert set(holding) <= set(named) <= set(range(0, packer.clusters, batch))
+    # Sectors of data are half a cluster: none is named in vain.
+    assert holding == named
+
+
+@given(
+    sizes=st.lists(st.sampled_from([0, 0, 0, 7, 8]), max_size=60), batch=st.integers(1, 5), at_once=st.integers(1, 20)
+)
+def test_stretches_are_all_that_is_not_zeros(sizes: list[int], batch: int, at_once: int) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(streaming, "_ZEROS", array("I", bytes(4 * max(at_once, batch))))
+        found = list(stretches(array("I", sizes), batch))
+    kept = [0] * len(sizes)
+    for begin, numbers in found:
+        assert begin % batch == 0
+        assert all(any(numbers[place : place + batch]) for place in range(0, len(numbers), batch))
+        kept[begin : begin + len(numbers)] = numbers
+    assert kept == sizes
+    # Between two of them lies a batch at least.
+    assert all(begin + len(numbers) + batch <= after for (begin, numbers), (after, _) in itertools.pairwise(found))
 
 
 def unpacked(packed: Packed, size: int) -> bytes:
