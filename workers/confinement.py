@@ -28,6 +28,7 @@ SOURCE = "source"
 SOURCE_SOCKET = "source.sock"
 OUTPUT = "out"
 RESULT = f"{OUTPUT}/result"
+PACKED = "packed"
 _WRAPPERS = ("setpriv", "prlimit")
 _HINT = "install qemu-utils (and util-linux, which every Debian has)"
 
@@ -233,6 +234,18 @@ class FileSandbox(Sandbox):
         """Give a file the owner and mode that the source had before."""
         os.chown(path, self._before.st_uid, self._before.st_gid)
         os.chmod(path, stat.S_IMODE(self._before.st_mode))
+
+    @contextmanager
+    def packed(self) -> Iterator[int]:
+        """Make the file `packed`, which we write, and processes may only read; gives its descriptor. Raises OSError."""
+        fd = os.open(self.folder / PACKED, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            if os.geteuid() == 0:
+                os.fchown(fd, -1, self.limits.unprivileged_id)
+                os.fchmod(fd, 0o640)
+            yield fd
+        finally:
+            os.close(fd)
 
     @contextmanager
     def written(self) -> Iterator[int]:

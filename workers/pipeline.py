@@ -19,12 +19,14 @@ from workers.blame import blaming_image, storage_may_fill_up
 from workers.confinement import SOURCE, FileSandbox, remove_tree
 from workers.errors import ReceiptMissing, UnsoundResult
 from workers.examination import Progress, Report, Uploaded, examine, verify
+from workers.extents import Extents
 from workers.flushing import flushed_meanwhile
 from workers.formats.refusals import check_stored_size
 from workers.formats.vhdx import ReadAt
 from workers.inspection import inspect_head
 from workers.limits import Limits
-from workers.planning import CopyPlan, KeepPlan, ReferencePlan, Subject, counted, make_plan
+from workers.packed_file import write_packed
+from workers.planning import CopyPlan, KeepPlan, ReferencePlan, Subject, counted, make_plan, plan_copy
 from workers.receipts import Converted, Receipt, Way
 
 __all__ = ["ConversionTask", "Converted", "Limits", "Way", "convert", "forget", "inspect_head"]
@@ -106,7 +108,8 @@ class _Attempt:
                     return self._rewrite(sandbox, subject, plan)
                 except UnsoundResult as error:
                     log.warning("new tables do not hold, copying instead", reason=str(error))
-            return self._copy(sandbox, subject)
+                    plan = plan_copy(sandbox, subject, self.fd, str(error))
+            return self._copy(sandbox, subject) if plan.extents is None else self._pack(sandbox, subject, plan.extents)
 
     def _rewrite(self, sandbox: FileSandbox, subject: Subject, plan: ReferencePlan | KeepPlan) -> Converted:
         """The ways *reference* and *keep*: the source becomes the result."""
@@ -145,7 +148,23 @@ class _Attempt:
                 stored_size = self._verify(sandbox, qemu.RESULT_IMAGE, unverified, fd)
                 self._require_room(stored_size)
                 os.fsync(fd)
-        converted = subject.converted(Way.COPY, stored_size, size)
+        return self._finish_copy(sandbox, written, subject.converted(Way.COPY, stored_size, size))
+
+    def _pack(self, sandbox: FileSandbox, subject: Subject, extents: Extents) -> Converted:
+        """The way *copy*, without QEMU: the extents of the source are written to a new file; the source stays."""
+        room = self.limits.max_stored_size
+        progress = self.progress.of(ImagePhase.CONVERTING, subject.virtual_size)
+        written = sandbox.folder / qemu.PACKED_IMAGE.name
+        with sandbox.packed() as fd:
+            with flushed_meanwhile(written):
+                layout = write_packed(fd, self.fd, subject.virtual_size, extents, room, progress)
+                converted = subject.converted(Way.COPY, layout.stored_size, layout.file_size)
+                self._verify(sandbox, qemu.PACKED_IMAGE, converted, fd)
+            os.fsync(fd)
+        return self._finish_copy(sandbox, written, converted)
+
+    def _finish_copy(self, sandbox: FileSandbox, written: Path, converted: Converted) -> Converted:
+        """Give a new file, which is on the disk and verified, the name of the result."""
         sandbox.own(written)
         receipts.write(self.task.result, Receipt(converted))
         os.rename(written, self.task.result)

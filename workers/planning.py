@@ -4,7 +4,7 @@ Reference first, then keep, then copy. Whatever is odd about a map, but not wron
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -15,6 +15,7 @@ from workers import qcow2, qemu
 from workers.confinement import Sandbox
 from workers.errors import Cancelled, QemuRefused
 from workers.extents import (
+    USUAL_CLUSTER,
     DoubtfulMap,
     Extents,
     Relocation,
@@ -65,9 +66,10 @@ class KeepPlan:
 
 @dataclass(frozen=True, slots=True)
 class CopyPlan:
-    """All data anew, and why."""
+    """All data anew, and why. `extents` tell where it lies in the source; None when QEMU is to read the disk."""
 
     reason: str
+    extents: Extents | None
 
 
 Plan = ReferencePlan | KeepPlan | CopyPlan
@@ -104,7 +106,35 @@ def make_plan(sandbox: Sandbox, subject: Subject, fd: int) -> Plan:
             return _by_format(sandbox, subject, fd)
         except (NotByReference, DoubtfulMap, TooManyExtents, qcow2.TablesTooLarge) as reason:
             log.info("source has to be copied", reason=str(reason))
-            return CopyPlan(str(reason))
+            return plan_copy(sandbox, subject, fd, str(reason))
+
+
+def plan_copy(sandbox: Sandbox, subject: Subject, fd: int, reason: str) -> CopyPlan:
+    """How a source is copied that is the open file `fd`. Raises ImageFailed when it is damaged, Cancelled.
+
+    Most formats are left to QEMU, which soon finds what is empty. Not in a VHDX: it reads the whole disk, and looks for
+    zeros. In a VMDK it goes from grain to grain. Either takes it minutes for 2 TiB without data, and the tables have
+    been read here anyway.
+    """
+    with cut_off_is_corrupt(), suppress(DoubtfulMap, TooManyExtents):
+        extents = _located(sandbox, subject)
+        if extents is not None:
+            with suppress(TooManyExtents):
+                # A block of up to 256 MiB may be one hole but for some KiB.
+                extents = without_holes(fd, extents, USUAL_CLUSTER, sandbox.limits.max_extents)
+            return CopyPlan(reason, extents)
+    return CopyPlan(reason, None)
+
+
+def _located(sandbox: Sandbox, subject: Subject) -> Extents | None:
+    """Where the data of a VHDX or a VMDK lies; None of other formats, and of compressed data."""
+    match subject.inspection.facts:
+        case VhdxFacts():
+            return plain_extents(subject)
+        case VmdkFacts():
+            found = map_source(sandbox, subject)
+            return None if found.unplaced else found.extents
+    return None
 
 
 @contextmanager
@@ -134,13 +164,11 @@ def _by_format(sandbox: Sandbox, subject: Subject, fd: int) -> Plan:
 def plain_extents(subject: Subject) -> Extents:
     """Where the data of a raw disk, a fixed VHD or a VHDX lies, without asking QEMU. These formats know no holes.
 
-    Raises ImageFailed, DoubtfulMap, Truncated.
+    Raises ImageFailed, Truncated.
     """
     facts = subject.inspection.facts
     if isinstance(facts, VhdxFacts):
-        extents = payload(facts, subject.read_at)
-        check(extents, subject.virtual_size, subject.source_size)
-        return extents
+        return payload(facts, subject.read_at, subject.source_size)
     if isinstance(facts, VhdFacts) and subject.virtual_size > subject.source_size - FOOTER_SIZE:
         raise corrupt("The file is shorter than the disk that its VHD footer names: it is cut off.")
     extents = Extents()
@@ -202,18 +230,11 @@ def _reference(sandbox: Sandbox, subject: Subject, extents: Extents, fd: int | N
     virtual_size = subject.virtual_size
     if fd is not None:
         extents = without_holes(fd, extents, coarse_enough(virtual_size), sandbox.limits.max_extents)
-    if not _reads_holes(subject, extents):
-        mostly_data(extents, subject)
+    mostly_data(extents, subject)
     cluster_size = fitting(extents, virtual_size)
     free_at = -(-_readable(subject) // cluster_size) * cluster_size
     extents, copies, tables_at = relocate(extents, cluster_size, free_at)
     return ReferencePlan(qcow2.lay_out(virtual_size, cluster_size, extents, tables_at), copies)
-
-
-def _reads_holes(subject: Subject, extents: Extents) -> bool:
-    """Whether a copy would read a lot more than it saves: of a VHDX, QEMU does not know what is empty, and reads it."""
-    saved = subject.source_size - extents.data_size
-    return isinstance(subject.inspection.facts, VhdxFacts) and 1024 * saved < subject.virtual_size
 
 
 def _qcow2(sandbox: Sandbox, subject: Subject, facts: Qcow2Facts) -> Plan:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from workers.confinement import RESULT, SOURCE, SOURCE_SOCKET, Sandbox
+from workers.confinement import PACKED, RESULT, SOURCE, SOURCE_SOCKET, Sandbox
 from workers.errors import QemuFailed, QemuRefused
 from workers.extents import DoubtfulMap, Extents, TooManyExtents
 from workers.limits import Bounds
@@ -50,6 +50,7 @@ def source(driver: str, option: str | None = None) -> Image:
 
 
 RESULT_IMAGE = Image(RESULT, "qcow2")
+PACKED_IMAGE = Image(PACKED, "qcow2")
 
 
 @dataclass(frozen=True, slots=True)

@@ -88,7 +88,7 @@ def remove(result: Path) -> None:
         os.unlink(path_for(result))
 
 
-def write_all(fd: int, data: bytes, offset: int) -> None:
+def write_all(fd: int, data: bytes | memoryview, offset: int) -> None:
     """pwrite, until everything is written. Raises OSError."""
     view = memoryview(data)
     while view:

@@ -229,6 +229,7 @@ def test_zero_clusters_and_bits_that_are_reserved_map_nothing(
         (VMDK, "vmdk", {"subformat": "streamOptimized"}, 32 << 30),
         (VHD, "vpc", {"force_size": "on"}, 2040 << 30),
         (VHDX, "vhdx", {"block_size": "32M"}, 16 * TiB),
+        (VHDX, "vhdx", {"block_size": "1M"}, 16 * TiB),
     ],
 )
 def test_a_huge_disk_that_is_empty_is_no_bomb(

@@ -71,6 +71,9 @@ def prepared(kind: str, folder: Path) -> tuple[Path, Path, DiskFormat, Limits]:
     """A raw disk, an image of it, its format, and limits that make it go the way of `kind`."""
     raw = dense_disk(folder / "disk.raw", 1 * MiB + 512)
     match kind:
+        case "VHDX by a copy":
+            # Beside its headers it is mostly something else than data.
+            return raw, make(raw, folder / "image", "vhdx", block_size="1M"), DiskFormat.VHDX, Limits()
         case "raw by reference":
             return raw, raw, DiskFormat.RAW, Limits()
         case "VMDK by reference":
@@ -82,7 +85,7 @@ def prepared(kind: str, folder: Path) -> tuple[Path, Path, DiskFormat, Limits]:
     return raw, raw, DiskFormat.RAW, Limits(ways=frozenset({Way.COPY}))
 
 
-@pytest.mark.parametrize("kind", ["raw by reference", "keep", "copy"])
+@pytest.mark.parametrize("kind", ["raw by reference", "keep", "copy", "VHDX by a copy"])
 def test_a_kill_at_any_write_costs_nothing(workbench: Workbench, holds: Holds, tmp_path: Path, kind: str) -> None:
     raw, image, declared, limits = prepared(kind, tmp_path)
     point = 1
@@ -104,7 +107,7 @@ def test_a_kill_at_any_write_costs_nothing(workbench: Workbench, holds: Holds, t
     assert point > 15
 
 
-KINDS = ["raw by reference", "VMDK by reference", "keep", "copy"]
+KINDS = ["raw by reference", "VMDK by reference", "keep", "copy", "VHDX by a copy"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -195,7 +198,7 @@ def cancel_when(workbench: Workbench, phase: ImagePhase) -> Callable[[ImagePhase
 
 
 @pytest.mark.parametrize("phase", [ImagePhase.INSPECTING, ImagePhase.CONVERTING, ImagePhase.VERIFYING])
-@pytest.mark.parametrize("kind", ["VMDK by reference", "keep", "copy"])
+@pytest.mark.parametrize("kind", ["VMDK by reference", "keep", "copy", "VHDX by a copy"])
 def test_a_cancelled_conversion_leaves_its_source_as_it_was(
     workbench: Workbench, tmp_path: Path, kind: str, phase: ImagePhase
 ) -> None:
@@ -222,6 +225,19 @@ def test_tables_that_do_not_hold_are_taken_back_and_the_data_copied(
     before = workbench.source.read_bytes()
     assert workbench.convert(declared, limits).way is Way.COPY
     assert workbench.source.read_bytes() == before
+    holds(workbench.result, raw)
+
+
+def test_a_vhdx_by_new_tables_that_do_not_hold_is_copied_without_qemu(
+    workbench: Workbench, holds: Holds, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raw = dense_disk(tmp_path / "disk.raw", 64 * MiB)
+    real, reports = qemu.check, [qemu.CheckReport(corruptions=1, leaks=0, end_offset=None)]
+    monkeypatch.setattr(qemu, "check", lambda *a: reports.pop() if reports else real(*a))
+    monkeypatch.delattr(qemu, "convert")
+    workbench.put(make(raw, tmp_path / "image", "vhdx", block_size="1M"))
+    assert workbench.convert(DiskFormat.VHDX).way is Way.COPY
+    assert not reports
     holds(workbench.result, raw)
 
 

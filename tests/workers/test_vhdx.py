@@ -11,8 +11,7 @@ import pytest
 from app.errors import ImageFailed
 from app.lifecycle import DiskFormat, FailureCode
 from tests.workers.conftest import Workbench
-from tests.workers.images import KiB, MiB, dense_disk, make, patch
-from workers.extents import DoubtfulMap
+from tests.workers.images import KiB, MiB, dense_disk, make, patch, raw_disk
 from workers.formats.vhdx import (
     BAT,
     FILE_PARAMETERS,
@@ -78,7 +77,7 @@ def inspect(image: Path) -> VhdxFacts:
 
 def blocks_of(image: Path) -> list[tuple[int, int, int]]:
     content = image.read_bytes()
-    return list(payload(inspect(image), lambda offset, length: content[offset : offset + length]))
+    return list(payload(inspect(image), lambda offset, length: content[offset : offset + length], len(content)))
 
 
 def edit_bat(image: Path, block: int, entry: int) -> None:
@@ -100,17 +99,42 @@ def test_blocks_that_are_not_present_read_as_zeros(image: Path, state: int) -> N
 
 
 @pytest.mark.parametrize("entry", [5 * MiB | 7, 5 * MiB | 4, 6])
-def test_blocks_in_a_state_that_is_not_known_are_not_trusted(image: Path, entry: int) -> None:
-    edit_bat(image, 0, entry)
-    with pytest.raises(DoubtfulMap):
+def test_blocks_in_a_state_that_is_not_known_are_refused(image: Path, entry: int) -> None:
+    edit_bat(image, 3, entry)
+    with pytest.raises(ImageFailed) as caught:
         blocks_of(image)
+    assert caught.value.code is FailureCode.CORRUPT_IMAGE
+    assert "block 3" in caught.value.message
 
 
-def test_a_table_that_is_too_short_is_not_trusted(image: Path) -> None:
+def test_a_table_that_is_too_short_is_refused(image: Path) -> None:
     entry = place_of(image, BAT, REGIONS_AT, REGIONS_AT + 64 * KiB)
     patch(image, entry + 24, struct.pack("<I", 7 * 8))
-    with pytest.raises(DoubtfulMap):
+    with pytest.raises(ImageFailed) as caught:
         blocks_of(image)
+    assert caught.value.code is FailureCode.CORRUPT_IMAGE
+
+
+def test_blocks_that_overlap_are_refused(tmp_path: Path) -> None:
+    image = make(dense_disk(tmp_path / "disk.raw", 8 * MiB), tmp_path / "image", "vhdx", block_size="2M")
+    (_, _, offset), *_ = blocks_of(image)
+    edit_bat(image, 3, offset + 1 * MiB | 6)
+    with pytest.raises(ImageFailed) as caught:
+        blocks_of(image)
+    assert caught.value.code is FailureCode.UNSAFE_IMAGE
+
+
+def test_blocks_far_apart_are_found_in_a_long_table(tmp_path: Path) -> None:
+    # Each MiB of the table is for 128 GiB, and the last one ends within a step of it.
+    runs = [(place * MiB, 1 * MiB) for place in (0, 511, 512, 4096, 131_071, 131_072, 300_000, 300_006)]
+    raw = raw_disk(tmp_path / "disk.raw", 300_007 * MiB, runs)
+    image = make(raw, tmp_path / "image", "vhdx", block_size="1M")
+    assert [start for start, _, _ in unmerged(blocks_of(image))] == [start for start, _ in runs]
+
+
+def unmerged(blocks: list[tuple[int, int, int]]) -> list[tuple[int, int, int]]:
+    """Runs of blocks of 1 MiB, block by block."""
+    return [(start + done, MiB, offset + done) for start, length, offset in blocks for done in range(0, length, MiB)]
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ from tests.workers.images import (
     raw_disk,
     scattered_disk,
 )
+from workers import qemu
 from workers.pipeline import Limits, Way, forget, inspect_head
 
 pytestmark = pytest.mark.needs_qemu
@@ -112,6 +113,56 @@ def test_a_large_disk_with_data_at_both_ends_is_taken_by_reference(
     workbench.put(make(raw, tmp_path / "image", driver, **options))
     assert workbench.convert(declared).way is Way.REFERENCE
     holds(workbench.result, raw)
+
+
+@pytest.mark.parametrize(
+    ("declared", "driver", "options"),
+    [
+        (VHDX, "vhdx", {"block_size": "1M"}),
+        (VHDX, "vhdx", {"block_size": "32M"}),
+        (VHDX, "vhdx", {"block_size": "256M"}),
+        (VMDK, "vmdk", {}),
+    ],
+)
+def test_a_large_disk_is_copied_without_its_empty_places_being_read(
+    workbench: Workbench,
+    holds: Holds,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    declared: DiskFormat,
+    driver: str,
+    options: dict[str, str],
+) -> None:
+    # QEMU would read all of it, or look at every grain.
+    monkeypatch.delattr(qemu, "convert")
+    size = (2 << 40) - 1 * MiB
+    runs = [(0, 64 * KiB), (700_000 * MiB + 4 * KiB, 512), (size - 8 * MiB, 128 * KiB), (size - 512, 512)]
+    raw = raw_disk(tmp_path / "disk.raw", size, runs)
+    workbench.put(make(raw, tmp_path / "image", driver, **options))
+    done = workbench.convert(declared)
+    assert done.way is Way.COPY
+    # Header, L1, refcount table, refcounts; 3 L2 tables; 5 clusters of data.
+    assert done.stored_size == done.file_size == workbench.result.stat().st_size == (4 + 3 + 5) * 64 * KiB
+    holds(workbench.result, raw)
+
+
+def test_zeros_within_the_blocks_of_a_vhdx_are_left_out(workbench: Workbench, holds: Holds, tmp_path: Path) -> None:
+    raw = raw_disk(tmp_path / "disk.raw", 64 * MiB, [(start * MiB, 64 * KiB) for start in range(64)])
+    make(raw, workbench.source, "vhdx", block_size="1M")
+    # No hole is left in the file, as on a filesystem that has none.
+    workbench.source.write_bytes(workbench.source.read_bytes())
+    done = workbench.convert(VHDX, Limits(ways=frozenset({Way.COPY})))
+    assert done.stored_size == done.file_size < 5 * MiB
+    holds(workbench.result, raw)
+
+
+def test_progress_of_a_vhdx_counts_its_disk(workbench: Workbench, tmp_path: Path) -> None:
+    workbench.put(make(scattered_disk(tmp_path / "disk.raw"), tmp_path / "image", "vhdx"))
+    workbench.convert(VHDX)
+    converting = [(done, total) for phase, done, total in workbench.told if phase is ImagePhase.CONVERTING]
+    assert len(converting) > 2
+    assert converting == sorted(converting)
+    assert converting[-1] == (24 * MiB, 24 * MiB)
 
 
 @pytest.mark.parametrize("ways", [{Way.REFERENCE, Way.COPY}, {Way.KEEP, Way.COPY}, {Way.COPY}])

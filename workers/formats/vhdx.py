@@ -1,27 +1,26 @@
 """Which VHDX files are taken in, and where their data lies: QEMU's map of a VHDX names no offsets.
 
-Source: Microsoft, [MS-VHDX] 2.2.3 Region Table, 2.5 BAT, 2.6 Metadata Region. The log (2.3) is left to QEMU,
+Source: Microsoft, [MS-VHDX] 2.1, 2.2.3 Region Table, 2.5 BAT, 2.6 Metadata Region. The log (2.3) is left to QEMU,
 which opens no file read-only whose log has to be replayed.
 """
 
 import struct
-import sys
-from array import array
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from uuid import UUID
 
-from workers.extents import DoubtfulMap, Extents
+from workers.extents import DoubtfulMap, Extents, check
 from workers.formats.claims import Places, check_total
-from workers.formats.refusals import check_virtual_size, corrupt, unsafe, unsupported
+from workers.formats.numbers import numbers_in
+from workers.formats.refusals import CONVERT_FIRST, check_virtual_size, corrupt, unsafe, unsupported
 from workers.formats.signatures import Glimpse
 
 KiB, MiB = 1 << 10, 1 << 20
 REGIONS_AT = 192 * KiB
 TABLE_SIZE = 64 * KiB
 MOST_ENTRIES = 2047
-MOST_BLOCKS = 4 << 20
-_BLOCKS_AT_ONCE = 128 << 10
+# The BAT is read in such pieces, and looked at in such steps, in bytes.
+_PIECE, _STEP = 1 * MiB, 1 * KiB
 
 BAT = UUID("2dc27766-f623-4200-9d64-115e9bfd4a08")
 METADATA = UUID("8b7ca206-4790-4b9a-b8fe-575f050f886e")
@@ -97,17 +96,25 @@ def examine(glimpse: Glimpse, read_at: ReadAt | None, max_virtual_size: int) -> 
     return VhdxFacts(virtual_size, block_size, bat_offset, bat_length)
 
 
-def payload(facts: VhdxFacts, read_at: ReadAt) -> Extents:
-    """Where the blocks of the disk lie in the file, by its BAT. Raises DoubtfulMap."""
-    if facts.blocks > MOST_BLOCKS or facts.entries * 8 > facts.bat_length:
-        raise DoubtfulMap("the BAT is too long, or shorter than the disk needs")
+def payload(facts: VhdxFacts, read_at: ReadAt, size: int) -> Extents:
+    """Where the blocks of the disk lie in a file of `size` bytes, by its BAT. Raises ImageFailed, Truncated.
+
+    Nothing is left to QEMU, which refuses such entries too, but only once it has read the disk up to there. It accepts
+    blocks that overlap; 2.1 forbids them.
+    """
+    if facts.entries * 8 > facts.bat_length:
+        raise corrupt("The block table of this VHDX is shorter than its disk needs.")
     extents = Extents()
     for block, state, offset in _blocks(facts, read_at):
         if state == FULLY_PRESENT and offset:
             start = block * facts.block_size
             extents.add(start, min(facts.block_size, facts.virtual_size - start), offset)
         elif state not in READS_AS_ZEROS:
-            raise DoubtfulMap(f"block {block} is in state {state}")
+            raise corrupt(f"The entry of block {block} in the block table of this VHDX is invalid.")
+    try:
+        check(extents, facts.virtual_size, size)
+    except DoubtfulMap as reason:
+        raise unsafe("Several places of the disk in this image share one part of the file.", CONVERT_FIRST) from reason
     return extents
 
 
@@ -118,27 +125,38 @@ def mapped(facts: VhdxFacts, read_at: ReadAt, size: int, tick: Callable[[], None
     """
     places = Places(size, facts.block_size, "block")
     count = 0
-    for block, state, offset in _blocks(facts, read_at):
-        if block % _BLOCKS_AT_ONCE == 0:
-            tick()
+    for _, state, offset in _blocks(facts, read_at, tick):
         if state == FULLY_PRESENT and offset:
             places.take(offset)
             count += 1
     return check_total(count * facts.block_size, 0, size, facts.block_size)
 
 
-def _blocks(facts: VhdxFacts, read_at: ReadAt) -> Iterator[tuple[int, int, int]]:
-    """Number, state and place in the file (bytes) of every block that the BAT has an entry of."""
-    entries = min(facts.entries, facts.bat_length // 8)
-    for first in range(0, entries, _BLOCKS_AT_ONCE):
-        bat = array("Q", read_at(facts.bat_offset + 8 * first, 8 * min(_BLOCKS_AT_ONCE, entries - first)))
-        if sys.byteorder == "big":
-            bat.byteswap()
-        for place, entry in enumerate(bat, first):
-            # After every `ratio` blocks comes the entry of a sector bitmap, which only differencing disks use.
-            group, index = divmod(place, facts.ratio + 1)
-            if index < facts.ratio:
-                yield group * facts.ratio + index, entry & 7, entry >> 20 << 20
+def _blocks(
+    facts: VhdxFacts, read_at: ReadAt, tick: Callable[[], None] = lambda: None
+) -> Iterator[tuple[int, int, int]]:
+    """Number, state and place in the file (bytes) of blocks; many in a row that read as zeros are passed over."""
+    for place, entry in _entries(facts, read_at, tick):
+        # After every `ratio` blocks comes the entry of a sector bitmap, which only differencing disks use.
+        group, index = divmod(place, facts.ratio + 1)
+        if index < facts.ratio:
+            yield group * facts.ratio + index, entry & 7, entry >> 20 << 20
+
+
+def _entries(facts: VhdxFacts, read_at: ReadAt, tick: Callable[[], None]) -> Iterator[tuple[int, int]]:
+    """The entries of the BAT by their places; steps that are all blocks of zeros, alike, are passed over.
+
+    (A disk of 16 TiB has up to 16 million entries.)
+    """
+    end = 8 * min(facts.entries, facts.bat_length // 8)
+    for begin in range(0, end, _PIECE):
+        tick()
+        piece = read_at(facts.bat_offset + begin, min(_PIECE, end - begin))
+        for step in range(0, len(piece), _STEP):
+            raw = piece[step : step + _STEP]
+            first = int.from_bytes(raw[:8], "little")
+            if first not in READS_AS_ZEROS or raw != raw[:8] * (len(raw) // 8):
+                yield from enumerate(numbers_in("Q", raw, "little"), (begin + step) // 8)
 
 
 def _regions(glimpse: Glimpse) -> dict[UUID, tuple[int, int]]:
