@@ -3,7 +3,7 @@
 Reference first, then keep, then copy. Whatever is odd about a map, but not wrong, is a reason to copy.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -28,6 +28,7 @@ from workers.extents import (
     without_holes,
 )
 from workers.formats.qcow2 import Qcow2Facts
+from workers.formats.qcow2_tables import Qcow2Tables
 from workers.formats.refusals import corrupt
 from workers.formats.vhd import FOOTER_SIZE, VhdFacts
 from workers.formats.vhdx import ReadAt, VhdxFacts, payload
@@ -157,7 +158,7 @@ def _by_format(sandbox: Sandbox, subject: Subject, fd: int) -> Plan:
                 raise NotByReference("data are compressed")
             return _reference(sandbox, subject, found.extents)
         case Qcow2Facts() as facts:
-            return _qcow2(sandbox, subject, facts)
+            return _qcow2(sandbox, subject, facts, fd)
     raise NotByReference("the format has its data compressed or unaligned")
 
 
@@ -177,29 +178,43 @@ def plain_extents(subject: Subject) -> Extents:
 
 
 def map_source(sandbox: Sandbox, subject: Subject) -> qemu.SourceMap:
-    """Where the data lies, checked. A VMDK tells by itself, all else is asked of QEMU.
+    """Where the data lies, checked. VMDK and qcow2 tell by themselves, a dynamic VHD is asked of QEMU.
 
     Raises DoubtfulMap, Truncated, TooManyExtents, ImageFailed, QemuError, Cancelled.
     """
     limits = sandbox.limits
-    if isinstance(subject.inspection.facts, VmdkFacts):
-        found = _grains(sandbox, subject)
-    else:
-        bounds = limits.for_tables(subject.source_size, subject.virtual_size)
-        found = qemu.map_extents(sandbox, subject.image, bounds, limits.max_extents)
+    match subject.inspection.facts:
+        case VmdkFacts():
+            found = _mapped(_grains(sandbox, subject))
+        case Qcow2Facts(header=header):
+            tables = Qcow2Tables(header, subject.read_at, subject.source_size, _tick(sandbox))
+            found = _mapped(tables.extents(limits.max_extents))
+        case _:
+            bounds = limits.for_tables(subject.source_size, subject.virtual_size)
+            found = qemu.map_extents(sandbox, subject.image, bounds, limits.max_extents)
     check(found.extents, subject.virtual_size, _readable(subject))
     return found
 
 
-def _grains(sandbox: Sandbox, subject: Subject) -> qemu.SourceMap:
-    def tick() -> None:
-        if sandbox.cancelled.is_set():
-            raise Cancelled("while the tables of a VMDK were read")
-
+def _grains(sandbox: Sandbox, subject: Subject) -> Extents | None:
     tables = open_tables(subject.read_at, subject.source_size, subject.virtual_size)
     if tables.compressed:
-        return qemu.SourceMap(Extents(), unplaced=True)
-    return qemu.SourceMap(tables.extents(subject.virtual_size, sandbox.limits.max_extents, tick), unplaced=False)
+        return None
+    return tables.extents(subject.virtual_size, sandbox.limits.max_extents, _tick(sandbox))
+
+
+def _mapped(extents: Extents | None) -> qemu.SourceMap:
+    return qemu.SourceMap(extents or Extents(), unplaced=extents is None)
+
+
+def _tick(sandbox: Sandbox) -> Callable[[], None]:
+    """What is called while tables are read. Raises Cancelled."""
+
+    def tick() -> None:
+        if sandbox.cancelled.is_set():
+            raise Cancelled("while the tables of a source were read")
+
+    return tick
 
 
 def _readable(subject: Subject) -> int:
@@ -224,7 +239,7 @@ def fitting(extents: Extents, virtual_size: int) -> int:
 
 
 def _reference(sandbox: Sandbox, subject: Subject, extents: Extents, fd: int | None = None) -> ReferencePlan:
-    """Build on a map that has been checked. `fd`: the format knows no holes, so those of the file are left out."""
+    """Build on a map that has been checked. `fd`: the holes of this file are left out; the map does not know them."""
     if Way.REFERENCE not in sandbox.limits.ways:
         raise NotByReference("the operator does not want it")
     virtual_size = subject.virtual_size
@@ -237,10 +252,11 @@ def _reference(sandbox: Sandbox, subject: Subject, extents: Extents, fd: int | N
     return ReferencePlan(qcow2.lay_out(virtual_size, cluster_size, extents, tables_at), copies)
 
 
-def _qcow2(sandbox: Sandbox, subject: Subject, facts: Qcow2Facts) -> Plan:
+def _qcow2(sandbox: Sandbox, subject: Subject, facts: Qcow2Facts, fd: int) -> Plan:
     found = map_source(sandbox, subject)
     if not found.unplaced and Way.REFERENCE in sandbox.limits.ways:
-        return _reference(sandbox, subject, found.extents)
+        # Clusters may be preallocated, and never have been written.
+        return _reference(sandbox, subject, found.extents, fd)
     return keep(sandbox, subject, facts)
 
 

@@ -8,6 +8,7 @@ from array import array
 from collections.abc import Callable, Iterator
 
 from workers import qcow2
+from workers.extents import Extents, TooManyExtents
 from workers.formats.claims import Places, check_total, cut_off
 from workers.formats.numbers import numbers_in
 from workers.formats.refusals import corrupt
@@ -16,7 +17,7 @@ from workers.qcow2_data import COMPRESSED, COPIED
 
 _SECTOR = 512
 _OFFSET = 0x00FFFFFFFFFFFE00
-_ZERO = 1
+_READS_AS_ZEROS = 1
 _L1_PIECE = 1 << 20
 # No compressed cluster is shorter: deflate makes at least 1/1032 of it, zstd has a header.
 _LEAST_DEFLATED, _LEAST_ZSTD = 4, 8
@@ -44,8 +45,11 @@ class Qcow2Tables:
 
     def mapped(self) -> int:
         """How many bytes of the disk are mapped to data. Raises ImageFailed, and what `read_at` and `tick` raise."""
-        for number, table in self._l2_tables():
-            self._take(table, number * (self._unit // 8) * self._unit)
+        for start, entry, count in self._runs():
+            if entry & COMPRESSED:
+                self._take_compressed(entry)
+            else:
+                self._take_run(entry & _OFFSET, count, start + count * self._unit)
         # The header and the first table: those of counts do not matter to a reader.
         self._tables.take(0)
         self._tables.take(self._header.l1_table_offset, max(1, -(-8 * self._header.l1_size // self._unit)))
@@ -53,6 +57,22 @@ class Qcow2Tables:
             raise corrupt("The tables of this qcow2 image name themselves as data of its disk.")
         plain, inflated = self._plain_count * self._unit, self._compressed_count * self._unit
         return check_total(plain, inflated, self._size, self._unit)
+
+    def extents(self, most: int) -> Extents | None:
+        """Where the data of the disk lies; None when some of it is compressed.
+
+        Raises TooManyExtents beyond `most` of them, and what `mapped` raises.
+        """
+        found = Extents()
+        for start, entry, count in self._runs():
+            if entry & COMPRESSED:
+                return None
+            length = min(count * self._unit, self._header.size - start)
+            if length > 0:
+                found.add(start, length, entry & _OFFSET)
+            if len(found) > most:
+                raise TooManyExtents(f"more than {most}")
+        return found
 
     def compressed(self) -> Iterator[list[Place]]:
         """Where the compressed clusters of the disk lie, ascending, in one list for each L2 table.
@@ -72,6 +92,7 @@ class Qcow2Tables:
             for number, entry in enumerate(entries, (place - begin) // 8):
                 offset = entry & _OFFSET
                 if offset:
+                    self._check_place(offset)
                     self._tables.take(offset)
                     self._tick()
                     raw = self._read_at(offset, self._unit)
@@ -79,24 +100,38 @@ class Qcow2Tables:
                     if raw.count(0) != len(raw):
                         yield number, numbers_in("Q", raw, "big")
 
-    def _take(self, table: "array[int]", start: int) -> None:
-        """Note what the entries of an L2 table point at, clusters that follow one another in one step.
+    def _runs(self) -> Iterator[tuple[int, int, int]]:
+        """Clusters with data: where on the disk the first begins, its entry, and how many follow one another.
 
-        `start` is where on the disk what it maps begins.
+        A compressed one is alone.
         """
-        unit = self._unit
-        begin = expected = -1
-        for place, entry in enumerate(table):
-            if entry == expected:
-                expected += unit
-                continue
-            self._take_run(begin, expected, start + place * unit)
-            begin = expected = -1
-            if entry & COMPRESSED:
-                self._take_compressed(entry)
-            elif entry & _OFFSET and not entry & _ZERO:
-                begin, expected = entry, entry + unit
-        self._take_run(begin, expected, start + len(table) * unit)
+        unit, entries = self._unit, self._unit // 8
+        for number, table in self._l2_tables():
+            first = begin = expected = -1
+            for place, entry in enumerate(table, number * entries):
+                if entry == expected:
+                    expected += unit
+                    continue
+                if begin >= 0:
+                    yield first * unit, begin, (expected - begin) // unit
+                    begin = expected = -1
+                if entry & COMPRESSED:
+                    yield place * unit, entry, 1
+                elif entry & _READS_AS_ZEROS:
+                    self._check_version()
+                elif entry & _OFFSET:
+                    self._check_place(entry & _OFFSET)
+                    first, begin, expected = place, entry, entry + unit
+            if begin >= 0:
+                yield first * unit, begin, (expected - begin) // unit
+
+    def _check_place(self, offset: int) -> None:
+        if offset % self._unit:
+            raise corrupt("The tables of this qcow2 image name places that do not begin with a cluster.")
+
+    def _check_version(self) -> None:
+        if self._header.version == 2:
+            raise corrupt("The tables of this qcow2 image have a flag that its version does not know.")
 
     def _take_compressed(self, entry: int) -> None:
         offset, length = self._place(entry)
@@ -111,13 +146,11 @@ class Qcow2Tables:
         more = (entry & ~COMPRESSED & ~COPIED) >> self._sectors_at
         return offset, (1 + more) * _SECTOR - offset % _SECTOR
 
-    def _take_run(self, begin: int, end: int, disk_end: int) -> None:
+    def _take_run(self, offset: int, count: int, disk_end: int) -> None:
         """Note clusters that follow one another; `disk_end` is where on the disk they end, or beyond its end."""
-        count = (end - begin) // self._unit
-        if count:
-            # What the last cluster has beyond the end of the disk need not be in the file.
-            unused = min(max(0, disk_end - self._header.size), self._unit - 1)
-            if (end & _OFFSET) - unused > self._size:
-                raise cut_off()
-            self._plain.take(begin & _OFFSET, count)
-            self._plain_count += count
+        # What the last cluster has beyond the end of the disk need not be in the file.
+        unused = min(max(0, disk_end - self._header.size), self._unit - 1)
+        if offset + count * self._unit - unused > self._size:
+            raise cut_off()
+        self._plain.take(offset, count)
+        self._plain_count += count
