@@ -10,6 +10,7 @@ from app.client.commands import add_user_commands
 from app.errors import GatewayError
 
 _WORK_COMMANDS = frozenset({"work", "schedule"})
+_TOKEN_COMMANDS = frozenset({"token", "signin"})
 
 
 def main() -> None:
@@ -29,6 +30,9 @@ def _command_line() -> typer.Typer:
         return some
     if asked in _WORK_COMMANDS:
         import_module("app.work_commands").add_work_commands(some)
+        return some
+    if asked in _TOKEN_COMMANDS:
+        import_module("app.token_commands").add_token_commands(some)
         return some
     everything: typer.Typer = import_module("app.operators").command_line()
     return everything
