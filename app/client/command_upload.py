@@ -99,6 +99,8 @@ async def _upload(
             image = await uploading.bring()
             if effort.wait:
                 image = await settled(at.api, image["id"], reporter, effort.patience)
+            for warning in image["warnings"]:
+                reporter.note(f"warning: {warning}")
             # From here on, the same command makes a new image.
             record.forget()
     if image["status"] == "ERROR":

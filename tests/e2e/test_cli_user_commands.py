@@ -66,6 +66,15 @@ def received(gateway: Gateway, image_id: str) -> list[int]:
     return [part["number"] for part in gateway.post(document, id=image_id)["node"]["upload"]["parts"]["nodes"]]
 
 
+def test_an_upload_says_what_its_owner_should_know_of_the_image(cli: Cli, disks: Path, tmp_path: Path) -> None:
+    image = tmp_path / "snapshot.qcow2"
+    image.write_bytes((disks / "disk.qcow2").read_bytes())
+    subprocess.run(["qemu-img", "snapshot", "-c", "before", str(image)], check=True, timeout=SECONDS)
+    uploaded = cli("upload", image, "--name", "with a snapshot")
+    assert uploaded.code == 0
+    assert "warning: 1 internal snapshot(s) were dropped" in " ".join(uploaded.err.split())
+
+
 @pytest.mark.parametrize("ending", ["qcow2", "vmdk", "raw", "vhd", "vhdx"])
 def test_a_file_becomes_an_active_image_that_holds_the_same_disk(cli: Cli, disks: Path, ending: str) -> None:
     uploaded = cli("upload", disks / f"disk.{ending}", "--name", f"whole {ending}", "--checksum", "--json")
