@@ -50,6 +50,7 @@ ATTACKS: Sequence[Attack] = (
     Attack(on_graphql.socket_flood, 10, "limited"),
     Attack(on_graphql.long_message_types, 2, r"close 4\d\d\d|403|429"),
     Attack(on_images.bombs, 4, "UNSAFE_IMAGE|QUOTA_EXCEEDED"),
-    Attack(on_images.stalled_parts, 4, "no answer|408|closed"),
+    # 409: another of the ten had come first.
+    Attack(on_images.stalled_parts, 4, "no answer|408|409|closed"),
     Attack(on_images.parts_of_other_lengths, 2, r"4\d\d.*|closed"),
 )
