@@ -77,13 +77,15 @@ class StoreBench:
 
 @contextmanager
 def store_bench(minio: Minio, folder: Path) -> Iterator[StoreBench]:
-    """A bucket of its own."""
+    """A bucket of its own, emptied in the end: all tests share a MinIO, which would keep gigabytes."""
     bucket = Bucket(S3Address.parse(minio.store_url(next(_names))))
     bucket.make()
     folder.mkdir()
     try:
         yield StoreBench(bucket, folder)
     finally:
+        for key, _ in list(bucket.keys()):
+            bucket.delete(key)
         bucket.close()
 
 
