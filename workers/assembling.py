@@ -18,8 +18,8 @@ from workers.limits import Limits
 from workers.packing import ReadInto
 from workers.parts import PartRules, Piece, Reference, cut
 from workers.planning import KeepPlan
-from workers.qcow2_data import PackedClusters, PackedRange, batches_of, clusters_of_batch
-from workers.streaming import Streamed, stretches
+from workers.qcow2_data import PackedClusters, PackedRange, batches_of
+from workers.streaming import Streamed
 
 FIRST = 1
 _COPYING = 4
@@ -157,11 +157,11 @@ class Assembly:
 
 
 def _placed(ranges: Sequence[tuple[int, Streamed]], cluster_size: int, begin: int) -> PackedClusters:
-    """Ranges one behind the other in the file, from `begin` on; of a disk that is mostly empty, only what is not."""
+    """Ranges one behind the other in the file, from `begin` on."""
     placed: list[PackedRange] = []
     for first, streamed in ranges:
         place = begin
-        for index, sizes in stretches(streamed.sizes, clusters_of_batch(cluster_size)):
+        for index, sizes in streamed.stretches:
             placed.append(PackedRange(first + index, sizes, place))
             place = max(batch.end for batch in batches_of(placed[-1], cluster_size))
         begin += streamed.length

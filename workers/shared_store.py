@@ -49,8 +49,8 @@ def stream_range(
                 streamed = streaming.stream(first, last, target, limits.max_stored_size)
             except UploadClosed as error:
                 raise ShareLost("the upload is not open any more") from error
-    bucket.put(shared.key(task.result_key, index), written_down(streamed))
-    return sum(streamed.sizes)
+    bucket.put(shared.key(task.result_key, index), written_down(streamed, last - first))
+    return streamed.stored_size
 
 
 def assemble(
@@ -64,7 +64,7 @@ def assemble(
     assembly = Assembly(bucket, task.result_key, shared.reference, place.progress)
     try:
         ranges = [
-            (first, read_back(_whole(bucket, shared.key(task.result_key, index)), last - first))
+            (first, read_back(_whole(bucket, shared.key(task.result_key, index)), last - first, shared.cluster_size))
             for index, (first, last) in enumerate(pairwise(shared.cuts))
         ]
         stored = assembly.packed(shared.virtual_size, shared.cluster_size, ranges, limits)

@@ -7,7 +7,7 @@ import sys
 import zlib
 from array import array
 from bisect import bisect_left
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from itertools import accumulate
 from typing import Any
@@ -17,6 +17,7 @@ from workers.errors import ShareLost
 from workers.packing import Packer
 from workers.parts import PartRules
 from workers.planning import Subject
+from workers.qcow2_data import clusters_of_batch
 from workers.streaming import Streamed
 
 # More ranges would leave too few part numbers to each.
@@ -101,14 +102,20 @@ def cut_evenly(packer: Packer, share: int) -> tuple[int, ...]:
     return (0, *inner, packer.clusters)
 
 
-def written_down(streamed: Streamed) -> bytes:
-    """What became of a range, to be kept in the store."""
+def written_down(streamed: Streamed, clusters: int) -> bytes:
+    """What became of a range of so many clusters, to be kept in the store: with a number for each of them."""
+    sizes = array("I", bytes(4 * clusters))
+    for place, found in streamed.stretches:
+        sizes[place : place + len(found)] = found
     head = json.dumps({"length": streamed.length, "parts": streamed.parts}).encode()
-    return head + b"\n" + zlib.compress(_little_endian(streamed.sizes).tobytes(), 1)
+    return head + b"\n" + zlib.compress(_little_endian(sizes).tobytes(), 1)
 
 
-def read_back(body: bytes, clusters: int) -> Streamed:
-    """What became of a range of so many clusters. Raises ShareLost when that is not what was written down."""
+def read_back(body: bytes, clusters: int, cluster_size: int) -> Streamed:
+    """What became of a range of so many clusters of `cluster_size` bytes.
+
+    Raises ShareLost when that is not what was written down.
+    """
     head, _, packed = body.partition(b"\n")
     try:
         found = json.loads(head)
@@ -120,7 +127,23 @@ def read_back(body: bytes, clusters: int) -> Streamed:
         raise ShareLost("what was written down about a range is damaged") from error
     if len(raw) != 4 * clusters or not inflating.eof:
         raise ShareLost("what was written down about a range is about another one")
-    return Streamed(_little_endian(array("I", raw)), length, parts)
+    sizes = _little_endian(array("I", raw))
+    return Streamed(list(stretches(sizes, clusters_of_batch(cluster_size))), length, parts)
+
+
+def stretches(sizes: "array[int]", batch: int) -> Iterator[tuple[int, "array[int]"]]:
+    """Runs of batches that are not all zeros: where in `sizes` each begins, and its numbers."""
+    begin = end = 0
+    for first in range(0, len(sizes), batch):
+        if not any(sizes[first : first + batch]):
+            continue
+        if first > end:
+            if end:
+                yield begin, sizes[begin:end]
+            begin = first
+        end = first + batch
+    if end:
+        yield begin, sizes[begin:end]
 
 
 def _little_endian(numbers: "array[int]") -> "array[int]":

@@ -99,12 +99,12 @@ def _referable(sandbox: Sandbox, subject: Subject, extents: Extents) -> None:
     if facts is None or isinstance(facts, VhdFacts):
         raise NotByReference("the format knows no holes")
     mostly_data(extents, subject)
-    if isinstance(facts, VhdxFacts) and _zeros_among(subject, extents) > _SAMPLES // 4:
+    if isinstance(facts, VhdxFacts) and _many_zeros_among(subject, extents):
         raise NotByReference("more than a quarter of its blocks is zeros")
 
 
-def _zeros_among(subject: Subject, extents: Extents) -> int:
-    """How many of 64 places, evenly spread over the data, hold nothing but zeros."""
+def _many_zeros_among(subject: Subject, extents: Extents) -> bool:
+    """Whether more than a quarter of 64 places, evenly spread over the data, hold nothing but zeros."""
     step = max(1, extents.data_size // _SAMPLES)
     places = [number * step for number in range(_SAMPLES)]
     zeros = 0
@@ -113,5 +113,7 @@ def _zeros_among(subject: Subject, extents: Extents) -> int:
         while places and places[0] < done + length:
             sample = subject.read_at(offset + places.pop(0) - done, _SAMPLE_SIZE)
             zeros += not any(sample)
+            if zeros > _SAMPLES // 4:
+                return True
         done += length
-    return zeros
+    return False

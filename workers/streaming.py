@@ -18,7 +18,6 @@ from workers.packing import Packed, Packer
 from workers.parts import PartRules
 
 _PACKING, _SENDING = 2, 3
-_ZEROS = array("I", bytes(1 << 20))
 
 Piece = bytes | memoryview
 
@@ -35,16 +34,22 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Streamed:
-    """What came of a range of a disk: the `sizes` of its clusters (see PackedRange), and where its data is.
+    """What came of a range of a disk: the sizes of its clusters (see PackedRange), and where its data is.
 
-    `length` bytes of data, a multiple of the cluster size, are in `parts`, (number, ETag) each; or in `rest`, when
-    they are too few for a part.
+    `stretches` are runs of batches that are not all zeros: where in the range each begins, in clusters, and the sizes
+    of its clusters. `length` bytes of data, a multiple of the cluster size, are in `parts`, (number, ETag) each; or in
+    `rest`, when they are too few for a part.
     """
 
-    sizes: "array[int]"
+    stretches: "list[tuple[int, array[int]]]"
     length: int
     parts: list[tuple[int, str]]
     rest: bytes = b""
+
+    @property
+    def stored_size(self) -> int:
+        """Bytes of all clusters together."""
+        return sum(sum(sizes) for _, sizes in self.stretches)
 
 
 @dataclass(slots=True)
@@ -119,29 +124,27 @@ class _Run:
                 raise
 
     def _run(self, packing: ThreadPoolExecutor, sending: ThreadPoolExecutor, first: int, last: int) -> Streamed:
-        sizes = array("I")
+        stretches: list[tuple[int, array[int]]] = []
         part = self._begun(0)
         for batch, packed in self._packed(packing, first, last):
-            _lengthen(sizes, batch - first)
-            sizes.extend(packed.sizes)
-            self._tell(first, len(sizes))
+            self._tell(first, batch + len(packed.sizes))
             self._stop_if_cancelled()
             if not packed.length:
                 continue
+            _add(stretches, batch - first, packed.sizes)
             if part.length + self._growth(part, packed) > self.longest and part.length >= self.rules.least:
                 self._send(sending, part)
                 part = self._begun(part.begin + part.length)
             self._add(part, batch, packed)
             if self.room is not None and part.begin + part.length > self.room:
                 raise over_quota()
-        _lengthen(sizes, last - first)
-        self._tell(first, len(sizes))
+        self._tell(first, last)
         # Behind the end of the disk comes nothing, so that the last part may be short.
         final = last == self.packer.clusters
         rest = self._end(sending, part, final=final, alone=final and not first)
         while self.sending:
             self._wait_for_oldest()
-        return Streamed(sizes, part.begin + part.length, self.sent, rest)
+        return Streamed(stretches, part.begin + part.length, self.sent, rest)
 
     def _begun(self, begin: int) -> _Part:
         return _Part(begin, self.longest <= self.rules.kept)
@@ -160,9 +163,9 @@ class _Run:
         batch, packed = ahead.popleft()
         return batch, packed.result()
 
-    def _tell(self, first: int, count: int) -> None:
+    def _tell(self, first: int, done: int) -> None:
         size = self.packer.cluster_size
-        self.progress(min(count * size, self.packer.disk.size - first * size))
+        self.progress(min(done * size, self.packer.disk.size) - first * size)
 
     def _pack(self, batch: int) -> Packed:
         self._stop_if_cancelled()
@@ -232,29 +235,9 @@ class _Run:
         yield bytes(part.padding)
 
 
-def stretches(sizes: "array[int]", batch: int) -> Iterator[tuple[int, "array[int]"]]:
-    """Runs of batches that are not all zeros: where in `sizes` each begins, and its numbers."""
-    begin = end = 0
-    for first in _filled(sizes, batch):
-        if first > end:
-            if end:
-                yield begin, sizes[begin:end]
-            begin = first
-        end = first + batch
-    if end:
-        yield begin, sizes[begin:end]
-
-
-def _filled(sizes: "array[int]", batch: int) -> Iterator[int]:
-    """Where batches begin that are not all zeros. Of a disk of many TiB, most of millions are: they are skipped."""
-    many = max(1, len(_ZEROS) // batch) * batch
-    for start in range(0, len(sizes), many):
-        piece = sizes[start : start + many]
-        if piece != _ZEROS[: len(piece)]:
-            yield from (start + first for first in range(0, len(piece), batch) if any(piece[first : first + batch]))
-
-
-def _lengthen(sizes: "array[int]", count: int) -> None:
-    """Add zeros until there are `count` numbers, piece by piece."""
-    while len(sizes) < count:
-        sizes.extend(_ZEROS[: count - len(sizes)])
+def _add(stretches: "list[tuple[int, array[int]]]", place: int, sizes: "array[int]") -> None:
+    """Append a batch; one that follows the last lengthens its stretch."""
+    if stretches and stretches[-1][0] + len(stretches[-1][1]) == place:
+        stretches[-1][1].extend(sizes)
+    else:
+        stretches.append((place, sizes[:]))

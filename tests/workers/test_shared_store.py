@@ -223,11 +223,15 @@ def test_part_numbers_of_ranges_are_apart_and_within_what_a_store_takes() -> Non
 
 
 def test_what_is_written_down_about_a_range_is_read_back() -> None:
-    streamed = Streamed(array("I", [65536, 0, 17]), 131072, [(2, "etag"), (3, "other")])
-    assert read_back(written_down(streamed), 3) == streamed
-    for damaged in (b"", b"{}\n", written_down(streamed)[:-3], written_down(streamed).replace(b"length", b"width")):
+    sizes = array("I", [65536, 0, 17])
+    # A batch has 64 clusters of 64 KiB, and the last one may have fewer.
+    stretches = [(0, array("I", [*sizes, *bytes(61)])), (448, sizes)]
+    streamed = Streamed(stretches, 131072, [(2, "etag"), (3, "other")])
+    written = written_down(streamed, 451)
+    assert read_back(written, 451, 64 * KiB) == streamed
+    for damaged in (b"", b"{}\n", written[:-3], written.replace(b"length", b"width")):
         with pytest.raises(ShareLost):
-            read_back(damaged, 3)
-    for clusters in (2, 4):
+            read_back(damaged, 451, 64 * KiB)
+    for clusters in (450, 452):
         with pytest.raises(ShareLost):
-            read_back(written_down(streamed), clusters)
+            read_back(written, clusters, 64 * KiB)
