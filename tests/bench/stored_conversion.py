@@ -8,6 +8,7 @@ from pathlib import Path
 
 from app.adapters.s3_bucket import Bucket
 from tests.bench.by_hand import ByHand, Times
+from tests.bench.conversion import NEARLY_EMPTY_SECONDS
 from tests.bench.disks import DISKS, MIB, Disk, write_disk
 from tests.bench.figures import Figure, Report, mebibytes, middle, seconds
 from tests.bench.resources import used_by
@@ -53,8 +54,9 @@ def measure(scale: Scale) -> Report:
         "is answered, until a WebSocket hears ACTIVE. Against the same client that downloads the same object (4 ranges "
         "at once), runs `qemu-img convert -W -m 16` to qcow2 and uploads the result (4 parts of 16 MiB at once, "
         "sendfile, nothing hashed), on a disk that is not waited for. Processor time is that of the worker with all "
-        "below it, or of the client and qemu-img, + that of MinIO. The last three lines are the most of "
-        "all rounds, with the image that it was for.",
+        "below it, or of the client and qemu-img, + that of MinIO. Nearly empty disks are as large "
+        "as their names say with --size 1, and measured once. The last three lines are the most of all rounds, with "
+        "the image that it was for.",
         figures=[*figures, *_bounds(ours)],
     )
 
@@ -63,7 +65,7 @@ def _rounds(cluster: ScaledOut, by_hand: ByHand, disk: Disk, scale: Scale) -> li
     file = write_disk(disk, scale.folder, scale.bytes_of())
     by_hand.put_source(file)
     try:
-        return [_round(cluster, by_hand, disk, file) for _ in range(scale.rounds)]
+        return [_round(cluster, by_hand, disk, file) for _ in range(disk.rounds(scale.rounds))]
     finally:
         by_hand.remove_source()
         file.unlink()
@@ -85,8 +87,11 @@ def _figures(disk: Disk, rounds: Sequence[_Round]) -> Iterator[Figure]:
         middle([each.bare.upload for each in rounds]),
     ]
     against = f"{seconds(bare)} ({' + '.join(map(seconds, steps))})"
-    goal = 0.5 if disk.name in _TWICE_AS_FAST else 1.0
-    yield Figure(disk.name, seconds(ours), against, ours / bare, f"≤ {goal:g}", ours <= goal * bare)
+    most = 0.5 if disk.name in _TWICE_AS_FAST else 1.0
+    goal, ok = f"≤ {most:g}", ours <= most * bare
+    if disk.kept is not None:
+        goal, ok = f"≤ {NEARLY_EMPTY_SECONDS:g} s", ours <= NEARLY_EMPTY_SECONDS
+    yield Figure(disk.name, seconds(ours), against, ours / bare, goal, ok)
     work = [
         middle([each.ours.workers.processor for each in rounds]),
         middle([each.ours.minio.processor for each in rounds]),
