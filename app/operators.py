@@ -187,7 +187,7 @@ def _confinement(settings: Settings) -> Finding:
     state = "bubblewrap" if shut_in else "limits alone: qemu shares the network and the user of its worker"
     if settings.require_confinement and not shut_in:
         state += "; IMAGES_REQUIRE_CONFINEMENT: nothing is converted here"
-    remedy = None if shut_in else "let bubblewrap make namespaces: see the README, under What confines qemu"
+    remedy = None if shut_in else "let bubblewrap make namespaces: see docs/operating.md, What confines qemu"
     return Finding("confinement", shut_in, state, remedy, needed=settings.require_confinement)
 
 

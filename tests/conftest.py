@@ -64,7 +64,7 @@ def require_programs(needed: Sequence[str]) -> None:
         packages = " ".join(sorted({PACKAGES[name] for name in missing}))
         do_without(f"needs {', '.join(missing)}: apt-get install {packages}")
     if "bwrap" in needed and (complaint := complaint_of_bubblewrap()):
-        do_without(f"needs bubblewrap to make namespaces (README.md, What confines qemu), but: {complaint}")
+        do_without(f"needs bubblewrap to make namespaces (docs/operating.md, What confines qemu), but: {complaint}")
 
 
 @cache

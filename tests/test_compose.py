@@ -220,9 +220,9 @@ def test_the_proxy_keeps_from_the_store_what_would_make_it_copy_or_skip_a_signat
     assert not any(line.startswith(("handle", "route", "@store")) for line in lines)
 
 
-@pytest.mark.parametrize("text", [TEXT, (ROOT / "README.md").read_text()], ids=["docker-compose.yml", "README.md"])
-def test_the_loop_that_makes_the_secrets_makes_all_of_them(text: str) -> None:
-    loop = re.search(r"for name in ((?:[A-Z_]+|\s|\\|#)+); do", text)
+@pytest.mark.parametrize("name", ["docker-compose.yml", "docs/operating.md"])
+def test_the_loop_that_makes_the_secrets_makes_all_of_them(name: str) -> None:
+    loop = re.search(r"for name in ((?:[A-Z_]+|\s|\\|#)+); do", (ROOT / name).read_text())
 
     assert loop is not None
     assert sorted(re.findall("[A-Z_]{2,}", loop[1])) == sorted(SECRETS)

@@ -17,7 +17,9 @@ TOP_LEVEL = {
     ".ci",
     ".dockerignore",
     ".editorconfig",
+    ".github",
     ".gitignore",
+    ".pre-commit-config.yaml",
     "Dockerfile",
     "LICENSE",
     "Makefile",
@@ -128,8 +130,9 @@ def test_what_set_up_build_and_audit_use_is_pinned_too(name: str) -> None:
     assert pinned(name)
 
 
-def test_the_readme_names_no_make_target_that_is_missing() -> None:
+def test_the_documentation_names_no_make_target_that_is_missing() -> None:
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    named = set(re.findall(r"`(?:[A-Z]+=\S+ )*make ([a-z]+)", (ROOT / "README.md").read_text()))
+    text = "".join(page.read_text() for page in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
+    named = set(re.findall(r"`(?:[A-Z]+=\S+ )*make ([a-z]+)", text))
 
     assert named <= targets

@@ -1,4 +1,4 @@
-"""The feed: a log with cursors (architecture, rule 5; design/feed.md)."""
+"""The feed: a log with cursors (architecture, rule 5; docs/feed.md)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Revisions: who says which one they have read overwrites nobody (GraphQL contract, rule 8)."""
+"""Revisions: who says which one they have read overwrites nobody (docs/api.md, rule 8)."""
 
 from app.errors import StaleRevision
 

@@ -1,4 +1,4 @@
-"""Watching: each process reads the feed once into a ring; a watcher is a cursor into it (design/feed.md)."""
+"""Watching: each process reads the feed once into a ring; a watcher is a cursor into it (docs/feed.md)."""
 
 import asyncio
 import secrets

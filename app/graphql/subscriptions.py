@@ -1,4 +1,4 @@
-"""What can be watched. A watcher is a cursor into the feed: a slow one costs no memory (design/feed.md)."""
+"""What can be watched. A watcher is a cursor into the feed: a slow one costs no memory (docs/feed.md)."""
 
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing

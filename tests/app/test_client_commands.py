@@ -39,8 +39,8 @@ def test_every_command_tells_its_exit_codes(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", USER_COMMANDS)
-def test_every_command_stands_in_the_readme(name: str) -> None:
-    lines = (Path(__file__).parents[2] / "README.md").read_text().splitlines()
+def test_every_command_is_in_the_documentation(name: str) -> None:
+    lines = (Path(__file__).parents[2] / "docs/cli.md").read_text().splitlines()
     table = lines[lines.index("| for users | |") : lines.index("| for operators | |")]
 
     assert re.search(rf"`(images )?{name}[ `]", "\n".join(table))

@@ -1,4 +1,4 @@
-"""Who watches is told what their project can see, and no longer than they have the right (design/feed.md, promise 6).
+"""Who watches is told what their project can see, and no longer than they have the right (docs/feed.md, promise 6).
 
 The gateway of these tests looks at its tables by itself once an hour: what ends at once is ended by the feed.
 """

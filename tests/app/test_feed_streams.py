@@ -1,4 +1,4 @@
-"""The feed's promises to those who watch, over each of the three transports on a real server (design/feed.md)."""
+"""The feed's promises to those who watch, over each of the three transports on a real server (docs/feed.md)."""
 
 import asyncio
 from collections.abc import AsyncIterator

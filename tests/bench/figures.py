@@ -55,7 +55,7 @@ def show(report: Report, console: Console) -> None:
 
 
 def markdown(report: Report) -> str:
-    """The same for the README."""
+    """The same for docs/speed.md."""
     lines = [f"### {report.title}", "", report.how, "", _row(_COLUMNS), _row(["---"] * len(_COLUMNS))]
     return "\n".join([*lines, *(_row(figure.cells) for figure in report.figures), ""])
 

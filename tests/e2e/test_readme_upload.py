@@ -1,4 +1,4 @@
-"""The README's upload by hand: its commands, as they stand there, against a gateway that runs."""
+"""The API guide's upload by hand: its commands, as they stand there, against a gateway that runs."""
 
 import gzip
 import json
@@ -17,14 +17,14 @@ from tests.e2e.gateway import Gateway, running
 
 pytestmark = pytest.mark.needs_program("curl", "jq", "qemu-img")
 
-README = Path(__file__).parents[2] / "README.md"
+GUIDE = Path(__file__).parents[2] / "docs/api.md"
 MIB = 1024 * 1024
 SECONDS = 120
 
 
 def commands() -> str:
     """From the address and the token to the completed upload of disk.vmdk."""
-    blocks = re.findall(r"^```sh\n(.*?)^```$", README.read_text(), re.MULTILINE | re.DOTALL)
+    blocks = re.findall(r"^```sh\n(.*?)^```$", GUIDE.read_text(), re.MULTILINE | re.DOTALL)
     chosen = [block for block in blocks if block.startswith(("C=data/connection.json", "FILE=disk.vmdk"))]
     assert len(chosen) == 2
     return "".join(chosen)
