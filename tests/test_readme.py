@@ -88,3 +88,15 @@ def test_every_page_that_the_code_names_is_there(folder: str) -> None:
     }
 
     assert [name for name in sorted(named) if not (ROOT / name).exists()] == []
+
+
+def test_every_rule_that_the_code_cites_is_stated() -> None:
+    stated = set(re.findall(r"^(\d+)\. \*\*", (ROOT / "docs/architecture.md").read_text(), re.MULTILINE))
+    cited = {
+        number
+        for folder in ("app", "workers", "tests")
+        for file in (ROOT / folder).rglob("*.py")
+        for number in re.findall(r"architecture, rule (\d+)", file.read_text())
+    }
+
+    assert cited <= stated
