@@ -1,14 +1,15 @@
 """The `images` command. The server's side, which takes a second to load, is loaded for those alone who need it."""
 
 import sys
-from importlib import import_module
+from importlib import import_module, metadata
+from typing import Annotated
 
 import typer
 
 from app.client import USER_COMMANDS
-from app.client.commands import add_user_commands
 from app.errors import GatewayError
 
+_PACKAGE = "image-gateway"
 _WORK_COMMANDS = frozenset({"work", "schedule"})
 _TOKEN_COMMANDS = frozenset({"token", "signin"})
 
@@ -16,17 +17,21 @@ _TOKEN_COMMANDS = frozenset({"token", "signin"})
 def main() -> None:
     """The entry point: what is wrong with the configuration is said in a line, without a traceback."""
     try:
-        _command_line()()
+        command_line = _commands()
+        command_line.callback()(_images)
+        command_line()
     except GatewayError as error:
         print(f"images: {error}", file=sys.stderr)  # noqa: T201
         sys.exit(2)
 
 
-def _command_line() -> typer.Typer:
+def _commands() -> typer.Typer:
     asked = sys.argv[1] if len(sys.argv) > 1 else ""
     some = typer.Typer(name="images", no_args_is_help=True, pretty_exceptions_enable=False)
+    if asked == "--version":
+        return some
     if asked in USER_COMMANDS:
-        add_user_commands(some)
+        import_module("app.client.commands").add_user_commands(some)
         return some
     if asked in _WORK_COMMANDS:
         import_module("app.work_commands").add_work_commands(some)
@@ -36,3 +41,20 @@ def _command_line() -> typer.Typer:
         return some
     everything: typer.Typer = import_module("app.operators").command_line()
     return everything
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"images {metadata.version(_PACKAGE)}")
+        raise typer.Exit
+
+
+def _images(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the installed version, and exit."
+        ),
+    ] = False,
+) -> None:
+    """The options of `images` itself."""
