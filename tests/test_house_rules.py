@@ -9,6 +9,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -136,3 +137,15 @@ def test_the_documentation_names_no_make_target_that_is_missing() -> None:
     named = set(re.findall(r"`(?:[A-Z]+=\S+ )*make ([a-z]+)", text))
 
     assert named <= targets
+
+
+def test_a_commit_is_checked_by_what_make_check_runs() -> None:
+    recipe = re.search(r"^check:.*\n((?:\t.*\n)+)", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert recipe is not None
+    commands = re.findall(r"^\t\$\(BIN\)/(.*)$", recipe[1], re.MULTILINE)
+
+    [repository] = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
+
+    assert repository["repo"] == "local"
+    entries = [re.sub("^bash -o pipefail -c '(.*)'$", r"\1", hook["entry"]) for hook in repository["hooks"]]
+    assert entries == [f".venv/bin/{command}" for command in commands]
