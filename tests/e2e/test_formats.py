@@ -28,12 +28,6 @@ def client(running_gateway: Gateway) -> Iterator[Client]:
             client.mutate("deleteImage", imageId=image_id)
 
 
-@pytest.fixture(scope="module")
-def disks(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the tests of this module share the raw disks that their images are made of."""
-    return tmp_path_factory.mktemp("disks")
-
-
 @pytest.mark.parametrize("variant", VARIANTS, ids=lambda variant: variant.name)
 def test_an_image_of_every_format_becomes_the_same_disk_in_qcow2(
     client: Client, disks: Path, tmp_path: Path, variant: Variant

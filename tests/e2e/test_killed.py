@@ -73,11 +73,6 @@ def killer(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Killer]:
         killer.kill()
 
 
-@pytest.fixture(scope="module")
-def disks(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("disks")
-
-
 def test_an_upload_goes_on_where_it_was_when_the_gateway_is_killed(killer: Killer, disks: Path, tmp_path: Path) -> None:
     numbers = random.Random(SEED)
     source = REFERENCE.build(disks)

@@ -95,8 +95,8 @@ def on_postgresql(folder: Path) -> Iterator[Crowded]:
         pytest.param(on_postgresql, id="postgresql", marks=pytest.mark.needs_program("redis-server")),
     ],
 )
-def crowded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Crowded]:
-    with request.param(tmp_path_factory.mktemp("crowd")) as gateway:
+def crowded(request: pytest.FixtureRequest, module_folder: Path) -> Iterator[Crowded]:
+    with request.param(module_folder / request.param.__name__) as gateway:
         yield gateway
 
 

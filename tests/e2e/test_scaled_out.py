@@ -50,8 +50,8 @@ def _wish(project_id: str) -> dict[str, object]:
 
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    with running_cluster(tmp_path_factory.mktemp("cluster"), env=QUICK) as cluster:
+def cluster(module_folder: Path) -> Iterator[Cluster]:
+    with running_cluster(module_folder / "cluster", env=QUICK) as cluster:
         yield cluster
 
 
@@ -61,11 +61,6 @@ def clients(cluster: Cluster) -> Iterator[tuple[Client, Client]]:
     token = cluster.token()
     with cluster.client(0, token) as one, cluster.client(1, token) as other:
         yield one, other
-
-
-@pytest.fixture(scope="module")
-def disks(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("disks")
 
 
 def test_what_goes_in_at_one_process_is_watched_at_the_other(

@@ -34,8 +34,8 @@ VARIANTS = (
 
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    with running_cluster(tmp_path_factory.mktemp("cluster"), apis=1, env=SETTINGS) as cluster:
+def cluster(module_folder: Path) -> Iterator[Cluster]:
+    with running_cluster(module_folder / "cluster", apis=1, env=SETTINGS) as cluster:
         yield cluster
 
 
@@ -43,11 +43,6 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 def client(cluster: Cluster) -> Iterator[Client]:
     with cluster.client() as client:
         yield client
-
-
-@pytest.fixture(scope="module")
-def disks(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("disks")
 
 
 def test_a_worker_that_dies_costs_its_range_and_not_the_image(
