@@ -283,7 +283,9 @@ async def refuses(world: World, cell: Cell, change: Change, names: Mapping[str, 
     payload = body["data"]["it"]
     (mistake,) = payload["userErrors"]
     assert (mistake["code"], mistake["field"]) == mistake_of(change, cell.outcome)
-    assert (payload["cursor"], made_by(change.mutation, payload)) == (None, "")
+    # What is said of an upload that has ended comes with its image, which says why.
+    shown = names["image"] if cell.outcome == "C" and change.thing == "uploadId" else ""
+    assert (payload["cursor"], made_by(change.mutation, payload)) == (None, shown)
     assert mistake["hint"] or cell.outcome == "C"
     if cell.outcome in ("-", "n", "O"):
         absent = filled(change.input, {**names, **hidden_by(change, cell.outcome)})
