@@ -194,6 +194,9 @@ class ReadingConnection(EagerConnection):
 
     async def perform(self, statement: Callable[..., None], *arguments: Any) -> None:
         """Call what runs a statement here and now, or, when that turns out to take long, in the thread."""
+        if not self.in_transaction:
+            # BEGIN is short. Interrupted when it has taken effect, it could not be repeated.
+            return statement(*arguments)
         self._conn.set_progress_handler(_after(_SHORT_READ_SECONDS), _STEPS)
         try:
             return statement(*arguments)
