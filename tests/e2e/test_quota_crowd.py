@@ -96,7 +96,9 @@ def on_postgresql(folder: Path) -> Iterator[Crowded]:
     ],
 )
 def crowded(request: pytest.FixtureRequest, module_folder: Path) -> Iterator[Crowded]:
-    with request.param(module_folder / request.param.__name__) as gateway:
+    folder = module_folder / request.param.__name__
+    folder.mkdir()
+    with request.param(folder) as gateway:
         yield gateway
 
 
