@@ -133,8 +133,7 @@ def _located(sandbox: Sandbox, subject: Subject) -> Extents | None:
         case VhdxFacts():
             return plain_extents(subject)
         case VmdkFacts():
-            found = map_source(sandbox, subject)
-            return None if found.unplaced else found.extents
+            return map_source(sandbox, subject)
     return None
 
 
@@ -153,10 +152,10 @@ def _by_format(sandbox: Sandbox, subject: Subject, fd: int) -> Plan:
         case None | VhdFacts(fixed=True) | VhdxFacts():
             return _reference(sandbox, subject, plain_extents(subject), fd)
         case VmdkFacts(streamed=False):
-            found = map_source(sandbox, subject)
-            if found.unplaced:
+            extents = map_source(sandbox, subject)
+            if extents is None:
                 raise NotByReference("data are compressed")
-            return _reference(sandbox, subject, found.extents)
+            return _reference(sandbox, subject, extents)
         case Qcow2Facts() as facts:
             return _qcow2(sandbox, subject, facts, fd)
     raise NotByReference("the format has its data compressed or unaligned")
@@ -177,23 +176,28 @@ def plain_extents(subject: Subject) -> Extents:
     return extents
 
 
-def map_source(sandbox: Sandbox, subject: Subject) -> qemu.SourceMap:
-    """Where the data lies, checked. VMDK and qcow2 tell by themselves, a dynamic VHD is asked of QEMU.
+def map_source(sandbox: Sandbox, subject: Subject) -> Extents | None:
+    """Where the data lies, checked; None when it is compressed. VMDK and qcow2 tell by themselves, a VHD QEMU.
 
     Raises DoubtfulMap, Truncated, TooManyExtents, ImageFailed, QemuError, Cancelled.
     """
+    extents = _mapped(sandbox, subject)
+    if extents is not None:
+        check(extents, subject.virtual_size, _readable(subject))
+    return extents
+
+
+def _mapped(sandbox: Sandbox, subject: Subject) -> Extents | None:
     limits = sandbox.limits
     match subject.inspection.facts:
         case VmdkFacts():
-            found = _mapped(_grains(sandbox, subject))
+            return _grains(sandbox, subject)
         case Qcow2Facts(header=header):
             tables = Qcow2Tables(header, subject.read_at, subject.source_size, _tick(sandbox))
-            found = _mapped(tables.extents(limits.max_extents))
-        case _:
-            bounds = limits.for_tables(subject.source_size, subject.virtual_size)
-            found = qemu.map_extents(sandbox, subject.image, bounds, limits.max_extents)
-    check(found.extents, subject.virtual_size, _readable(subject))
-    return found
+            return tables.extents(limits.max_extents)
+    bounds = limits.for_tables(subject.source_size, subject.virtual_size)
+    found = qemu.map_extents(sandbox, subject.image, bounds, limits.max_extents)
+    return None if found.unplaced else found.extents
 
 
 def _grains(sandbox: Sandbox, subject: Subject) -> Extents | None:
@@ -201,10 +205,6 @@ def _grains(sandbox: Sandbox, subject: Subject) -> Extents | None:
     if tables.compressed:
         return None
     return tables.extents(subject.virtual_size, sandbox.limits.max_extents, _tick(sandbox))
-
-
-def _mapped(extents: Extents | None) -> qemu.SourceMap:
-    return qemu.SourceMap(extents or Extents(), unplaced=extents is None)
 
 
 def _tick(sandbox: Sandbox) -> Callable[[], None]:
@@ -253,10 +253,10 @@ def _reference(sandbox: Sandbox, subject: Subject, extents: Extents, fd: int | N
 
 
 def _qcow2(sandbox: Sandbox, subject: Subject, facts: Qcow2Facts, fd: int) -> Plan:
-    found = map_source(sandbox, subject)
-    if not found.unplaced and Way.REFERENCE in sandbox.limits.ways:
+    extents = map_source(sandbox, subject)
+    if extents is not None and Way.REFERENCE in sandbox.limits.ways:
         # Clusters may be preallocated, and never have been written.
-        return _reference(sandbox, subject, found.extents, fd)
+        return _reference(sandbox, subject, extents, fd)
     return keep(sandbox, subject, facts)
 
 

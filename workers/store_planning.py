@@ -87,8 +87,7 @@ def _located(sandbox: Sandbox, subject: Subject) -> Extents | None:
             return plain_extents(subject)
         case VmdkFacts(streamed=True):
             return None
-    found = map_source(sandbox, subject)
-    return None if found.unplaced else found.extents
+    return map_source(sandbox, subject)
 
 
 def _referable(sandbox: Sandbox, subject: Subject, extents: Extents) -> None:
