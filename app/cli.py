@@ -31,15 +31,15 @@ def _commands() -> typer.Typer:
     if asked == "--version":
         return some
     if asked in USER_COMMANDS:
-        import_module("app.client.commands").add_user_commands(some)
+        import_module("app.client.commands.all").add_user_commands(some)
         return some
     if asked in _WORK_COMMANDS:
-        import_module("app.work_commands").add_work_commands(some)
+        import_module("app.commands.work").add_work_commands(some)
         return some
     if asked in _TOKEN_COMMANDS:
-        import_module("app.token_commands").add_token_commands(some)
+        import_module("app.commands.tokens").add_token_commands(some)
         return some
-    everything: typer.Typer = import_module("app.operators").command_line()
+    everything: typer.Typer = import_module("app.commands.operators").command_line()
     return everything
 
 

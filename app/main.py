@@ -12,18 +12,18 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import BaseRoute, Route, WebSocketRoute
 
 from app.adapters.chosen import announcer, object_store, reserve_of
-from app.adapters.folder import FolderStore
+from app.adapters.folder.store import FolderStore
 from app.adapters.tokens import SecretTokens, tokens_of
-from app.catalog.metering import UploadMeter
-from app.catalog.progress import ProgressBoard, Throttle
-from app.catalog.revocations import Revocations
+from app.catalog.feed.live import Feed
+from app.catalog.feed.progress import ProgressBoard, Throttle
+from app.catalog.people.revocations import Revocations
 from app.catalog.signed_requests import SignedRequests
+from app.catalog.upload_progress import UploadMeter
 from app.catalog.uploads import Uploads
-from app.catalog.watching import Feed
-from app.database import Database
+from app.database.sessions import Database
 from app.graphql.context import Gateway
 from app.graphql.endpoint import graphql_endpoint
-from app.graphql.transport import GatewayGraphQL
+from app.graphql.transport.asgi import GatewayGraphQL
 from app.ports import JobQueue, Wakeups
 from app.settings import Settings
 from app.web.graphiql import graphiql_assets, graphiql_page

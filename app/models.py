@@ -1,4 +1,4 @@
-"""The tables. The migrations in `app/migrations/` make them; a test compares the two.
+"""The tables. The migrations in `app/database/migrations/` make them; a test compares the two.
 
 Sizes are bytes. Instants are in UTC. Ids carry their type as a prefix and are what the API shows.
 """

@@ -14,7 +14,7 @@ import pytest
 import typer
 import yaml
 
-from app.operators import command_line
+from app.commands.operators import command_line
 from app.settings import Settings
 
 ROOT = Path(__file__).parents[1]

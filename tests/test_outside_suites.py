@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from tests.app.serving import served
-from tests.app.toy_schema import Hub, toy_app
+from tests.support.serving import served
+from tests.support.toy_schema import Hub, toy_app
 
 OUTSIDE = Path(__file__).parent / "outside"
 

@@ -2,8 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from workers.parts import PartRules
-from workers.receipts import Way
+from workers.outcome import Way
 
 KiB = 1 << 10
 MiB = 1 << 20
@@ -11,6 +10,28 @@ GiB = 1 << 30
 TiB = 1 << 40
 
 MAX_VIRTUAL_SIZE = 16 * TiB
+
+
+@dataclass(frozen=True, slots=True)
+class PartRules:
+    """What a store takes, and what suits us; sizes are bytes.
+
+    Every part but the last has at least `least`, none more than `most`, and there are at most `count`. `copied` is
+    how long a part becomes that the store copies itself, `sent` one that goes through a worker; `kept` is the
+    longest that a worker holds in memory. Runs of data that are no further apart than `gap` are copied as one.
+    """
+
+    least: int = 5 * MiB
+    most: int = 5 * GiB
+    count: int = 10_000
+    copied: int = 128 * MiB
+    sent: int = 8 * MiB
+    kept: int = 16 * MiB
+    gap: int = 1 * MiB
+
+    def sent_for(self, size: int, parts: int, step: int) -> int:
+        """How long a part may become, so that `size` bytes that come in steps need no more than `parts` of them."""
+        return max(self.sent, self.least + step, -(-size // max(1, parts)) + step)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,26 +10,26 @@ import structlog
 from dramatiq.asyncio import get_event_loop_thread
 
 from app.adapters.chosen import object_store, reserve_of
-from app.adapters.dramatiq_queue import DramatiqQueue
-from app.adapters.folder import FolderStore
-from app.adapters.redis_queue import PatientBroker, RedisQueue
-from app.adapters.s3_store import S3Store
-from app.catalog.survey import UploadSurvey
+from app.adapters.folder.store import FolderStore
+from app.adapters.messaging.dramatiq_queue import DramatiqQueue
+from app.adapters.messaging.redis_queue import PatientBroker, RedisQueue
+from app.adapters.s3.store import S3Store
+from app.catalog.upload_progress import UploadSurvey
 from app.catalog.uploads import Uploads
-from app.database import Database
+from app.database.sessions import Database
 from app.errors import SettingsError
 from app.models import Event, Job
 from app.ports import JobQueue, Wakeups
 from app.settings import Settings
-from workers.actors import Foreman, declare_actors
-from workers.confinement import tried_out
-from workers.converters import Converter, FolderConverter, StoreConverter
-from workers.converting import Conversions
-from workers.duties import Duties
 from workers.errors import QemuError
+from workers.jobs.conversions import Conversions
+from workers.jobs.converters import Converter, FolderConverter, StoreConverter
+from workers.jobs.duties import Duties
+from workers.jobs.polling import Lookout
+from workers.jobs.runner import Foreman, declare_actors
+from workers.jobs.schedule import Schedule
 from workers.limits import Limits
-from workers.lookout import Lookout
-from workers.schedule import Schedule
+from workers.qemu.confinement import tried_out
 
 log = structlog.get_logger()
 

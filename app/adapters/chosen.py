@@ -6,13 +6,13 @@ from dataclasses import dataclass
 
 from dramatiq import Broker
 
-from app.adapters.dramatiq_queue import DramatiqQueue, local_broker
-from app.adapters.folder import FolderStore
-from app.adapters.local_wakeups import LocalWakeups
-from app.adapters.no_queue import NoQueue
-from app.adapters.redis_queue import PatientBroker, RedisQueue
-from app.adapters.redis_wakeups import RedisWakeups
-from app.adapters.s3_store import S3Store
+from app.adapters.folder.store import FolderStore
+from app.adapters.messaging.dramatiq_queue import DramatiqQueue, local_broker
+from app.adapters.messaging.local_wakeups import LocalWakeups
+from app.adapters.messaging.no_queue import NoQueue
+from app.adapters.messaging.redis_queue import PatientBroker, RedisQueue
+from app.adapters.messaging.redis_wakeups import RedisWakeups
+from app.adapters.s3.store import S3Store
 from app.models import Event, Job
 from app.ports import JobQueue, Wakeups
 from app.reserve import Reserve

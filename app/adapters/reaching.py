@@ -14,11 +14,11 @@ import asyncpg
 import redis
 import structlog
 
-from app.adapters import redis_client
-from app.adapters.s3_bucket import Bucket
-from app.adapters.s3_errors import StoreBusy
-from app.adapters.s3_policies import uploads_resource
-from app.adapters.s3_probe import PartUrlCopies, SignatureIgnored, UploadKeyRefused, try_part_urls
+from app.adapters.messaging import redis_client
+from app.adapters.s3.bucket import Bucket
+from app.adapters.s3.errors import StoreBusy
+from app.adapters.s3.policies import uploads_resource
+from app.adapters.s3.probe import PartUrlCopies, SignatureIgnored, UploadKeyRefused, try_part_urls
 from app.errors import SettingsError, StoreError
 from app.s3_address import S3Address, S3Key
 from app.settings import Settings

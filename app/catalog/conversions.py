@@ -13,11 +13,13 @@ from sqlalchemy import and_, or_
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
-from app.catalog import images, jobs, ledger, quotas
-from app.catalog.jobs import Claim
-from app.catalog.tenancy import LOCKED
+from app.catalog import images, quotas
+from app.catalog.bill import ledger
+from app.catalog.people.tenancy import LOCKED
 from app.catalog.uploads import NO_FAILURE, give_up
-from app.database import Database
+from app.catalog.work import jobs
+from app.catalog.work.jobs import Claim
+from app.database.sessions import Database
 from app.errors import ImageFailed
 from app.lifecycle import DiskFormat, ImageStatus, JobKind, JobState, UploadState
 from app.models import Blob, Image, Job, Project, Upload, now

@@ -3,10 +3,14 @@
 from sqlalchemy import exists
 from sqlmodel import col, select
 
-from app.catalog import access, feed, images, jobs, ledger, sharing
-from app.catalog.access import Right
+from app.catalog import images, sharing
+from app.catalog.bill import ledger
+from app.catalog.feed import event_log
+from app.catalog.people import access
+from app.catalog.people.access import Right
 from app.catalog.revisions import require_revision
-from app.database import Database, Transaction
+from app.catalog.work import jobs
+from app.database.sessions import Database, Transaction
 from app.errors import ProtectedImage
 from app.lifecycle import EventKind, JobKind, UploadState
 from app.models import Blob, Image, now
@@ -35,7 +39,7 @@ async def _delete(
             )
         await jobs.cancel_of_image(tx, image.id)
         await images.drop_source(tx, image, UploadState.ABORTED)
-        await feed.append(tx, EventKind.DELETED, image, actor=viewer.subject, imageName=image.name)
+        await event_log.append(tx, EventKind.DELETED, image, actor=viewer.subject, imageName=image.name)
         await sharing.end_all(tx, image, actor=viewer.subject)
         blob_id, image.blob_id = image.blob_id, None
         image.deleted_at = image.updated_at = now()

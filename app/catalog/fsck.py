@@ -18,7 +18,7 @@ from sqlmodel import col, select
 
 from app.catalog import conversions, lost_bytes
 from app.catalog.uploads import handle_of
-from app.database import Database
+from app.database.sessions import Database
 from app.errors import ObjectMissing
 from app.lifecycle import FailureCode, ImageStatus, UploadState
 from app.models import Blob, Image, Upload

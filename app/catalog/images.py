@@ -12,24 +12,17 @@ from sqlalchemy import ColumnElement, Select, func, update
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
-from app.catalog import access, feed, jobs, tenancy
-from app.catalog.access import Right
-from app.catalog.merged_pages import merged_ids
-from app.catalog.pages import Page, Window, read_page
+from app.catalog.feed import event_log
+from app.catalog.pages import Page, Window, merged_ids, read_page
+from app.catalog.people import access, tenancy
+from app.catalog.people.access import Right
 from app.catalog.revisions import require_revision
 from app.catalog.text_search import contains
 from app.catalog.texts import is_text, name_key
-from app.database import Database, Transaction
+from app.catalog.work import jobs
+from app.database.sessions import Database, Transaction
 from app.errors import Conflict, ImageFailed
-from app.lifecycle import (
-    TRANSITIONS,
-    EventKind,
-    ImageStatus,
-    ImageType,
-    ImageVisibility,
-    JobKind,
-    UploadState,
-)
+from app.lifecycle import TRANSITIONS, EventKind, ImageStatus, ImageType, ImageVisibility, JobKind, UploadState
 from app.models import TABLES, Image, Upload, now
 from app.viewer import Viewer
 
@@ -265,7 +258,7 @@ async def change(
         setattr(image, name, value)
     image.revision += 1
     image.updated_at = now()
-    await feed.append(tx, EventKind.UPDATED, image, actor=actor, fields=list(fields))
+    await event_log.append(tx, EventKind.UPDATED, image, actor=actor, fields=list(fields))
 
 
 async def move(tx: Transaction, image: Image, to: ImageStatus, *, actor: str | None = None, **values: Any) -> None:
@@ -290,7 +283,7 @@ async def move(tx: Transaction, image: Image, to: ImageStatus, *, actor: str | N
     detail: dict[str, Any] = {"from": before, "to": to}
     if to == ImageStatus.ERROR:
         detail["failure"] = failure_detail(image)
-    await feed.append(tx, EventKind.STATUS_CHANGED, image, actor=actor, **detail)
+    await event_log.append(tx, EventKind.STATUS_CHANGED, image, actor=actor, **detail)
 
 
 async def fail(tx: Transaction, image: Image, failure: ImageFailed, *, actor: str | None = None, **values: Any) -> None:

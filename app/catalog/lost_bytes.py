@@ -7,10 +7,11 @@ are there again, `restore` makes the images ACTIVE.
 from sqlalchemy import ColumnElement, and_, exists
 from sqlmodel import col, select
 
-from app.catalog import images, ledger
-from app.catalog.tenancy import LOCKED
+from app.catalog import images
+from app.catalog.bill import ledger
+from app.catalog.people.tenancy import LOCKED
 from app.catalog.uploads import NO_FAILURE, completed_upload
-from app.database import Database, Transaction
+from app.database.sessions import Database, Transaction
 from app.errors import ImageFailed
 from app.lifecycle import FailureCode, ImageStatus
 from app.models import Blob, Image, Project, Upload

@@ -6,15 +6,16 @@ from sqlalchemy import func
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
-from app.catalog import feed, tenancy
+from app.catalog.feed import event_log
 from app.catalog.pages import Page, Window, read_page
+from app.catalog.people import tenancy
 from app.catalog.revisions import require_revision
 from app.catalog.texts import is_text, require_text
-from app.database import Database, Transaction
+from app.database.postgres import Lock
+from app.database.sessions import Database, Transaction
 from app.errors import Conflict, InvalidInput, NotFound
 from app.lifecycle import ProjectRole
 from app.models import Membership, Organization, OrganizationOwner, Project
-from app.postgres import Lock
 from app.viewer import Viewer
 
 _MAXIMUM_SUBJECT = 255
@@ -97,7 +98,7 @@ async def _change_members(
         require_revision(project.revision, expected_revision, "project")
         if await change(tx, project):
             project.revision += 1
-            feed.members_changed(tx, project.id, actor=viewer.subject)
+            event_log.members_changed(tx, project.id, actor=viewer.subject)
     return project, tx.position
 
 
@@ -183,7 +184,7 @@ async def _set_owner(tx: Transaction, organization: Organization, subject: str, 
         await tx.session.delete(owner)
     projects = select(Project.id).where(Project.organization_id == organization.id).order_by(col(Project.id))
     for project_id in (await tx.session.execute(projects)).scalars():
-        feed.members_changed(tx, project_id)
+        event_log.members_changed(tx, project_id)
 
 
 async def appoint(database: Database, project_name: str, subject: str, role: ProjectRole) -> Project:
@@ -203,7 +204,7 @@ async def appoint(database: Database, project_name: str, subject: str, role: Pro
                 await _require_another_admin(tx.session, member)
             await tx.session.merge(Membership(project_id=project.id, subject=subject, role=role))
             project.revision += 1
-            feed.members_changed(tx, project.id)
+            event_log.members_changed(tx, project.id)
         return project
 
 

@@ -1,10 +1,26 @@
-"""Pages by keyset: a page begins after a (sort key, id), never at an offset, so that deep pages cost no more."""
+"""Pages by keyset: a page begins after a (sort key, id), never at an offset, so that deep pages cost no more.
 
-from collections.abc import Sequence
+A page may be read from several places of an index, each in order and no further than the page goes (`merged_ids`).
+An index over (kind, key, id) has the rows of one kind in the order of (key, id), those of several kinds not. Asked for
+several at once, databases read all of their rows to sort them, or walk another index past all others. So each kind is
+a query of its own, and what they give is merged: SQLite runs it as MERGE (UNION ALL), PostgreSQL as Merge Append.
+"""
+
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from sqlalchemy import GenerativeSelect, Select, literal, tuple_
+from sqlalchemy import (
+    CompoundSelect,
+    GenerativeSelect,
+    Select,
+    column,
+    literal,
+    literal_column,
+    select,
+    tuple_,
+    union_all,
+)
 from sqlalchemy.ext.asyncio import AsyncSession
 
 Row = TypeVar("Row")
@@ -64,8 +80,22 @@ def between(query: Select[Any], key: Any, id_: Any, window: Window, *, descendin
 def first_of(query: Query, key: Any, id_: Any, window: Window, *, descending: bool) -> Query:
     """In order, as many rows of `query` as the window asks for and one more; the last ones come first if `backward`."""
     down = descending != window.backward
-    ordered = query.order_by(*(column.desc() if down else column.asc() for column in (key, id_)))
+    ordered = query.order_by(*(part.desc() if down else part.asc() for part in (key, id_)))
     return ordered.limit(window.limit + 1)
+
+
+def merged_ids(queries: Iterable[Select[Any]], key: Any, id_: Any, window: Window, *, descending: bool) -> Select[Any]:
+    """The ids of a page's rows, and of one more, out of one or more queries of the columns `key` and `id_`."""
+    # PostgreSQL plans each part by itself: without its own order and limit it reads all of a kind. SQLite takes these
+    # in a subquery alone; and to name its columns once more would cost as much as to run it.
+    pages = (
+        first_of(between(query, key, id_, window, descending=descending), key, id_, window, descending=descending)
+        for query in queries
+    )
+    parts: Iterable[Select[Any]] = (select(literal_column("*")).select_from(page.subquery()) for page in pages)
+    union: CompoundSelect[Any] = union_all(*parts)
+    merged = first_of(union, column(key.name), column(id_.name), window, descending=descending).subquery()
+    return select(column(id_.name, id_.type)).select_from(merged)
 
 
 def _beyond(key: Any, id_: Any, place: Place, *, down: bool) -> Any:

@@ -11,9 +11,9 @@ from sqlalchemy import func
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
-from app.catalog import tenancy
+from app.catalog.people import tenancy
 from app.catalog.revisions import require_revision
-from app.database import Database
+from app.database.sessions import Database
 from app.errors import Forbidden, ImageFailed, InvalidInput, QuotaExceeded
 from app.lifecycle import FailureCode, ImageType
 from app.models import Image, Project

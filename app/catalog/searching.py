@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from app.catalog import tenancy
-from app.database import Database
+from app.catalog.people import tenancy
+from app.database.sessions import Database
 from app.errors import SearchTimeout, TooManySearches
 from app.viewer import Viewer
 

@@ -13,12 +13,14 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 from sqlmodel.sql.expression import SelectOfScalar
 
-from app.catalog import access, feed, images, tenancy
-from app.catalog.access import Right
+from app.catalog import images
+from app.catalog.feed import event_log
 from app.catalog.pages import Page, Window, read_page
+from app.catalog.people import access, tenancy
+from app.catalog.people.access import Right
+from app.catalog.people.tenancy import LOCKED, is_id
 from app.catalog.revisions import require_revision
-from app.catalog.tenancy import LOCKED, is_id
-from app.database import Database, Transaction
+from app.database.sessions import Database, Transaction
 from app.errors import Conflict, DifferentOrganization, InvalidInput, NotFound, NotTargetAdmin
 from app.lifecycle import (
     SHARE_ANSWERS,
@@ -273,7 +275,7 @@ def _tell_project(
 ) -> None:
     """Tell one project of a share; `ends` says that it does not see the image any more."""
     share = told.share
-    feed.tell(
+    event_log.tell(
         tx,
         EventKind.SHARE_CHANGED,
         project_id,

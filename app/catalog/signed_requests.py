@@ -7,7 +7,7 @@ no row knows: it was signed into the request, and such requests expire with thei
 
 from dataclasses import dataclass
 
-from app.catalog import access
+from app.catalog.people import access
 from app.catalog.uploads import Uploads, ended
 from app.errors import Forbidden, NotFound, UploadClosed
 from app.lifecycle import ImageStatus, ProjectRole, UploadState

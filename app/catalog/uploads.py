@@ -8,12 +8,15 @@ import structlog
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
-from app.catalog import access, feed, images, jobs, quotas, tenancy
-from app.catalog.access import Right
+from app.catalog import images, quotas
+from app.catalog.feed import event_log
 from app.catalog.new_images import NewUpload, draft, made_before, remembered
+from app.catalog.people import access, tenancy
+from app.catalog.people.access import Right
+from app.catalog.people.tenancy import LOCKED
 from app.catalog.revisions import require_revision
-from app.catalog.tenancy import LOCKED
-from app.database import Database, Transaction
+from app.catalog.work import jobs
+from app.database.sessions import Database, Transaction
 from app.errors import (
     Conflict,
     ImageFailed,
@@ -26,14 +29,7 @@ from app.errors import (
     UserMistake,
     WrongPart,
 )
-from app.lifecycle import (
-    EventKind,
-    FailureCode,
-    ImageStatus,
-    JobKind,
-    ProjectRole,
-    UploadState,
-)
+from app.lifecycle import EventKind, FailureCode, ImageStatus, JobKind, ProjectRole, UploadState
 from app.models import Image, Upload, now
 from app.ports import ObjectStore, UploadHandle, UploadReceipt
 from app.settings import GIB, KIB, MIB, Settings
@@ -98,7 +94,7 @@ class Uploads:
             tx.session.add(image)
             await tx.session.flush()
             tx.session.add_all(row for row in (upload, remembered(new, image)) if row is not None)
-            await feed.append(tx, EventKind.CREATED, image, actor=viewer.subject)
+            await event_log.append(tx, EventKind.CREATED, image, actor=viewer.subject)
         return image, tx.position
 
     # ------------------------------------------------------------ while bytes arrive

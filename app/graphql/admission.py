@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from starlette.requests import HTTPConnection
 
 from app.client_network import client_network
-from app.graphql.contract import Caller, Turn
 from app.graphql.masking import CodedError
+from app.graphql.protocols import Caller, Turn
 
 RATE_LIMITED = "RATE_LIMITED"
 _TOO_MANY_SUBSCRIPTIONS = "TOO_MANY_SUBSCRIPTIONS"

@@ -11,15 +11,17 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from starlette.requests import HTTPConnection
 from strawberry.dataloader import DataLoader
 
-from app.catalog import access, billing, sharing, tenancy, uploads
-from app.catalog.access import Access
-from app.catalog.cursors import Mark
-from app.catalog.progress import ProgressBoard
+from app.catalog import sharing, uploads
+from app.catalog.bill import billing
+from app.catalog.feed.cursors import Mark
+from app.catalog.feed.live import Feed
+from app.catalog.feed.progress import ProgressBoard
+from app.catalog.people import access, tenancy
+from app.catalog.people.access import Access
 from app.catalog.searching import Searches
 from app.catalog.uploads import Uploads
-from app.catalog.watching import Feed
-from app.database import Database
-from app.graphql.contract import Turn
+from app.database.sessions import Database
+from app.graphql.protocols import Turn
 from app.graphql.scalars import EventCursor
 from app.graphql.shared_results import SharedResults
 from app.lifecycle import ProjectRole

@@ -5,13 +5,13 @@ from typing import cast
 from starlette.requests import HTTPConnection
 
 from app.adapters.tokens import Tokens
-from app.catalog.revocations import Revocations
+from app.catalog.people.revocations import Revocations
 from app.graphql.admission import CallerLimits
 from app.graphql.context import Context, Gateway
-from app.graphql.contract import Caller
-from app.graphql.limits import QueryLimits
+from app.graphql.limits.query_limits import QueryLimits
+from app.graphql.protocols import Caller
 from app.graphql.schema import build_schema
-from app.graphql.transport import Explorer, GatewayGraphQL
+from app.graphql.transport.asgi import Explorer, GatewayGraphQL
 from app.settings import Settings
 from app.viewer import ANONYMOUS, Viewer
 

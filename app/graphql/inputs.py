@@ -13,15 +13,7 @@ from app.catalog.new_images import NewCopy, NewUpload
 from app.errors import InvalidInput
 from app.graphql.enums import OrderDirection
 from app.graphql.scalars import ByteSize
-from app.lifecycle import (
-    Architecture,
-    DiskFormat,
-    ImageStatus,
-    ImageType,
-    ImageVisibility,
-    ProjectRole,
-    ShareGrant,
-)
+from app.lifecycle import Architecture, DiskFormat, ImageStatus, ImageType, ImageVisibility, ProjectRole, ShareGrant
 from app.settings import GIB
 
 Given = TypeVar("Given")

@@ -62,3 +62,8 @@ def _children(value: object) -> list[Any]:
 
 def _separators(text: str) -> int:
     return sum(text.count(separator) for separator in "[{,")
+
+
+def encode(value: object) -> str:
+    """JSON on one line, ASCII only."""
+    return json.dumps(value, separators=(",", ":"))

@@ -5,7 +5,7 @@ from typing import Any, Self, TypeVar
 
 import strawberry
 
-from app.catalog import feed
+from app.catalog.feed import event_log
 from app.catalog.uploads import UploadEnded
 from app.errors import QuotaExceeded, UserMistake
 from app.graphql.context import Info
@@ -148,7 +148,7 @@ async def cursor_at(info: Info, position: int | None) -> EventCursor:
     if position is not None:
         return info.context.cursor_of(info.context.mark_at(position))
     async with info.context.gateway.database.read() as session:
-        position = await feed.newest_position(session)
+        position = await event_log.newest_position(session)
     return info.context.cursor_of(info.context.mark_at(position).unlinked())
 
 

@@ -9,27 +9,27 @@ from typing import Annotated
 import strawberry
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from app.catalog import access, feed, images, tenancy
-from app.catalog.feed import Wanted
-from app.catalog.feed_items import Happened, happened, resync_required
+from app.catalog import images
+from app.catalog.feed import event_log
+from app.catalog.feed.event_log import Wanted
+from app.catalog.feed.items import Happened, happened, resync_required
 from app.catalog.images import ImageOrder, sort_key
+from app.catalog.people import access, tenancy
 from app.errors import InvalidInput, NotFound, UserMistake
 from app.graphql.context import Context, Info, asks_for
 from app.graphql.enums import OrderDirection
 from app.graphql.inputs import ImageFilter, ImageLookup, ImageOrderInput
 from app.graphql.scalars import EventCursor
-from app.graphql.types.connections import PageInfo, cursor_for, page_fields, window_of
+from app.graphql.types.connections import After, Before, First, Last, PageInfo, cursor_for, page_fields, window_of
 from app.graphql.types.events import ImageEventConnection, ImageEventEdge, event_node
 from app.graphql.types.images import Image, ImageConnection
 from app.graphql.types.node import Node
 from app.graphql.types.sharing import ImageShare
-from app.graphql.types.tenancy import After, First, Organization, Project, Viewer
+from app.graphql.types.tenancy import Organization, Project, Viewer
 from app.graphql.types.uploads import ImageUpload
 from app.lifecycle import ImageStatus, ImageType
 from app.models import Image as ImageRow
 
-Last = Annotated[int | None, strawberry.argument(description="How many, 1 to 100, from the end.")]
-Before = Annotated[str | None, strawberry.argument(description="A cursor: only what comes before it.")]
 ProjectId = Annotated[strawberry.ID, strawberry.argument(description="The project.")]
 _MAXIMUM_NODES = 100
 _KEYS: dict[ImageOrder, type[datetime] | type[int] | type[StrEnum]] = {
@@ -103,7 +103,7 @@ class Query:
         # Page and position are read from one state of the database: nothing falls between them.
         async with reading() as session:
             page = await images.list_images(session, viewer, project_id, wanted, order, window, descending=descending)
-            position = await feed.newest_position(session) if asks_for(info, "asOf") else 0
+            position = await event_log.newest_position(session) if asks_for(info, "asOf") else 0
 
         def row_cursor(row: ImageRow) -> str:
             return cursor_for(name, sort_key(row, order), row.id)
@@ -134,7 +134,7 @@ class Query:
     )
     async def event_cursor(self, info: Info) -> EventCursor:
         async with info.context.gateway.database.read() as session:
-            position = await feed.newest_position(session)
+            position = await event_log.newest_position(session)
         return info.context.cursor_of(info.context.mark_at(position).unlinked())
 
     @strawberry.field(
@@ -163,10 +163,10 @@ class Query:
         bounds = await context.gateway.feed.positions_of(marks)
         async with context.gateway.database.read() as session:
             role = await tenancy.reader_role(session, context.viewer, project_id)
-            if "after" in bounds and bounds["after"] < await feed.oldest_position(session):
+            if "after" in bounds and bounds["after"] < await event_log.oldest_position(session):
                 raise resync_required("after")
             wanted = Wanted(project_id, role, image_id)
-            events = await feed.events_for(session, wanted, window.limit + 1, newest=window.backward, **bounds)
+            events = await event_log.events_for(session, wanted, window.limit + 1, newest=window.backward, **bounds)
             more = len(events) > window.limit
             kept = events[-window.limit :] if window.backward else events[: window.limit]
             page = await happened(session, kept, context.epoch)

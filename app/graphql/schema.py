@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 from strawberry.schema.config import StrawberryConfig
 
-from app.graphql.limits import QueryLimits
+from app.graphql.limits.query_limits import QueryLimits
+from app.graphql.limits.within_limits import limit_extensions
 from app.graphql.masking import GatewaySchema
 from app.graphql.mutations import Mutation
 from app.graphql.payloads import ByteQuotaError, CountQuotaError, InputError
@@ -24,7 +25,6 @@ from app.graphql.types.images import Image
 from app.graphql.types.sharing import ImageShare
 from app.graphql.types.tenancy import Organization, Project, Viewer
 from app.graphql.types.uploads import ImageUpload
-from app.graphql.within_limits import limit_extensions
 
 # Types that are reached through an interface alone.
 _IMPLEMENTATIONS: Sequence[type] = (

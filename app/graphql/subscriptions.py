@@ -6,9 +6,10 @@ from typing import Annotated, cast
 
 import strawberry
 
-from app.catalog import access, feed
-from app.catalog.cursors import Mark
-from app.catalog.feed_items import Happened, Item, Resync
+from app.catalog.feed import event_log
+from app.catalog.feed.cursors import Mark
+from app.catalog.feed.items import Happened, Item, Resync
+from app.catalog.people import access
 from app.errors import InvalidInput, NotFound
 from app.graphql.context import Info
 from app.graphql.queries import ProjectId
@@ -39,7 +40,7 @@ class Subscription:
         async with context.gateway.database.read() as session:
             row = await access.image_for(session, context.viewer, id, field=("id",))
             project_id = await access.project_to_see_from(session, context.viewer, row, context.project_id)
-            position = await feed.newest_position(session)
+            position = await event_log.newest_position(session)
         start = context.mark_at(position)
         context.event_id = context.cursor_of(start.unlinked())
         yield Image.of(row, context.project_id)

@@ -14,11 +14,11 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from app.adapters.content_disposition import attachment
-from app.adapters.folder import FolderStore
-from app.adapters.folder_addresses import PartAddress
-from app.adapters.folder_intake import HEAD_BYTES
-from app.adapters.folder_reader import ObjectReader
+from app.adapters.file_names import attachment
+from app.adapters.folder.addresses import PartAddress
+from app.adapters.folder.intake import HEAD_BYTES
+from app.adapters.folder.reader import ObjectReader
+from app.adapters.folder.store import FolderStore
 from app.errors import GatewayError, UploadClosed
 from app.ports import Asker
 from app.request_body import respond

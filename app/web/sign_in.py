@@ -19,9 +19,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from app.adapters.tokens import SecretTokens
-from app.catalog.sign_in import redeem
+from app.catalog.people.sign_in import redeem
 from app.client_network import client_network
-from app.database import Database
+from app.database.sessions import Database
 from app.errors import DatabaseUnavailable, GatewayError
 
 TOKEN_VALIDITY = timedelta(days=1)

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from app.catalog import ledger
-from app.database import Database
-from tests.app.gateway import Gateway, empty_database, running_gateway
-from tests.app.storing import Storing
+from app.catalog.bill import ledger
+from app.database.sessions import Database
 from tests.servers.minio import Minio
 from tests.servers.postgresql import PostgreSQL
 from tests.servers.versitygw import Versitygw
+from tests.support.gateway import Gateway, empty_database, running_gateway
+from tests.support.storing import Storing
 
 StartGateway = Callable[..., AbstractAsyncContextManager[Gateway]]
 # Makes a data folder and a new database without rows; gives the settings by which a gateway finds it.
@@ -24,11 +24,11 @@ S3Server = Minio | Versitygw
 
 SQLITE, POSTGRESQL = "sqlite", "postgresql"
 # These run over every kind of database; what the others test does not depend on it.
-_OVER_ALL = ("test_api_", "test_catalog_", "test_database", "test_feed_", "test_health")
+_OVER_ALL = ("api.", "catalog.", "feed.", "database.test_sessions", "web.test_health")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    module = metafunc.module.__name__.rpartition(".")[2]
+    module = metafunc.module.__name__.removeprefix(f"{__package__}.")
     if "new_database" in metafunc.fixturenames and module.startswith(_OVER_ALL):
         metafunc.parametrize("new_database", [SQLITE, POSTGRESQL], indirect=True, scope="module")
 

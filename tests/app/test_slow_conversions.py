@@ -11,11 +11,11 @@ from app.lifecycle import FailureCode, ImageStatus, JobKind
 from app.models import Image
 from app.settings import MIB
 from tests.app.conftest import StartGateway
-from tests.app.gateway import Gateway, until
+from tests.support.gateway import Gateway, until
 from tests.workers.bombs import qcow2_bomb, vmdk_bomb
-from workers import qemu
-from workers.confinement import Sandbox
-from workers.turn_clock import MOST_LOST, budget
+from workers.jobs.turn_clock import MOST_LOST, budget
+from workers.qemu import img
+from workers.qemu.confinement import Sandbox
 
 pytestmark = [pytest.mark.anyio, pytest.mark.needs_program("qemu-img")]
 
@@ -34,13 +34,13 @@ def endless_copies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
     begun: list[str] = []
-    convert = qemu.convert
+    convert = img.convert
 
     def noted(sandbox: Sandbox, *arguments: Any) -> None:
         begun.append(sandbox.folder.name)
         convert(sandbox, *arguments)
 
-    monkeypatch.setattr(qemu, "convert", noted)
+    monkeypatch.setattr(img, "convert", noted)
     return begun
 
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from app.adapters.s3_bucket import Bucket
-from app.adapters.s3_signing import Signer
+from app.adapters.s3.bucket import Bucket
+from app.adapters.s3.signing import Signer
 from app.s3_address import S3Address
 from tests.bench.disks import Disk, run_qemu_img
 from tests.bench.serving import MeasurementFailed

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from app.migrations import migrate
+from app.database.migrations import migrate
 from app.settings import load_settings
 from tests.servers.postgresql import PostgreSQL
 

@@ -11,7 +11,7 @@ from ulid import ULID
 
 from app.catalog import members
 from app.catalog.images import ImageOrder
-from app.database import Database
+from app.database.sessions import Database
 from app.lifecycle import ImageStatus, ImageType
 from app.models import TABLES, Image
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import httpx
 import psutil
 
-from app.adapters.s3_bucket import Bucket
+from app.adapters.s3.bucket import Bucket
 from app.s3_address import S3Address
 from tests.bench.serving import ANSWER_SECONDS, Gateway, MeasurementFailed
 from tests.e2e.cluster import BUCKET, Cluster, running_cluster

@@ -6,7 +6,7 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from app.adapters.s3_bucket import Bucket
+from app.adapters.s3.bucket import Bucket
 from tests.bench.by_hand import ByHand, Times
 from tests.bench.conversion import NEARLY_EMPTY_SECONDS
 from tests.bench.disks import DISKS, MIB, Disk, write_disk

@@ -12,7 +12,7 @@ from typing import Any
 import asyncpg
 import httpx
 
-from app.adapters.s3_bucket import Bucket
+from app.adapters.s3.bucket import Bucket
 from app.s3_address import S3Address
 from tests.e2e.client import Client, eventually
 from tests.e2e.gateway import IMAGES, clean_environment

@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from tests.changed_files import Change, copied_over, replaced, rewritten
 from tests.e2e.cli import SECONDS, Cli, Ended, MakeCli, clis, ended
 from tests.e2e.client import Client
 from tests.e2e.gate import Gate
 from tests.e2e.gateway import IMAGES, Gateway, clean_environment, running, start
+from tests.support.changed_files import Change, copied_over, replaced, rewritten
 
 pytestmark = pytest.mark.needs_program("qemu-img")
 

@@ -11,7 +11,7 @@ import pytest
 from tests.e2e import images
 from tests.e2e.client import Client
 from tests.e2e.gateway import Gateway, start
-from tests.raw_http import Host, answer_to, connected, status_of
+from tests.support.raw_http import Host, answer_to, connected, status_of
 
 MiB = 1024 * 1024
 OPEN_FILES = 256

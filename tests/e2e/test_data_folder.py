@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from app.data_folder import held_alone, make_folders
+from app.commands.data_folder import held_alone, make_folders
 from app.errors import SettingsError
 from app.settings import Settings
 from tests.e2e.client import Client

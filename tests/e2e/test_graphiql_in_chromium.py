@@ -7,9 +7,9 @@ from urllib.parse import urlencode, urlsplit
 
 import pytest
 
-from app.catalog.revocations import revoke_tokens
-from app.catalog.sign_in import new_code
-from app.database import Database
+from app.catalog.people.revocations import revoke_tokens
+from app.catalog.people.sign_in import new_code
+from app.database.sessions import Database
 from tests.e2e.browser import Tab, chromium
 from tests.e2e.client import eventually
 from tests.e2e.gateway import Gateway

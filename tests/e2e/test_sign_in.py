@@ -12,7 +12,7 @@ import httpx
 import pytest
 from typer.testing import CliRunner
 
-from app.operators import command_line
+from app.commands.operators import command_line
 from tests.e2e.client import eventually
 from tests.e2e.gateway import IMAGES, Gateway, clean_environment
 from tests.e2e.processes import images_command, images_process

@@ -12,7 +12,7 @@ from tests.servers.minio import Minio
 from tests.workers.conftest import Workbench
 from tests.workers.store_bench import SOURCE, StoreBench, store_bench
 from workers.limits import Limits
-from workers.receipts import Converted
+from workers.outcome import Converted
 
 # A damaged header may name a huge disk.
 _LIMITS = Limits(max_virtual_size=64 << 20)

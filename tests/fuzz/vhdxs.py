@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from app.lifecycle import DiskFormat
 from tests.fuzz.built import Built, File, KiB, MiB, Unit, layouts, round_up, unit_of
-from workers.formats.vhdx import BAT, FULLY_PRESENT, METADATA, REGIONS_AT, TABLE_SIZE, VIRTUAL_DISK_SIZE
+from workers.inspection.vhdx import BAT, FULLY_PRESENT, METADATA, REGIONS_AT, TABLE_SIZE, VIRTUAL_DISK_SIZE
 
 _NOT_PRESENT, _UNDEFINED, _ZERO, _UNMAPPED = range(4)
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import psutil
 
-from app.migrations import migrate
+from app.database.migrations import migrate
 from tests.servers.process import Server
 
 USER, PASSWORD = "gateway", "a/password: of tests"

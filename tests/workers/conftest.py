@@ -13,7 +13,7 @@ import pytest
 
 from app.lifecycle import DiskFormat, ImagePhase
 from tests.workers.images import qemu_img
-from workers.pipeline import ConversionTask, Converted, Limits, convert
+from workers.folder.pipeline import ConversionTask, Converted, Limits, convert
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
 
-from app.adapters.s3_bucket import Bucket
+from app.adapters.s3.bucket import Bucket
 from app.lifecycle import DiskFormat, ImagePhase
 from app.s3_address import S3Address
 from tests.servers.minio import Minio
-from workers.in_store import StoreTask, convert_in_store
 from workers.limits import Limits
-from workers.receipts import Converted
+from workers.outcome import Converted
+from workers.store.pipeline import StoreTask, convert_in_store
 
 SOURCE, RESULT = "uploads/source", "blobs/result.qcow2"
 _PART = 16 << 20

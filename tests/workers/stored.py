@@ -7,10 +7,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from app.errors import StoreUnavailable
-from workers.confinement import OUTPUT
 from workers.limits import Limits
-from workers.stored_sandbox import StoredSandbox
-from workers.stored_source import StoredSource
+from workers.qemu.confinement import OUTPUT
+from workers.store.sandbox import StoredSandbox
+from workers.store.source import StoredSource
 
 
 class StoredFile:

@@ -14,8 +14,8 @@ from tests.workers.bombs import TiB, qcow2_bomb, vhd_bomb, vhdx_bomb, vmdk_bomb
 from tests.workers.conftest import Workbench
 from tests.workers.images import KiB, MiB, dense_disk, make, patch, patch_number, qemu_img, qemu_io, raw_disk
 from tests.workers.store_bench import SOURCE, StoreBench, store_bench
-from workers import qemu
-from workers.pipeline import Way
+from workers.folder.pipeline import Way
+from workers.qemu import img
 
 pytestmark = pytest.mark.needs_qemu
 
@@ -113,7 +113,7 @@ def unread(monkeypatch: pytest.MonkeyPatch) -> None:
         raise AssertionError("qemu-img has followed the tables")
 
     for name in ("check", "map_extents", "convert"):
-        monkeypatch.setattr(qemu, name, refuse)
+        monkeypatch.setattr(img, name, refuse)
 
 
 @pytest.mark.usefixtures("unread")

@@ -19,13 +19,13 @@ from app.errors import ImageFailed
 from app.lifecycle import DiskFormat, FailureCode, ImagePhase
 from tests.workers.conftest import WITH_AND_WITHOUT_BUBBLEWRAP, Impostor, Workbench
 from tests.workers.images import MiB, dense_disk, make, raw_disk
-from workers import qemu
-from workers.confinement import FileSandbox
 from workers.errors import Cancelled, NotConfined, QemuFailed, QemuMissing, QemuRefused, QemuStopped, QemuTimedOut
-from workers.extents import DoubtfulMap, TooManyExtents
+from workers.folder.pipeline import Limits, Way, convert
 from workers.limits import Bounds
-from workers.pipeline import Limits, Way, convert
-from workers.processes import run, run_for_output
+from workers.qcow2.extents import DoubtfulMap, TooManyExtents
+from workers.qemu import img
+from workers.qemu.confinement import FileSandbox
+from workers.qemu.processes import run, run_for_output
 
 pytestmark = pytest.mark.needs_qemu
 
@@ -249,7 +249,7 @@ def test_whatever_a_process_ends_with_has_a_name(
     source: Path, impostor: Impostor, script: str, error: type[Exception]
 ) -> None:
     with sandbox(source, impostor(script)) as place, pytest.raises(error):
-        qemu.info(place, qemu.source("raw"), AMPLE)
+        img.info(place, img.source("raw"), AMPLE)
 
 
 def test_a_process_that_hangs_is_stopped_with_all_its_children(source: Path, impostor: Impostor) -> None:
@@ -387,7 +387,7 @@ def test_a_map_that_makes_no_sense_is_an_error(
 ) -> None:
     limits = impostor("cat <<'EOF'\n" + "\n".join(lines) + "\nEOF")
     with sandbox(source, limits) as place, pytest.raises(error):
-        qemu.map_extents(place, qemu.source("raw"), AMPLE, max_extents=10)
+        img.map_extents(place, img.source("raw"), AMPLE, max_extents=10)
 
 
 def test_only_a_plain_file_counts_as_a_result(source: Path) -> None:

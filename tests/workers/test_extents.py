@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.workers.images import KiB, MiB, raw_disk
-from workers.extents import (
+from workers.qcow2.extents import (
     COARSEST_CLUSTER,
     DoubtfulMap,
     Extents,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from workers.flushing import flushed_meanwhile
+from workers.folder.flushing import flushed_meanwhile
 
 
 def test_a_file_that_never_comes_is_waited_for_no_longer_than_the_block(tmp_path: Path) -> None:

@@ -43,8 +43,8 @@ from tests.workers.test_refusals import (
     with_data_file_extension,
     written,
 )
-from workers.pipeline import Limits, Way
-from workers.turn_clock import too_slow
+from workers.folder.pipeline import Limits, Way
+from workers.jobs.turn_clock import too_slow
 
 pytestmark = pytest.mark.needs_qemu
 

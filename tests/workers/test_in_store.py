@@ -25,11 +25,11 @@ from tests.workers.images import (
     scattered_disk,
 )
 from tests.workers.store_bench import RESULT, SOURCE, StoreBench, store_bench
-from workers import store_planning
-from workers.extents import Extents
-from workers.limits import Limits
-from workers.parts import PartRules, Reference, refer
-from workers.receipts import Way
+from workers.limits import Limits, PartRules
+from workers.outcome import Way
+from workers.qcow2.extents import Extents
+from workers.store import planning
+from workers.store.parts import Reference, refer
 
 pytestmark = pytest.mark.needs_program("qemu-img", "qemu-nbd")
 
@@ -187,7 +187,7 @@ def test_a_source_by_reference_whose_new_tables_do_not_hold_is_streamed(
         plan = refer(extents, virtual_size, *rest)
         return replace(plan, layout=replace(plan.layout, virtual_size=virtual_size + 512))
 
-    monkeypatch.setattr(store_planning, "refer", wrong)
+    monkeypatch.setattr(planning, "refer", wrong)
     assert bench.convert(VMDK).way is Way.COPY
     holds(bench.get(), raw)
     bench.assert_nothing_left(SOURCE, RESULT)

@@ -10,17 +10,16 @@ from pathlib import Path
 
 import pytest
 
-from app.adapters.s3_bucket import Bucket
+from app.adapters.s3.bucket import Bucket
 from app.errors import ImageFailed, ObjectMissing, StoreUnavailable, UploadClosed
 from app.lifecycle import DiskFormat, FailureCode, ImagePhase
 from tests.servers.minio import Minio
 from tests.workers.images import KiB, MiB, dense_disk, make, qemu_img, raw_disk
 from tests.workers.store_bench import RESULT, SOURCE, StoreBench, store_bench
 from workers.errors import Cancelled, SourceDamaged
-from workers.in_store import StoreTask, convert_in_store
-from workers.limits import Limits
-from workers.parts import PartRules
-from workers.receipts import Way
+from workers.limits import Limits, PartRules
+from workers.outcome import Way
+from workers.store.pipeline import StoreTask, convert_in_store
 
 pytestmark = pytest.mark.needs_program("qemu-img", "qemu-nbd")
 
@@ -192,10 +191,10 @@ def test_a_result_that_needs_more_room_than_there_is_is_refused(bench: StoreBenc
 _ALONE = """
 import json, resource, sys, threading
 from pathlib import Path
-from app.adapters.s3_bucket import Bucket
+from app.adapters.s3.bucket import Bucket
 from app.lifecycle import DiskFormat
 from app.s3_address import S3Address
-from workers.in_store import StoreTask, convert_in_store
+from workers.store.pipeline import StoreTask, convert_in_store
 from workers.limits import Limits
 
 url, source, size, result, folder, declared, compress = json.loads(sys.argv[1])

@@ -13,10 +13,10 @@ from app.lifecycle import DiskFormat, FailureCode
 from tests.servers.minio import Minio
 from tests.workers.images import KiB, MiB, make, qemu_img, raw_disk
 from tests.workers.store_bench import SOURCE, StoreBench, store_bench
-from workers.converters import Order, StoreConverter
+from workers.jobs.converters import Order, StoreConverter
 from workers.limits import Limits
-from workers.receipts import Converted, Way
-from workers.sharing import Shared
+from workers.outcome import Converted, Way
+from workers.store.ranges import Shared
 
 pytestmark = pytest.mark.needs_program("qemu-img", "qemu-nbd")
 

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from app.errors import ImageFailed
 from app.lifecycle import DiskFormat, FailureCode
 from tests.workers.images import KiB, MiB, make, raw_disk
-from workers.formats.refusals import check_virtual_size
-from workers.formats.reported import check_reported
-from workers.inspection import inspect_file, inspect_head
+from workers.inspection.inspect import inspect_file, inspect_head
+from workers.inspection.refusals import check_virtual_size
+from workers.inspection.reported import check_reported
 
 DRIVERS = {
     DiskFormat.QCOW2: ("qcow2", {}),

@@ -17,11 +17,11 @@ from app.errors import ImageFailed
 from app.lifecycle import DiskFormat, FailureCode, ImagePhase
 from tests.workers.conftest import Workbench
 from tests.workers.images import MiB, dense_disk, make, qemu_img, raw_disk
-from workers import qemu
 from workers.errors import Cancelled, ReceiptMissing, SourceBusy, SourceDamaged
-from workers.in_place import locked
-from workers.pipeline import Limits, Way, convert, forget
-from workers.undoing import undo
+from workers.folder.in_place import locked
+from workers.folder.pipeline import Limits, Way, convert, forget
+from workers.folder.undoing import undo
+from workers.qemu import img
 
 pytestmark = pytest.mark.needs_qemu
 
@@ -219,8 +219,8 @@ def test_tables_that_do_not_hold_are_taken_back_and_the_data_copied(
     workbench: Workbench, holds: Holds, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     raw, image, declared, limits = prepared("VMDK by reference", tmp_path)
-    real, reports = qemu.check, [qemu.CheckReport(corruptions=1, leaks=0, end_offset=None)]
-    monkeypatch.setattr(qemu, "check", lambda *a: reports.pop() if reports else real(*a))
+    real, reports = img.check, [img.CheckReport(corruptions=1, leaks=0, end_offset=None)]
+    monkeypatch.setattr(img, "check", lambda *a: reports.pop() if reports else real(*a))
     workbench.put(image)
     before = workbench.source.read_bytes()
     assert workbench.convert(declared, limits).way is Way.COPY
@@ -232,9 +232,9 @@ def test_a_vhdx_by_new_tables_that_do_not_hold_is_copied_without_qemu(
     workbench: Workbench, holds: Holds, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     raw = dense_disk(tmp_path / "disk.raw", 64 * MiB)
-    real, reports = qemu.check, [qemu.CheckReport(corruptions=1, leaks=0, end_offset=None)]
-    monkeypatch.setattr(qemu, "check", lambda *a: reports.pop() if reports else real(*a))
-    monkeypatch.delattr(qemu, "convert")
+    real, reports = img.check, [img.CheckReport(corruptions=1, leaks=0, end_offset=None)]
+    monkeypatch.setattr(img, "check", lambda *a: reports.pop() if reports else real(*a))
+    monkeypatch.delattr(img, "convert")
     workbench.put(make(raw, tmp_path / "image", "vhdx", block_size="1M"))
     assert workbench.convert(DiskFormat.VHDX).way is Way.COPY
     assert not reports

@@ -7,9 +7,9 @@ from contextlib import contextmanager
 
 import pytest
 
-from workers import nbd_protocol as nbd
 from workers.errors import QemuFailed, QemuRefused
-from workers.nbd_client import NbdClient
+from workers.qemu import nbd_protocol as nbd
+from workers.qemu.nbd_client import NbdClient
 
 SIZE = 1 << 30
 MANY = 1 << 31

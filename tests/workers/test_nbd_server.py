@@ -16,10 +16,10 @@ import pytest
 from app.errors import StoreUnavailable
 from tests.workers.images import KiB, MiB
 from tests.workers.stored import StoredFile, stored
-from workers import nbd_protocol as nbd
-from workers.nbd_protocol import receive
-from workers.nbd_server import NbdServer, listen
-from workers.stored_source import StoredSource
+from workers.qemu import nbd_protocol as nbd
+from workers.qemu.nbd_protocol import receive
+from workers.store.nbd_server import NbdServer, listen
+from workers.store.source import StoredSource
 
 SIZE = 9 * MiB + 100
 EXPORTED = 9 * MiB + 512

@@ -14,9 +14,9 @@ from tests.workers.conftest import Workbench
 from tests.workers.images import MiB, dense_disk, raw_disk
 from tests.workers.test_kill_points import KINDS, prepared
 from workers.errors import ReceiptMissing, SourceBusy, SourceDamaged
-from workers.in_place import held
-from workers.pipeline import Limits, Way, forget
-from workers.undoing import undo
+from workers.folder.in_place import held
+from workers.folder.pipeline import Limits, Way, forget
+from workers.folder.undoing import undo
 
 pytestmark = pytest.mark.needs_qemu
 

@@ -13,12 +13,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.workers.images import KiB, MiB, qemu_img
-from workers import packing, qcow2_data
-from workers.extents import Extents
-from workers.packing import Disk, Packed, Packer, runs_within
-from workers.qcow2 import front_size, lay_out, read_header, tables_touched
-from workers.qcow2_data import PackedClusters, PackedRange, Runs
-from workers.sharing import stretches
+from workers.qcow2 import clusters, packing
+from workers.qcow2.clusters import PackedClusters, PackedRange, Runs
+from workers.qcow2.extents import Extents
+from workers.qcow2.metadata import front_size, lay_out, read_header, tables_touched
+from workers.qcow2.packing import Disk, Packed, Packer, runs_within
+from workers.store.ranges import stretches
 
 needs_qemu = pytest.mark.needs_program("qemu-img")
 
@@ -97,7 +97,7 @@ def test_any_disk_is_read_back_in_however_many_ranges(
 ) -> None:
     size, content = made
     with tempfile.TemporaryDirectory() as name, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(qcow2_data, "_BATCH", batch * size)
+        patch.setattr(clusters, "_BATCH", batch * size)
         packer = Packer(disk_of(content), size, compress=compress)
         bounds = [0, *sorted({cut * batch for cut in cuts if cut * batch < packer.clusters}), packer.clusters]
         path = Path(name) / "image"
@@ -137,7 +137,7 @@ def test_data_is_read_from_wherever_a_map_says(
     content, extents, source = made
     size = 1 << bits
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(qcow2_data, "_BATCH", batch * size)
+        patch.setattr(clusters, "_BATCH", batch * size)
         patch.setattr(packing, "_AT_ONCE", at_once * 512)
         packer = Packer(disk_of(content, extents, source), size)
         found = b"".join(unpacked(packer.pack(first), size) for first in range(0, packer.clusters, packer.batch))
@@ -150,7 +150,7 @@ def test_data_is_read_from_wherever_a_map_says(
 def test_a_batch_that_is_passed_over_holds_nothing(made: tuple[bytes, Extents, bytes], batch: int, cut: int) -> None:
     content, extents, source = made
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(qcow2_data, "_BATCH", batch * KiB)
+        patch.setattr(clusters, "_BATCH", batch * KiB)
         packer = Packer(disk_of(content, extents, source), KiB)
         middle = min(cut * batch, packer.clusters)
         named = [*packer.batches(0, middle), *packer.batches(middle, packer.clusters)]

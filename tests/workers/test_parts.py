@@ -4,9 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workers.extents import Extents
-from workers.parts import PartRules, Piece, Reference, TooScattered, cut, refer
-from workers.qcow2_data import Runs
+from workers.limits import PartRules
+from workers.qcow2.clusters import Runs
+from workers.qcow2.extents import Extents
+from workers.store.parts import Piece, Reference, TooScattered, cut, refer
 
 KiB = 1 << 10
 RULES = PartRules(least=20 * KiB, most=200 * KiB, count=40, copied=50 * KiB, gap=8 * KiB)

@@ -11,8 +11,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.workers.images import KiB, MiB, make, qemu_img, raw_disk
-from workers.extents import Extents
-from workers.qcow2 import (
+from workers.qcow2.clusters import Runs
+from workers.qcow2.extents import Extents
+from workers.qcow2.metadata import (
     COMPRESSION_TYPE,
     EXTENSION_BITMAPS,
     Header,
@@ -24,7 +25,6 @@ from workers.qcow2 import (
     read_header,
     write_header,
 )
-from workers.qcow2_data import Runs
 
 needs_qemu = pytest.mark.needs_qemu
 TiB = 1 << 40

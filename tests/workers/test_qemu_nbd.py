@@ -19,17 +19,17 @@ from app.lifecycle import DiskFormat, FailureCode
 from tests.workers.conftest import WITH_AND_WITHOUT_BUBBLEWRAP
 from tests.workers.images import KiB, MiB, edit_vhd_footer, make, raw_disk, scattered_disk
 from tests.workers.stored import stored, stored_sandbox
-from workers import qemu
-from workers.blame import blaming_image
+from workers.convert.blame import blaming_image
+from workers.convert.planning import how_to_open
 from workers.errors import Cancelled, QemuError, QemuFailed, QemuRefused, QemuStopped, QemuTimedOut
-from workers.formats.reported import check_reported
-from workers.inspection import inspect
+from workers.inspection.inspect import inspect
+from workers.inspection.reported import check_reported
 from workers.limits import Bounds, Limits
-from workers.nbd_client import HOLE, READ_SIZE, ZERO, NbdClient
-from workers.nbd_server import listen
-from workers.planning import how_to_open
-from workers.processes import run_for_output
-from workers.qemu_nbd import Export, export
+from workers.qemu import img
+from workers.qemu.nbd import Export, export
+from workers.qemu.nbd_client import HOLE, READ_SIZE, ZERO, NbdClient
+from workers.qemu.processes import run_for_output
+from workers.store.nbd_server import listen
 
 pytestmark = [pytest.mark.needs_qemu, pytest.mark.needs_program("qemu-nbd")]
 
@@ -79,7 +79,7 @@ def test_every_format_reads_as_the_disk_that_it_holds(disk: Path, tmp_path: Path
     path = make(disk, tmp_path / "image", driver, **options)
     with stored_sandbox(path, tmp_path / "job", Limits(use_bubblewrap=bubblewrap)) as (file, sandbox):
         image = how_to_open(inspect(sandbox.source.read_at, declared, file.size)).on_socket()
-        info = qemu.info(sandbox, image, AMPLE)
+        info = img.info(sandbox, image, AMPLE)
         assert check_reported(info, image.name, 1 << 40) == disk.stat().st_size
         with export(sandbox, image, AMPLE) as running, running.connect() as client:
             assert disk_read_by(client) == disk.read_bytes()
@@ -90,18 +90,18 @@ def test_an_option_of_the_driver_counts_on_a_socket_too(tmp_path: Path) -> None:
     path = make(raw, tmp_path / "image", "vpc", subformat="fixed", force_size="on")
     edit_vhd_footer(path, (28, b"vbox"), (56, bytes([0, 64, 4, 17])))
     with stored_sandbox(path, tmp_path / "job") as (_, sandbox):
-        image = qemu.source("vpc", "force_size_calc=current_size").on_socket()
-        assert qemu.info(sandbox, image, AMPLE)["virtual-size"] == 5 * MiB + 512
-        smaller = qemu.source("vpc", "force_size_calc=chs").on_socket()
-        assert qemu.info(sandbox, smaller, AMPLE)["virtual-size"] == 64 * 4 * 17 * 512
+        image = img.source("vpc", "force_size_calc=current_size").on_socket()
+        assert img.info(sandbox, image, AMPLE)["virtual-size"] == 5 * MiB + 512
+        smaller = img.source("vpc", "force_size_calc=chs").on_socket()
+        assert img.info(sandbox, smaller, AMPLE)["virtual-size"] == 64 * 4 * 17 * 512
 
 
 def test_the_map_and_the_check_are_those_of_the_file(disk: Path, tmp_path: Path) -> None:
     path = make(disk, tmp_path / "image", "qcow2")
     with stored_sandbox(path, tmp_path / "job") as (_, sandbox):
-        image = qemu.source("qcow2").on_socket()
-        found = qemu.map_extents(sandbox, image, AMPLE, 1000)
-        report = qemu.check(sandbox, image, AMPLE)
+        image = img.source("qcow2").on_socket()
+        found = img.map_extents(sandbox, image, AMPLE, 1000)
+        report = img.check(sandbox, image, AMPLE)
     assert report.clean
     assert report.end_offset == path.stat().st_size
     content, raw = path.read_bytes(), disk.read_bytes()
@@ -114,7 +114,7 @@ def test_the_map_and_the_check_are_those_of_the_file(disk: Path, tmp_path: Path)
 def test_only_a_socket_lies_in_the_folder_and_it_is_gone_afterwards(vmdk: Path, tmp_path: Path) -> None:
     before = set(threading.enumerate())
     with stored_sandbox(vmdk, tmp_path / "job") as (_, sandbox):
-        with export(sandbox, qemu.source("vmdk").on_socket(), AMPLE) as running, running.connect():
+        with export(sandbox, img.source("vmdk").on_socket(), AMPLE) as running, running.connect():
             inside = {path.relative_to(sandbox.folder).as_posix(): path for path in sandbox.folder.rglob("*")}
             assert set(inside) == {"out", "out/disk.sock", "source.sock"}
             assert inside["source.sock"].is_socket()
@@ -127,7 +127,7 @@ def test_only_a_socket_lies_in_the_folder_and_it_is_gone_afterwards(vmdk: Path, 
 def test_a_folder_far_away_will_do(vmdk: Path, disk: Path, tmp_path: Path, bubblewrap: bool) -> None:
     folder = tmp_path / ("a" * 60) / ("b" * 60) / ("c" * 60)
     with stored_sandbox(vmdk, folder, Limits(use_bubblewrap=bubblewrap)) as (_, sandbox):
-        with export(sandbox, qemu.source("vmdk").on_socket(), AMPLE) as running, running.connect() as client:
+        with export(sandbox, img.source("vmdk").on_socket(), AMPLE) as running, running.connect() as client:
             assert client.size == disk.stat().st_size
 
 
@@ -146,7 +146,7 @@ def test_the_process_may_connect_to_its_source_and_not_replace_it(vmdk: Path, tm
 
 def test_several_connections_read_at_the_same_time(disk: Path, vmdk: Path, tmp_path: Path) -> None:
     with stored_sandbox(vmdk, tmp_path / "job") as (_, sandbox):
-        with export(sandbox, qemu.source("vmdk").on_socket(), AMPLE, connections=3) as running:
+        with export(sandbox, img.source("vmdk").on_socket(), AMPLE, connections=3) as running:
 
             def read(_: int) -> bytes:
                 with running.connect() as client:
@@ -160,7 +160,7 @@ def test_any_range_is_read_exactly(disk: Path, vmdk: Path, tmp_path: Path) -> No
     content = disk.read_bytes()
     numbers = random.Random(4)
     with stored_sandbox(vmdk, tmp_path / "job") as (_, sandbox):
-        with export(sandbox, qemu.source("vmdk").on_socket(), AMPLE) as running, running.connect() as client:
+        with export(sandbox, img.source("vmdk").on_socket(), AMPLE) as running, running.connect() as client:
             for _ in range(50):
                 offset = numbers.randrange(client.size)
                 buffer = bytearray(min(numbers.choice([1, 700, 80 * KiB, 5 * MiB]), client.size - offset))
@@ -170,7 +170,7 @@ def test_any_range_is_read_exactly(disk: Path, vmdk: Path, tmp_path: Path) -> No
 
 def test_the_status_has_every_byte_once_and_no_two_alike_in_a_row(disk: Path, vmdk: Path, tmp_path: Path) -> None:
     with stored_sandbox(vmdk, tmp_path / "job") as (_, sandbox):
-        with export(sandbox, qemu.source("vmdk").on_socket(), AMPLE) as running, running.connect() as client:
+        with export(sandbox, img.source("vmdk").on_socket(), AMPLE) as running, running.connect() as client:
             found = client.block_status(0, client.size)
             assert sum(length for length, _ in found) == client.size
             assert all(one[1] != other[1] for one, other in pairwise(found))
@@ -195,7 +195,7 @@ def test_an_image_that_qemu_does_not_open_is_refused_at_the_start(
 ) -> None:
     spoil(vmdk)
     with stored_sandbox(vmdk, tmp_path / "job") as (_, sandbox):
-        with pytest.raises(QemuRefused, match=complaint), export(sandbox, qemu.source("vmdk").on_socket(), AMPLE):
+        with pytest.raises(QemuRefused, match=complaint), export(sandbox, img.source("vmdk").on_socket(), AMPLE):
             pass
 
 
@@ -207,7 +207,7 @@ def test_a_damaged_grain_is_the_fault_of_the_image(disk: Path, tmp_path: Path) -
     path.write_bytes(content)
     with stored_sandbox(path, tmp_path / "job") as (_, sandbox):
         with pytest.raises(ImageFailed) as caught, blaming_image():
-            with export(sandbox, qemu.source("vmdk").on_socket(), AMPLE) as running, running.connect() as client:
+            with export(sandbox, img.source("vmdk").on_socket(), AMPLE) as running, running.connect() as client:
                 disk_read_by(client)
     assert caught.value.code is FailureCode.CORRUPT_IMAGE
 
@@ -217,16 +217,16 @@ def test_a_store_that_is_away_is_not_the_fault_of_the_image(vmdk: Path, tmp_path
     with stored_sandbox(vmdk, tmp_path / "job") as (file, sandbox):
         file.broken_from = broken_from
         with pytest.raises(StoreUnavailable), blaming_image():
-            with export(sandbox, qemu.source("vmdk").on_socket(), AMPLE) as running, running.connect() as client:
+            with export(sandbox, img.source("vmdk").on_socket(), AMPLE) as running, running.connect() as client:
                 disk_read_by(client)
 
 
-@pytest.mark.parametrize("ask", [qemu.info, lambda one, image, bounds: qemu.map_extents(one, image, bounds, 9)])
+@pytest.mark.parametrize("ask", [img.info, lambda one, image, bounds: img.map_extents(one, image, bounds, 9)])
 def test_nor_is_it_when_qemu_img_reads(vmdk: Path, tmp_path: Path, ask: Callable[..., object]) -> None:
     with stored_sandbox(vmdk, tmp_path / "job") as (file, sandbox):
         file.broken_from = 0
         with pytest.raises(StoreUnavailable), blaming_image():
-            ask(sandbox, qemu.source("vmdk").on_socket(), AMPLE)
+            ask(sandbox, img.source("vmdk").on_socket(), AMPLE)
 
 
 def processes_of(program: str) -> list[psutil.Process]:
@@ -236,7 +236,7 @@ def processes_of(program: str) -> list[psutil.Process]:
 
 def test_a_qemu_nbd_that_is_killed_is_noticed_and_named(vmdk: Path, tmp_path: Path) -> None:
     with stored_sandbox(vmdk, tmp_path / "job") as (_, sandbox):
-        image = qemu.source("vmdk").on_socket()
+        image = img.source("vmdk").on_socket()
         with pytest.raises(QemuStopped) as caught, export(sandbox, image, AMPLE) as running:
             reading_for_ever(running, lambda: processes_of("qemu-nbd")[0].send_signal(signal.SIGKILL))
     assert caught.value.signal == signal.SIGKILL
@@ -255,7 +255,7 @@ def reading_for_ever(running: Export, then: Callable[[], object]) -> None:
 def test_a_wish_to_cancel_ends_it(vmdk: Path, tmp_path: Path) -> None:
     cancelled = threading.Event()
     with stored_sandbox(vmdk, tmp_path / "job", cancelled=cancelled) as (_, sandbox):
-        with pytest.raises(Cancelled), export(sandbox, qemu.source("vmdk").on_socket(), AMPLE) as running:
+        with pytest.raises(Cancelled), export(sandbox, img.source("vmdk").on_socket(), AMPLE) as running:
             reading_for_ever(running, cancelled.set)
     assert not processes_of("qemu-nbd")
 
@@ -263,13 +263,13 @@ def test_a_wish_to_cancel_ends_it(vmdk: Path, tmp_path: Path) -> None:
 def test_it_has_its_time_and_no_more(vmdk: Path, tmp_path: Path) -> None:
     with stored_sandbox(vmdk, tmp_path / "job") as (_, sandbox):
         short = replace(AMPLE, wall_seconds=1.0)
-        with pytest.raises(QemuTimedOut), export(sandbox, qemu.source("vmdk").on_socket(), short) as running:
+        with pytest.raises(QemuTimedOut), export(sandbox, img.source("vmdk").on_socket(), short) as running:
             reading_for_ever(running, lambda: None)
 
 
 def test_what_goes_wrong_in_the_block_for_other_reasons_stays_what_it_is(vmdk: Path, tmp_path: Path) -> None:
     with stored_sandbox(vmdk, tmp_path / "job") as (_, sandbox):
-        with pytest.raises(LookupError), export(sandbox, qemu.source("vmdk").on_socket(), AMPLE):
+        with pytest.raises(LookupError), export(sandbox, img.source("vmdk").on_socket(), AMPLE):
             raise LookupError
     assert not processes_of("qemu-nbd")
 
@@ -307,7 +307,7 @@ def test_whatever_happens_at_the_start_has_a_name(
 ) -> None:
     with stored_sandbox(vmdk, tmp_path / "job", impostor(script)) as (_, sandbox):
         bounds = replace(AMPLE, wall_seconds=0.5)
-        with pytest.raises(error), export(sandbox, qemu.source("vmdk").on_socket(), bounds):
+        with pytest.raises(error), export(sandbox, img.source("vmdk").on_socket(), bounds):
             pass
 
 
@@ -319,7 +319,7 @@ def test_a_link_in_the_place_of_the_socket_leads_nowhere(
         limits = impostor(f"ln -s {tmp_path}/other out/disk.sock; exec sleep 1000")
         with stored_sandbox(vmdk, tmp_path / "job", limits) as (_, sandbox):
             bounds = replace(AMPLE, wall_seconds=0.5)
-            with pytest.raises(QemuTimedOut), export(sandbox, qemu.source("vmdk").on_socket(), bounds):
+            with pytest.raises(QemuTimedOut), export(sandbox, img.source("vmdk").on_socket(), bounds):
                 pass
         with pytest.raises(BlockingIOError):
             other.accept()
@@ -328,7 +328,7 @@ def test_a_link_in_the_place_of_the_socket_leads_nowhere(
 def test_a_program_that_is_not_installed_is_named(vmdk: Path, tmp_path: Path) -> None:
     with stored_sandbox(vmdk, tmp_path / "job", Limits(qemu_nbd="qemu-nbd-is-not-here")) as (_, sandbox):
         with pytest.raises(QemuFailed, match="qemu-nbd-is-not-here"):
-            with export(sandbox, qemu.source("vmdk").on_socket(), AMPLE):
+            with export(sandbox, img.source("vmdk").on_socket(), AMPLE):
                 pass
 
 
@@ -340,7 +340,7 @@ def test_a_tiny_folder_is_room_enough(vmdk: Path, disk: Path, tmp_path: Path) ->
     try:
         (full / "filler").write_bytes(bytes(60 * KiB))
         with stored_sandbox(vmdk, full / "job") as (_, sandbox):
-            with export(sandbox, qemu.source("vmdk").on_socket(), AMPLE) as running, running.connect() as client:
+            with export(sandbox, img.source("vmdk").on_socket(), AMPLE) as running, running.connect() as client:
                 assert disk_read_by(client) == disk.read_bytes()
     finally:
         unmount(full)

@@ -30,8 +30,8 @@ from tests.workers.images import (
     raw_disk,
     scattered_disk,
 )
-from workers.formats.vhdx import LOGICAL_SECTOR_SIZE
-from workers.pipeline import Limits, Way, inspect_head
+from workers.folder.pipeline import Limits, Way, inspect_head
+from workers.inspection.vhdx import LOGICAL_SECTOR_SIZE
 
 pytestmark = pytest.mark.needs_qemu
 

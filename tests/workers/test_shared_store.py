@@ -16,15 +16,14 @@ from tests.servers.minio import Minio
 from tests.workers.images import KiB, MiB, make, raw_disk
 from tests.workers.store_bench import RESULT, SOURCE, StoreBench, store_bench
 from workers.errors import Cancelled, ShareLost
-from workers.extents import Extents
-from workers.in_store import convert_in_store
-from workers.limits import Limits
-from workers.packing import Disk, Packer
-from workers.parts import PartRules
-from workers.receipts import Converted
-from workers.shared_store import assemble, let_go, stream_range
-from workers.sharing import Shared, cut_evenly, read_back, written_down
-from workers.streaming import Streamed
+from workers.limits import Limits, PartRules
+from workers.outcome import Converted
+from workers.qcow2.extents import Extents
+from workers.qcow2.packing import Disk, Packer
+from workers.store.pipeline import convert_in_store
+from workers.store.range_jobs import assemble, let_go, stream_range
+from workers.store.ranges import Shared, cut_evenly, read_back, written_down
+from workers.store.streaming import Streamed
 
 RAW, VMDK, VHD = (DiskFormat(name) for name in ("RAW", "VMDK", "VHD"))
 SIZE = 96 * MiB

@@ -11,7 +11,7 @@ import pytest
 from app.errors import StoreUnavailable
 from tests.workers.images import KiB, MiB
 from tests.workers.stored import StoredFile, stored
-from workers.stored_source import BLOCK, StoredSource
+from workers.store.source import BLOCK, StoredSource
 
 SIZE = 24 * MiB + 777
 

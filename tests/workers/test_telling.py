@@ -4,10 +4,10 @@ import asyncio
 
 import pytest
 
-from app.adapters.local_wakeups import LocalWakeups
+from app.adapters.messaging.local_wakeups import LocalWakeups
 from app.lifecycle import ImagePhase
 from app.ports import ProgressReport
-from workers.telling import Telling
+from workers.jobs.progress import Telling
 
 pytestmark = pytest.mark.anyio
 

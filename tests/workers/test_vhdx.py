@@ -12,7 +12,8 @@ from app.errors import ImageFailed
 from app.lifecycle import DiskFormat, FailureCode
 from tests.workers.conftest import Workbench
 from tests.workers.images import KiB, MiB, dense_disk, make, patch, raw_disk
-from workers.formats.vhdx import (
+from workers.inspection.inspect import inspect_file
+from workers.inspection.vhdx import (
     BAT,
     FILE_PARAMETERS,
     LOGICAL_SECTOR_SIZE,
@@ -23,7 +24,6 @@ from workers.formats.vhdx import (
     VhdxFacts,
     payload,
 )
-from workers.inspection import inspect_file
 
 PHYSICAL_SECTOR_SIZE = UUID("cda348c7-445d-4471-9cc9-e9885251c556")
 

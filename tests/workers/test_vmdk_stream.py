@@ -17,8 +17,8 @@ from app.errors import ImageFailed, StoreUnavailable
 from app.lifecycle import FailureCode
 from tests.workers.images import KiB, MiB, make, patch, raw_disk
 from tests.workers.stored import StoredFile, stored
-from workers.nbd_client import HOLE, ZERO
-from workers.vmdk_stream import VmdkStream, open_stream
+from workers.qemu.nbd_client import HOLE, ZERO
+from workers.store.vmdk_stream import VmdkStream, open_stream
 
 pytestmark = pytest.mark.needs_qemu
 

@@ -24,8 +24,8 @@ from tests.workers.images import (
     raw_disk,
     scattered_disk,
 )
-from workers import qemu
-from workers.pipeline import Limits, Way, forget, inspect_head
+from workers.folder.pipeline import Limits, Way, forget, inspect_head
+from workers.qemu import img
 
 pytestmark = pytest.mark.needs_qemu
 
@@ -134,7 +134,7 @@ def test_a_large_disk_is_copied_without_its_empty_places_being_read(
     options: dict[str, str],
 ) -> None:
     # QEMU would read all of it, or look at every grain.
-    monkeypatch.delattr(qemu, "convert")
+    monkeypatch.delattr(img, "convert")
     size = (2 << 40) - 1 * MiB
     runs = [(0, 64 * KiB), (700_000 * MiB + 4 * KiB, 512), (size - 8 * MiB, 128 * KiB), (size - 512, 512)]
     raw = raw_disk(tmp_path / "disk.raw", size, runs)

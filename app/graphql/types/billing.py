@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import strawberry
 
-from app.catalog import billing
-from app.catalog.billing import ImageUsage as Line
-from app.catalog.billing import Usage
+from app.catalog.bill import billing
+from app.catalog.bill.billing import ImageUsage as Line
+from app.catalog.bill.billing import Usage
 from app.graphql.context import Info
 from app.graphql.types.connections import Connection, cursor_for, page_fields, window_of
 from app.graphql.types.node import node_of

@@ -5,8 +5,8 @@ from typing import Annotated, Any
 
 import strawberry
 
-from app.catalog.cursors import Mark
-from app.catalog.feed_items import Happened, Item, Progressed, Resync
+from app.catalog.feed.cursors import Mark
+from app.catalog.feed.items import Happened, Item, Progressed, Resync
 from app.graphql.context import Info
 from app.graphql.scalars import EventCursor
 from app.graphql.types.connections import Edge, PageInfo

@@ -5,16 +5,18 @@ from typing import Annotated
 
 import strawberry
 
-from app.catalog import access, billing, sharing
-from app.catalog.access import Access, Right
+from app.catalog import sharing
+from app.catalog.bill import billing
 from app.catalog.conversions import minimum_boot_disk
+from app.catalog.people import access
+from app.catalog.people.access import Access, Right
 from app.graphql.context import Info
 from app.graphql.scalars import ByteSize, EventCursor
 from app.graphql.types.billing import Money
-from app.graphql.types.connections import Connection
+from app.graphql.types.connections import After, Connection, First
 from app.graphql.types.node import Node, made_of
 from app.graphql.types.sharing import ImageShare, share_page
-from app.graphql.types.tenancy import After, First, Project
+from app.graphql.types.tenancy import Project
 from app.graphql.types.uploads import ImageUpload, SignedRequest, asker_of, download_end, signed_request
 from app.lifecycle import (
     Architecture,

@@ -5,10 +5,12 @@ from typing import Annotated
 
 import strawberry
 
-from app.catalog import billing, members, quotas, sharing, tenancy
+from app.catalog import members, quotas, sharing
+from app.catalog.bill import billing
+from app.catalog.people import tenancy
 from app.graphql.context import Info
 from app.graphql.types.billing import StorageUsage
-from app.graphql.types.connections import Connection, cursor_for, page_fields, window_of
+from app.graphql.types.connections import After, Connection, First, cursor_for, page_fields, window_of
 from app.graphql.types.node import Node, made_of
 from app.graphql.types.quotas import ProjectQuota
 from app.graphql.types.sharing import ImageShare, share_page
@@ -16,9 +18,6 @@ from app.lifecycle import ProjectRole, ShareState
 from app.models import Membership
 from app.models import Organization as OrganizationRow
 from app.models import Project as ProjectRow
-
-First = Annotated[int | None, strawberry.argument(description="How many, 1 to 100, from the start.")]
-After = Annotated[str | None, strawberry.argument(description="A cursor: only what comes behind it.")]
 
 _BY_NAME = "project-name"
 _BY_SUBJECT = "member-subject"

@@ -11,9 +11,8 @@ from app.catalog.uploads import handle_of
 from app.graphql.context import Context, Info
 from app.graphql.enums import PartStatus
 from app.graphql.scalars import URL, ByteSize
-from app.graphql.types.connections import Connection, cursor_for, page_fields, window_of
+from app.graphql.types.connections import After, Connection, First, cursor_for, page_fields, window_of
 from app.graphql.types.node import Node
-from app.graphql.types.tenancy import After, First
 from app.lifecycle import ProjectRole, UploadState
 from app.models import Upload as UploadRow
 from app.models import now

@@ -1,0 +1,63 @@
+"""A part's body on its way from the network into the file: collected here, written in a thread."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+
+from app.adapters.folder.addresses import PartAddress
+from app.errors import InvalidInput, TooLarge
+
+# What is looked at while the rest still arrives: enough for every header, small enough to be here soon.
+HEAD_BYTES = 256 * 1024
+
+# Written in a thread: on a disk that is slow, or busy with a commit, a write takes long, and the loop has others
+# to serve. A batch makes the change of threads cheap. To collect the next one meanwhile was tried and gained
+# nothing: the kernel's buffer fills anyway.
+BATCH_BYTES = 2 * 1024 * 1024
+
+# Bytes of a slow client are written, and told of, before a batch is full.
+_LONGEST_WAIT_SECONDS = 0.5
+
+Write = Callable[[Sequence[bytes]], Awaitable[None]]
+Written = Callable[[int], Awaitable[None]]
+
+
+class PartIntake:
+    """Takes the chunks of one part and has them written in batches."""
+
+    def __init__(self, part: PartAddress, write: Write, written: Written) -> None:
+        """`write` appends chunks to the part; `written` is told how many bytes they had."""
+        self._part = part
+        self._write = write
+        self._written = written
+        self._batch: list[bytes] = []
+        self._batch_bytes = 0
+        self._limit = HEAD_BYTES  # the first batch is the head
+        self._flushed_at = 0.0
+
+    async def take_all(self, body: AsyncIterator[bytes]) -> None:
+        """Write the whole body. Raises InvalidInput when it is too short, TooLarge when it is too long."""
+        received = 0
+        self._flushed_at = _now()
+        async for chunk in body:
+            received += len(chunk)
+            if received > self._part.length:
+                raise TooLarge(f"The part has {self._part.length} bytes, and more came.")
+            self._batch.append(chunk)
+            self._batch_bytes += len(chunk)
+            if self._batch_bytes >= self._limit or _now() - self._flushed_at > _LONGEST_WAIT_SECONDS:
+                await self._flush()
+        if received < self._part.length:
+            raise InvalidInput(f"The part has {self._part.length} bytes; only {received} came.")
+        await self._flush()
+
+    async def _flush(self) -> None:
+        batch, count = self._batch, self._batch_bytes
+        self._batch, self._batch_bytes = [], 0
+        await self._write(batch)
+        self._limit = BATCH_BYTES
+        self._flushed_at = _now()
+        await self._written(count)
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()

@@ -1,0 +1,255 @@
+"""The object store of the embedded mode: a folder, and addresses of our own that lead into it.
+
+    objects/KEY     what was sealed; the workers convert it in place
+    open/NAME/      an upload that takes parts (folder_upload.py); NAME is its key with `+` for `/`
+    work/           room for jobs, not looked at here
+
+Several processes may use one folder. What has arrived is read from it every time, so that each of them, and
+the next one after a crash, sees the same.
+"""
+
+import asyncio
+import errno
+import os
+import re
+import secrets
+from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import ParamSpec, TypeVar
+
+from app.adapters.folder.addresses import AddressBook, Clock, DownloadAddress, PartAddress
+from app.adapters.folder.intake import HEAD_BYTES, PartIntake, Written
+from app.adapters.folder.listing import LISTED_AT_ONCE, listing
+from app.adapters.folder.reader import ObjectReader
+from app.adapters.folder.sparse import make_folder
+from app.adapters.folder.upload import OpenUpload, PartWriter
+from app.errors import ObjectMissing, StoreError, StoreFull, StoreUnavailable, UploadClosed
+from app.ports import Asker, SignedRequest, UploadHandle, UploadReceipt
+from app.reserve import Reserve
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+READ_BYTES = 1024 * 1024
+
+# A file that waits for its disk takes a thread: they are the store's own, so that nothing else has to wait.
+_THREADS = 16
+
+_KEY = re.compile(r"(?=.{1,200}\Z)[a-z0-9_][a-z0-9_.-]*(/[a-z0-9_][a-z0-9_.-]*)*")
+_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+
+
+def _utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+class FolderStore:
+    """`ports.ObjectStore` in a folder. Keys have the form `blobs/01ab`: names of `a-z 0-9 _ . -`, `/` between."""
+
+    def __init__(self, root: Path, secret: bytes, clock: Clock = _utc_now, *, reserve: Reserve | None = None) -> None:
+        """`root` is made if need be; `secret` signs the addresses, which expire by `clock`.
+
+        While `reserve` is in use, no upload is opened, and no part taken.
+
+        Raises StoreUnavailable when the folder can't be made.
+        """
+        self._objects = root / "objects"
+        self._open = root / "open"
+        self.work = root / "work"
+        self.addresses = AddressBook(secret, clock)
+        self._reserve = reserve
+        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="folder-store")
+        try:
+            for folder in (self._objects, self._open, self.work):
+                make_folder(folder)
+        except OSError as error:
+            raise _store_error(error) from error
+
+    def close(self) -> None:
+        """Wait for what is being written, and end the store's threads."""
+        self._threads.shutdown()
+
+    def path(self, key: str) -> Path:
+        """Where the bytes of an object lie. Raises ValueError for what is no key."""
+        return self._objects / _checked(key)
+
+    async def open_upload(self, key: str, size: int, part_size: int) -> UploadHandle:
+        """As the port says. What is open already keeps its parts. UploadClosed when the object exists."""
+        handle = UploadHandle(key, "", size, part_size)
+        await self._run(self._create, handle)
+        return handle
+
+    def _create(self, handle: UploadHandle) -> None:
+        self._require_room()
+        if self.path(handle.key).exists():
+            raise UploadClosed("the object exists already")
+        self._upload(handle.key).create(handle.size, handle.part_count)
+
+    def sign_part(
+        self, upload: UploadHandle, number: int, expires_at: datetime, asker: Asker | None = None
+    ) -> SignedRequest:
+        """As the port says; the address is a path. Raises ValueError when the upload has no such part."""
+        if not 1 <= number <= upload.part_count:
+            raise ValueError(f"there is no part {number}")
+        key = _checked(upload.key)
+        part = PartAddress(key, number, upload.part_offset(number), upload.part_length(number), asker)
+        return self.addresses.for_part(part, expires_at)
+
+    async def receive_part(self, part: PartAddress, body: AsyncIterator[bytes], written: Written) -> None:
+        """Take in a part's bytes. `written` is awaited with the number of bytes in each batch on its way in.
+
+        Raises UploadClosed (also when it is aborted meanwhile), PartsArriving when another request brings the
+        same part, InvalidInput and TooLarge when the body is of another length, StoreFull. After an error the
+        part is missing, but for the first two.
+        """
+        writer = PartWriter(self._upload(part.key), part)
+        try:
+            await self._run(self._require_room)
+            await self._run(writer.open)
+            await PartIntake(part, lambda chunks: self._run(self._append, writer, chunks), written).take_all(body)
+            await self._run(writer.finish)
+        finally:
+            # Whoever is answered may send again at once. Closing goes on even when nobody waits for it.
+            await asyncio.shield(self._run(writer.close))
+
+    def _append(self, writer: PartWriter, chunks: Sequence[bytes]) -> None:
+        self._require_room()
+        writer.write(chunks)
+
+    def _require_room(self) -> None:
+        if self._reserve is not None:
+            self._reserve.require()
+
+    async def receipt(self, upload: UploadHandle) -> UploadReceipt:
+        """As the port says. Bytes of parts that are still arriving are not counted."""
+        return await self._run(self._receipt, upload)
+
+    def _receipt(self, upload: UploadHandle) -> UploadReceipt:
+        here = self._upload(upload.key)
+        try:
+            parts = here.arrived()
+            received = sum(map(upload.part_length, parts))
+            return UploadReceipt(parts, received, sealed=False, last_byte_at=here.last_byte_at())
+        except UploadClosed:
+            path = self.path(upload.key)
+            if not path.exists():
+                raise
+            sealed_at = datetime.fromtimestamp(path.stat().st_mtime, UTC)
+            every = range(1, upload.part_count + 1)
+            return UploadReceipt(every, upload.size, sealed=True, last_byte_at=sealed_at)
+
+    async def head(self, key: str) -> bytes:
+        """The first 256 KiB of an upload, open or sealed; empty when there is none."""
+        return await self._run(self._head, key)
+
+    def _head(self, key: str) -> bytes:
+        for path in (self._upload(key).data, self.path(key)):
+            try:
+                with open(path, "rb") as file:
+                    return file.read(HEAD_BYTES)
+            except FileNotFoundError:
+                continue
+        return b""
+
+    async def seal_upload(self, upload: UploadHandle) -> None:
+        """As the port says. The object is safe on the disk then."""
+        await self._run(self._upload(upload.key).seal, self.path(upload.key))
+
+    async def abort_upload(self, upload: UploadHandle) -> None:
+        """As the port says. A sealed upload stays as it is."""
+        await self._run(self._upload(upload.key).remove)
+
+    def sign_download(
+        self, key: str, file_name: str, expires_at: datetime, asker: Asker | None = None
+    ) -> SignedRequest:
+        """As the port says; the address is a path."""
+        return self.addresses.for_download(DownloadAddress(_checked(key), file_name, asker), expires_at)
+
+    async def open_object(self, key: str) -> ObjectReader:
+        """An object to be read with `chunks` and then to be released. Raises ObjectMissing."""
+        return await self._run(ObjectReader, self.path(key))
+
+    async def chunks(self, reader: ObjectReader, start: int, end: int) -> AsyncIterator[bytes]:
+        """The bytes of an open object from `start` up to, not including, `end`."""
+        while start < end:
+            chunk = await self._run(reader.read, start, min(READ_BYTES, end - start))
+            if not chunk:
+                raise StoreUnavailable("an object became shorter while it was read")
+            start += len(chunk)
+            yield chunk
+
+    def release(self, reader: ObjectReader) -> None:
+        """Close an object as soon as nothing reads it any more. Never blocks."""
+        self._threads.submit(reader.close)
+
+    async def read(self, key: str) -> AsyncIterator[bytes]:
+        """As the port says, in chunks of 1 MiB."""
+        reader = await self.open_object(key)
+        try:
+            async for chunk in self.chunks(reader, 0, reader.size):
+                yield chunk
+        finally:
+            self.release(reader)
+
+    async def delete(self, key: str) -> None:
+        """As the port says. An upload that is open under the key goes too."""
+        await self._run(self._delete, key)
+
+    def _delete(self, key: str) -> None:
+        self.path(key).unlink(missing_ok=True)
+        self._upload(key).remove()
+
+    async def size(self, key: str) -> int:
+        """As the port says."""
+        try:
+            return (await asyncio.get_running_loop().run_in_executor(self._threads, os.stat, self.path(key))).st_size
+        except (FileNotFoundError, NotADirectoryError):
+            raise ObjectMissing("no such object") from None
+        except OSError as error:
+            raise _store_error(error) from error
+
+    async def batches(self) -> AsyncIterator[Sequence[tuple[str, datetime]]]:
+        """As the port says."""
+        found = listing(self._objects, self._open)
+        while batch := await self._run(lambda: list(islice(found, LISTED_AT_ONCE))):
+            # Files of other programs are not ours to sweep away.
+            yield [(key, changed) for key, changed in batch if _KEY.fullmatch(key)]
+
+    async def check(self) -> None:
+        """As the port says: writes a file and removes it."""
+        await self._run(self._check)
+
+    def _check(self) -> None:
+        probe = self._open.parent / f".probe-{secrets.token_hex(8)}"
+        probe.write_bytes(b"1")
+        probe.unlink()
+        for folder in (self._objects, self._open):
+            os.stat(folder)
+
+    def _upload(self, key: str) -> OpenUpload:
+        return OpenUpload(self._open / _checked(key).replace("/", "+"))
+
+    async def _run(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call what blocks in a thread of the store. Raises StoreFull and StoreUnavailable for OSError."""
+        loop = asyncio.get_running_loop()
+        try:
+            return await loop.run_in_executor(self._threads, partial(call, *args, **kwargs))
+        except OSError as error:
+            raise _store_error(error) from error
+
+
+def _checked(key: str) -> str:
+    if _KEY.fullmatch(key) is None:
+        raise ValueError(f"not a key: {key!r}")
+    return key
+
+
+def _store_error(error: OSError) -> StoreError:
+    reason = error.strerror or type(error).__name__
+    if error.errno in _NO_ROOM:
+        return StoreFull(f"the folder of the object store has no room: {reason}")
+    return StoreUnavailable(f"the folder of the object store can't be used: {reason}")

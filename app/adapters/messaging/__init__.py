@@ -1,0 +1,1 @@
+"""How processes of the gateway wake one another: job queues and wake-ups, local or over Redis."""

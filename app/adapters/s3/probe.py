@@ -1,0 +1,148 @@
+"""Tries out whether a part URL does more in this store than it should, with objects that are made for it.
+
+A signed URL leaves most headers to the client. docs/signed-urls.md lists what the client can do with them.
+"""
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, closing, contextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from urllib.parse import quote
+
+from app.adapters.s3.bucket import Bucket
+from app.adapters.s3.connections import Connections
+from app.adapters.s3.errors import StoreBusy, require, store_errors
+from app.adapters.s3.signing import Signer
+from app.errors import StoreError, StoreUnavailable
+from app.object_keys import new_blob_key, new_upload_key
+from app.s3_address import S3Address, S3Key
+
+_LIFETIME = timedelta(minutes=1)
+_SENT = b"1"
+_SENT_ETAG = hashlib.md5(_SENT, usedforsecurity=False).hexdigest()
+# Of another length than what is sent, so that a part shows where it comes from.
+_KEPT = b"kept"
+# Amazon S3 API reference, "Signature calculations for trailing headers": one chunk, and its CRC-32 behind it.
+_UNSIGNED_HEADERS = {
+    "Content-Encoding": "aws-chunked",
+    "X-Amz-Content-Sha256": "STREAMING-UNSIGNED-PAYLOAD-TRAILER",
+    "X-Amz-Decoded-Content-Length": "1",
+    "X-Amz-Trailer": "x-amz-checksum-crc32",
+}
+_UNSIGNED_BODY = b"1\r\n1\r\n0\r\nx-amz-checksum-crc32:g9zvtw==\r\n\r\n"
+
+
+class UploadKeyRefused(StoreUnavailable):
+    """Raised when the key that signs part URLs can't send a part."""
+
+
+class PartUrlCopies(StoreUnavailable):
+    """Raised when a part URL copies objects that others have stored."""
+
+
+class SignatureIgnored(StoreUnavailable):
+    """Raised when the store takes a part whose signature is wrong."""
+
+
+def try_part_urls(address: S3Address, upload_key: S3Key | None) -> None:
+    """Send parts as a client may, with headers that the store has to refuse or ignore. Leaves nothing behind.
+
+    `upload_key` signs the URLs; without it, the key in `address` does. Raises UploadKeyRefused, PartUrlCopies,
+    SignatureIgnored, and for other reasons StoreUnavailable or StoreFull.
+    """
+    with ExitStack() as stack:
+        bucket = stack.enter_context(closing(Bucket(address, connections=1, patience=0)))
+        # A policy may be right for one folder and wrong for the other.
+        sources = [stack.enter_context(_stored(bucket, key)) for key in (new_upload_key(), new_blob_key())]
+        upload = stack.enter_context(_opened(bucket, new_upload_key()))
+        signer = Signer(address.with_key(upload_key) if upload_key else address)
+        client = _Client(upload, signer, stack.enter_context(closing(Connections(address, 1))))
+        _send(client)
+        for number, source in enumerate(sources, 2):
+            _copy(client, number, f"/{address.bucket}/{address.prefix}{source}")
+        _forge(client)
+
+
+@dataclass(frozen=True, slots=True)
+class _Upload:
+    bucket: Bucket
+    key: str
+    reference: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Client:
+    """Someone who has the URLs of all parts of an upload."""
+
+    upload: _Upload
+    signer: Signer
+    connections: Connections
+
+    def url(self, number: int) -> str:
+        query = {"partNumber": str(number), "uploadId": self.upload.reference}
+        return self.signer.sign(
+            "PUT", self.upload.key, query, at=datetime.now(UTC), lifetime=_LIFETIME, length=len(_SENT)
+        )
+
+    def put(self, url: str, body: bytes = _SENT, headers: Mapping[str, str] | None = None) -> None:
+        """Raises StoreError when the store refuses."""
+        with store_errors():
+            require(self.connections.bytes.request("PUT", url, body=body, headers=headers), 200)
+
+    def may_put(self, url: str, body: bytes = _SENT, headers: Mapping[str, str] | None = None) -> bool:
+        """Whether the store takes it. Raises StoreBusy when it does not say."""
+        try:
+            self.put(url, body, headers)
+        except StoreBusy:
+            raise
+        except StoreError:
+            return False
+        return True
+
+
+def _send(client: _Client) -> None:
+    try:
+        client.put(client.url(1))
+    except StoreBusy:
+        raise
+    except StoreUnavailable as refused:
+        raise UploadKeyRefused(f"a part URL is of no use: {refused}") from refused
+
+
+def _copy(client: _Client, number: int, source: str) -> None:
+    if not client.may_put(client.url(number), headers={"X-Amz-Copy-Source": quote(source)}):
+        return
+    # A store that does not know the header, or a proxy that drops it, takes the body instead.
+    upload = client.upload
+    taken = [part for part in upload.bucket.parts(upload.key, upload.reference) if part.number == number]
+    if [(part.size, part.etag) for part in taken] != [(len(_SENT), _SENT_ETAG)]:
+        raise PartUrlCopies("a part URL copies objects that others have stored (x-amz-copy-source)")
+
+
+def _forge(client: _Client) -> None:
+    signed, _, signature = client.url(1).rpartition("=")
+    forged = f"{signed}={'0' * len(signature)}"
+    if client.may_put(forged, _UNSIGNED_BODY, _UNSIGNED_HEADERS):
+        raise SignatureIgnored("the store takes parts whose signature is wrong (STREAMING-UNSIGNED-PAYLOAD-TRAILER)")
+
+
+@contextmanager
+def _stored(bucket: Bucket, key: str) -> Iterator[str]:
+    try:
+        bucket.put(key, _KEPT)
+        yield key
+    finally:
+        # What can't be removed now has a key by which the sweep of orphans finds it.
+        with suppress(StoreError):
+            bucket.delete(key)
+
+
+@contextmanager
+def _opened(bucket: Bucket, key: str) -> Iterator[_Upload]:
+    reference = bucket.open_multipart(key)
+    try:
+        yield _Upload(bucket, key, reference)
+    finally:
+        with suppress(StoreError):
+            bucket.abort(key, reference)

@@ -1,0 +1,225 @@
+"""The object store of the scaled-out mode: a bucket of MinIO, or of any S3 store.
+
+Clients send parts to the store itself, at addresses that are signed for one part of one upload and its exact length.
+Every upload is a multipart one, also that of a single part: its addresses die when it is completed or aborted.
+What has arrived is asked of the store every time.
+"""
+
+import asyncio
+import re
+from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from itertools import chain, islice
+from typing import ParamSpec, TypeVar
+
+from app.adapters.file_names import attachment
+from app.adapters.s3.bucket import Bucket, StoredObject, StoredPart
+from app.adapters.s3.provision import provision
+from app.adapters.s3.signing import LONGEST, Signer
+from app.errors import ObjectMissing, PartsMissing, StoreUnavailable, UploadClosed, WrongPart
+from app.object_keys import BLOBS, UPLOADS
+from app.ports import Asker, SignedRequest, UploadHandle, UploadReceipt
+from app.s3_address import S3Address, S3Key
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+READ_BYTES = 1024 * 1024
+
+_BLOCK = 4 * READ_BYTES  # asked for at once; what breaks off is continued by the bucket
+_THREADS = 16
+_ABORTS = 10
+_LISTED_AT_ONCE = 1000
+# A request waits behind these calls: it is told sooner than a worker that the store is away.
+_PATIENCE = 5.0
+_SECOND = timedelta(seconds=1)
+
+_KEY = re.compile(r"(?=.{1,200}\Z)[a-z0-9_][a-z0-9_.-]*(/[a-z0-9_][a-z0-9_.-]*)*")
+
+
+class S3Store:
+    """`ports.ObjectStore` in a bucket. Keys have the form `blobs/01ab`: names of `a-z 0-9 _ . -`, `/` between."""
+
+    def __init__(self, address: S3Address, public_url: str | None = None, upload_key: S3Key | None = None) -> None:
+        """`public_url` is where clients reach the store, `http(s)://host:port`; without it, where we do.
+
+        `upload_key` signs part URLs, to which clients may add headers that make the store do whatever their key may:
+        it should be one that may only put objects below `uploads/`. Without it, the address's own key signs them.
+
+        Connects to nothing yet.
+        """
+        self._bucket = Bucket(address, connections=_THREADS, patience=_PATIENCE)
+        self._downloads = Signer(address, public_url)
+        self._parts = Signer(address.with_key(upload_key) if upload_key else address, public_url)
+        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="s3-store")
+
+    @property
+    def address(self) -> S3Address:
+        """Where the bucket is."""
+        return self._bucket.address
+
+    def close(self) -> None:
+        """Let go of the store, and end the threads; what has been asked of it already is waited for."""
+        self._bucket.close()
+        self._threads.shutdown(cancel_futures=True)
+
+    async def prepare(self, allowed_origins: Sequence[str] = ()) -> Sequence[str]:
+        """Make the bucket if there is none, and let pages of these origins use it. Gives sentences for the operator.
+
+        Raises StoreUnavailable, StoreFull.
+        """
+        return await self._run(provision, self._bucket, allowed_origins)
+
+    async def check(self) -> None:
+        """As the port says: asks once for the bucket."""
+        await self._run(self._bucket.require)
+
+    # ------------------------------------------------------------ uploads
+
+    async def open_upload(self, key: str, size: int, part_size: int) -> UploadHandle:
+        """As the port says. Each call opens another upload. UploadClosed when the object exists."""
+        return await self._run(self._open, _checked(key), size, part_size)
+
+    def _open(self, key: str, size: int, part_size: int) -> UploadHandle:
+        try:
+            self._bucket.look(key)
+        except ObjectMissing:
+            return UploadHandle(key, self._bucket.open_multipart(key), size, part_size)
+        raise UploadClosed("the object exists already")
+
+    def sign_part(
+        self, upload: UploadHandle, number: int, expires_at: datetime, asker: Asker | None = None
+    ) -> SignedRequest:
+        """As the port says. Raises ValueError when the upload has no such part."""
+        if not 1 <= number <= upload.part_count:
+            raise ValueError(f"there is no part {number}")
+        query = {"partNumber": str(number), "uploadId": upload.reference}
+        return _signed(self._parts, "PUT", upload.key, query, expires_at, upload.part_length(number))
+
+    async def receipt(self, upload: UploadHandle) -> UploadReceipt:
+        """As the port says. Bytes of parts that are still arriving are not counted."""
+        return await self._run(self._receipt, upload)
+
+    def _receipt(self, upload: UploadHandle) -> UploadReceipt:
+        try:
+            parts = self._parts_of(upload)
+        except UploadClosed:
+            made = self._sealed(upload)
+            every = range(1, upload.part_count + 1)
+            return UploadReceipt(every, upload.size, sealed=True, last_byte_at=made.changed)
+        last = max((part.changed for part in parts), default=None)
+        return UploadReceipt([part.number for part in parts], sum(part.size for part in parts), last_byte_at=last)
+
+    async def seal_upload(self, upload: UploadHandle) -> None:
+        """As the port says."""
+        await self._run(self._seal, upload)
+
+    def _seal(self, upload: UploadHandle) -> None:
+        try:
+            parts = self._parts_of(upload)
+            missing = set(range(1, upload.part_count + 1)) - {part.number for part in parts}
+            if missing:
+                raise PartsMissing(sorted(missing))
+            # Named by their ETags: a part that is sent again in between makes the store refuse.
+            self._bucket.complete(upload.key, upload.reference, [(part.number, part.etag) for part in parts])
+        except UploadClosed:
+            pass  # done before, or never to be done: the object tells
+        self._sealed(upload)
+
+    def _sealed(self, upload: UploadHandle) -> StoredObject:
+        """The object that an upload has become. Raises UploadClosed when there is none of its size."""
+        try:
+            made = self._bucket.look(upload.key)
+        except ObjectMissing:
+            raise UploadClosed("the upload is not open") from None
+        if made.size != upload.size:
+            raise UploadClosed("the upload is not open, and the object under its key is another one")
+        return made
+
+    def _parts_of(self, upload: UploadHandle) -> Sequence[StoredPart]:
+        """The parts that have arrived. Raises UploadClosed; WrongPart, since each URL is signed for an exact length."""
+        here = []
+        for part in self._bucket.parts(upload.key, upload.reference):
+            due = 1 <= part.number <= upload.part_count
+            expected = upload.part_length(part.number) if due else None
+            if part.size == expected:
+                here.append(part)
+            # MinIO may list a part without its bytes while it drops an upload that was open for too long.
+            elif part.size or not due:
+                raise WrongPart(part.number, part.size, expected)
+        return here
+
+    async def abort_upload(self, upload: UploadHandle) -> None:
+        """As the port says. A sealed upload stays as it is; a part that is arriving is refused at its end."""
+        await self._run(self._abort, upload.key, upload.reference)
+
+    def _abort(self, key: str, reference: str) -> None:
+        # A part that arrives beside it may stay behind ("AbortMultipartUpload" in the Amazon S3 API reference).
+        for _ in range(_ABORTS):
+            self._bucket.abort(key, reference)
+            try:
+                self._bucket.parts(key, reference)
+            except UploadClosed:
+                return
+        raise StoreUnavailable("the object store does not let go of an upload")
+
+    # ------------------------------------------------------------ objects
+
+    def sign_download(
+        self, key: str, file_name: str, expires_at: datetime, asker: Asker | None = None
+    ) -> SignedRequest:
+        """As the port says."""
+        query = {"response-content-disposition": attachment(file_name)}
+        return _signed(self._downloads, "GET", _checked(key), query, expires_at)
+
+    async def read(self, key: str) -> AsyncIterator[bytes]:
+        """As the port says, in chunks of 1 MiB. A connection that breaks is no end: it goes on where it was."""
+        size = await self._run(self._bucket.size, _checked(key))
+        for offset in range(0, size, _BLOCK):
+            block = await self._run(self._bucket.read, key, offset, min(_BLOCK, size - offset))
+            for start in range(0, len(block), READ_BYTES):
+                yield block[start : start + READ_BYTES]
+
+    async def delete(self, key: str) -> None:
+        """As the port says. Uploads that are open under the key go too."""
+        await self._run(self._delete, _checked(key))
+
+    def _delete(self, key: str) -> None:
+        for reference in self._bucket.multiparts(key):
+            self._abort(key, reference)
+        self._bucket.delete(key)
+
+    async def size(self, key: str) -> int:
+        """As the port says."""
+        return await self._run(self._bucket.size, _checked(key))
+
+    async def batches(self) -> AsyncIterator[Sequence[tuple[str, datetime]]]:
+        """As the port says. An upload that MinIO has forgotten at a restart is not listed; MinIO drops it by itself."""
+        found = chain(self._bucket.keys(), await self._run(self._bucket.open_keys, UPLOADS, BLOBS))
+        while batch := await self._run(lambda: list(islice(found, _LISTED_AT_ONCE))):
+            # Objects of other programs are not ours to sweep away.
+            yield [(key, changed) for key, changed in batch if _KEY.fullmatch(key)]
+
+    # ------------------------------------------------------------
+
+    async def _run(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call what blocks in a thread of the store."""
+        return await asyncio.get_running_loop().run_in_executor(self._threads, partial(call, *args, **kwargs))
+
+
+def _signed(
+    signer: Signer, method: str, key: str, query: dict[str, str], expires_at: datetime, length: int | None = None
+) -> SignedRequest:
+    # Signatures know whole seconds, and no lifetime of none: what has expired is signed as of before.
+    at = min(datetime.now(UTC).replace(microsecond=0), expires_at - _SECOND)
+    lifetime = min(expires_at - at, LONGEST)
+    url = signer.sign(method, key, query, at=at, lifetime=lifetime, length=length)
+    return SignedRequest(method, url, at + lifetime)
+
+
+def _checked(key: str) -> str:
+    if _KEY.fullmatch(key) is None:
+        raise ValueError(f"not a key: {key!r}")
+    return key

@@ -1,0 +1,345 @@
+"""Watching: each process reads the feed once into a ring; a watcher is a cursor into it (docs/feed.md)."""
+
+import asyncio
+import secrets
+from bisect import bisect_right
+from collections import Counter, OrderedDict
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+
+import structlog
+from sqlmodel import col, select
+
+from app.catalog.feed import epochs, event_log
+from app.catalog.feed.cursors import Cursors, Mark
+from app.catalog.feed.epochs import Head
+from app.catalog.feed.event_log import Wanted
+from app.catalog.feed.items import Happened, Item, Progressed, Resync, happened, resync_required, takes_sight
+from app.catalog.feed.progress import ProgressBoard
+from app.catalog.people import access, tenancy
+from app.database.sessions import Database
+from app.errors import DatabaseUnavailable, NotFound
+from app.lifecycle import SETTLED, EventKind, ProjectRole
+from app.models import Event, Image
+from app.ports import Wakeups
+from app.viewer import Viewer
+
+log = structlog.get_logger()
+
+# How many events are read from the table at once, when a watcher has fallen behind the ring.
+_BATCH = 500
+# Images whose newest state is kept at hand for progress events.
+_IMAGES_AT_HAND = 10_000
+
+
+async def _nothing() -> None:
+    """The default for `before_delivery`."""
+
+
+@dataclass(slots=True)
+class Feed:
+    """The feed as this process sees it. `run` fills it; `follow` reads it, at each watcher's own pace.
+
+    `before_delivery` is awaited between the reading of events and their delivery, and at least every `poll_seconds`:
+    it reads what takes watchers their right to them.
+    """
+
+    database: Database
+    wakeups: Wakeups
+    board: ProgressBoard
+    ring_size: int
+    poll_seconds: float
+    before_delivery: Callable[[], Awaitable[None]] = _nothing
+    cursors: Cursors = field(init=False)
+    epoch: bytes = b""
+    # The newest event that was read, by which a restored feed is found out: its number may have been given again.
+    _newest_at: datetime | None = None
+    _reading_on: asyncio.Lock = field(default_factory=asyncio.Lock)
+    _readable: bool = True
+    # Makes the cursors of progress differ from those of other processes.
+    _salt: int = field(default_factory=lambda: secrets.randbits(62))
+    # Events that are newer than `_ring_begins`, ascending, and their positions.
+    _ring: list[Happened] = field(default_factory=list)
+    _positions: list[int] = field(default_factory=list)
+    _ring_begins: int = 0
+    _newest: int = 0
+    _images: OrderedDict[str, Image] = field(default_factory=OrderedDict)
+    # By project: what its watchers wait for, how many they are, and who may watch.
+    _grown: dict[str, asyncio.Event] = field(default_factory=dict)
+    _watchers: Counter[str] = field(default_factory=Counter)
+    _members: dict[str, dict[str, ProjectRole]] = field(default_factory=dict)
+
+    async def start(self) -> None:
+        """Begin at the newest event: what is older is read from the table when somebody asks for it."""
+        await self.before_delivery()
+        await epochs.renew_if_moved(self.database)
+        async with self.database.read() as session:
+            self._begin(await epochs.head(session))
+
+    async def run(self) -> None:
+        """Read what is new whenever the feed is said to have grown, and by itself every `poll_seconds`."""
+        woken = asyncio.Event()
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._listen(woken))
+            tasks.create_task(self._keep_looking_at_members())
+            while True:
+                try:
+                    async with asyncio.timeout(self.poll_seconds):
+                        await woken.wait()
+                except TimeoutError:
+                    pass
+                woken.clear()
+                await self._catch_up()
+
+    async def _listen(self, woken: asyncio.Event) -> None:
+        async for report in self.wakeups.listen():
+            if report is None:
+                woken.set()
+            elif self.board.put(report):
+                self._wake(report.project_id)
+
+    async def _catch_up(self) -> None:
+        async with self._reading_on:
+            more = True
+            while more:
+                try:
+                    news = await self._read_on()
+                    await self.before_delivery()
+                except Exception as error:  # a database that is away for a while must not end the feed
+                    if self._readable:  # once: this is tried again every second
+                        log.error(
+                            "feed.unreadable", exc_info=not isinstance(error, DatabaseUnavailable), reason=str(error)
+                        )
+                    self._readable = False
+                    return
+                self._readable = True
+                if any(item.event.kind == EventKind.MEMBERS_CHANGED for item in news):
+                    # Before what came after it is told to anybody.
+                    await self._look_at_members()
+                for item in news:
+                    self._take(replace(item, live=True))
+                for project_id in {item.event.project_id for item in news}:
+                    self._wake(project_id)
+                more = len(news) == _BATCH
+
+    async def _read_on(self) -> list[Happened]:
+        """What is new in the table; when a new epoch has begun, the feed begins again there."""
+        async with self.database.read() as session:
+            head = await epochs.head(session)
+            # The newest event that is known is read again: it has to be there still, and be the same.
+            known = 1 if self._newest_at is not None else 0
+            events = await event_log.events_after(session, self._newest - known, _BATCH + known)
+            if head.epoch == self.epoch and self._goes_on(head, events[:known]):
+                return await happened(session, events[known:], self.epoch)
+        if head.epoch == self.epoch:
+            head = await self._renewed(self.epoch)
+        self._begin(head)
+        return []
+
+    def _goes_on(self, head: Head, known: Sequence[Event]) -> bool:
+        """Whether the table still is what this process has read, `known` being the newest event of that."""
+        times = [event.occurred_at for event in known if event.seq == self._newest]
+        return head.position >= self._newest and times == ([] if self._newest_at is None else [self._newest_at])
+
+    async def _renewed(self, epoch: bytes) -> Head:
+        """End an epoch, unless another process just did, and have the others look. Gives where the next begins."""
+        log.warning("feed.went_back", hint="The database was restored: clients are asked to read it again.")
+        await epochs.renew(self.database, epoch)
+        self.wakeups.feed_grew()
+        async with self.database.read() as session:
+            return await epochs.head(session)
+
+    def _begin(self, head: Head) -> None:
+        """Forget everything that was read, and go on from there. Watchers are asked to resync."""
+        if self.epoch != head.epoch:
+            self.cursors = Cursors(head.key)
+        self.epoch, self._newest, self._newest_at = head.epoch, head.position, head.occurred_at
+        self._ring_begins = head.position
+        self._ring, self._positions, self._images = [], [], OrderedDict()
+        for project_id in list(self._grown):
+            self._wake(project_id)
+
+    def _take(self, item: Happened) -> None:
+        if takes_sight(item.event):
+            self._hide(item.event.project_id, item.event.image_id)
+        self._ring.append(item)
+        self._positions.append(item.position)
+        self._newest, self._newest_at = item.position, item.event.occurred_at
+        if item.image is not None:
+            self._at_hand(item.image)
+        moved = item.event.kind in (EventKind.STATUS_CHANGED, EventKind.DELETED)
+        if moved and (item.image is None or item.image.status in SETTLED):
+            self.board.settle(item.event.image_id, item.event.occurred_at)
+        if len(self._ring) >= 2 * self.ring_size:  # cut in large steps, so that it costs nothing per event
+            self._ring_begins = self._positions[self.ring_size - 1]
+            del self._ring[: self.ring_size], self._positions[: self.ring_size]
+
+    def _hide(self, project_id: str, image_id: str) -> None:
+        """What a project may not see any more, it is not shown by older events either, to watchers that come late."""
+        for at, item in enumerate(self._ring):
+            if item.image is not None and (item.event.project_id, item.event.image_id) == (project_id, image_id):
+                self._ring[at] = replace(item, image=None, live=False)
+
+    def _at_hand(self, image: Image) -> None:
+        self._images[image.id] = image
+        self._images.move_to_end(image.id)
+        while len(self._images) > _IMAGES_AT_HAND:
+            self._images.popitem(last=False)
+
+    def _wake(self, project_id: str) -> None:
+        grown = self._grown.pop(project_id, None)
+        if grown is not None:
+            grown.set()
+
+    async def _read(self, epoch: bytes, after: int, wanted: Wanted) -> list[Happened]:
+        async with self.database.read() as session:
+            events = await event_log.events_for(session, wanted, _BATCH, after=after)
+            return await happened(session, events, epoch)
+
+    async def _keep_looking_at_members(self) -> None:
+        """The feed tells of members that have changed; but who changes the tables by hand says nothing."""
+        while True:
+            await asyncio.sleep(self.poll_seconds)
+            await self._look_at_members()
+
+    async def _look_at_members(self) -> None:
+        try:
+            await self._refresh_members()
+        except Exception:  # as above; meanwhile nobody is known, and each is looked up
+            log.exception("feed.members_unreadable")
+            self._members = {}
+
+    async def _refresh_members(self) -> None:
+        """Wake the watchers of a project whose members have changed: some may not watch any more."""
+        watched = [project_id for project_id, count in self._watchers.items() if count > 0]
+        members: dict[str, dict[str, ProjectRole]] = {}
+        if watched:
+            async with self.database.read() as session:
+                members = await tenancy.everybody_in(session, watched)
+        before, self._members = self._members, members
+        for project_id in watched:
+            if before.get(project_id) != members[project_id]:
+                self._wake(project_id)
+
+    # ------------------------------------------------------------ watchers
+
+    async def follow(
+        self,
+        viewer: Viewer,
+        project_id: str,
+        *,
+        after: Mark | None,
+        image_id: str | None = None,
+        progress: bool = True,
+        waiting: Callable[[], None] = lambda: None,
+    ) -> AsyncIterator[Item]:
+        """What happens in a project after a mark, or, without one, from now on.
+
+        Gives a Resync where events may be missing: at the start, when the mark is of another epoch; later, when a new
+        epoch begins. Raises NotFound when the viewer may not see the project, or the one image that is followed, at
+        once or as soon as the right is taken away. Calls `waiting` whenever there is nothing to give.
+        """
+        async with self.database.read() as session:
+            await tenancy.project_for(session, viewer, project_id)
+            head = await epochs.head(session)
+        await self._keep_up_with(head, after)
+        self._watchers[project_id] += 1
+        try:
+            epoch, position, _ = after or Mark(head.epoch, head.position)
+            seen = self.board.version
+            while True:
+                if epoch != self.epoch:
+                    epoch, position = self.epoch, self._newest
+                    yield Resync(Mark(epoch, position), position)
+                grown = self._grown.setdefault(project_id, asyncio.Event())
+                wanted = Wanted(project_id, await self._require_role(viewer, project_id), image_id)
+                items, position = await self._since(epoch, position, wanted)
+                for item in items:
+                    yield item
+                    if image_id is not None and isinstance(item, Happened) and takes_sight(item.event):
+                        await self._require_sight(project_id, image_id)
+                if progress:
+                    version, seen = seen, self.board.version
+                    for made in await self._progress_since(version, Mark(epoch, position), project_id, image_id):
+                        yield made
+                if not items and epoch == self.epoch:
+                    waiting()
+                    await grown.wait()
+        finally:
+            self._watchers[project_id] -= 1
+
+    async def _keep_up_with(self, head: Head, mark: Mark | None) -> None:
+        """Learn of an epoch that this process does not know yet, or that the feed went back, as a mark shows."""
+        if mark is not None and head.is_behind(mark):
+            async with self._reading_on:
+                self._begin(await self._renewed(mark.epoch))
+        elif head.epoch != self.epoch:
+            await self._catch_up()
+
+    async def positions_of(self, marks: Mapping[str, Mark]) -> dict[str, int]:
+        """The positions of marks that the feed still knows, by the arguments that they came in.
+
+        Raises ResyncRequired.
+        """
+        if not marks:
+            return {}
+        async with self.database.read() as session:
+            head = await epochs.head(session)
+        for argument, mark in marks.items():
+            if not head.holds(mark):
+                await self._keep_up_with(head, mark)
+                raise resync_required(argument)
+        return {argument: mark.position for argument, mark in marks.items()}
+
+    async def _require_role(self, viewer: Viewer, project_id: str) -> ProjectRole:
+        role = ProjectRole.ADMIN if viewer.operator else self._members.get(project_id, {}).get(viewer.subject)
+        if role is None:
+            # What is known here may be older than the right: only the table can say that it is gone.
+            async with self.database.read() as session:
+                role = await tenancy.role_in(session, viewer, project_id)
+        if role is None:
+            raise NotFound("This project can't be seen any more: the right was taken away.")
+        return role
+
+    async def _require_sight(self, project_id: str, image_id: str) -> None:
+        # It may have been shared again since.
+        async with self.database.read() as session:
+            if not await access.seen_by_projects(session, {(project_id, image_id)}):
+                raise NotFound("This image can't be seen any more: it is not shared with the project now.")
+
+    async def _since(self, epoch: bytes, position: int, wanted: Wanted) -> tuple[Sequence[Item], int]:
+        """What a watcher has not seen yet, and where it stands after that."""
+        if epoch != self.epoch:
+            return [], position
+        if position >= self._ring_begins:
+            news = self._ring[bisect_right(self._positions, position) :]
+            return [item for item in news if wanted.includes(item.event)], max(position, self._newest)
+        known = self._newest
+        async with self.database.read() as session:
+            oldest = await event_log.oldest_position(session)
+        if position < oldest:
+            return [Resync(Mark(epoch, known), oldest)], known
+        items = await self._read(epoch, position, wanted)
+        if len(items) == _BATCH:
+            return items, items[-1].position
+        return items, max([known, *(item.position for item in items)])
+
+    async def _progress_since(
+        self, version: int, mark: Mark, project_id: str, image_id: str | None
+    ) -> list[Progressed]:
+        news = [
+            progress
+            for progress in self.board.newer_than(version)
+            if progress.report.project_id == project_id and image_id in (None, progress.report.image_id)
+        ]
+        missing = {progress.report.image_id for progress in news} - self._images.keys()
+        if missing:
+            async with self.database.read() as session:
+                for image in (await session.execute(select(Image).where(col(Image.id).in_(missing)))).scalars():
+                    self._at_hand(image)
+        return [
+            Progressed(mark.unlinked(self._salt + progress.version), progress, self._images[progress.report.image_id])
+            for progress in reversed(news)
+            if progress.report.image_id in self._images
+        ]

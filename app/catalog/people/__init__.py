@@ -1,0 +1,1 @@
+"""Who may do what: tenancy, access to images, revoked tokens and sign-in codes."""

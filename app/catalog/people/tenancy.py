@@ -1,0 +1,219 @@
+"""Organizations, projects and members; and what a caller may see and do there.
+
+A caller's role in a project is that of their membership. Owners of an organization are admins of all its projects,
+and operators are admins of every project.
+"""
+
+import re
+from collections.abc import Sequence
+
+import sqlalchemy
+from sqlalchemy import ColumnElement, Subquery, exists, func, or_, true
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.sql.selectable import ForUpdateArg
+from sqlmodel import col, select
+
+from app.catalog.pages import Page, Window, read_page
+from app.database.postgres import on_postgresql
+from app.errors import Forbidden, NotFound
+from app.lifecycle import ProjectRole
+from app.models import TABLES, Membership, Organization, OrganizationOwner, Project
+from app.viewer import Viewer, includes
+
+_ID = re.compile(r"[a-z]{3}_[0-9a-z]{26}")
+# Keeps others from changing the row, but not from writing rows that name it. SQLite has one writer anyway.
+LOCKED = ForUpdateArg(key_share=True)
+_NEEDS = {
+    ProjectRole.READER: "see this project",
+    ProjectRole.MEMBER: "change images",
+    ProjectRole.ADMIN: "administer",
+}
+
+
+def is_id(text: str) -> bool:
+    """Whether a text has the form of our ids. Databases do not take every text, so no row is looked for by others."""
+    return _ID.fullmatch(text) is not None
+
+
+_MEMBER = TABLES.tables["membership"].c
+_OWNER = TABLES.tables["organization_owner"].c
+_PROJECT = TABLES.tables["project"].c
+
+
+def roles_of(viewer: Viewer) -> Subquery:
+    """The projects that the viewer may see, one row each, with what they are there: `project_id` and `role`."""
+    admin = sqlalchemy.literal(ProjectRole.ADMIN, _MEMBER.role.type).label("role")
+    if viewer.operator:
+        return sqlalchemy.select(_PROJECT.id.label("project_id"), admin).subquery("roles")
+    owned = (
+        sqlalchemy.select(_PROJECT.id.label("project_id"), admin)
+        .join(OrganizationOwner, _OWNER.organization_id == _PROJECT.organization_id)
+        .where(_OWNER.subject == viewer.subject)
+    )
+    member = sqlalchemy.select(_MEMBER.project_id, _MEMBER.role).where(
+        _MEMBER.subject == viewer.subject, ~_owns(viewer, _MEMBER.project_id)
+    )
+    return sqlalchemy.union_all(owned, member).subquery("roles")
+
+
+def _owns(viewer: Viewer, project_id: object) -> ColumnElement[bool]:
+    owner, project = OrganizationOwner, Project
+    return exists().where(
+        col(project.id) == project_id,
+        col(owner.organization_id) == col(project.organization_id),
+        col(owner.subject) == viewer.subject,
+    )
+
+
+def may_see(viewer: Viewer, project_id: str) -> ColumnElement[bool]:
+    """The condition that the viewer belongs to a project."""
+    if viewer.operator:
+        return true()
+    member = exists().where(_MEMBER.project_id == project_id, _MEMBER.subject == viewer.subject)
+    return or_(member, _owns(viewer, project_id))
+
+
+async def role_in(session: AsyncSession, viewer: Viewer, project_id: str) -> ProjectRole | None:
+    """What the viewer is in a project; None for somebody from outside."""
+    return (await roles_in(session, viewer, [project_id])).get(project_id)
+
+
+async def governs(session: AsyncSession, viewer: Viewer, organization_id: str) -> bool:
+    """Whether the viewer owns an organization, or is an operator."""
+    return viewer.operator or await is_owner(session, viewer, organization_id)
+
+
+async def is_owner(session: AsyncSession, viewer: Viewer, organization_id: str) -> bool:
+    """Whether the viewer owns an organization."""
+    return await session.get(OrganizationOwner, (organization_id, viewer.subject)) is not None
+
+
+async def project_for(
+    session: AsyncSession,
+    viewer: Viewer,
+    project_id: str,
+    needed: ProjectRole = ProjectRole.READER,
+    *,
+    field: Sequence[str] = ("projectId",),
+    lock: bool = False,
+) -> Project:
+    """A project in which the viewer has the role. Raises NotFound for who may not see it, Forbidden for the rest.
+
+    With `lock` nobody else creates in it until the transaction ends.
+    """
+    roles = roles_of(viewer)
+    query = (
+        select(Project, roles.c.role)
+        .join(roles, roles.c.project_id == _PROJECT.id)
+        .where(Project.id == project_id, roles.c.project_id == project_id)
+    )
+    if lock:
+        query = query.with_for_update(of=Project, key_share=True)
+    found = (await session.execute(query)).one_or_none() if is_id(project_id) else None
+    if found is None:
+        raise no_project(field)
+    project: Project = found[0]
+    role: ProjectRole | None = found[1]
+    if lock and on_postgresql(session):
+        # PostgreSQL waits for the row, but then gives the role from before the wait.
+        role = await role_in(session, viewer, project_id)
+    if role is None:
+        raise no_project(field)
+    require_role(role, needed, field)
+    return project
+
+
+async def reader_role(
+    session: AsyncSession, viewer: Viewer, project_id: str, *, field: Sequence[str] = ("projectId",)
+) -> ProjectRole:
+    """What the viewer is in a project. Raises NotFound when they may not see it."""
+    role = await role_in(session, viewer, project_id)
+    if role is None:
+        raise no_project(field)
+    return role
+
+
+def no_project(field: Sequence[str] = ("projectId",)) -> NotFound:
+    """What is said of a project that is not there, and of one that the caller may not see."""
+    return NotFound("There is no such project.", field=field, hint="viewer { projects } lists yours.")
+
+
+def require_role(role: ProjectRole, needed: ProjectRole, field: Sequence[str]) -> None:
+    """Raises Forbidden when a role does not hold the rights of another."""
+    if not includes(role, needed):
+        raise Forbidden(
+            f"It takes the role {needed} in this project to {_NEEDS[needed]}; yours is {role}.",
+            field=field,
+            hint="An admin of the project can give you the role.",
+        )
+
+
+async def visible_projects(session: AsyncSession, viewer: Viewer, ids: Sequence[str]) -> dict[str, Project]:
+    """Those of the projects that the viewer may see, by id."""
+    roles = roles_of(viewer)
+    query = select(Project).join(roles, roles.c.project_id == _PROJECT.id).where(col(Project.id).in_(ids))
+    return {project.id: project for project in (await session.execute(query)).scalars()}
+
+
+async def roles_in(session: AsyncSession, viewer: Viewer, ids: Sequence[str]) -> dict[str, ProjectRole]:
+    """What the viewer is in those of the projects that they may see, by id."""
+    roles = roles_of(viewer)
+    query = sqlalchemy.select(roles.c.project_id, roles.c.role).where(
+        roles.c.project_id.in_([id_ for id_ in ids if is_id(id_)])
+    )
+    return {project_id: ProjectRole(role) for project_id, role in (await session.execute(query)).all()}
+
+
+async def visible_organizations(session: AsyncSession, viewer: Viewer, ids: Sequence[str]) -> dict[str, Organization]:
+    """Those of the organizations that the viewer owns, or of which they may see a project, by id."""
+    query = select(Organization).where(col(Organization.id).in_(ids))
+    if not viewer.operator:
+        owned = select(OrganizationOwner.organization_id).where(OrganizationOwner.subject == viewer.subject)
+        joined = (
+            select(Project.organization_id)
+            .join(Membership, col(Membership.project_id) == Project.id)
+            .where(Membership.subject == viewer.subject)
+        )
+        query = query.where(or_(col(Organization.id).in_(owned), col(Organization.id).in_(joined)))
+    return {organization.id: organization for organization in (await session.execute(query)).scalars()}
+
+
+async def projects_of(
+    session: AsyncSession, viewer: Viewer, window: Window, *, organization_id: str | None = None
+) -> Page[Project]:
+    """The projects that the viewer may see, by name."""
+    roles = roles_of(viewer)
+    query = select(Project).join(roles, roles.c.project_id == _PROJECT.id)
+    if organization_id is not None:
+        query = query.where(Project.organization_id == organization_id)
+    return await read_page(session, query, col(Project.name), col(Project.id), window)
+
+
+async def count_projects(session: AsyncSession, viewer: Viewer, *, organization_id: str | None = None) -> int:
+    """How many projects the viewer may see."""
+    roles = roles_of(viewer)
+    query = sqlalchemy.select(func.count()).select_from(roles)
+    if organization_id is not None:
+        query = query.join(Project, _PROJECT.id == roles.c.project_id).where(
+            _PROJECT.organization_id == organization_id
+        )
+    count: int = (await session.execute(query)).scalar_one()
+    return count
+
+
+async def everybody_in(session: AsyncSession, ids: Sequence[str]) -> dict[str, dict[str, ProjectRole]]:
+    """Who may see the projects, and as what: by project, by subject. Operators are not listed."""
+    found: dict[str, dict[str, ProjectRole]] = {id_: {} for id_ in ids}
+    members = select(Membership.project_id, Membership.subject, Membership.role).where(
+        col(Membership.project_id).in_(ids)
+    )
+    for project_id, subject, role in (await session.execute(members)).all():
+        found[project_id][subject] = ProjectRole(role)
+    owners = (
+        select(Project.id, OrganizationOwner.subject)
+        .join(OrganizationOwner, col(OrganizationOwner.organization_id) == Project.organization_id)
+        .where(col(Project.id).in_(ids))
+    )
+    for project_id, subject in (await session.execute(owners)).all():
+        found[project_id][subject] = ProjectRole.ADMIN
+    return found

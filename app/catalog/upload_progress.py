@@ -1,0 +1,141 @@
+"""How far open uploads are: bytes that pass this process are counted, those that go to a store are asked for."""
+
+import asyncio
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import structlog
+from sqlmodel import col, select
+
+from app.catalog.feed.progress import Throttle
+from app.catalog.uploads import Uploads
+from app.errors import StoreError
+from app.lifecycle import ImagePhase, UploadState
+from app.models import Image, Upload, now
+from app.ports import ProgressReport, Wakeups
+
+log = structlog.get_logger()
+
+# Uploads whose bytes are counted here at once.
+_METERED = 1_000
+# Uploads that are asked about in one look, and how many at once.
+_AT_MOST = 1_000
+_AT_ONCE = 8
+# An upload that stands still is asked about less and less often, down to this.
+_SELDOM_SECONDS = 60.0
+
+
+@dataclass(slots=True)
+class _Meter:
+    image_id: str
+    project_id: str
+    size: int
+    received: int
+
+
+@dataclass(slots=True)
+class UploadMeter:
+    """Turns arriving bytes into progress reports, at most one per upload and throttle interval."""
+
+    uploads: Uploads
+    wakeups: Wakeups
+    throttle: Throttle
+    _arrived: dict[str, int] = field(default_factory=dict)
+    _meters: OrderedDict[str, _Meter] = field(default_factory=OrderedDict)
+    _reporting: set[asyncio.Task[None]] = field(default_factory=set)
+
+    def arrived(self, upload_key: str, count: int) -> None:
+        """`count` more bytes of an upload are there."""
+        self._arrived[upload_key] = self._arrived.get(upload_key, 0) + count
+        if self.throttle.passes(upload_key):
+            task = asyncio.create_task(self._report(upload_key))
+            self._reporting.add(task)
+            task.add_done_callback(self._reporting.discard)
+
+    async def _report(self, upload_key: str) -> None:
+        meter = self._meters.get(upload_key) or await self._meter_of(upload_key)
+        if meter is None:
+            return
+        # A part that is sent twice counts twice; more than all is never claimed.
+        meter.received = min(meter.size, meter.received + self._arrived.pop(upload_key, 0))
+        self.wakeups.progressed(
+            ProgressReport(meter.image_id, meter.project_id, ImagePhase.UPLOADING, meter.received, meter.size, now())
+        )
+
+    async def _meter_of(self, upload_key: str) -> _Meter | None:
+        async with self.uploads.database.read() as session:
+            query = select(Upload, Image).join(Image).where(Upload.key == upload_key)
+            found = (await session.execute(query)).one_or_none()
+        if found is None:
+            return None
+        upload, image = found
+        self._arrived.pop(upload_key, None)
+        before = await self.uploads.received_bytes(upload)
+        meter = _Meter(image.id, image.project_id, upload.size, before)
+        self._meters[upload_key] = meter
+        while len(self._meters) > _METERED:
+            forgotten, _ = self._meters.popitem(last=False)
+            self.throttle.forget(forgotten)
+        return meter
+
+
+@dataclass(slots=True)
+class _Seen:
+    """What was there at the last look, in bytes, and when the next one is due, by the clock."""
+
+    received: int
+    next_look: float
+    pause: float
+
+
+@dataclass(slots=True)
+class UploadSurvey:
+    """Asks the store what has arrived and reports what is new. Harmless when several processes do it."""
+
+    uploads: Uploads
+    wakeups: Wakeups
+    seconds: float
+    clock: Callable[[], float] = time.monotonic
+    _seen: dict[str, _Seen] = field(default_factory=dict)
+
+    async def look(self) -> None:
+        """Report every open upload that got further since the last look."""
+        found = await self._open()
+        self._seen = {upload.id: self._seen[upload.id] for upload, _ in found if upload.id in self._seen}
+        at = self.clock()
+        due = [pair for pair in found if pair[0].id not in self._seen or self._seen[pair[0].id].next_look <= at]
+        gate = asyncio.Semaphore(_AT_ONCE)
+
+        async def ask(upload: Upload, project_id: str) -> None:
+            async with gate:
+                await self._ask(upload, project_id)
+
+        await asyncio.gather(*(ask(upload, project_id) for upload, project_id in due))
+
+    async def _open(self) -> Sequence[tuple[Upload, str]]:
+        query = (
+            select(Upload, Image.project_id)
+            .join(Image)
+            .where(Upload.state == UploadState.OPEN)
+            .order_by(col(Upload.created_at).desc())
+            .limit(_AT_MOST)
+        )
+        async with self.uploads.database.read() as session:
+            return [(upload, project_id) for upload, project_id in (await session.execute(query)).all()]
+
+    async def _ask(self, upload: Upload, project_id: str) -> None:
+        try:
+            received = await self.uploads.received_bytes(upload)
+        except StoreError:  # the next look is soon enough
+            log.warning("upload.unreadable", upload=upload.id, exc_info=True)
+            return
+        before = self._seen.get(upload.id, _Seen(0, 0.0, self.seconds))
+        grown = received != before.received
+        pause = self.seconds if grown else min(2 * before.pause, _SELDOM_SECONDS)
+        self._seen[upload.id] = _Seen(received, self.clock() + pause, pause)
+        if grown:
+            self.wakeups.progressed(
+                ProgressReport(upload.image_id, project_id, ImagePhase.UPLOADING, received, upload.size, now())
+            )

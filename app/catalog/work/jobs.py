@@ -1,0 +1,152 @@
+"""Jobs: claimed under a lease, fenced by a token, given on when their worker falls silent (architecture, rule 3)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, cast
+
+from sqlalchemy import ColumnElement, CursorResult, and_, delete, or_, update
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlmodel import col, select
+
+from app.database.postgres import Lock
+from app.database.sessions import Database, Transaction
+from app.errors import LeaseLost
+from app.lifecycle import CONVERSIONS, JobKind, JobState
+from app.models import Job, now
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """The right to do a job, for as long as nobody else holds a later token."""
+
+    job_id: str
+    kind: JobKind
+    token: int
+    attempt: int
+    image_id: str | None
+    detail: dict[str, Any]
+
+
+def start(tx: Transaction, kind: JobKind, *, image_id: str | None = None, **detail: Any) -> Job:
+    """Write down a job; it is announced when the transaction has committed."""
+    job = Job(kind=kind, image_id=image_id, detail=detail)
+    tx.session.add(job)
+    tx.jobs.append(job)
+    return job
+
+
+async def claim(database: Database, job_id: str, lease: timedelta) -> Claim | None:
+    """Take a job that is due, or whose lease has run out. None when it is somebody else's, or done."""
+    async with database.transaction() as tx:
+        return await take(tx, job_id, lease)
+
+
+async def take(tx: Transaction, job_id: str, lease: timedelta) -> Claim | None:
+    """As `claim`, in a transaction that does more."""
+    at = now()
+    # Whoever has the row locked is claiming it, or changes what it says: nothing to wait for.
+    query = select(Job).where(Job.id == job_id, claimable(at)).with_for_update(skip_locked=True)
+    job = (await tx.session.execute(query)).scalar_one_or_none()
+    if job is None:
+        return None
+    job.state, job.lease_until = JobState.RUNNING, at + lease
+    job.token += 1
+    job.attempts += 1
+    return Claim(job.id, job.kind, job.token, job.attempts, job.image_id, dict(job.detail))
+
+
+async def renew(database: Database, claim: Claim, lease: timedelta) -> None:
+    """Keep the job for another `lease`. Raises LeaseLost."""
+    async with database.transaction() as tx:
+        await _write(tx.session, claim, lease_until=now() + lease)
+
+
+async def hold(tx: Transaction, claim: Claim) -> None:
+    """Fence a worker's write: raises LeaseLost, and so undoes the transaction, when the job is not its own."""
+    await _write(tx.session, claim, token=claim.token)
+
+
+async def finish(tx: Transaction, claim: Claim, **found: Any) -> None:
+    """The job is done; what it has `found` is added to its detail. Raises LeaseLost."""
+    await _write(tx.session, claim, state=JobState.DONE, lease_until=None, detail={**claim.detail, **found})
+
+
+async def hand_back(database: Database, claim: Claim, *, delay: timedelta, failed: bool = True) -> None:
+    """Let someone do the job later. One that did not fail costs no attempt. Harmless when the lease is lost."""
+    async with database.transaction() as tx:
+        await give_back(tx, claim, delay=delay, failed=failed)
+
+
+async def give_back(tx: Transaction, claim: Claim, *, delay: timedelta, failed: bool, **found: Any) -> None:
+    """As `hand_back`, in a transaction that does more; what was `found` is added to the job's detail."""
+    values: dict[str, Any] = {"state": JobState.WAITING, "lease_until": None, "due_at": now() + delay}
+    if not failed:
+        values["attempts"] = Job.attempts - 1
+    if found:
+        values["detail"] = {**claim.detail, **found}
+    await _execute(tx.session, update(Job).where(_held(claim)).values(**values))
+
+
+async def cancel_of_image(tx: Transaction, image_id: str, *, but: str | None = None) -> None:
+    """Whatever is under way for an image is not wanted any more, but for one job, by its id.
+
+    Its workers find out when they write.
+    """
+    others = () if but is None else (col(Job.id) != but,)
+    await _execute(
+        tx.session,
+        update(Job)
+        .where(col(Job.image_id) == image_id, col(Job.state) != JobState.DONE, *others)
+        .values(state=JobState.DONE, lease_until=None, token=Job.token + 1),
+    )
+
+
+async def due(database: Database, limit: int = 100) -> Sequence[Job]:
+    """Jobs that nobody took, or whose worker fell silent, those first that wait longest.
+
+    Conversions, of which there may be many more than can begin, have their `turns`.
+    """
+    query = select(Job).where(claimable(now()), col(Job.kind).not_in(CONVERSIONS))
+    query = query.order_by(col(Job.due_at)).limit(limit)
+    async with database.read() as session:
+        return (await session.execute(query)).scalars().all()
+
+
+async def held(database: Database) -> Sequence[tuple[str, int]]:
+    """What workers are at right now: ids of jobs, and the tokens of those who have them."""
+    query = select(Job.id, Job.token).where(Job.state == JobState.RUNNING, col(Job.lease_until) >= now())
+    async with database.read() as session:
+        return [(job_id, token) for job_id, token in (await session.execute(query)).all()]
+
+
+def claimable(at: datetime) -> ColumnElement[bool]:
+    """The condition that a job is due, or that its lease has run out."""
+    return or_(
+        and_(col(Job.state) == JobState.WAITING, col(Job.due_at) <= at),
+        and_(col(Job.state) == JobState.RUNNING, col(Job.lease_until) < at),
+    )
+
+
+def _held(claim: Claim) -> Any:
+    return and_(col(Job.id) == claim.job_id, col(Job.token) == claim.token, col(Job.state) == JobState.RUNNING)
+
+
+async def _write(session: AsyncSession, claim: Claim, **values: Any) -> None:
+    if not await _execute(session, update(Job).where(_held(claim)).values(**values)):
+        raise LeaseLost(f"job {claim.job_id} is not held any more")
+
+
+async def _execute(session: AsyncSession, statement: Any) -> int:
+    """Run an UPDATE; the number of rows that it met."""
+    statement = statement.execution_options(synchronize_session=False)
+    return cast("CursorResult[Any]", await session.execute(statement)).rowcount
+
+
+async def prune(database: Database, keep: timedelta) -> None:
+    """Forget jobs that were done long ago."""
+    async with database.transaction() as tx:
+        await tx.alone(Lock.PRUNING)
+        await _execute(
+            tx.session, delete(Job).where(col(Job.state) == JobState.DONE, col(Job.created_at) < now() - keep)
+        )

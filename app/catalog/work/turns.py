@@ -1,0 +1,140 @@
+"""Turns: of all conversions that wait, which one a worker gets, so that no project waits for all images of another.
+
+A message says that there is a conversion to do; which one, is decided when a worker comes for it. Those projects go
+first of which the fewest images are being converted, and among them the one that was served longest ago. Of a project,
+what has been begun goes first: images that are shared out become ACTIVE one after the other, and not all at the end.
+"""
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import ColumnElement, Select, Subquery, and_, case, func, or_
+from sqlalchemy.orm import aliased
+from sqlmodel import col, select
+
+from app.catalog.work import jobs
+from app.catalog.work.jobs import Claim
+from app.database.postgres import Lock
+from app.database.sessions import Database
+from app.lifecycle import CONVERSIONS, JobKind, JobState
+from app.models import ConversionTurn, Image, Job, now
+
+# More than one, since somebody may be just about to delete the image whose turn it is.
+_CANDIDATES = 20
+
+
+async def take_turn(database: Database, lease: timedelta, limit: int) -> Claim | None:
+    """Take the conversion whose turn it is. None when none waits, or all that do are kept back by `limit`.
+
+    `limit` is of how many images of a project conversions run at once at most.
+    """
+    async with database.transaction() as tx:
+        # Of two that choose at once, each would see room for one more. Nothing is waited for with this lock.
+        await tx.alone(Lock.TURNS)
+        query = _in_turn(now(), limit, Job.id, Image.project_id).limit(_CANDIDATES)
+        # Chosen first and locked then: PostgreSQL drags whole rows along when it is to lock what it sorts.
+        for job_id, project_id in (await tx.session.execute(query)).all():
+            claim = await jobs.take(tx, job_id, lease)
+            if claim is not None:
+                await tx.session.merge(ConversionTurn(project_id=project_id, served_at=now()))
+                return claim
+    return None
+
+
+async def eligible(database: Database, limit: int, most: int = 100) -> Sequence[Job]:
+    """Conversions that a worker could take now, those first whose turn it is."""
+    async with database.read() as session:
+        found: Sequence[Job] = (await session.execute(_in_turn(now(), limit, Job).limit(most))).scalars().all()
+        return found
+
+
+async def wait_beside(database: Database, image_id: str, limit: int) -> bool:
+    """Whether the project of this image, which may be deleted, has a conversion that a worker could take now."""
+    project = select(Image.project_id).where(Image.id == image_id).correlate(None).scalar_subquery()
+    query = _in_turn(now(), limit, Job.id).where(col(Image.project_id) == project).order_by(None).limit(1)
+    async with database.read() as session:
+        return (await session.execute(query)).scalar_one_or_none() is not None
+
+
+async def others_wait(database: Database, image_id: str, limit: int, waiting: timedelta) -> bool:
+    """Whether a conversion of another image has waited this long, and could be taken if that of this image ended."""
+    at = now() - waiting
+    under_way = _under_way(at)
+    project = select(Image.project_id).where(Image.id == image_id).correlate(None).scalar_subquery()
+    has_room = func.coalesce(under_way.c.begun, 0) < limit
+    query = (
+        select(Job.id)
+        .join(Image, col(Image.id) == Job.image_id)
+        .outerjoin(under_way, under_way.c.project_id == Image.project_id)
+        .where(col(Job.kind).in_(CONVERSIONS), jobs.claimable(at), col(Job.image_id) != image_id)
+        .where(or_(has_room, col(Image.project_id) == project, col(Job.image_id).in_(_begun_images())))
+        .limit(1)
+    )
+    async with database.read() as session:
+        return (await session.execute(query)).scalar_one_or_none() is not None
+
+
+async def lose(database: Database, claim: Claim, lost: int) -> None:
+    """Put a conversion at the back: behind all that wait now, those of its own project included.
+
+    `lost` is how often that has happened to it, and is noted in its detail. Harmless when the lease is lost.
+    """
+    async with database.transaction() as tx:
+        await jobs.give_back(tx, claim, delay=timedelta(0), failed=False, lost=lost)
+        image = await tx.session.get(Image, claim.image_id)
+        if image is not None:
+            await tx.session.merge(ConversionTurn(project_id=image.project_id, served_at=now()))
+
+
+def _in_turn(at: datetime, limit: int, *columns: Any) -> Select[Any]:
+    """The conversions that may be taken, in the order of turns."""
+    under_way = _under_way(at)
+    has_room = func.coalesce(under_way.c.begun, 0) < limit
+    query: Select[Any] = (
+        select(*columns)
+        .select_from(Job)
+        .join(Image, col(Image.id) == Job.image_id)
+        .outerjoin(under_way, under_way.c.project_id == Image.project_id)
+        .outerjoin(ConversionTurn, col(ConversionTurn.project_id) == Image.project_id)
+        .where(col(Job.kind).in_(CONVERSIONS), jobs.claimable(at))
+        .where(or_(has_room, col(Job.image_id).in_(_begun_images())))
+        .order_by(
+            func.coalesce(under_way.c.held, 0),
+            col(ConversionTurn.served_at).nulls_first(),
+            col(Job.kind) == JobKind.CONVERT,
+            col(Job.due_at),
+            col(Job.id),
+        )
+    )
+    return query
+
+
+def _under_way(at: datetime) -> Subquery:
+    """Of how many images of a project conversions run, and of how many of them a worker holds the lease.
+
+    One whose worker has fallen silent keeps its place: it may be heard of again. It can be taken whatever the limit
+    is, so that nothing waits for it; and it does not count when it comes to who has the fewest.
+    """
+    running = aliased(Job)
+    held = case((col(running.lease_until) >= at, col(running.image_id)))
+    return (
+        select(
+            col(Image.project_id),
+            func.count(col(running.image_id).distinct()).label("begun"),
+            func.count(held.distinct()).label("held"),
+        )
+        .join(running, col(running.image_id) == Image.id)
+        .where(_runs(running))
+        .group_by(col(Image.project_id))
+        .subquery()
+    )
+
+
+def _begun_images() -> Select[Any]:
+    running = aliased(Job)
+    return select(col(running.image_id)).where(_runs(running))
+
+
+def _runs(job: type[Job]) -> ColumnElement[bool]:
+    return and_(col(job.state) == JobState.RUNNING, col(job.kind).in_(CONVERSIONS))

@@ -1,0 +1,1 @@
+"""The users' commands, one module for each command or family of commands."""

@@ -1,0 +1,51 @@
+"""`images download`"""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from app.client.api.catalogue import find_image
+from app.client.api.connection import Connection
+from app.client.commands import options
+from app.client.commands.session import command, run, session
+from app.client.commands.show import Image
+from app.client.patience import Patience
+from app.client.terminal.output import Output
+from app.client.terminal.reporting import reporter_for
+from app.client.terminal.text import size
+from app.client.transfer.downloading import Downloading, file_name_for
+
+
+def download(
+    image: Image,
+    file: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Where to; without it, here, under the image's name.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", "-f", help="Overwrite a file that exists.")] = False,
+    patience: options.PatienceSeconds = 120,
+    project: options.Project = None,
+    connection: options.ConnectionFile = None,
+    as_json: options.AsJson = False,
+) -> None:
+    """Download an image as qcow2, and check it. The same command goes on with a download that was cut off."""
+    with command(as_json=as_json) as output:
+        where = options.connection_of(connection, project)
+        act = _download(where, output, image, file, force, Patience(patience))
+        done = run(act, resumed_by="Run the same command again: it goes on where it stopped.")
+        if as_json:
+            output.json(done)
+            return
+        output.line(f"{done['path']}: {size(done['size'])}, SHA-256 {done['sha256']}")
+        if not done["verified"]:
+            output.note("The gateway has no checksum of this image yet, so that it could not be checked.")
+
+
+async def _download(
+    connection: Connection, output: Output, wanted: str, file: Path | None, force: bool, patience: Patience
+) -> dict[str, Any]:
+    async with session(connection) as at:
+        image = await find_image(at.api, wanted, connection.project)
+        target = file if file is not None else Path(file_name_for(image))
+        with reporter_for(output) as reporter:
+            return await Downloading(at.api, at.http, image, target, force, reporter, patience).fetch()

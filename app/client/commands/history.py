@@ -1,0 +1,57 @@
+"""`images history`"""
+
+from typing import Annotated
+
+import typer
+
+from app.client.api.catalogue import find_image, find_project
+from app.client.api.connection import Connection
+from app.client.api.watching import Item, newest_events
+from app.client.commands import options
+from app.client.commands.session import Session, command, run, session
+from app.client.errors import NotFound
+from app.client.terminal.showing import event_text
+
+
+def history(
+    image: Annotated[str | None, typer.Argument(help="Only this image, by id or name.", show_default="all")] = None,
+    last: Annotated[int, typer.Option("--last", "-n", min=1, metavar="N", help="How many events.")] = 20,
+    project: options.Project = None,
+    connection: options.ConnectionFile = None,
+    as_json: options.AsJson = False,
+) -> None:
+    """Print the newest of what has happened to images, and who did it; the newest comes last.
+
+    The gateway keeps it for some days. An image that was deleted is known by its id.
+    """
+    with command(as_json=as_json) as output:
+        events = run(_events(options.connection_of(connection, project), image, last))
+        if as_json:
+            output.json(events)
+        elif not events:
+            output.note("Nothing has happened that is still kept.")
+        else:
+            for event in events:
+                output.line(event_text(event))
+
+
+async def _events(connection: Connection, wanted: str | None, count: int) -> list[Item]:
+    async with session(connection) as at:
+        if wanted is None:
+            return await newest_events(at.api, await find_project(at.api, connection.project), None, count)
+        try:
+            image = await find_image(at.api, wanted, connection.project)
+        except NotFound:
+            return await _of_deleted(at, connection, wanted, count)
+        # The image's own project is the one whose feed tells all of it.
+        project = (image["project"] or {}).get("id") or await find_project(at.api, connection.project)
+        return await newest_events(at.api, project, image["id"], count)
+
+
+async def _of_deleted(at: Session, connection: Connection, wanted: str, count: int) -> list[Item]:
+    """What happened to an image that can't be seen any more. Raises NotFound when nothing is kept of it."""
+    events = await newest_events(at.api, await find_project(at.api, connection.project), wanted, count)
+    if not events:
+        hint = "The history of an image that was deleted is found by its id."
+        raise NotFound(f"There is no image with the id or name {wanted}.", hint=hint)
+    return events

@@ -1,0 +1,78 @@
+"""`images offers`, `images accept`, `images decline`"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from app.client.api import sharing_documents as documents
+from app.client.api.catalogue import find_project
+from app.client.api.connection import Connection
+from app.client.api.sharing import Share, find_offer, offers_to
+from app.client.commands import options
+from app.client.commands.session import command, run, session
+from app.client.terminal.showing_shares import share_text, show_offers
+
+Offer = Annotated[
+    str,
+    typer.Argument(
+        metavar="SHARE", help="A share, by id, or the name of an image that is offered.", show_default=False
+    ),
+]
+
+
+def offers(
+    project: options.Project = None,
+    connection: options.ConnectionFile = None,
+    as_json: options.AsJson = False,
+) -> None:
+    """List the images that are offered to a project which you administer."""
+    with command(as_json=as_json) as output:
+        found = run(_offered(options.connection_of(connection, project)))
+        if as_json:
+            output.json(found)
+        elif found:
+            show_offers(output, found)
+        else:
+            output.note("Nothing is offered to the project.")
+
+
+def accept(
+    share: Offer,
+    project: options.Project = None,
+    connection: options.ConnectionFile = None,
+    as_json: options.AsJson = False,
+) -> None:
+    """Take an image that is offered to the project: from then on the project sees it."""
+    _answer(documents.ACCEPT_SHARE, share, project, connection, as_json)
+
+
+def decline(
+    share: Offer,
+    project: options.Project = None,
+    connection: options.ConnectionFile = None,
+    as_json: options.AsJson = False,
+) -> None:
+    """Decline an image that is offered to the project, or give up one that was accepted."""
+    _answer(documents.DECLINE_SHARE, share, project, connection, as_json)
+
+
+def _answer(document: str, share: str, project: str | None, connection: Path | None, as_json: bool) -> None:
+    with command(as_json=as_json) as output:
+        answered = run(_answered(options.connection_of(connection, project), document, share))
+        if as_json:
+            output.json(answered)
+        else:
+            output.line(share_text(answered))
+
+
+async def _offered(connection: Connection) -> Sequence[Share]:
+    async with session(connection) as at:
+        return await offers_to(at.api, await find_project(at.api, connection.project))
+
+
+async def _answered(connection: Connection, document: str, wanted: str) -> Share:
+    async with session(connection) as at:
+        share_id = await find_offer(at.api, wanted, connection.project)
+        return dict((await at.api.mutate(document, shareId=share_id))["share"])

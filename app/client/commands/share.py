@@ -1,0 +1,99 @@
+"""`images share`, `images unshare`, `images shares`"""
+
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import typer
+
+from app.client.api import sharing_documents as documents
+from app.client.api.catalogue import find_image
+from app.client.api.connection import Connection
+from app.client.api.sharing import Share, share_image, share_with, shares_of
+from app.client.commands import options
+from app.client.commands.session import command, run, session
+from app.client.commands.show import Image
+from app.client.errors import NotFound
+from app.client.terminal.showing_shares import share_text, show_shares
+
+With = Annotated[
+    str,
+    typer.Option(
+        "--with", metavar="PROJECT", help="The other project, by id, or name if you see it.", show_default=False
+    ),
+]
+
+
+def share(
+    image: Image,
+    with_: With,
+    edit: Annotated[bool, typer.Option("--edit", help="Let it change name, system and labels, too.")] = False,
+    offer: Annotated[bool, typer.Option("--offer", help="Offer it, where you are no admin of that project.")] = False,
+    project: options.Project = None,
+    connection: options.ConnectionFile = None,
+    as_json: options.AsJson = False,
+) -> None:
+    """Share an image with another project of the organization, for it to launch servers from.
+
+    Said again, with or without --edit, it changes what the other project may do.
+    """
+    with command(as_json=as_json) as output:
+        grant = "LAUNCH_AND_EDIT" if edit else "LAUNCH"
+        made = run(_shared(options.connection_of(connection, project), image, with_, grant, offer))
+        if as_json:
+            output.json(made)
+        else:
+            output.line(share_text(made))
+
+
+def unshare(
+    image: Image,
+    with_: With,
+    project: options.Project = None,
+    connection: options.ConnectionFile = None,
+    as_json: options.AsJson = False,
+) -> None:
+    """Take a share back, or an offer. The other project does not see the image from then on; its copies stay."""
+    with command(as_json=as_json) as output:
+        gone, payload = run(_unshared(options.connection_of(connection, project), image, with_))
+        if as_json:
+            output.json({"revokedShareId": payload["revokedShareId"], "cursor": payload["cursor"]})
+        else:
+            output.line(f"{gone['imageName']} is not shared with {gone['project']['name']} any more: {gone['id']}")
+
+
+def shares(
+    image: Image,
+    project: options.Project = None,
+    connection: options.ConnectionFile = None,
+    as_json: options.AsJson = False,
+) -> None:
+    """List with whom an image is shared, or offered to."""
+    with command(as_json=as_json) as output:
+        found = run(_listed(options.connection_of(connection, project), image))
+        if as_json:
+            output.json(found)
+        elif found:
+            show_shares(output, found)
+        else:
+            output.note("The image is shared with no other project.")
+
+
+async def _shared(connection: Connection, wanted: str, project: str, grant: str, offer: bool) -> Share:
+    async with session(connection) as at:
+        image = await find_image(at.api, wanted, connection.project)
+        return await share_image(at.api, image, project, grant, offer=offer)
+
+
+async def _unshared(connection: Connection, wanted: str, project: str) -> tuple[Share, dict[str, Any]]:
+    async with session(connection) as at:
+        image = await find_image(at.api, wanted, connection.project)
+        known = share_with(await shares_of(at.api, image["id"]), project)
+        if known is None:
+            raise NotFound(f"{image['name']} is not shared with {project}.", hint="`images shares` lists with whom.")
+        return known, await at.api.mutate(documents.REVOKE_SHARE, shareId=known["id"])
+
+
+async def _listed(connection: Connection, wanted: str) -> Sequence[Share]:
+    async with session(connection) as at:
+        image = await find_image(at.api, wanted, connection.project)
+        return await shares_of(at.api, image["id"])

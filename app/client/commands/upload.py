@@ -1,0 +1,115 @@
+"""`images upload`"""
+
+import asyncio
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from app.client.api.catalogue import find_project
+from app.client.api.connection import Connection
+from app.client.api.settling import settled
+from app.client.commands import options
+from app.client.commands.session import command, run, session
+from app.client.errors import ImageFailed
+from app.client.patience import Patience
+from app.client.terminal.output import Output
+from app.client.terminal.reporting import Reporter, reporter_for
+from app.client.transfer.disk_file import DiskFile, opened
+from app.client.transfer.new_image import NewImage, describe
+from app.client.transfer.resume import cache_folder, claimed
+from app.client.transfer.uploading import Uploading
+
+
+def upload(
+    file: Annotated[Path, typer.Argument(help="A disk image: qcow2, raw, vmdk, vhd or vhdx.", show_default=False)],
+    name: Annotated[str | None, typer.Option(help="Name of the image; without it, the file's.")] = None,
+    format: Annotated[
+        options.Format | None,
+        typer.Option(case_sensitive=False, help="Format of the file; without it, by its ending or its first bytes."),
+    ] = None,
+    os_family: Annotated[str | None, typer.Option("--os", help="Operating system, for example ubuntu.")] = None,
+    os_version: Annotated[str | None, typer.Option(help="Its version, for example 24.04.")] = None,
+    arch: Annotated[
+        options.Architecture, typer.Option(case_sensitive=False, help="Processor that it is made for.")
+    ] = options.Architecture.X86_64,
+    label: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="A label; may be repeated.")] = None,
+    sha256: Annotated[str | None, typer.Option(metavar="HEX", help="SHA-256 of the file, checked on arrival.")] = None,
+    checksum: Annotated[bool, typer.Option("--checksum", help="Compute the SHA-256 first, to be checked.")] = False,
+    jobs: Annotated[int, typer.Option(min=1, max=32, help="Parts that are sent at the same time.")] = 4,
+    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until the image is ACTIVE.")] = True,
+    patience: options.PatienceSeconds = 120,
+    project: options.Project = None,
+    connection: options.ConnectionFile = None,
+    as_json: options.AsJson = False,
+) -> None:
+    """Upload a disk image, and wait until servers can be launched from it. Prints the image.
+
+    The same command goes on with an upload that was cut off, unless the file has changed since.
+    """
+    with command(as_json=as_json) as output, opened(file) as disk:
+        new = describe(
+            disk,
+            name=name,
+            format=format,
+            architecture=arch,
+            os=(os_family, os_version),
+            labels=label or (),
+            sha256=sha256,
+            checksum=checksum,
+        )
+        effort = _Effort(jobs, Patience(patience), wait)
+        act = _upload(options.connection_of(connection, project), output, disk, new, effort)
+        image = run(act, resumed_by="Run the same command again: it goes on where it stopped.")
+        if as_json:
+            output.json(image)
+        else:
+            output.line(f"{image['name']} is {image['status']}: {image['id']}")
+
+
+@dataclass(frozen=True, slots=True)
+class _Effort:
+    jobs: int
+    patience: Patience
+    wait: bool
+
+
+async def _upload(
+    connection: Connection, output: Output, disk: DiskFile, new: NewImage, effort: _Effort
+) -> dict[str, Any]:
+    async with session(connection) as at:
+        project_id = await find_project(at.api, connection.project)
+        identity = {
+            "gateway": connection.graphql,
+            "project": project_id,
+            "path": str(disk.path),
+            **new.identity(),
+        }
+        source = {**asdict(disk.state), **new.content()}
+        with claimed(cache_folder(os.environ), identity) as record, reporter_for(output) as reporter:
+
+            async def described() -> dict[str, Any]:
+                return new.as_input(project_id, await _checksum(disk, new, reporter))
+
+            uploading = Uploading(
+                at.api, at.http, disk, source, described, record, reporter, effort.patience, effort.jobs
+            )
+            image = await uploading.bring()
+            if effort.wait:
+                image = await settled(at.api, image["id"], reporter, effort.patience)
+            for warning in image["warnings"]:
+                reporter.note(f"warning: {warning}")
+            # From here on, the same command makes a new image.
+            record.forget()
+    if image["status"] == "ERROR":
+        raise ImageFailed.of(image)
+    return image
+
+
+async def _checksum(disk: DiskFile, new: NewImage, reporter: Reporter) -> str | None:
+    if not new.checksum:
+        return new.sha256
+    reporter.begin(f"computing the SHA-256 of {disk.name}", 0, disk.size)
+    return await asyncio.to_thread(disk.sha256, reporter.advance)

@@ -1,0 +1,109 @@
+"""`images watch`"""
+
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import typer
+
+from app.client.api.catalogue import find_image, find_project, image_by_id
+from app.client.api.connection import Connection
+from app.client.api.settling import SETTLED
+from app.client.api.watching import Item, Watched, follow, missed, newest_cursor
+from app.client.commands import options
+from app.client.commands.session import Session, command, run, session
+from app.client.errors import ImageFailed, Interrupted, Misconfigured, NotFound
+from app.client.patience import Patience
+from app.client.terminal.output import Output
+from app.client.terminal.showing import event_text
+
+
+def watch(
+    image: Annotated[str | None, typer.Argument(help="Only this image, by id or name.", show_default="all")] = None,
+    after: Annotated[
+        str | None, typer.Option(metavar="CURSOR", help="From where to go on.", show_default="from now on")
+    ] = None,
+    until_settled: Annotated[
+        bool, typer.Option("--until-settled", help="End when the image is ACTIVE or in ERROR, with 0 or 1.")
+    ] = False,
+    progress: Annotated[bool, typer.Option("--progress/--no-progress", help="Progress, too.")] = True,
+    patience: options.PatienceSeconds = 300,
+    project: options.Project = None,
+    connection: options.ConnectionFile = None,
+    as_json: options.AsJson = False,
+) -> None:
+    """Print what happens to images, as it happens: a line for each event, or a line of JSON."""
+    with command(as_json=as_json) as output:
+        if until_settled and image is None:
+            raise Misconfigured("--until-settled needs an image.", hint="Name one, by id or name.")
+        where = options.connection_of(connection, project)
+        watching = _Watching(output, Patience(patience), progress, until_settled, after)
+        try:
+            run(watching.watch(where, image))
+        except Interrupted as interrupted:
+            hint = f"Go on with --after {watching.newest}." if watching.newest else None
+            raise Interrupted(interrupted.message, hint=hint, cursor=watching.newest) from None
+
+
+@dataclass(slots=True)
+class _Watching:
+    """Prints a feed. `newest` is the cursor of what was printed last."""
+
+    output: Output
+    patience: Patience
+    progress: bool
+    until_settled: bool
+    newest: str | None
+
+    async def watch(self, connection: Connection, wanted: str | None) -> None:
+        """Print events, without end unless `until_settled`. Raises ClientError; ImageFailed when that is the end."""
+        async with session(connection) as at:
+            image = await find_image(at.api, wanted, connection.project) if wanted is not None else None
+            # The image's own project is the one whose feed tells of it.
+            project = (image["project"] or {}).get("id") if image else None
+            after = self.newest or await newest_cursor(at.api)
+            watched = Watched(
+                project or await find_project(at.api, connection.project),
+                image["id"] if image else None,
+                after,
+                self.progress,
+            )
+            # Read after the cursor: what happens from here on is in the feed behind it.
+            if self.until_settled and image and await self._settled(at, image["id"]):
+                async for event in missed(at.api, watched):
+                    self._print(event)
+                return await self._end(at, image["id"])
+            await self._follow(at, watched)
+
+    async def _follow(self, at: Session, watched: Watched) -> None:
+        async for item in follow(at.api, watched, self.patience):
+            self._print(item)
+            if self.until_settled and watched.image_id and await self._may_be_over(at, item, watched.image_id):
+                return await self._end(at, watched.image_id)
+
+    async def _may_be_over(self, at: Session, item: Item, image_id: str) -> bool:
+        match item["__typename"]:
+            case "ImageDeleted":
+                raise NotFound("The image has been deleted.")
+            case "ImageStatusChanged" | "ResyncRequired":
+                return await self._settled(at, image_id)
+        return False
+
+    async def _settled(self, at: Session, image_id: str) -> bool:
+        return (await self._read(at, image_id))["status"] in SETTLED
+
+    async def _end(self, at: Session, image_id: str) -> None:
+        image = await self._read(at, image_id)
+        if image["status"] == "ERROR":
+            raise ImageFailed.of(image)
+
+    async def _read(self, at: Session, image_id: str) -> dict[str, Any]:
+        return await self.patience.until_done(lambda: image_by_id(at.api, image_id))
+
+    def _print(self, item: Item) -> None:
+        self.newest = item["cursor"]
+        if self.output.as_json:
+            self.output.json(item, indent=None)
+        elif item["__typename"] == "ResyncRequired":
+            self.output.note(event_text(item))
+        else:
+            self.output.line(event_text(item))

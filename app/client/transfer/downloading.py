@@ -1,0 +1,209 @@
+"""Downloads an image's qcow2, goes on with what an earlier run has left, and checks it."""
+
+import asyncio
+import fcntl
+import hashlib
+import os
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from io import FileIO
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from app.client.api import documents
+from app.client.api.catalogue import image_by_id
+from app.client.api.gateway import Api
+from app.client.errors import AddressRefused, ClientError, NoAnswer, NotReachable, Refused, UnusableFile
+from app.client.patience import Patience, Trouble
+from app.client.terminal.reporting import Reporter
+from app.client.transfer import signed
+
+_CHUNK = 1024 * 1024
+# So many new addresses in a row are refused: then it is not their age.
+_ADDRESSES = 3
+_MAXIMUM_NAME = 200
+_RANGE = re.compile(r"bytes (\d{1,19})-\d{1,19}/(\d{1,19})")
+
+
+@dataclass(slots=True)
+class Partial:
+    """The bytes that have come so far, in `file`, and the digest over them."""
+
+    file: FileIO
+    size: int = 0
+    digest: Any = field(default_factory=hashlib.sha256)
+
+    def read_earlier(self) -> None:
+        """Take in what an earlier run has left. Blocks."""
+        self.file.seek(0)
+        while chunk := self.file.read(_CHUNK):
+            self.digest.update(chunk)
+            self.size += len(chunk)
+
+    def start_over(self) -> None:
+        """Drop everything."""
+        self.file.seek(0)
+        self.file.truncate()
+        self.size, self.digest = 0, hashlib.sha256()
+
+    def append(self, chunk: bytes) -> None:
+        """Add bytes. Blocks. Raises UnusableFile, as when the disk is full."""
+        left = memoryview(chunk)
+        while left:
+            try:
+                written = self.file.write(left)
+            except OSError as error:
+                raise UnusableFile(f"{self.file.name} can't be written: {error.strerror}.") from error
+            self.digest.update(left[:written])
+            self.size += written
+            left = left[written:]
+
+
+@dataclass(frozen=True, slots=True)
+class Downloading:
+    """One image on its way to the file `target`."""
+
+    api: Api
+    http: httpx.AsyncClient
+    image: Mapping[str, Any]
+    target: Path
+    overwrite: bool
+    reporter: Reporter
+    patience: Patience
+
+    async def fetch(self) -> dict[str, Any]:
+        """What was downloaded: path, size in bytes, SHA-256, and whether that is known to be right.
+
+        Raises ClientError; UnusableFile when `target` exists and is not to be overwritten.
+        """
+        self._require_free()
+        with _claimed(self._partial_path()) as file:
+            partial = Partial(file)
+            await asyncio.to_thread(partial.read_earlier)
+            await self._receive(partial)
+            expected = (await self._download())["sha256"]
+            found = partial.digest.hexdigest()
+            if expected is not None and found != expected:
+                os.unlink(file.name)
+                raise NoAnswer(
+                    f"What was downloaded has the SHA-256 {found}, not {expected}.", hint="Download it again."
+                )
+            self._require_free()
+            await asyncio.to_thread(self._keep, file)
+        return {
+            "imageId": self.image["id"],
+            "path": str(self.target),
+            "size": partial.size,
+            "sha256": found,
+            "verified": expected is not None,
+        }
+
+    def _keep(self, file: FileIO) -> None:
+        try:
+            os.fsync(file.fileno())
+            os.replace(file.name, self.target)
+        except OSError as error:
+            raise UnusableFile(f"{self.target} can't be written: {error.strerror}.") from error
+
+    async def _receive(self, partial: Partial) -> None:
+        trouble, refused, before = Trouble(self.patience), 0, partial.size
+        while True:
+            # An address lives for minutes and a download for hours: only those refused in a row are too many.
+            refused = refused if partial.size == before else 0
+            before = partial.size
+            try:
+                request = (await self._download())["download"]
+                return await self._receive_rest(request, partial)
+            except AddressRefused:
+                refused += 1
+                if refused == _ADDRESSES:
+                    raise
+            except ClientError as error:
+                if not error.temporary:
+                    raise
+                if partial.size > before:
+                    trouble.over()
+                await trouble.rest(error)
+
+    async def _download(self) -> dict[str, Any]:
+        image = await self.patience.until_done(lambda: image_by_id(self.api, self.image["id"], documents.DOWNLOAD))
+        if image["download"] is None:
+            raise Refused(
+                f"The image is {image['status']}: it can't be downloaded.",
+                hint="Only images that are ACTIVE have something to download.",
+                code="NOT_READY",
+            )
+        return image
+
+    async def _receive_rest(self, request: Mapping[str, Any], partial: Partial) -> None:
+        headers = {**signed.headers_of(request), "Accept-Encoding": "identity"}
+        if partial.size:
+            headers["Range"] = f"bytes={partial.size}-"
+        try:
+            async with self.http.stream(
+                request["method"], request["url"], headers=headers, timeout=signed.TIMEOUT
+            ) as response:
+                total = await self._begin(response, partial)
+                # As it comes: what would be held back for a fuller piece would be lost when the connection breaks.
+                async for chunk in response.aiter_raw():
+                    await asyncio.to_thread(partial.append, chunk)
+                    self.reporter.advance(len(chunk))
+        except httpx.TransportError as error:
+            raise signed.broken(error) from error
+        if total is not None and partial.size != total:
+            raise NotReachable(f"The download broke off at {partial.size} of {total} bytes.")
+
+    async def _begin(self, response: httpx.Response, partial: Partial) -> int | None:
+        """Get ready for what the answer brings; the size of the whole file, if it tells. Raises ClientError."""
+        if response.status_code == 416 and response.headers.get("content-range") == f"bytes */{partial.size}":
+            return partial.size
+        if not response.is_success:
+            await response.aread()
+            raise signed.refusal_of(response)
+        told = _RANGE.fullmatch(response.headers.get("content-range", ""))
+        if response.status_code == 206 and (told is None or int(told[1]) != partial.size):
+            raise NoAnswer("The object store sends another range than it was asked for.")
+        if told is None:
+            partial.start_over()
+        length = response.headers.get("content-length", "")
+        total = int(told[2]) if told else int(length) if length.isdecimal() else None
+        self.reporter.begin(f"downloading {self.image['name']}", partial.size, total)
+        return total
+
+    def _require_free(self) -> None:
+        if self.target.is_dir():
+            raise UnusableFile(f"{self.target} is a folder.", hint="Name a file with --output.")
+        if not self.overwrite and self.target.exists():
+            raise UnusableFile(
+                f"{self.target} exists.", hint="Choose another file with --output, or overwrite it with --force."
+            )
+
+    def _partial_path(self) -> Path:
+        """Beside the target, under a name that only this image has: the bytes of two never get mixed."""
+        mark = hashlib.sha256(self.image["id"].encode()).hexdigest()[:12]
+        return self.target.with_name(f"{self.target.name[:_MAXIMUM_NAME]}.{mark}.part")
+
+
+def file_name_for(image: Mapping[str, Any]) -> str:
+    """A harmless name for an image's file: what somebody called the image never becomes a path."""
+    name = re.sub(r"[^\w.-]+", "_", image["name"], flags=re.ASCII).lstrip(".-_")[:_MAXIMUM_NAME]
+    return (name or re.sub(r"\W+", "_", image["id"], flags=re.ASCII)).removesuffix(".qcow2") + ".qcow2"
+
+
+@contextmanager
+def _claimed(path: Path) -> Iterator[FileIO]:
+    """The file at `path`, open to be gone on with, by nobody else. Raises UnusableFile."""
+    try:
+        file = open(path, "a+b", buffering=0, opener=lambda name, flags: os.open(name, flags | os.O_NOFOLLOW, 0o666))
+    except OSError as error:
+        raise UnusableFile(f"{path} can't be written: {error.strerror}.") from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UnusableFile(f"Another process is writing {path}.", hint="Wait for it.") from None
+        yield file

@@ -1,0 +1,111 @@
+"""The image that an upload shall become, as its owner describes it."""
+
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from app.client.errors import Misconfigured
+from app.client.transfer.disk_file import DiskFile
+
+_MAXIMUM_NAME = 255
+_FORMATS = "qcow2, raw, vmdk, vhd or vhdx"
+
+
+@dataclass(frozen=True, slots=True)
+class NewImage:
+    """What is said about an image. With `checksum`, the file's SHA-256 is computed before it is sent."""
+
+    name: str
+    file_name: str
+    size: int
+    format: str
+    architecture: str
+    os_family: str | None = None
+    os_version: str | None = None
+    labels: tuple[tuple[str, str], ...] = ()
+    sha256: str | None = None
+    checksum: bool = False
+
+    def as_input(self, project_id: str, sha256: str | None) -> dict[str, Any]:
+        """The input of createImage, but for its idempotency key."""
+        os = {"family": self.os_family, "version": self.os_version} if self.os_family else None
+        file = {"fileName": self.file_name, "size": self.size, "format": self.format, "sha256": sha256}
+        return {
+            "projectId": project_id,
+            "name": self.name,
+            "architecture": self.architecture,
+            "os": os,
+            "labels": [{"key": key, "value": value} for key, value in self.labels] or None,
+            "source": {"upload": file},
+        }
+
+    def identity(self) -> dict[str, Any]:
+        """What tells this wish from others: the same file under another name is another upload."""
+        content = self.content()
+        return {name: value for name, value in asdict(self).items() if name not in content}
+
+    def content(self) -> dict[str, Any]:
+        """What is said about the file's bytes: it may differ when the file has changed."""
+        return {"size": self.size, "format": self.format, "sha256": self.sha256}
+
+
+def describe(
+    disk: DiskFile,
+    *,
+    name: str | None,
+    format: str | None,
+    architecture: str,
+    os: tuple[str | None, str | None],
+    labels: Sequence[str],
+    sha256: str | None,
+    checksum: bool,
+) -> NewImage:
+    """The image that the options of `images upload` describe. Raises Misconfigured."""
+    family, version = os
+    if version and not family:
+        raise Misconfigured("--os-version is given, but --os is not.", hint="For example --os ubuntu.")
+    if sha256 and checksum:
+        raise Misconfigured("--sha256 and --checksum are given.", hint="Give one of them.")
+    return NewImage(
+        name=_proper(name) if name is not None else _name_of(disk),
+        file_name=disk.name,
+        size=disk.size,
+        format=(format or _format_of(disk)).upper(),
+        architecture=architecture.upper(),
+        os_family=family,
+        os_version=version,
+        labels=tuple(_label(text) for text in labels),
+        sha256=sha256,
+        checksum=checksum,
+    )
+
+
+def _format_of(disk: DiskFile) -> str:
+    found = disk.format()
+    if found is None:
+        raise Misconfigured(
+            f"Neither the name of {disk.path} nor its first bytes tell its format.",
+            hint=f"Say --format: {_FORMATS}. `qemu-img info FILE` tells; an archive has to be unpacked first.",
+            code="UNSUPPORTED_FORMAT",
+        )
+    return found
+
+
+def _name_of(disk: DiskFile) -> str:
+    """The file's name without its ending, and without what no image's name may hold."""
+    stem = disk.name.rpartition(".")[0] or disk.name
+    shown = "".join("_" if unicodedata.category(character) == "Cc" else character for character in stem)
+    return shown.strip()[:_MAXIMUM_NAME] or "image"
+
+
+def _label(text: str) -> tuple[str, str]:
+    key, equals, value = _proper(text).partition("=")
+    if not key or not equals:
+        raise Misconfigured(f"{text} is no label.", hint="A label looks like key=value.")
+    return key, value
+
+
+def _proper(argument: str) -> str:
+    """An argument as proper Unicode, whatever bytes it was given in."""
+    return argument.encode(errors="surrogateescape").decode(errors="replace")

@@ -1,0 +1,243 @@
+"""The operators' commands of `images`, but for those that run workers alone."""
+
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import anyio
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from app.adapters.chosen import announcer, messaging
+from app.catalog import members
+from app.catalog.feed import epochs
+from app.client.commands.all import add_user_commands
+from app.commands import connection_file
+from app.commands.data_folder import held_alone, make_folders
+from app.commands.doctor import Finding, findings
+from app.commands.fsck import add_fsck_command
+from app.commands.serving import address_of, listen, serve
+from app.commands.starting import migrate_all, prepare, settings_from
+from app.commands.tokens import ADMIN, ADMIN_NAME, add_token_commands, issue_token, sign_in_address
+from app.commands.work import FOR_OPERATORS, Data, add_work_commands
+from app.database.sessions import Database
+from app.graphql.schema import sdl
+from app.main import create_app
+from app.models import Project
+from app.settings import Settings
+from workers.errors import QemuError
+from workers.jobs.converters import owner_of
+from workers.limits import Limits
+from workers.main import Workers
+from workers.qemu.confinement import tried_out
+
+ORGANIZATION = "demo"
+PROJECTS = ("alpha", "beta")
+
+cli = typer.Typer(
+    name="images",
+    help="An image catalogue for a cloud: the gateway, its workers, and a client for both people and pipelines.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+
+Host = Annotated[str | None, typer.Option(help="Address to listen on [IMAGES_HOST].")]
+Port = Annotated[int | None, typer.Option(help="Port to listen on; 0 takes a free one [IMAGES_PORT].")]
+
+
+@cli.command(rich_help_panel=FOR_OPERATORS)
+def up(data: Data = None, host: Host = None, port: Port = None) -> None:
+    """Run all of it in this process: database, object store, API and workers."""
+    settings = settings_from(data=data, host=host, port=port)
+    make_folders(settings, always=True)
+    with held_alone(settings):
+        migrate_all(settings, data_folder=True)
+        projects = anyio.run(_found, settings, ORGANIZATION, PROJECTS, ADMIN, ADMIN)
+        bound = listen(settings.host, settings.port)
+        with messaging(settings) as told, _connection_file(settings, address_of(bound), projects) as ready:
+            app, endpoint = create_app(settings, told.queue, told.wakeups)
+            announce = announcer(told.queue, told.wakeups)
+            with Workers(settings, told.broker, told.wakeups, announce, told.queue):
+                serve(app, endpoint, bound, settings, ready)
+
+
+@contextmanager
+def _connection_file(settings: Settings, url: str, projects: Sequence[Project]) -> Iterator[Callable[[], None]]:
+    """Keep connection.json up to date during the block. Gives what to call when the gateway is ready."""
+    path = settings.data / connection_file.NAME
+    if settings.jwt_issuer is not None:
+        connection = connection_file.contents(url, None, projects)
+        yield lambda: _announce(path, connection, None)
+        return
+
+    def new_token() -> str:
+        return issue_token(settings, ADMIN, name=ADMIN_NAME, valid=connection_file.TOKEN_VALIDITY)
+
+    connection = connection_file.contents(url, new_token(), projects)
+    # Only for who sits there: what is printed elsewhere is kept in logs.
+    browser = settings.public_url or url
+    sign_in = sign_in_address(settings, browser, ADMIN, name=ADMIN_NAME) if sys.stdout.isatty() else None
+    with connection_file.renewed(path, connection, new_token):
+        yield lambda: _announce(path, connection, sign_in)
+
+
+def _announce(path: Path, connection: Mapping[str, Any], sign_in: str | None) -> None:
+    connection_file.write(path, connection)
+    _tell(path, connection, sign_in)
+
+
+@cli.command("serve", rich_help_panel=FOR_OPERATORS)
+def serve_api(data: Data = None, host: Host = None, port: Port = None) -> None:
+    """Run the API alone; `images work` beside it does the conversions."""
+    settings = settings_from(data=data, host=host, port=port)
+    prepare(settings)
+    bound = listen(settings.host, settings.port)
+    with messaging(settings, works=False) as told:
+        app, endpoint = create_app(settings, told.queue, told.wakeups)
+        listening = f"listening on {address_of(bound)}"
+        serve(app, endpoint, bound, settings, ready=lambda: print(listening, flush=True))  # noqa: T201
+
+
+@cli.command(rich_help_panel=FOR_OPERATORS)
+def migrate(
+    data: Data = None,
+    restored: Annotated[
+        bool, typer.Option("--restored", help="The database was restored from a backup: have all watchers resync.")
+    ] = False,
+) -> None:
+    """Bring the database to the state that this version needs, and make the bucket when there is none."""
+    settings = settings_from(data=data)
+    for sentence in migrate_all(settings):
+        typer.echo(sentence)
+    typer.echo("the database is up to date")
+    if restored:
+        _begin_epoch(settings)
+        typer.echo("the feed has a new epoch: cursors from before the restore ask for a resync")
+
+
+@cli.command(rich_help_panel=FOR_OPERATORS)
+def found(
+    organization: Annotated[str, typer.Option(help="Name of the organization.")],
+    project: Annotated[list[str], typer.Option(help="Name of a project of it; may be given several times.")],
+    admin: Annotated[str | None, typer.Option(help="Who administers the projects: a token's `sub`.")] = None,
+    owner: Annotated[str | None, typer.Option(help="Who owns the organization: a token's `sub`.")] = None,
+    data: Data = None,
+) -> None:
+    """Make an organization and its projects, and print their ids. Harmless when they are there.
+
+    An owner administers every project of the organization, later ones too, and sets their limits.
+    """
+    settings = settings_from(data=data)
+    prepare(settings)
+    for made in anyio.run(_found, settings, organization, project, admin, owner):
+        typer.echo(f"{made.id}  {made.name}")
+
+
+@cli.command(rich_help_panel=FOR_OPERATORS)
+def owner(
+    organization: Annotated[str, typer.Option(help="Name of the organization.")],
+    subject: Annotated[str, typer.Option(help="Who it is: a token's `sub`.")],
+    remove: Annotated[bool, typer.Option("--remove", help="They own it no longer.")] = False,
+    data: Data = None,
+) -> None:
+    """Make somebody an owner of an organization, who administers all its projects and sets their limits."""
+    settings = settings_from(data=data)
+    prepare(settings)
+    anyio.run(_set_owner, settings, organization, subject, not remove)
+    typer.echo(f"{subject} {'owns' if not remove else 'does not own'} {organization}")
+
+
+@cli.command(rich_help_panel=FOR_OPERATORS)
+def schema() -> None:
+    """Print the GraphQL schema."""
+    typer.echo(sdl(), nl=False)
+
+
+@cli.command(rich_help_panel=FOR_OPERATORS)
+def doctor(
+    data: Data = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    conversions: Annotated[bool, typer.Option(help="Whether images are converted on this machine.")] = True,
+) -> None:
+    """Say what is missing on this machine and how to install it. Ends with 1 when something is."""
+    settings = settings_from(data=data)
+    found = findings(settings)
+    if conversions:
+        found.append(_confinement(settings))
+    if as_json:
+        typer.echo(json.dumps([finding.as_json() for finding in found], indent=2))
+    else:
+        table = Table("", "what", "state", "what to do")
+        for finding in found:
+            table.add_row("ok" if finding.ok else "!!", finding.name, finding.state, finding.remedy or "")
+        Console().print(table)
+    if any(not finding.ok and finding.needed for finding in found):
+        raise typer.Exit(1)
+
+
+def _confinement(settings: Settings) -> Finding:
+    """How far qemu is shut in: a container may have bubblewrap, and keep it from making namespaces."""
+    try:
+        shut_in = tried_out(Limits()).bubblewrap is not None
+    except (QemuError, OSError) as error:
+        return Finding("confinement", False, str(error), "install what is missing above")
+    state = "bubblewrap" if shut_in else "limits alone: qemu shares the network and the user of its worker"
+    if settings.require_confinement and not shut_in:
+        state += "; IMAGES_REQUIRE_CONFINEMENT: nothing is converted here"
+    remedy = None if shut_in else "let bubblewrap make namespaces: see docs/operating.md, What confines qemu"
+    return Finding("confinement", shut_in, state, remedy, needed=settings.require_confinement)
+
+
+def command_line() -> typer.Typer:
+    """All commands: the operators' own, and the users'."""
+    add_token_commands(cli)
+    add_work_commands(cli)
+    add_fsck_command(cli, owner_of)
+    add_user_commands(cli)
+    return cli
+
+
+async def _with_database(settings: Settings, act: Callable[[Database], Any]) -> Any:
+    database = Database(settings.database_address)
+    try:
+        return await act(database)
+    finally:
+        await database.close()
+
+
+async def _found(
+    settings: Settings, organization: str, projects: Sequence[str], admin: str | None, owner: str | None
+) -> Sequence[Project]:
+    made: Sequence[Project] = await _with_database(
+        settings, lambda db: members.found(db, organization, projects, admin, owner)
+    )
+    return made
+
+
+async def _set_owner(settings: Settings, organization: str, subject: str, owns: bool) -> None:
+    await _with_database(settings, lambda db: members.set_owner(db, organization, subject, owns=owns))
+
+
+def _begin_epoch(settings: Settings) -> None:
+    anyio.run(_with_database, settings, epochs.renew)
+    with messaging(settings, works=False) as told:
+        told.wakeups.feed_grew()
+
+
+def _tell(path: Path, connection: Mapping[str, Any], sign_in: str | None) -> None:
+    """Say that the gateway is ready: to people with the address to open, to logs without anything secret."""
+    if not sys.stdout.isatty():
+        hint = "" if connection["token"] is None else "; `images signin` opens GraphiQL"
+        print(f"listening on {connection['url']}; address and token are in {path}{hint}", flush=True)  # noqa: T201
+        return
+    console = Console(highlight=False)
+    console.print(f"\n[bold]GraphiQL[/bold]  {sign_in or connection['graphql']}", soft_wrap=True)
+    if sign_in is not None:
+        console.print(f"          signs one browser in as {ADMIN}; `images signin` prints a new address")
+    for project in connection["projects"]:
+        console.print(f"[bold]project[/bold]   {project['name']}  {project['id']}")
+    console.print(f"\nFor the CLI:  export IMAGES_CONNECTION={path}\n", soft_wrap=True)

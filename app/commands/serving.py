@@ -1,0 +1,135 @@
+"""Runs the API under uvicorn, and ends it in order: streams first, then connections."""
+
+import asyncio
+import gc
+import signal
+import socket
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import uvicorn
+from starlette.applications import Starlette
+
+from app.errors import SettingsError
+from app.graphql.transport.asgi import GatewayGraphQL
+from app.settings import Settings
+from app.wire.limits import connection_limit, raise_descriptor_limit
+from app.wire.protocols import protocols
+
+_BACKLOG = 2048
+# Sockets that nobody answers on are found by pings, every so many seconds.
+_PING_SECONDS = 20.0
+_GRACE_SECONDS = 10
+# What a client may send over a WebSocket at once: the same as in the body of a POST.
+_MESSAGE_BYTES = 1024 * 1024
+# A thread that writes a file or a row needs the interpreter back after each system call, and while the event loop is
+# busy it waits so many seconds for it each time: a fifth of the default.
+_SWITCH_SECONDS = 0.001
+# How often younger objects are collected before all are, which stops everything for a tenth of a second with a
+# thousand subscriptions open. Little is left to it, since operations leave no cycles.
+_FULL_COLLECTION_EVERY = 100
+
+
+class _Server(uvicorn.Server):
+    """A server that tells its streams before it closes connections, and ends on a signal with exit code 0."""
+
+    def __init__(self, config: uvicorn.Config, endpoint: GatewayGraphQL) -> None:
+        super().__init__(config)
+        self._endpoint = endpoint
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        await self._endpoint.shutdown()
+        await super().shutdown(sockets)
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        # uvicorn raises the signal again when it has ended, and so would die of it.
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self.handle_exit, number, None)
+        yield
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket; port 0 takes a free one. Raises SettingsError when the address can't be had."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        bound = socket.create_server((host, port), family=family, backlog=_BACKLOG)
+    except OSError as error:
+        raise SettingsError(
+            f"can't listen on {host} port {port}: {error.strerror}; choose another with --host and --port"
+        ) from error
+    bound.set_inheritable(True)
+    return bound
+
+
+def address_of(bound: socket.socket) -> str:
+    """The address under which a listening socket is reached from this machine."""
+    host, port = bound.getsockname()[:2]
+    shown = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104  # nosec B104 (compared, not bound)
+    return f"http://[{shown}]:{port}" if ":" in shown else f"http://{shown}:{port}"
+
+
+def serve(
+    app: Starlette,
+    endpoint: GatewayGraphQL,
+    bound: socket.socket,
+    settings: Settings,
+    ready: Callable[[], None] = lambda: None,
+) -> None:
+    """Serve until SIGTERM or SIGINT. `ready` is called when the first request can be answered.
+
+    Raises SettingsError when the process may not open enough files for its connections.
+    """
+    connections = connection_limit(settings.connections, raise_descriptor_limit())
+    drop_slow_readers(bound, settings.unread_seconds)
+    config = uvicorn.Config(
+        app,
+        loop="uvloop",
+        **protocols(connections, settings.head_seconds),
+        ws_max_size=_MESSAGE_BYTES,
+        # Compression keeps a window per connection: twice the memory of a watcher for messages of a few bytes.
+        ws_per_message_deflate=False,
+        ws_ping_interval=_PING_SECONDS,
+        ws_ping_timeout=_PING_SECONDS,
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=bool(settings.trusted_proxies),
+        forwarded_allow_ips=list(settings.trusted_proxies),
+        timeout_graceful_shutdown=_GRACE_SECONDS,
+    )
+    server = _Server(config, endpoint)
+    sys.setswitchinterval(_SWITCH_SECONDS)
+
+    async def run() -> None:
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(_when_started(server, ready))
+            await server.serve([bound])
+
+    with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
+        runner.run(run())
+
+
+def drop_slow_readers(bound: socket.socket, seconds: float) -> None:
+    """Have the kernel close connections whose client takes no byte of an answer for so long (tcp(7)).
+
+    Connections inherit this. Whatever waits in a buffer is freed, on every path: answers, downloads, streams,
+    WebSockets, and what is left when a connection is closed. Only Linux can do it.
+    """
+    if hasattr(socket, "TCP_USER_TIMEOUT"):
+        bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, max(1, round(seconds * 1000)))
+
+
+async def _when_started(server: uvicorn.Server, ready: Callable[[], None]) -> None:
+    while not server.started:
+        if server.should_exit:
+            return
+        await asyncio.sleep(0.01)
+    # What start-up made stays for good. Left to the collector, it is walked over and over while events go out.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*gc.get_threshold()[:2], _FULL_COLLECTION_EVERY)
+    ready()

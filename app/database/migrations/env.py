@@ -1,0 +1,58 @@
+"""Alembic's entry: runs the migrations on one connection, in one transaction, one process after the other."""
+
+import asyncio
+from typing import Any, Literal
+
+from alembic import context
+from alembic.autogenerate.api import AutogenContext
+from sqlalchemy.engine import Connection
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+
+from app.database import postgres, sqlite
+from app.database.migrations.comparison import belongs_to
+from app.models import TABLES, Instant, Word
+
+
+def render(kind: str, item: Any, _context: AutogenContext) -> str | Literal[False]:
+    """Our column types as what they are in the database, so that a migration does not depend on later code."""
+    if kind == "type" and isinstance(item, Instant):
+        return "sa.DateTime(timezone=True)"
+    if kind == "type" and isinstance(item, Word):
+        return "sa.Text()"
+    return False
+
+
+def run(connection: Connection) -> None:
+    """Apply what is missing."""
+    if connection.dialect.name == "postgresql":
+        # Who comes second waits here, and then finds nothing to do.
+        connection.execute(postgres.taking(postgres.Lock.MIGRATION))
+    # SQLite changes a table by making it anew, which batch mode does.
+    context.configure(
+        connection=connection,
+        target_metadata=TABLES,
+        render_as_batch=True,
+        render_item=render,
+        include_object=belongs_to(connection.dialect.name),
+    )
+    with context.begin_transaction():
+        context.run_migrations()
+
+
+def opened(url: str) -> AsyncEngine:
+    """The database that `migrate` was given."""
+    return create_async_engine(url) if url.startswith("sqlite") else postgres.open_for_migration(url)
+
+
+async def connect_and_run() -> None:
+    """Apply what is missing, or nothing when something fails."""
+    engine = opened(context.config.attributes["url"])
+    try:
+        with postgres.told_as_unavailable(), sqlite.told_as_unavailable():
+            async with engine.begin() as connection:
+                await connection.run_sync(run)
+    finally:
+        await engine.dispose()
+
+
+asyncio.run(connect_and_run())

@@ -1,0 +1,1 @@
+"""GraphQL over HTTP, server-sent events, multipart and WebSockets, for any schema."""

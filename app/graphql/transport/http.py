@@ -1,0 +1,170 @@
+"""Reads operations from requests, by the GraphQL over HTTP specification (https://graphql.github.io/graphql-over-http)."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from starlette.requests import ClientDisconnect, Request
+
+from app.errors import GatewayError
+from app.graphql.json_values import NotJson, TooManyValues, count_items, read_json
+from app.graphql.limits.query_limits import KIB, QueryLimits
+from app.graphql.masking import CodedError
+from app.graphql.transport.execution import OperationRequest
+from app.request_body import BodyTimeout, RequestBody
+
+_TOKEN_HINT = "Send a token; without one only the schema can be read."  # noqa: S105
+_FEWER_HINT = "Split the input over several requests."
+_CLOSE = {"Connection": "close"}
+_UPLOAD_HINT = "Bytes go around GraphQL: call `createImage` with an upload source and PUT them where it says."
+
+
+class RequestRefused(GatewayError):
+    """Raised when a request can't be taken. `status` is the HTTP status; `headers` go with the answer.
+
+    `details` are shown beside the code.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        message: str,
+        *,
+        hint: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        details: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.message = message
+        self.headers = dict(headers or {})
+        self.details = {**(details or {}), **({"hint": hint} if hint else {})}
+
+    @classmethod
+    def of(cls, status: int, error: CodedError, headers: Mapping[str, str] | None = None) -> "RequestRefused":
+        """Refuse a request for a limit that it hit."""
+        details = dict(error.extensions or {})
+        return cls(status, details.pop("code"), error.message, headers=headers, details=details)
+
+    def as_error(self) -> CodedError:
+        """The error that the caller is shown."""
+        return CodedError(self.message, self.code, **self.details)
+
+
+def check_head(request: Request, body: RequestBody, limits: QueryLimits, *, anonymous: bool) -> None:
+    """Decide by the head alone whether the body of a request is worth reading. Raises RequestRefused (413 or 415)."""
+    if request.method == "GET":
+        return
+    _check_content_type(request.headers.get("content-type", ""))
+    if (body.length or 0) > _body_limit(limits, anonymous):
+        raise _body_too_large(limits, anonymous)
+
+
+async def read_operation(
+    request: Request, body: RequestBody, limits: QueryLimits, *, anonymous: bool, seconds: float
+) -> OperationRequest:
+    """The operation in a GET's query string or a POST's body, which may take `seconds` to arrive.
+
+    Raises RequestRefused, and ClientDisconnect when the client goes while it sends.
+    """
+    if request.method == "GET":
+        return operation_in(_query_parameters(request, limits), limits)
+    try:
+        content = await body.read(_body_limit(limits, anonymous), seconds)
+    except BodyTimeout:
+        message = f"The body did not arrive within {seconds:g} seconds."
+        raise RequestRefused(408, "REQUEST_TIMEOUT", message, hint="Send the request again.", headers=_CLOSE) from None
+    if not body.complete:
+        raise ClientDisconnect
+    if content is None:
+        raise _body_too_large(limits, anonymous)
+    return operation_in(_json(content, limits), limits)
+
+
+def operation_in(parameters: object, limits: QueryLimits) -> OperationRequest:
+    """The operation in the JSON object that a client sent. Raises RequestRefused (400 or 413)."""
+    if isinstance(parameters, list):
+        raise _bad_request("Send one operation per request; batches are not taken.", code="BATCHING_OFF")
+    if not isinstance(parameters, dict):
+        raise _bad_request("The request has to be a JSON object.")
+    query = parameters.get("query")
+    if not isinstance(query, str) or not query:
+        raise _bad_request("`query` has to be a string that holds a GraphQL document.")
+    if len(query.encode(errors="surrogatepass")) > limits.document_bytes:
+        message = f"The document is longer than {_readable(limits.document_bytes)}."
+        raise RequestRefused(413, "DOCUMENT_TOO_LARGE", message)
+    name = parameters.get("operationName")
+    if not isinstance(name, str | None):
+        raise _bad_request("`operationName` has to be a string or null.")
+    for field in ("variables", "extensions"):
+        if not isinstance(parameters.get(field), dict | None):
+            raise _bad_request(f"`{field}` has to be an object or null.")
+    variables = parameters.get("variables")
+    _check_variables(variables, limits)
+    return OperationRequest(query, variables, name or None)
+
+
+def _check_variables(variables: dict[str, Any] | None, limits: QueryLimits) -> None:
+    """Coercion takes time for every item, even for a caller who may do nothing."""
+    items, depth = count_items(variables, limits.variable_items)
+    if items > limits.variable_items:
+        message = f"The variables contain more than {limits.variable_items:,} list elements and object fields."
+        raise RequestRefused(400, "TOO_MANY_ITEMS", message, hint=_FEWER_HINT)
+    if depth > limits.variable_depth:
+        message = f"The variables are nested more than {limits.variable_depth} levels deep."
+        raise _bad_request(message, code="VARIABLES_TOO_DEEP")
+
+
+def _query_parameters(request: Request, limits: QueryLimits) -> dict[str, Any]:
+    parameters: dict[str, Any] = dict(request.query_params)
+    for name in ("variables", "extensions"):
+        if name in parameters:
+            parameters[name] = _json(parameters[name] or "null", limits)
+    return parameters
+
+
+def _check_content_type(content_type: str) -> None:
+    """Takes JSON only: a browser asks before it sends that across origins; forms and text it just sends."""
+    media_type, _, parameters = content_type.lower().partition(";")
+    if media_type.strip() == "multipart/form-data":
+        raise _unsupported_media("Files can't be sent in a GraphQL request.", hint=_UPLOAD_HINT)
+    if media_type.strip() != "application/json":
+        raise _unsupported_media("The body has to be JSON, with `Content-Type: application/json`.")
+    charset = parameters.partition("charset=")[2].strip(" '\";")
+    if charset not in ("", "utf-8", "utf8"):
+        raise _unsupported_media("The body has to be UTF-8.")
+
+
+def _body_limit(limits: QueryLimits, anonymous: bool) -> int:
+    return min(limits.anonymous_body_bytes, limits.body_bytes) if anonymous else limits.body_bytes
+
+
+def _body_too_large(limits: QueryLimits, anonymous: bool) -> RequestRefused:
+    message = f"The body is longer than {_readable(_body_limit(limits, anonymous))}."
+    hint = _TOKEN_HINT if anonymous else _UPLOAD_HINT
+    return RequestRefused(413, "BODY_TOO_LARGE", message, hint=hint, headers=_CLOSE)
+
+
+def _json(text: bytes | str, limits: QueryLimits) -> object:
+    try:
+        return read_json(text, limits.json_values)
+    except NotJson:
+        raise _bad_request("The request is not readable as JSON.") from None
+    except TooManyValues:
+        message = f"The request contains more than {limits.json_values:,} JSON values."
+        raise RequestRefused(400, "TOO_MANY_ITEMS", message, hint=_FEWER_HINT) from None
+
+
+def _readable(size: int) -> str:
+    return f"{size // KIB:,} KiB" if size % KIB == 0 else f"{size:,} bytes"
+
+
+def _bad_request(message: str, code: str = "BAD_REQUEST") -> RequestRefused:
+    return RequestRefused(400, code, message)
+
+
+def _unsupported_media(message: str, hint: str | None = None) -> RequestRefused:
+    return RequestRefused(
+        415, "UNSUPPORTED_MEDIA_TYPE", message, hint=hint, headers={"Accept-Post": "application/json"}
+    )

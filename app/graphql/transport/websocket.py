@@ -1,0 +1,246 @@
+"""Subscriptions on a socket: the graphql-transport-ws protocol.
+
+https://github.com/enisdenjo/graphql-ws/blob/master/PROTOCOL.md. Strawberry's handler keeps the protocol's
+state; here is what differs: who is calling, messages that are malformed, and mistakes that cost one operation
+only.
+
+A socket is closed with 4403 when its token is refused or has expired: clients of this protocol then connect
+again with new parameters, which they don't after 4401.
+"""
+
+import asyncio
+import uuid
+from collections.abc import Mapping
+from contextlib import ExitStack, aclosing, suppress
+from datetime import timedelta
+from typing import Any, cast
+
+import structlog
+from starlette.websockets import WebSocket
+from strawberry.http.exceptions import (
+    WebSocketDisconnected,
+)
+from strawberry.schema import BaseSchema
+from strawberry.subscriptions.protocols.graphql_transport_ws.handlers import (
+    BaseGraphQLTransportWSHandler,
+    Operation,
+)
+from strawberry.subscriptions.protocols.graphql_transport_ws.types import (
+    CompleteMessage,
+    ConnectionInitMessage,
+    Message,
+    NextMessage,
+    NextMessagePayload,
+    SubscribeMessage,
+)
+
+from app.errors import NotAuthenticated
+from app.graphql.admission import Admission, caller_key
+from app.graphql.limits.query_limits import QueryLimits
+from app.graphql.masking import CodedError
+from app.graphql.protocols import (
+    Alarm,
+    Authenticate,
+    Caller,
+    MakeContext,
+    OperationContext,
+    SetAlarm,
+    StreamEnd,
+    bearer_token,
+)
+from app.graphql.transport.execution import OperationRequest, answers, refusal
+from app.graphql.transport.http import RequestRefused, operation_in
+from app.graphql.transport.socket_messages import SocketMessages
+
+INTERNAL_ERROR = 1011
+# As the protocol's own "Too many initialisation requests": clients don't connect again by themselves.
+TOO_MANY_REQUESTS = 4429
+CLOSE_CODES = {
+    StreamEnd.TOKEN_EXPIRED: (4403, "Token expired"),
+    StreamEnd.SHUTTING_DOWN: (1001, "Going away"),
+}
+
+# The id of an operation comes back with each of its messages.
+_ID_CHARACTERS = 256
+
+log = structlog.get_logger()
+
+
+class SubscriptionSocket(BaseGraphQLTransportWSHandler[OperationContext, None]):
+    """One connection. `handle` serves it until it is closed."""
+
+    def __init__(
+        self,
+        socket: WebSocket,
+        schema: BaseSchema,
+        *,
+        authenticate: Authenticate,
+        make_context: MakeContext,
+        limits: QueryLimits,
+        admission: Admission,
+        set_alarm: SetAlarm,
+        connection_init_seconds: float,
+    ) -> None:
+        super().__init__(
+            view=None,  # type: ignore[arg-type]  # asked by connection_init only, which is handled here
+            websocket=SocketMessages(socket, limits),
+            context=None,  # type: ignore[arg-type]  # every operation has a context of its own
+            root_value=None,
+            schema=schema,
+            connection_init_wait_timeout=timedelta(seconds=connection_init_seconds),
+        )
+        self._socket = socket
+        self._authenticate = authenticate
+        self._make_context = make_context
+        self._limits = limits
+        self._admission = admission
+        # The place among the caller's sockets, given back when the socket has gone.
+        self._place = ExitStack()
+        self._set_alarm = set_alarm
+        self._caller: Caller | None = None
+        self._expiry: Alarm | None = None
+        self._ending: asyncio.Task[None] | None = None
+
+    @property
+    def caller(self) -> Caller | None:
+        """Who is at the other end; None until connection_init says so."""
+        return self._caller
+
+    def end(self, end: StreamEnd) -> None:
+        """Close the socket soon, telling the client why."""
+        self._ending = asyncio.create_task(self.websocket.close(*CLOSE_CODES[end]))
+
+    async def shutdown(self) -> None:
+        """Called when the socket has gone: stops its operations."""
+        if self._expiry:
+            self._expiry.cancel()
+        try:
+            await super().shutdown()
+        finally:
+            self._place.close()
+
+    async def handle_message(self, message: Message) -> None:
+        """Serves one message, or closes the socket with 4400 when it is none of the protocol's."""
+        if _is_well_formed(message):
+            await super().handle_message(message)
+        else:
+            await self.handle_invalid_message("Invalid message")
+
+    async def handle_connection_init(self, message: ConnectionInitMessage) -> None:
+        """Finds out who is calling: by the payload's Authorization, or the handshake's."""
+        if self.connection_init_received:
+            return await self.websocket.close(4429, "Too many initialisation requests")
+        self.connection_init_received = True
+        payload = message.get("payload") or {}
+        # What a browser can't send as a header with the handshake.
+        self._socket.state.project_id = _named("x-project", payload)
+        if self.connection_init_timeout_task:
+            self.connection_init_timeout_task.cancel()
+        try:
+            self._caller = await self._authenticate(self._token(payload))
+        except NotAuthenticated as error:
+            return await self.websocket.close(4403, str(error) or "Forbidden")
+        except Exception:
+            log.exception("websocket_authentication_failed")
+            return await self.websocket.close(INTERNAL_ERROR, "Something went wrong")
+        try:
+            self._take_place(self._caller)
+        except CodedError as error:
+            return await self.websocket.close(TOO_MANY_REQUESTS, _reason_of(error))
+        await self.send_message({"type": "connection_ack"})
+        self.connection_acknowledged = True
+        if self._caller.expires_at:
+            self._expiry = self._set_alarm(self._caller.expires_at, lambda: self.end(StreamEnd.TOKEN_EXPIRED))
+
+    async def handle_subscribe(self, message: SubscribeMessage) -> None:
+        """Starts an operation, or answers it with an error when it can't be taken."""
+        error = self._refuse(message) if self.connection_acknowledged else None
+        if error and message["id"] not in self.operations:
+            answer = refusal(error, uuid.uuid4().hex)
+            await self.send_message({"id": message["id"], "type": "error", "payload": answer.body["errors"]})
+        else:
+            await super().handle_subscribe(message)
+
+    async def run_operation(self, operation: Operation[OperationContext, None]) -> None:
+        """Sends the answers of one operation."""
+        correlation_id = uuid.uuid4().hex
+        try:
+            # Operations start only after connection_init has found out who is calling.
+            caller = cast(Caller, self._caller)
+            context = self._make_context(self._socket, caller, correlation_id)
+            if caller.anonymous:
+                self._admission.anonymous.admit(self._socket)
+            request = OperationRequest(operation.query, operation.variables, operation.operation_name or None)
+            key = caller_key(caller, self._socket)
+            with self._admission.subscription(key, request.characters):
+                async with self._admission.turns.taken(key) as context.turn:
+                    await self._send_answers(operation, request, context)
+        except WebSocketDisconnected:
+            pass
+        except Exception as error:
+            await self._send_errors(operation, refusal(error, correlation_id).body["errors"])
+
+    async def _send_answers(
+        self, operation: Operation[OperationContext, None], request: OperationRequest, context: OperationContext
+    ) -> None:
+        async with aclosing(answers(self.schema, request, context)) as stream:
+            async for answer in stream:
+                if not answer.executed:
+                    return await self._send_errors(operation, answer.body["errors"])
+                payload = cast(NextMessagePayload, answer.body)
+                await operation.send_operation_message(NextMessage(id=operation.id, type="next", payload=payload))
+        await operation.send_operation_message(CompleteMessage(id=operation.id, type="complete"))
+
+    async def _send_errors(self, operation: Operation[OperationContext, None], errors: list[Any]) -> None:
+        with suppress(WebSocketDisconnected):
+            await operation.send_operation_message({"id": operation.id, "type": "error", "payload": errors})
+
+    def _take_place(self, caller: Caller) -> None:
+        """Raises CodedError when the caller has too many sockets, or comes too often without a token."""
+        if caller.anonymous:
+            self._admission.anonymous.admit(self._socket)
+        self._place.enter_context(self._admission.sockets.taken(caller_key(caller, self._socket)))
+
+    def _refuse(self, message: SubscribeMessage) -> CodedError | None:
+        limit = self._limits.subscriptions_per_connection
+        if len(self.operations) >= limit:
+            text = f"This connection has {limit} operations under way, and more are not allowed."
+            return CodedError(text, "TOO_MANY_SUBSCRIPTIONS", limit=limit)
+        try:
+            operation_in(message["payload"], self._limits)
+        except RequestRefused as refused:
+            return refused.as_error()
+        return None
+
+    def _token(self, payload: Mapping[str, object]) -> str | None:
+        given = _named("authorization", payload)
+        return bearer_token(self._socket.headers.get("authorization") if given is None else given)
+
+
+def _named(header: str, payload: Mapping[str, object]) -> str | None:
+    """What stands in the payload of connection_init under the name of a header, in whatever case."""
+    given = (value for name, value in payload.items() if name.lower() == header and value is not None)
+    return next((str(value) for value in given), None)
+
+
+def _is_well_formed(message: object) -> bool:
+    """Whether a message has the form that its type asks for. What `subscribe` carries is looked at later."""
+    if not isinstance(message, dict) or not isinstance(message.get("type"), str):
+        return False
+    match message["type"]:
+        case "subscribe":
+            return _has_id(message) and isinstance(message.get("payload"), dict)
+        case "complete":
+            return _has_id(message)
+        case _:
+            return isinstance(message.get("payload"), dict | None)
+
+
+def _has_id(message: dict[str, object]) -> bool:
+    given = message.get("id")
+    return isinstance(given, str) and 0 < len(given) <= _ID_CHARACTERS
+
+
+def _reason_of(error: CodedError) -> str:
+    details = error.extensions or {}
+    return f"{details['code']}: {details['hint']}"

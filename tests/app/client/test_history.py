@@ -1,0 +1,68 @@
+"""The newest of what has happened: read back page by page, and told on a line each."""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from app.client.api.watching import Item, newest_events
+from app.client.terminal.showing import event_text
+from tests.support.scripted_server import Reply, ScriptedServer, data, in_turn, session_with
+
+
+def page(first: int, last: int, *, earlier: bool) -> Reply:
+    nodes = [{"cursor": f"c{number}"} for number in range(first, last + 1)]
+    return data(imageEvents={"nodes": nodes, "pageInfo": {"hasPreviousPage": earlier, "startCursor": f"c{first}"}})
+
+
+def newest(count: int, *replies: Reply) -> tuple[list[Item], ScriptedServer]:
+    async def run() -> tuple[list[Item], ScriptedServer]:
+        async with session_with(in_turn(*replies)) as (at, server):
+            return await newest_events(at.api, "prj_1", None, count), server
+
+    return asyncio.run(run())
+
+
+def test_pages_are_read_backwards_until_there_are_enough_events() -> None:
+    events, server = newest(
+        150,
+        page(201, 300, earlier=True),
+        page(151, 200, earlier=True),
+    )
+
+    assert [event["cursor"] for event in events] == [f"c{number}" for number in range(151, 301)]
+    assert [(asked.variables["last"], asked.variables["before"]) for asked in server.asked] == [
+        (100, None),
+        (50, "c201"),
+    ]
+
+
+def test_a_feed_that_is_shorter_is_given_whole() -> None:
+    events, server = newest(250, page(21, 120, earlier=True), page(1, 20, earlier=False))
+
+    assert len(events) == 120
+    assert len(server.asked) == 2
+
+
+def event(**fields: Any) -> dict[str, Any]:
+    known = {"occurredAt": "T", "imageId": "img_1", "actor": "ada", "image": {"name": "web"}}
+    return known | {"__typename": "ImageShareChanged"} | fields
+
+
+OFFER = {"imageName": "web", "project": {"name": "beta"}, "grant": "LAUNCH"}
+
+
+@pytest.mark.parametrize(
+    ("happened", "told"),
+    [
+        (event(state="ACCEPTED", **OFFER), "web: shared with beta, to launch (by ada)"),
+        (event(state="OFFERED", image=None, **OFFER), "web: offered to beta, to launch (by ada)"),
+        (event(state="OFFERED", **OFFER | {"grant": "SOME"}), "web: offered to beta, to some (by ada)"),
+        (event(state="DECLINED", **OFFER), "web: declined by beta (by ada)"),
+        (event(state=None, image=None, **OFFER), "web: not shared with beta any more (by ada)"),
+        (event(__typename="ImageCreated", actor=None), "web: created"),
+        (event(__typename="ImageDeleted", imageName="old", image=None), "old: deleted (by ada)"),
+    ],
+)
+def test_an_event_says_what_happened_and_who_did_it(happened: dict[str, Any], told: str) -> None:
+    assert event_text(happened) == f"T  img_1  {told}"

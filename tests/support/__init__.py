@@ -1,0 +1,1 @@
+"""What the tests build on: gateways, servers, clients, worlds of users, and contracts that adapters keep."""

@@ -1,0 +1,242 @@
+"""Two organizations with everybody who could call, and images in every state: what `access_table` is about."""
+
+import secrets
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy
+
+from app.catalog import members
+from app.catalog.feed import event_log
+from app.catalog.feed.cursors import EPOCH_BYTES, Cursors, Mark
+from app.lifecycle import ProjectRole
+from app.models import TABLES
+from tests.support.access_cells import CALLERS
+from tests.support.gateway import OPERATOR, Gateway
+
+ACME, GLOBEX = ("home", "launching", "editing", "asked", "aside"), ("abroad", "overseas", "islands")
+# Who is an admin of a project beside that of their own, or in one where no caller is at home.
+ADMINS = {
+    "aside": ("admin", "launch-admin", "edit-admin"),
+    "overseas": ("abroad-admin",),
+    "islands": ("islander",),
+}
+STAFF = {"abroad-member": ProjectRole.MEMBER, "abroad-reader": ProjectRole.READER}
+CONTENT = b"\1" * 512
+# By kind of image: the project that it is of, and those that are named in shareImage.
+PLACES = {
+    "own": {"project": "home", "theirs": "aside", "another": "asked", "beyond": "abroad", "invited": "asked"},
+    "shared": {"project": "home", "theirs": "aside", "another": "asked", "beyond": "abroad", "invited": "asked"},
+    "foreign": {"project": "abroad", "theirs": "overseas", "another": "islands", "beyond": "home"}
+    | {"invited": "islands"},
+}
+# What of a mutation's payload tells what it was about.
+RESULTS = {
+    "deleteImage": "deletedImageId",
+    "revokeImageShare": "revokedShareId",
+    **dict.fromkeys(("shareImage", "updateImageShare", "acceptImageShare", "declineImageShare"), "share { id }"),
+    **dict.fromkeys(("setProjectQuota", "setProjectMember", "removeProjectMember"), "project { id }"),
+}
+INPUTS = dict.fromkeys(("acceptImageShare", "declineImageShare"), "AnswerImageShareInput")
+
+
+@dataclass
+class World:
+    """Two organizations with images in every state, as built, or as a change has left it."""
+
+    gateway: Gateway
+    saved: Path
+    ids: dict[str, str] = field(default_factory=dict)
+    images: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
+    start: int = 0
+    end: int = 0
+    built: tuple[Any, ...] = ()
+    untouched: bool = False
+    rows: dict[str, Sequence[dict[str, Any]]] = field(default_factory=dict)
+
+    # ------------------------------------------------------------ building
+
+    async def build(self) -> None:
+        """Make everything by the API, and remember it."""
+        self.start = await self.position()
+        await self._found()
+        await self._make_images()
+        await self._share()
+        await self._copy()
+        for place in ("home", "launching", "editing", "asked", "abroad"):
+            self.images["last", place] = await self.gateway.create(OPERATOR, projectId=self.ids[place], name="last")
+        self.end = await self.position()
+        await self._save()
+
+    async def position(self) -> int:
+        """Where the feed stands."""
+        async with self.gateway.database.read() as session:
+            return await event_log.newest_position(session)
+
+    def cursor(self, position: int) -> str:
+        """The cursor of a position."""
+        (row,) = self.rows["feed_epoch"]
+        return Cursors(bytes.fromhex(row["key"])).text(Mark(bytes.fromhex(row["epoch"]), position))
+
+    async def _found(self) -> None:
+        database = self.gateway.database
+        for organization, names, owner in (("acme", ACME, "owner"), ("globex", GLOBEX, None)):
+            for project in await members.found(database, organization, names, None, owner):
+                self.ids |= {project.name: project.id, organization: project.organization_id}
+        for caller in CALLERS.values():
+            if caller.subject and caller.role:
+                await members.appoint(database, caller.place, caller.subject, caller.role)
+        for name, subjects in ADMINS.items():
+            for subject in subjects:
+                await members.appoint(database, name, subject, ProjectRole.ADMIN)
+        for subject, role in STAFF.items():
+            await members.appoint(database, "abroad", subject, role)
+
+    async def _make_images(self) -> None:
+        gateway = self.gateway
+        for kind, project in (("own", "home"), ("shared", "home"), ("foreign", "abroad")):
+            given: dict[str, Any] = {"subject": OPERATOR, "projectId": self.ids[project]}
+            for state in ("active", "protected", "with shares"):
+                self.images[kind, state] = await gateway.active(CONTENT, name=f"{kind}-{state}", **given)
+            await self.do("updateImage", imageId=self.images[kind, "protected"]["id"], protected=True)
+            if kind != "shared":  # only what is ACTIVE can be shared
+                upload: dict[str, Any] = {"upload": {"size": len(CONTENT)}, "name": f"{kind}-uploading"}
+                self.images[kind, "uploading"] = await gateway.create(**given, **upload)
+                await gateway.send(self.images[kind, "uploading"], CONTENT)
+                self.images[kind, "failed"] = await gateway.failed(content=CONTENT, name=f"{kind}-failed", **given)
+        self.images["shared", "with shares"] = self.images["shared", "active"]
+        self.images["own", "with shares"] = self.images["own", "active"]
+
+    async def _share(self) -> None:
+        for state in ("active", "protected"):
+            image = self.images["shared", state]["id"]
+            given = await self.share(image, "launching", "LAUNCH")
+            await self.share(image, "editing", "LAUNCH_AND_EDIT")
+            offered = await self.share(image, "asked", "LAUNCH", "admin")
+            self.ids |= {"shared offer" if state == "active" else "declined": offered}
+            if state == "active":
+                self.ids["shared share"] = given
+        await self.do("declineImageShare", "asked-admin", shareId=self.ids["declined"])
+        image = self.images["foreign", "with shares"]["id"]
+        self.ids["foreign share"] = await self.share(image, "overseas", "LAUNCH")
+        self.ids["foreign offer"] = await self.share(image, "islands", "LAUNCH", "abroad-admin")
+
+    async def _copy(self) -> None:
+        """Two copies in `launching`: one of what it sees, and one of what it sees no more, which has a new name."""
+        given: dict[str, Any] = {"subject": OPERATOR, "projectId": self.ids["home"], "name": "withdrawn"}
+        self.images["withdrawn", "active"] = withdrawn = await self.gateway.active(CONTENT, **given)
+        share = await self.share(withdrawn["id"], "launching", "LAUNCH")
+        for name, image in (("copy", self.images["shared", "active"]), ("orphan", withdrawn)):
+            source = {"image": {"imageId": image["id"]}}
+            self.ids[name] = await self.do(
+                "createImage", "launch-member", projectId=self.ids["launching"], name=name, source=source
+            )
+        await self.do("revokeImageShare", shareId=share)
+        await self.do("updateImage", imageId=withdrawn["id"], name="renamed-since")
+
+    async def share(self, image_id: str, project: str, grant: str, subject: str = OPERATOR) -> str:
+        """Share an image, or offer it if need be; gives the share's id."""
+        given = {"imageId": image_id, "projectId": self.ids[project], "grant": grant, "offer": True}
+        return await self.do("shareImage", subject, **given)
+
+    async def do(self, mutation: str, subject: str = OPERATOR, /, **given: Any) -> str:
+        """Carry a mutation out; gives the id of what it was about."""
+        payload = (await self.gateway.ask(mutation_of(mutation), subject, input=given))["it"]
+        assert payload["userErrors"] == []
+        return made_by(mutation, payload)
+
+    # ------------------------------------------------------------ taking back
+
+    async def _save(self) -> None:
+        async with self.gateway.database.read() as session:
+            for table in TABLES.sorted_tables:
+                found = await session.execute(sqlalchemy.select(table))
+                self.rows[table.name] = [dict(row) for row in found.mappings()]
+        shutil.copytree(self.gateway.settings.objects_path, self.saved)
+        self.built = await self.gateway.everything()
+        self.untouched = True
+
+    async def rebuild(self) -> None:
+        """Have everything as it was built, unless the last that was found of it is that it is so."""
+        if not self.untouched:
+            # As after any other restore, the positions of the feed are given out again.
+            self.rows["feed_epoch"][0]["epoch"] = secrets.token_hex(EPOCH_BYTES)
+            async with self.gateway.database.transaction() as tx:
+                for table in reversed(TABLES.sorted_tables):
+                    await tx.session.execute(table.delete())
+                for table in TABLES.sorted_tables:
+                    if self.rows[table.name]:
+                        await tx.session.execute(table.insert(), self.rows[table.name])
+            shutil.rmtree(self.gateway.settings.objects_path)
+            shutil.copytree(self.saved, self.gateway.settings.objects_path)
+            await self.assert_untouched()
+        self.untouched = False
+
+    async def assert_untouched(self) -> None:
+        """Nothing is left of what was asked for: every row, and every file, is as it was built."""
+        assert await self.gateway.everything() == self.built
+        self.untouched = True
+
+    # ------------------------------------------------------------ looking
+
+    def names(self, kind: str, state: str, caller: str) -> dict[str, str]:
+        """What the names with a dollar stand for, in a cell."""
+        image = self.images.get((kind, state)) or self.images[kind, "protected" if state == "declined" else "active"]
+        staff = ("admin", "member", "reader")
+        subject, place = CALLERS[caller].subject or "", CALLERS[caller].place
+        return {
+            **{name: self.ids[project] for name, project in PLACES[kind].items()},
+            **{name: self.ids.get(f"{kind} {name}", "") for name in ("share", "offer")},
+            **{name: self.ids[name] for name in ("declined", "copy", "orphan")},
+            **{role: f"abroad-{role}" if kind == "foreign" else role for role in staff},
+            "image": image["id"],
+            "name": image["name"],
+            "upload": image["upload"]["id"],
+            "place": self.ids[place],
+            "organization": self.ids["globex" if kind == "foreign" else "acme"],
+            "subject": subject,
+            "me": f"usr_{subject}",
+            "somebody": "usr_islander",
+            "start": self.cursor(self.start),
+        }
+
+    async def answer(self, document: str, caller: str, **variables: Any) -> dict[str, Any]:
+        """The whole answer, but for what tells one request from another."""
+        body = await self.gateway.answer(document, CALLERS[caller].subject, **variables)
+        return anonymized(body)
+
+    async def feeds(self) -> dict[str, list[tuple[str, str, str | None]]]:
+        """What has been told since everything was built, by project: the events, their images, and their actors."""
+        fields, end = "nodes { __typename imageId actor }", self.cursor(self.end)
+        asked = [
+            f'{name}: imageEvents(projectId: "{self.ids[name]}", after: "{end}", first: 50) {{ {fields} }}'
+            for name in (*ACME, *GLOBEX)
+        ]
+        found = await self.gateway.ask(f"{{ {' '.join(asked)} }}", OPERATOR)
+        return {
+            name: [(event["__typename"], event["imageId"], event["actor"]) for event in feed["nodes"]]
+            for name, feed in found.items()
+        }
+
+
+def anonymized(body: dict[str, Any]) -> dict[str, Any]:
+    """An answer without the numbers by which its errors are looked up, and without what it cost."""
+    for error in body.get("errors", ()):
+        assert error["extensions"].pop("correlationId")
+    body.pop("extensions", None)
+    return body
+
+
+def mutation_of(name: str) -> str:
+    default, result = f"{name[0].upper()}{name[1:]}Input", RESULTS.get(name, "image { id }")
+    return f"""mutation ($input: {INPUTS.get(name, default)}!) {{ it: {name}(input: $input) {{
+        cursor userErrors {{ code message field hint }} query {{ __typename }} {result} }} }}"""
+
+
+def made_by(mutation: str, payload: Mapping[str, Any]) -> str:
+    """The id of what a mutation was about; empty when it was refused."""
+    result = payload[RESULTS.get(mutation, "image").split()[0]]
+    return str(result["id"]) if isinstance(result, dict) else result or ""

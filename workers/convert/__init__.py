@@ -1,0 +1,1 @@
+"""What every conversion does, whatever the store: examine the source, plan its way, verify the result."""

@@ -1,0 +1,122 @@
+"""What every conversion does before and after it: examine the source, verify the result. The same for all stores."""
+
+import hashlib
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from app.errors import ImageFailed
+from app.lifecycle import DiskFormat, ImagePhase
+from workers.convert.blame import blaming_image
+from workers.convert.inflating import see_inflated
+from workers.convert.planning import Subject, how_to_open
+from workers.errors import Cancelled, QemuRefused, UnsoundResult
+from workers.inspection.inspect import Inspection, inspect
+from workers.inspection.qcow2 import Qcow2Facts
+from workers.inspection.refusals import checksum_mismatch, corrupt
+from workers.inspection.reported import check_reported
+from workers.inspection.tables import mapped
+from workers.inspection.vhdx import ReadAt
+from workers.outcome import Converted, Way
+from workers.qemu import img
+from workers.qemu.confinement import Sandbox
+
+Report = Callable[[ImagePhase, int, int | None], None]
+
+# Little enough that a source of the store is read ahead meanwhile.
+_READ_SIZE = 512 << 10
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Where a conversion says how far it is, and learns that nobody wants it any more."""
+
+    report: Report
+    cancelled: threading.Event
+
+    def tell(self, phase: ImagePhase, done: int, total: int) -> None:
+        """Report progress, in bytes. Raises Cancelled."""
+        self.check()
+        self.report(phase, done, total)
+
+    def check(self) -> None:
+        """Raises Cancelled when the result is not wanted any longer."""
+        if self.cancelled.is_set():
+            raise Cancelled("the caller wants no result")
+
+    def of(self, phase: ImagePhase, total: int) -> Callable[[int], None]:
+        """Something to call with the bytes done out of `total`. Raises Cancelled, as it does itself."""
+        self.tell(phase, 0, total)
+        return lambda done: self.tell(phase, done, total)
+
+
+@dataclass(frozen=True, slots=True)
+class Uploaded:
+    """What was uploaded: `size` bytes that `read_at` reads (fewer at the end), and what its owner says of them."""
+
+    read_at: ReadAt
+    size: int
+    declared_format: DiskFormat
+    declared_sha256: str | None
+
+
+def examine(sandbox: Sandbox, uploaded: Uploaded, progress: Progress, *, on_socket: bool = False) -> Subject:
+    """Everything that can be known of a source before its map. `on_socket`: the sandbox has it on a socket.
+
+    Raises ImageFailed, QemuError, Cancelled, and what `read_at` raises.
+    """
+    tell = progress.of(ImagePhase.INSPECTING, uploaded.size)
+    if uploaded.declared_sha256 is not None:
+        _check_digest(uploaded, uploaded.declared_sha256, tell)
+    most = sandbox.limits.max_virtual_size
+    inspection = inspect(uploaded.read_at, uploaded.declared_format, uploaded.size, most)
+    image = how_to_open(inspection)
+    image = image.on_socket() if on_socket else image
+    virtual_size = _reported_size(sandbox, inspection, image, uploaded.size)
+    data_size = mapped(inspection.facts, uploaded.read_at, uploaded.size, virtual_size, progress.check)
+    return Subject(inspection, image, virtual_size, uploaded.size, data_size, uploaded.read_at)
+
+
+def verify(
+    sandbox: Sandbox, image: img.Image, read_at: ReadAt, expected: Converted, progress: Progress
+) -> img.CheckReport:
+    """Inspect a result as if it had been uploaded, check its tables, and read what is compressed and was kept.
+
+    What QEMU has read and written anew can be read again. Raises UnsoundResult, and what `read_at` raises.
+    """
+    limits = sandbox.limits
+    tell = progress.of(ImagePhase.VERIFYING, expected.file_size)
+    bounds = limits.for_tables(expected.file_size, expected.virtual_size)
+    try:
+        inspection = inspect(read_at, DiskFormat.QCOW2, expected.file_size, limits.max_virtual_size)
+        report = img.check(sandbox, image, bounds)
+        if expected.way is Way.KEEP and isinstance(inspection.facts, Qcow2Facts):
+            see_inflated(inspection.facts.header, read_at, expected.file_size, tell)
+    except (ImageFailed, QemuRefused) as error:
+        raise UnsoundResult(str(error)) from error
+    if not report.clean or inspection.claimed_size != expected.virtual_size or inspection.warnings:
+        raise UnsoundResult(f"{report}, {inspection.claimed_size} bytes large")
+    tell(expected.file_size)
+    return report
+
+
+def _check_digest(uploaded: Uploaded, declared: str, tell: Callable[[int], None]) -> None:
+    digest = hashlib.sha256()
+    for place in range(0, uploaded.size, _READ_SIZE):
+        digest.update(uploaded.read_at(place, min(_READ_SIZE, uploaded.size - place)))
+        tell(place)
+    if digest.hexdigest() != declared:
+        raise checksum_mismatch(declared, digest.hexdigest())
+
+
+def _reported_size(sandbox: Sandbox, inspection: Inspection, image: img.Image, source_size: int) -> int:
+    """The size of the disk as QEMU sees it; a raw source has no header, and its length is the disk's."""
+    limits = sandbox.limits
+    if inspection.format is DiskFormat.RAW:
+        return source_size
+    with blaming_image():
+        info = img.info(sandbox, image, limits.for_info())
+    size = check_reported(info, image.name, limits.max_virtual_size)
+    if inspection.claimed_size not in (None, size):
+        raise corrupt(f"This image names two sizes of its disk: {inspection.claimed_size} and {size} bytes.")
+    return size

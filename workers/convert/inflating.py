@@ -1,0 +1,98 @@
+"""See that the compressed clusters of a qcow2 can be read, where they have been kept as they were.
+
+QEMU inflates a cluster when a guest reads it: what is damaged would show only then. By QEMU's rule, a cluster is sound
+when what is inflated fills it; what follows in the file does not matter (block/qcow2-threads.c, qcow2_zlib_decompress
+and qcow2_zstd_decompress).
+"""
+
+import os
+import zlib
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import chain
+
+import zstandard
+
+from workers.errors import UnsoundResult
+from workers.inspection.qcow2_tables import Place, Qcow2Tables
+from workers.inspection.vhdx import ReadAt
+from workers.qcow2 import metadata
+
+_MOST_THREADS = 4
+# What is read at once of the file, in bytes, and what may lie between two clusters of it.
+_RUN, _GAP = 2 << 20, 64 << 10
+
+Inflate = Callable[[memoryview, int], bytes]
+
+
+def see_inflated(header: metadata.Header, read_at: ReadAt, size: int, tell: Callable[[int], None]) -> None:
+    """Inflate every compressed cluster of the disk in a file of `size` bytes, on all cores.
+
+    `tell` is called with how much of the file is done, in bytes, and may raise. Raises UnsoundResult where a cluster
+    can't be read, ImageFailed where the tables can't, and what `read_at` and `tell` raise.
+    """
+    inflate = _inflated_by_zstd if header.compression_type == metadata.ZSTD else _inflated_by_zlib
+    done = 0
+
+    def check(run: Sequence[Place]) -> int:
+        begin, end = run[0][0], _end(run)
+        raw = memoryview(read_at(begin, end - begin))
+        for place, length in run:
+            if len(inflate(raw[place - begin :][:length], header.cluster_size)) != header.cluster_size:
+                raise UnsoundResult(f"the compressed cluster at {place} can't be read")
+        return end - begin
+
+    tables = Qcow2Tables(header, read_at, size, lambda: tell(done))
+    for length in _side_by_side(check, chain.from_iterable(map(_runs, tables.compressed()))):
+        # Two runs may have a sector in common.
+        done = min(done + length, size)
+        tell(done)
+
+
+def _runs(places: Iterable[Place]) -> Iterator[list[Place]]:
+    """Ascending places in lists that are each worth one reading."""
+    run: list[Place] = []
+    for place, length in places:
+        if run and (place > _end(run) + _GAP or place + length > run[0][0] + _RUN):
+            yield run
+            run = []
+        run.append((place, length))
+    if run:
+        yield run
+
+
+def _end(run: Sequence[Place]) -> int:
+    place, length = run[-1]
+    return place + length
+
+
+def _side_by_side(check: Callable[[Sequence[Place]], int], runs: Iterable[Sequence[Place]]) -> Iterator[int]:
+    """The results, in order; only as much is read ahead as keeps the threads at work."""
+    threads = min(_MOST_THREADS, os.cpu_count() or 1)
+    waiting: deque[Future[int]] = deque()
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="inflate")
+    try:
+        for run in runs:
+            waiting.append(pool.submit(check, run))
+            if len(waiting) > 2 * threads:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _inflated_by_zlib(data: memoryview, most: int) -> bytes:
+    try:
+        return zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, most)
+    except zlib.error:
+        return b""
+
+
+def _inflated_by_zstd(data: memoryview, most: int) -> bytes:
+    """With room for one byte more, a frame that is too long shows."""
+    try:
+        return zstandard.ZstdDecompressor().stream_reader(data).read(most + 1)
+    except zstandard.ZstdError:
+        return b""

@@ -1,0 +1,1 @@
+"""Conversions in a folder, where the source itself may become the result."""

@@ -1,0 +1,1 @@
+"""The jobs: claimed, carried out under a lease, reported on; and what runs by the clock."""

@@ -1,0 +1,221 @@
+"""One short actor per kind of job: claim it, do the duty under its lease, and end it one way or the other."""
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+
+import dramatiq
+import structlog
+
+from app.adapters.messaging.dramatiq_queue import QUEUE
+from app.catalog.work import jobs, turns
+from app.catalog.work.jobs import Claim
+from app.database.sessions import Database
+from app.errors import DatabaseUnavailable, LeaseLost, StoreError
+from app.lifecycle import CONVERSIONS, FailureCode, JobKind
+from app.ports import JobQueue
+from app.settings import Settings
+from workers.errors import Cancelled, NotConfined, TurnLost
+from workers.jobs.conversions import Conversions, given_up, pause
+from workers.jobs.duties import Duties
+from workers.jobs.turn_clock import MOST_LOST, lost_before, set_within, too_slow
+
+log = structlog.get_logger()
+
+Duty = Callable[[Claim, threading.Event], Awaitable[None]]
+
+# Lower goes first: what someone waits for goes before what is cleaned up.
+_PRIORITIES = {
+    JobKind.INSPECT_HEAD: 0,
+    JobKind.ASSEMBLE: 1,
+    JobKind.CONVERT: 1,
+    JobKind.STREAM_RANGE: 1,
+    JobKind.ERASE: 2,
+    JobKind.HASH: 3,
+}
+
+
+@dataclass(slots=True)
+class Foreman:
+    """Runs jobs of this process and can hand them all back. Lives in the workers' event loop.
+
+    `queue` tells all workers of a conversion that could not begin before another one had ended.
+    """
+
+    database: Database
+    duties: Duties
+    conversions: Conversions
+    settings: Settings
+    queue: JobQueue
+    # What is being done, each with the event that ends it early.
+    _running: dict[asyncio.Task[None], threading.Event] = field(default_factory=dict)
+    # Kept, since a loop holds its tasks by a weak reference alone.
+    _begun: set[asyncio.Task[None]] = field(default_factory=set)
+    _stopping: bool = False
+
+    @property
+    def _lease(self) -> timedelta:
+        return timedelta(seconds=self.settings.lease_seconds)
+
+    @property
+    def _limit(self) -> int:
+        return self.settings.conversions_per_project
+
+    @property
+    def _by_kind(self) -> Mapping[JobKind, Duty]:
+        return {
+            JobKind.INSPECT_HEAD: self.duties.inspect_head,
+            JobKind.CONVERT: self.conversions.convert,
+            JobKind.STREAM_RANGE: self.conversions.stream_range,
+            JobKind.ASSEMBLE: self.conversions.assemble,
+            JobKind.HASH: self.duties.hash,
+            JobKind.ERASE: self.duties.erase,
+        }
+
+    async def run(self, kind: JobKind, job_id: str) -> None:
+        """Do a job, unless it is done, wanted no more, or in other hands; of conversions, the one whose turn it is."""
+        task = asyncio.current_task()
+        if self._stopping or task is None:
+            return
+        cancelled = self._running[task] = threading.Event()
+        try:
+            claim = await self._claim(kind, job_id)
+            if claim is not None:
+                await self._do_and_tell(claim, cancelled)
+        finally:
+            del self._running[task]
+
+    async def take_due(self) -> None:
+        """Begin jobs that are due, without having been told of them, as many as there is room for."""
+        room = self.settings.workers - len(self._running)
+        if room <= 0:
+            return
+        due = [*await jobs.due(self.database, room), *await turns.eligible(self.database, self._limit, room)]
+        for job in sorted(due, key=lambda job: job.due_at)[:room]:
+            task = asyncio.create_task(self.run(job.kind, job.id))
+            self._begun.add(task)
+            task.add_done_callback(self._begun.discard)
+
+    async def stop(self) -> None:
+        """Hand back what is being done, and take nothing more."""
+        self._stopping = True
+        # Tasks are asked and not cancelled: one that writes to the database at this moment would not let go of it.
+        for cancelled in self._running.values():
+            cancelled.set()
+        await asyncio.gather(*self._running, return_exceptions=True)
+
+    async def _claim(self, kind: JobKind, job_id: str) -> Claim | None:
+        if kind in CONVERSIONS:
+            return await turns.take_turn(self.database, self._lease, self._limit)
+        if kind is JobKind.ERASE:  # what frees room has to work without any
+            return await self.database.freeing(lambda: jobs.claim(self.database, job_id, self._lease))
+        return await jobs.claim(self.database, job_id, self._lease)
+
+    async def _do_and_tell(self, claim: Claim, cancelled: threading.Event) -> None:
+        try:
+            await self._do(claim, cancelled)
+        finally:
+            if claim.kind in CONVERSIONS:
+                await self._tell_who_waits(claim)
+
+    async def _tell_who_waits(self, ended: Claim) -> None:
+        """Have a worker come for a conversion that the project's limit kept back, whose own message is long gone.
+
+        The message names the one that has ended. If it named the next, two that end at once would name the same, and
+        a queue may make one message of the two.
+        """
+        try:
+            some_wait = await turns.wait_beside(self.database, str(ended.image_id), self._limit)
+        except DatabaseUnavailable as error:  # the sweep finds them
+            log.warning("turn.not_told", image=ended.image_id, reason=str(error))
+            return
+        if some_wait:
+            self.queue.send(ended.kind, ended.job_id)
+
+    async def _do(self, claim: Claim, cancelled: threading.Event) -> None:
+        try:
+            if claim.attempt > self.settings.job_attempts and await self._give_up(claim, FailureCode.INTERNAL):
+                return
+            await self._attempt(claim, cancelled)
+        except (LeaseLost, Cancelled):
+            await jobs.hand_back(self.database, claim, delay=timedelta(0), failed=False)
+            log.info("job.let_go", job=claim.job_id, kind=claim.kind)
+        except DatabaseUnavailable as error:
+            # No fault of the job's, which costs it no attempt; if this fails too, the lease runs out.
+            log.warning("job.without_database", job=claim.job_id, kind=claim.kind, reason=str(error))
+            await jobs.hand_back(self.database, claim, delay=pause(claim.attempt), failed=False)
+        except NotConfined as error:
+            # No fault of the job's either: it waits for a worker that can do it.
+            log.error("job.not_confined", job=claim.job_id, reason=str(error))
+            await jobs.hand_back(self.database, claim, delay=self._lease, failed=False)
+        except Exception as error:
+            await self._failed(claim, error)
+
+    async def _attempt(self, claim: Claim, cancelled: threading.Event) -> None:
+        try:
+            async with self._leased(claim, cancelled):
+                await self._by_kind[claim.kind](claim, cancelled)
+        except TurnLost as loss:
+            await self._lost_turn(claim, loss)
+
+    async def _lost_turn(self, claim: Claim, loss: TurnLost) -> None:
+        """Put a conversion at the back that took too long while others waited, or end its image in ERROR."""
+        lost = lost_before(claim) + 1
+        if lost > MOST_LOST:
+            await self.conversions.give_up(claim, too_slow(loss.source_size, lost))
+        else:
+            await turns.lose(self.database, claim, lost)
+
+    async def _failed(self, claim: Claim, error: Exception) -> None:
+        log.warning("job.failed", job=claim.job_id, kind=claim.kind, attempt=claim.attempt, exc_info=error)
+        storage = isinstance(error, StoreError | OSError)
+        code = FailureCode.STORAGE_UNAVAILABLE if storage else FailureCode.INTERNAL
+        if claim.attempt >= self.settings.job_attempts and await self._give_up(claim, code):
+            return
+        await jobs.hand_back(self.database, claim, delay=pause(claim.attempt))
+
+    async def _give_up(self, claim: Claim, code: FailureCode) -> bool:
+        """End the image of a conversion in ERROR; False for jobs that are tried for ever."""
+        if claim.kind not in CONVERSIONS:
+            return False
+        await self.conversions.give_up(claim, given_up(code))
+        return True
+
+    @asynccontextmanager
+    async def _leased(self, claim: Claim, cancelled: threading.Event) -> AsyncIterator[None]:
+        """Keep the lease alive during the block; when it is lost, or the block is left, `cancelled` is set."""
+        done = asyncio.Event()
+        renewing = asyncio.create_task(self._renew(claim, cancelled, done))
+        try:
+            yield
+        finally:
+            cancelled.set()
+            done.set()
+            await renewing
+
+    async def _renew(self, claim: Claim, cancelled: threading.Event, done: asyncio.Event) -> None:
+        while not await set_within(done, self.settings.lease_seconds / 3):
+            try:
+                await jobs.renew(self.database, claim, self._lease)
+            except LeaseLost:
+                cancelled.set()
+                return
+            except Exception:
+                log.warning("job.not_renewed", job=claim.job_id, exc_info=True)
+
+
+def declare_actors(broker: dramatiq.Broker, foreman: Foreman) -> None:
+    """Make an actor of each kind of job. Rows, leases and sweeps do what Dramatiq's retries would."""
+    for kind in JobKind:
+        declare = dramatiq.actor(broker=broker, actor_name=kind.lower(), queue_name=QUEUE, priority=_PRIORITIES[kind])
+        declare(_actor(foreman, kind))
+
+
+def _actor(foreman: Foreman, kind: JobKind) -> Callable[[str], Awaitable[None]]:
+    async def run(job_id: str) -> None:
+        await foreman.run(kind, job_id)
+
+    return run

@@ -1,0 +1,110 @@
+"""How long a conversion may keep its worker while others wait for one: as long as its size lets expect, and no longer.
+
+A conversion that takes longer is stopped and goes to the back. Each time it may take twice as long as before; when it
+has lost its turn too often, its image ends in ERROR. As long as no other image waits, nothing happens.
+"""
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+
+import structlog
+
+from app.catalog.conversions import Assignment
+from app.catalog.work import turns
+from app.catalog.work.jobs import Claim
+from app.database.sessions import Database
+from app.errors import DatabaseUnavailable, ImageFailed
+from app.settings import MIB, Settings
+from workers.errors import Cancelled, TurnLost
+from workers.inspection.claims import spelled
+from workers.inspection.refusals import corrupt
+
+log = structlog.get_logger()
+
+# So often an image may lose its turn before it fails.
+MOST_LOST = 3
+_BYTES_A_SECOND = 4 * MIB
+
+
+def budget(settings: Settings, source_size: int, lost: int) -> float:
+    """Seconds that a conversion of `source_size` bytes has while others wait, when it has lost so many turns."""
+    return (settings.turn_seconds + source_size / _BYTES_A_SECOND) * 2.0**lost
+
+
+def lost_before(claim: Claim) -> int:
+    """How often this conversion has lost its turn."""
+    lost: int = claim.detail.get("lost", 0)
+    return lost
+
+
+def too_slow(source_size: int, lost: int) -> ImageFailed:
+    """The failure of an image that has lost its turn too often."""
+    return corrupt(
+        f"Converting this image takes too long for a file of {spelled(source_size)}: it was stopped {lost} times, "
+        "because other images were waiting.",
+        "Retry once. If it fails again, make a smaller file with `qemu-img convert -O qcow2 FILE image.qcow2` and "
+        "upload that.",
+        retriable=True,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class TurnClock:
+    """The clock of one conversion; `cancelled` is the event that ends its work."""
+
+    database: Database
+    settings: Settings
+    claim: Claim
+    assignment: Assignment
+    cancelled: threading.Event
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Around the work. Raises TurnLost in place of the Cancelled with which work ends whose time was up."""
+        done = asyncio.Event()
+        watching = asyncio.create_task(self._watch(done))
+        try:
+            yield
+        except Cancelled as ended:
+            done.set()
+            if await watching:
+                raise TurnLost(self.assignment.source_size) from ended
+            raise
+        finally:
+            done.set()
+            # It is asked and not cancelled: it may read from the database.
+            await watching
+
+    async def _watch(self, done: asyncio.Event) -> bool:
+        """Whether the work was stopped, because its time was up and another image was waiting."""
+        pause = budget(self.settings, self.assignment.source_size, lost_before(self.claim))
+        while not await set_within(done, pause):
+            if await self._others_wait():
+                log.info("turn.lost", image=self.assignment.image_id, lost=lost_before(self.claim) + 1)
+                self.cancelled.set()
+                return True
+            pause = self.settings.poll_seconds
+        return False
+
+    async def _others_wait(self) -> bool:
+        # Who has just come may be taken by a worker that is free.
+        waiting = timedelta(seconds=2 * self.settings.poll_seconds)
+        limit = self.settings.conversions_per_project
+        try:
+            return await turns.others_wait(self.database, self.assignment.image_id, limit, waiting)
+        except DatabaseUnavailable as error:
+            log.warning("turn.not_known", image=self.assignment.image_id, reason=str(error))
+            return False
+
+
+async def set_within(event: asyncio.Event, seconds: float) -> bool:
+    """Wait for an event; whether it came in time."""
+    try:
+        async with asyncio.timeout(seconds):
+            return await event.wait()
+    except TimeoutError:
+        return False

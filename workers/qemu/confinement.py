@@ -1,0 +1,266 @@
+"""A place for qemu to work in, where a hostile image that takes it over gains nothing.
+
+A folder of the job's own with the source in it, read-only, and a folder for output; limits on memory, CPU, file
+size and time; no environment; another user when we are root; bubblewrap, where it is installed and works, takes
+away the network and every other file. Whatever happens, the folder and the process are gone at the end.
+"""
+
+import os
+import shutil
+import stat
+import subprocess
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import TracebackType
+from typing import Self
+
+from workers.errors import NotConfined, QemuMissing
+from workers.limits import Bounds, Limits
+from workers.qemu.programs import SYSTEM, beside_system, resolved
+
+SOURCE = "source"
+SOURCE_SOCKET = "source.sock"
+OUTPUT = "out"
+RESULT = f"{OUTPUT}/result"
+PACKED = "packed"
+_WRAPPERS = ("setpriv", "prlimit")
+_HINT = "install qemu-utils (and util-linux, which every Debian has)"
+
+
+@dataclass(frozen=True, slots=True)
+class Confinement:
+    """How a process is shut in: by bubblewrap or without it, as another user or as ourselves.
+
+    `shown` are folders and files that it may read besides those of the system: what its programs need.
+    """
+
+    qemu_img: str
+    bubblewrap: str | None
+    user: int | None
+    shown: tuple[str, ...] = ()
+
+    @property
+    def folder(self) -> str:
+        """A short, absolute path by which a process knows the job's folder."""
+        return "/job" if self.bubblewrap else "/proc/self/cwd"
+
+    def command(self, arguments: Sequence[str], bounds: Bounds, program: str | None = None) -> list[str]:
+        """What to run, in the job's folder, to get `qemu-img ARGUMENTS` run within bounds, or another program."""
+        # Out of time it gets SIGXCPU first, which tells it from one that somebody else has killed.
+        limits = [resolved("prlimit"), f"--as={bounds.memory}", f"--cpu={bounds.cpu_seconds}:{bounds.cpu_seconds + 5}"]
+        limits += [f"--fsize={bounds.file_size}", "--core=0", "--"]
+        return [*self._namespaces(), *self._identity(), *limits, resolved(program or self.qemu_img), *arguments]
+
+    def _identity(self) -> list[str]:
+        command = [resolved("setpriv"), "--no-new-privs"]
+        if self.user is not None:
+            command += [f"--reuid={self.user}", f"--regid={self.user}", "--clear-groups"]
+            command += ["--inh-caps=-all", "--bounding-set=-all"]
+        # Only a direct child can see us die; within bubblewrap, bubblewrap does.
+        return command if self.bubblewrap else [*command, "--pdeathsig=KILL"]
+
+    def _namespaces(self) -> list[str]:
+        if self.bubblewrap is None:
+            return []
+        command = [self.bubblewrap, "--die-with-parent", "--unshare-ipc", "--unshare-net", "--unshare-pid"]
+        command += ["--unshare-uts", "--unshare-cgroup-try"]
+        if self.user is None:
+            command += ["--unshare-user"]
+        else:
+            for capability in ("CAP_SETUID", "CAP_SETGID", "CAP_SETPCAP"):
+                command += ["--cap-add", capability]
+        command += ["--ro-bind", "/usr", "/usr"]
+        for folder in SYSTEM[1:]:
+            if os.path.islink(folder):
+                command += ["--symlink", os.readlink(folder), folder]
+            elif os.path.isdir(folder):
+                command += ["--ro-bind", folder, folder]
+        # Another user has to get through the folders above, which bubblewrap would make for itself alone.
+        for folder in {str(above): None for path in self.shown for above in reversed(Path(path).parents[:-1])}:
+            command += ["--perms", "0755", "--dir", folder]
+        for path in self.shown:
+            command += ["--ro-bind", path, path]
+        command += ["--perms", "0755", "--dir", "/dev", "--dev-bind", "/dev/null", "/dev/null"]
+        return [*command, "--ro-bind", ".", "/job", "--bind", OUTPUT, f"/job/{OUTPUT}", "--chdir", "/job"]
+
+
+def environment() -> dict[str, str]:
+    """All that a process gets to know of ours: where programs are. Its messages are to be in English.
+
+    One malloc arena: each thread would reserve 64 MiB of address space for one of its own, and so run into the limit.
+    """
+    return {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C", "MALLOC_ARENA_MAX": "1"}
+
+
+def confinement_for(limits: Limits, workspace: Path) -> Confinement:
+    """The tightest confinement that works on this machine, tried out in `workspace`.
+
+    Raises QemuMissing, or NotConfined when that is not tight enough for the limits.
+    """
+    user = limits.unprivileged_id if os.geteuid() == 0 else None
+    qemu_img = resolved(limits.qemu_img)
+    bubblewrap = shutil.which("bwrap") if limits.use_bubblewrap else None
+    if bubblewrap is not None:
+        shown = beside_system((limits.qemu_img, limits.qemu_nbd, *_WRAPPERS))
+        confinement = Confinement(qemu_img, bubblewrap, user, shown)
+        if _works(confinement, limits.for_info(), workspace):
+            return confinement
+    confinement = Confinement(qemu_img, None, user)
+    if not _works(confinement, limits.for_info(), workspace):
+        raise QemuMissing(f"{limits.qemu_img} can't be started: {_HINT}")
+    if limits.require_bubblewrap:
+        raise NotConfined("bubblewrap is missing, or can't make namespaces here: `images doctor` says what to do")
+    return confinement
+
+
+def tried_out(limits: Limits) -> Confinement:
+    """The confinement that conversions will have on this machine. Raises QemuMissing, NotConfined, OSError."""
+    with TemporaryDirectory(prefix="images-") as folder:
+        workspace = Path(folder)
+        (workspace / OUTPUT).mkdir()
+        workspace.chmod(0o755)
+        return confinement_for(limits, workspace)
+
+
+def _works(confinement: Confinement, bounds: Bounds, workspace: Path) -> bool:
+    if confinement in _known_to_work():
+        return True
+    with suppress(OSError, subprocess.SubprocessError):
+        command = confinement.command(["--version"], bounds)
+        subprocess.run(  # noqa: S603  # nosec B603 (an argument list of our own)
+            command,
+            cwd=workspace,
+            env=environment(),
+            check=True,
+            capture_output=True,
+            timeout=bounds.wall_seconds,
+        )
+        _known_to_work().add(confinement)
+        return True
+    return False
+
+
+@cache
+def _known_to_work() -> set[Confinement]:
+    """What has been tried out in this process; failures are tried again, since a program may get installed."""
+    return set()
+
+
+class Sandbox(ABC):
+    """The folder of one job, as a context manager: made with the source laid into it, removed at the end.
+
+    What a process writes belongs to `out/`. How the source gets there is said by the subclasses.
+    """
+
+    def __init__(self, folder: Path, limits: Limits, cancelled: threading.Event) -> None:
+        self.folder = folder
+        self.limits = limits
+        self.cancelled = cancelled
+
+    @property
+    def source_failure(self) -> Exception | None:
+        """Why the source could not be read by a process, where that was the source's own fault and not the image's."""
+        return None
+
+    def __enter__(self) -> Self:
+        remove_tree(self.folder)
+        try:
+            self._build()
+        except BaseException:
+            self._tear_down()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._tear_down()
+
+    def _build(self) -> None:
+        output = self.folder / OUTPUT
+        self.folder.mkdir(parents=True)
+        # Whatever the umask: the unprivileged user gets in by its group.
+        self.folder.chmod(0o750)
+        output.mkdir(mode=0o700)
+        user = self.limits.unprivileged_id if os.geteuid() == 0 else None
+        if user is not None:
+            os.chown(self.folder, -1, user)
+            os.chown(output, user, user)
+        self._lay_source(user)
+        self.confinement = confinement_for(self.limits, self.folder)
+
+    def _tear_down(self) -> None:
+        self._take_source_back()
+        remove_tree(self.folder)
+
+    @abstractmethod
+    def _lay_source(self, user: int | None) -> None:
+        """Put the source into the folder, so that the group `user` may read it; None: we are that user ourselves."""
+
+    @abstractmethod
+    def _take_source_back(self) -> None:
+        """Undo that, as far as it was done."""
+
+
+class FileSandbox(Sandbox):
+    """A sandbox for a source that is a file: it is linked into the folder as `source`.
+
+    The source's group and mode change meanwhile, so that the unprivileged user may read it, and are put back.
+    """
+
+    def __init__(self, folder: Path, source: Path, limits: Limits, cancelled: threading.Event) -> None:
+        super().__init__(folder, limits, cancelled)
+        self._source = source
+        self._before = os.stat(source)
+
+    def _lay_source(self, user: int | None) -> None:
+        os.link(self._source, self.folder / SOURCE)
+        if user is not None:
+            os.chown(self._source, -1, user)
+            os.chmod(self._source, 0o640)
+
+    def _take_source_back(self) -> None:
+        source = self.folder / SOURCE
+        if os.geteuid() == 0 and source.exists():
+            self.own(source)
+
+    def own(self, path: Path) -> None:
+        """Give a file the owner and mode that the source had before."""
+        os.chown(path, self._before.st_uid, self._before.st_gid)
+        os.chmod(path, stat.S_IMODE(self._before.st_mode))
+
+    @contextmanager
+    def packed(self) -> Iterator[int]:
+        """Make the file `packed`, which we write, and processes may only read; gives its descriptor. Raises OSError."""
+        fd = os.open(self.folder / PACKED, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            if os.geteuid() == 0:
+                os.fchown(fd, -1, self.limits.unprivileged_id)
+                os.fchmod(fd, 0o640)
+            yield fd
+        finally:
+            os.close(fd)
+
+    @contextmanager
+    def written(self) -> Iterator[int]:
+        """Open the file that a process wrote as `out/result`. Raises OSError if it is anything but a plain file."""
+        fd = os.open(self.folder / RESULT, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            found = os.fstat(fd)
+            if not stat.S_ISREG(found.st_mode) or found.st_nlink != 1:
+                raise OSError(f"{RESULT} is not a plain file")
+            yield fd
+        finally:
+            os.close(fd)
+
+
+def remove_tree(folder: Path) -> None:
+    """Remove a folder with all that is in it; harmless when there is none."""
+    with suppress(FileNotFoundError):
+        shutil.rmtree(folder)

@@ -1,0 +1,224 @@
+"""Reading the disk of an image from qemu-nbd: which parts hold data, and those parts, several reads at a time.
+
+Source: doc/proto.md of the NBD project, with structured replies and the context base:allocation. The peer parses a
+hostile image and may have been taken over by it: no length that it names is believed.
+"""
+
+import socket
+import struct
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator
+from types import TracebackType
+
+from workers.errors import QemuFailed, QemuRefused
+from workers.qemu import nbd_protocol as nbd
+from workers.qemu.nbd_protocol import BASE_ALLOCATION, Misbehaviour, receive, receive_into
+
+# What one request asks for, at most, in bytes: enough that asking costs nothing, and few enough to have several.
+READ_SIZE = 2 << 20
+IN_FLIGHT = 4
+
+HOLE, ZERO = nbd.HOLE, nbd.ZERO
+
+_LONGEST_REPLY = 4 << 10
+_MOST_REPLIES = 64
+# The most that one block status may cover, and the longest answer to it, in bytes.
+_STATUS_SPAN = 1 << 31
+_LONGEST_STATUS = 4 << 20
+_EXTENT = struct.Struct(">II")
+
+
+class NbdClient:
+    """One connection to an export; `size` is that of the disk, in bytes. Belongs to one thread at a time.
+
+    Raises QemuRefused when the other side can't read what it is asked for, QemuFailed when it is gone or talks
+    nonsense; after an error the connection is of no use any more.
+    """
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self._handle = 0
+        try:
+            self.size = _negotiate(connection)
+        except BaseException as error:
+            connection.close()
+            if isinstance(error, OSError | Misbehaviour | struct.error):
+                raise QemuFailed(f"qemu-nbd, at the handshake: {error}") from error
+            raise
+
+    def __enter__(self) -> "NbdClient":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Hang up; harmless when done before."""
+        self._connection.close()
+
+    def block_status(self, offset: int, length: int) -> list[tuple[int, int]]:
+        """What the disk holds from `offset` on: (bytes, flags), one after the other, no two alike in a row.
+
+        With the flag ZERO it reads as zeros, with HOLE nothing is stored for it; without flags it is data.
+        """
+        merged: list[tuple[int, int]] = []
+        end = offset + length
+        try:
+            while offset < end:
+                for extent, flags in self._status(offset, min(end - offset, _STATUS_SPAN)):
+                    extent = min(extent, end - offset)
+                    offset += extent
+                    if merged and merged[-1][1] == flags:
+                        merged[-1] = (merged[-1][0] + extent, flags)
+                    elif extent:
+                        merged.append((extent, flags))
+        except (OSError, Misbehaviour, struct.error) as error:
+            raise self._failed(error) from error
+        return merged
+
+    def read_into(self, offset: int, buffer: memoryview) -> None:
+        """Fill the buffer with what the disk holds from `offset` on."""
+        places = range(0, len(buffer), READ_SIZE)
+        for _ in self.read_many((offset + place, buffer[place : place + READ_SIZE]) for place in places):
+            pass
+
+    def read_many(
+        self, reads: Iterable[tuple[int, memoryview]], in_flight: int = IN_FLIGHT
+    ) -> Generator[tuple[int, memoryview], None, None]:
+        """Fill many buffers, each from its offset; gives each pair back, in order, once it is filled.
+
+        `in_flight` are asked for at a time, so that the other side works on some while the caller has others. A
+        buffer has at most 32 MiB and is not to be touched until it comes back. To stop before the end closes the
+        connection.
+        """
+        waiting: deque[int] = deque()
+        asked: dict[int, tuple[int, memoryview]] = {}
+        filled: dict[int, tuple[int, memoryview]] = {}
+        todo = iter(reads)
+        try:
+            while True:
+                while len(waiting) < in_flight and (read := next(todo, None)) is not None:
+                    handle = self._ask(nbd.CMD_READ, read[0], len(read[1]), nbd.DONT_FRAGMENT)
+                    asked[handle] = read
+                    waiting.append(handle)
+                if not waiting:
+                    return
+                while waiting[0] not in filled:
+                    handle = self._fill_one(asked)
+                    filled[handle] = asked.pop(handle)
+                yield filled.pop(waiting.popleft())
+        except (OSError, Misbehaviour, struct.error) as error:
+            raise self._failed(error) from error
+        finally:
+            if waiting:
+                self.close()
+
+    def _ask(self, kind: int, offset: int, length: int, flags: int = 0) -> int:
+        self._handle += 1
+        self._connection.sendall(nbd.REQUEST.pack(nbd.REQUEST_MAGIC, flags, kind, self._handle, offset, length))
+        return self._handle
+
+    def _chunk(self) -> tuple[int, int, int, int]:
+        """Type, flags, handle and length of the chunk that comes; its payload is still to be received."""
+        magic, flags, kind, handle, length = nbd.CHUNK.unpack(receive(self._connection, nbd.CHUNK.size))
+        if magic != nbd.CHUNK_MAGIC:
+            raise Misbehaviour("something that is no structured reply")
+        return kind, flags, handle, length
+
+    def _fill_one(self, asked: dict[int, tuple[int, memoryview]]) -> int:
+        """Receive the answer to one of the reads; gives its handle."""
+        kind, flags, handle, length = self._chunk()
+        if handle not in asked:
+            raise Misbehaviour("an answer to what was not asked")
+        offset, buffer = asked[handle]
+        self._raise_error(kind, length, f"{len(buffer)} bytes at {offset}")
+        if kind == nbd.CHUNK_DATA and length == 8 + len(buffer):
+            place = int.from_bytes(receive(self._connection, 8), "big")
+            receive_into(self._connection, buffer)
+        elif kind == nbd.CHUNK_HOLE and length == 12:
+            place, hole = struct.unpack(">QI", receive(self._connection, 12))
+            if hole != len(buffer):
+                raise Misbehaviour("a hole of another size than was asked for")
+            buffer[:] = bytes(hole)
+        else:
+            raise Misbehaviour(f"a chunk of type {kind} and {length} bytes, for a read of {len(buffer)}")
+        if place != offset:
+            raise Misbehaviour("another place than was asked for")
+        if not flags & nbd.CHUNK_DONE:
+            self._finish(handle)
+        return handle
+
+    def _finish(self, handle: int) -> None:
+        """Receive what ends an answer whose last chunk did not say so: a chunk with nothing in it, or an error."""
+        kind, flags, other, length = self._chunk()
+        self._raise_error(kind, length, "what came already")
+        if (kind, length, other) != (nbd.CHUNK_NONE, 0, handle) or not flags & nbd.CHUNK_DONE:
+            raise Misbehaviour("more than was asked for")
+
+    def _raise_error(self, kind: int, length: int, asked: str) -> None:
+        if not kind & nbd.CHUNK_ERROR:
+            return
+        if not 6 <= length <= _LONGEST_REPLY:
+            raise Misbehaviour("an error of no sensible length")
+        payload = receive(self._connection, length)
+        said = payload[6 : 6 + int.from_bytes(payload[4:6], "big")].decode("utf-8", "replace")
+        raise QemuRefused("nbd", int.from_bytes(payload[:4], "big"), f"{asked} can't be read: {said}")
+
+    def _status(self, offset: int, length: int) -> Iterator[tuple[int, int]]:
+        asked = self._ask(nbd.CMD_BLOCK_STATUS, offset, length)
+        kind, flags, handle, length = self._chunk()
+        if handle != asked:
+            raise Misbehaviour("an answer to what was not asked")
+        self._raise_error(kind, length, f"what is at {offset}")
+        if kind != nbd.CHUNK_BLOCK_STATUS or length % 8 != 4 or not 12 <= length <= _LONGEST_STATUS:
+            raise Misbehaviour(f"a chunk of type {kind} and {length} bytes, for a block status")
+        payload = receive(self._connection, length)
+        if not flags & nbd.CHUNK_DONE:
+            self._finish(asked)
+        extents = list(_EXTENT.iter_unpack(memoryview(payload)[4:]))
+        if not all(extent for extent, _ in extents):
+            raise Misbehaviour("an extent of nothing")
+        return iter(extents)
+
+    def _failed(self, error: Exception) -> QemuFailed:
+        self.close()
+        return QemuFailed(f"qemu-nbd: {error}")
+
+
+def _negotiate(connection: socket.socket) -> int:
+    """Agree on structured replies and base:allocation, and begin; gives the size of the export, in bytes."""
+    magic, option_magic, flags = nbd.GREETING.unpack(receive(connection, nbd.GREETING.size))
+    if (magic, option_magic) != (nbd.NBD_MAGIC, nbd.OPTION_MAGIC) or not flags & nbd.FIXED_NEWSTYLE:
+        raise Misbehaviour("no server of the fixed newstyle")
+    connection.sendall((flags & (nbd.FIXED_NEWSTYLE | nbd.NO_ZEROES)).to_bytes(4, "big"))
+    _agree(connection, nbd.OPT_STRUCTURED_REPLY, b"")
+    query = struct.pack(">III", 0, 1, len(BASE_ALLOCATION)) + BASE_ALLOCATION
+    contexts = _agree(connection, nbd.OPT_SET_META_CONTEXT, query)
+    if [payload[4:] for kind, payload in contexts if kind == nbd.REP_META_CONTEXT] != [BASE_ALLOCATION]:
+        raise Misbehaviour("no base:allocation")
+    for kind, payload in _agree(connection, nbd.OPT_GO, struct.pack(">IH", 0, 0)):
+        if kind == nbd.REP_INFO and int.from_bytes(payload[:2], "big") == nbd.INFO_EXPORT:
+            _, size, export_flags = nbd.INFO_EXPORT_DATA.unpack(payload)
+            if not export_flags & nbd.HAS_FLAGS:
+                raise Misbehaviour("an export without flags")
+            return int(size)
+    raise Misbehaviour("no word about the export")
+
+
+def _agree(connection: socket.socket, option: int, data: bytes) -> list[tuple[int, bytes]]:
+    """Send an option; gives the replies to it, up to the one that ends them. Raises Misbehaviour when refused."""
+    connection.sendall(nbd.OPTION.pack(nbd.OPTION_MAGIC, option, len(data)) + data)
+    replies: list[tuple[int, bytes]] = []
+    while len(replies) < _MOST_REPLIES:
+        magic, about, kind, length = nbd.OPTION_REPLY.unpack(receive(connection, nbd.OPTION_REPLY.size))
+        if (magic, about) != (nbd.OPTION_REPLY_MAGIC, option) or length > _LONGEST_REPLY:
+            raise Misbehaviour("something that is no reply to an option")
+        payload = receive(connection, length)
+        if kind == nbd.REP_ACK:
+            return replies
+        if kind & nbd.REP_ERROR:
+            raise Misbehaviour(f"option {option} refused: {payload.decode('utf-8', 'replace')}")
+        replies.append((kind, payload))
+    raise Misbehaviour("too many replies")

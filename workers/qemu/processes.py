@@ -1,0 +1,151 @@
+"""Run one confined process to its end: watched for output, time and a wish to cancel; never left behind."""
+
+import os
+import selectors
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from workers.errors import (
+    Cancelled,
+    QemuError,
+    QemuFailed,
+    QemuMissing,
+    QemuRefused,
+    QemuStopped,
+    QemuTimedOut,
+    program,
+)
+from workers.limits import Bounds
+from workers.qemu.confinement import Sandbox, environment
+
+Sink = Callable[[bytes], None]
+
+_POLL_SECONDS = 0.05
+_MOST_OUTPUT = 1 << 20
+_MOST_STDERR = 4096
+_WRAPPERS = ("bwrap:", "setpriv:", "prlimit:")
+
+
+def run(sandbox: Sandbox, arguments: Sequence[str], bounds: Bounds, sink: Sink, fine: Collection[int] = (0,)) -> None:
+    """Run `qemu-img ARGUMENTS` in the sandbox, and give its standard output to `sink` as it comes.
+
+    `fine` are the exit codes that mean an answer. Whatever `sink` raises ends the process. Raises Cancelled, every
+    QemuError, and what the source failed with.
+    """
+    command = sandbox.confinement.command(arguments, bounds)
+    with blaming_source(sandbox):
+        stderr, code = attend(start(sandbox, command), sandbox, arguments[0], bounds, sink)
+        if code not in fine:
+            raise named(arguments[0], code, stderr)
+
+
+@contextmanager
+def blaming_source(sandbox: Sandbox) -> Iterator[None]:
+    """Where the source itself could not be read, that is raised instead of what a process made of it."""
+    try:
+        yield
+    except QemuError as error:
+        if sandbox.source_failure is not None:
+            raise sandbox.source_failure from error
+        raise
+    if sandbox.source_failure is not None:
+        raise sandbox.source_failure
+
+
+def start(sandbox: Sandbox, command: Sequence[str]) -> "subprocess.Popen[bytes]":
+    """Start a confined process in the sandbox's folder, in a group of its own. Raises QemuMissing."""
+    try:
+        return subprocess.Popen(  # noqa: S603  # nosec B603 (an argument list of our own)
+            command,
+            cwd=sandbox.folder,
+            env=environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+        )
+    except OSError as error:
+        raise QemuMissing(f"{command[0]} can't be started: {error.strerror}") from error
+
+
+def attend(
+    process: "subprocess.Popen[bytes]", sandbox: Sandbox, subcommand: str, bounds: Bounds, sink: Sink
+) -> tuple[str, int]:
+    """See a process to its end; gives what it complained of, and its exit code. It never outlives this call.
+
+    Raises Cancelled, QemuTimedOut, and whatever `sink` raises.
+    """
+    with process:
+        try:
+            stderr = _watch(process, sandbox, subcommand, bounds, sink)
+        finally:
+            if process.returncode is None:
+                os.killpg(process.pid, signal.SIGKILL)
+    return stderr, process.returncode
+
+
+def run_for_output(sandbox: Sandbox, arguments: Sequence[str], bounds: Bounds, fine: Collection[int] = (0,)) -> bytes:
+    """Like run, for a process that says little: gives its standard output, of at most 1 MiB."""
+    output = bytearray()
+
+    def collect(piece: bytes) -> None:
+        output.extend(piece)
+        if len(output) > _MOST_OUTPUT:
+            raise QemuFailed(f"{program(arguments[0])} talks too much")
+
+    run(sandbox, arguments, bounds, collect, fine)
+    return bytes(output)
+
+
+@dataclass(slots=True)
+class _Complaints:
+    """The end of what a process wrote to its standard error."""
+
+    text: bytes = b""
+
+    def add(self, piece: bytes) -> None:
+        self.text = (self.text + piece)[-_MOST_STDERR:]
+
+
+def _watch(process: "subprocess.Popen[bytes]", sandbox: Sandbox, subcommand: str, bounds: Bounds, sink: Sink) -> str:
+    """Read both outputs until they end and the process with them; gives what it complained of."""
+    deadline = time.monotonic() + bounds.wall_seconds
+    complaints = _Complaints()
+    with selectors.DefaultSelector() as selector:
+        for stream, taker in ((process.stdout, sink), (process.stderr, complaints.add)):
+            if stream is not None:
+                selector.register(stream, selectors.EVENT_READ, taker)
+        while selector.get_map() or process.poll() is None:
+            if sandbox.cancelled.is_set():
+                raise Cancelled(f"during {program(subcommand)}")
+            if time.monotonic() > deadline:
+                raise QemuTimedOut(f"{program(subcommand)} took more than {bounds.wall_seconds} s")
+            if not selector.get_map():
+                _wait_shortly(process)
+            for key, _ in selector.select(_POLL_SECONDS) if selector.get_map() else ():
+                piece = os.read(key.fd, 1 << 16)
+                if piece:
+                    key.data(piece)
+                else:
+                    selector.unregister(key.fileobj)
+    return complaints.text.decode("utf-8", "replace").strip()
+
+
+def _wait_shortly(process: "subprocess.Popen[bytes]") -> None:
+    try:
+        process.wait(_POLL_SECONDS)
+    except subprocess.TimeoutExpired:
+        return
+
+
+def named(subcommand: str, code: int, stderr: str) -> QemuError:
+    """What an exit code means; one above 128 is a signal, as told by whatever started the process."""
+    if code < 0 or code > 128:
+        return QemuStopped(subcommand, -code if code < 0 else code - 128)
+    if code >= 125 or stderr.startswith(_WRAPPERS):
+        return QemuFailed(f"{program(subcommand)} ended with {code}: {stderr}")
+    return QemuRefused(subcommand, code, stderr)

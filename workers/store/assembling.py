@@ -1,0 +1,182 @@
+"""Puts a result together in the store: parts that the store copies, parts that are sent, and the first part last.
+
+The first part has header and tables, which can be known only when everything else has its place.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+
+from app.adapters.s3.bucket import Bucket
+from app.errors import ObjectMissing, StoreError, UploadClosed
+from app.lifecycle import ImagePhase
+from workers.convert.examination import Progress
+from workers.convert.planning import KeepPlan
+from workers.inspection.refusals import check_stored_size
+from workers.limits import Limits, PartRules
+from workers.qcow2 import metadata
+from workers.qcow2.clusters import PackedClusters, PackedRange, batches_of
+from workers.qcow2.packing import ReadInto
+from workers.store.parts import Piece, Reference, cut
+from workers.store.streaming import Streamed
+
+FIRST = 1
+_COPYING = 4
+_ZEROS = bytes(1 << 20)
+
+Body = Callable[[], Iterable[bytes | memoryview]]
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A result that was put together: the clusters in use and its length, in bytes."""
+
+    stored_size: int
+    file_size: int
+
+
+@dataclass(frozen=True, slots=True)
+class StoredObject:
+    """A source: its key, its length in bytes, and how it is read."""
+
+    key: str
+    size: int
+    read_into: ReadInto
+
+
+@contextmanager
+def assembling(bucket: Bucket, key: str, progress: Progress) -> Iterator["Assembly"]:
+    """Open a multipart upload of `key`; it is aborted when the block fails. Raises StoreError."""
+    reference = bucket.open_multipart(key)
+    try:
+        yield Assembly(bucket, key, reference, progress)
+    except BaseException:
+        # What stays open because this fails too is aborted by the next attempt.
+        with suppress(StoreError):
+            bucket.abort(key, reference)
+        raise
+
+
+@dataclass(frozen=True, slots=True)
+class Assembly:
+    """An open multipart upload that becomes a result. Its methods raise StoreError and Cancelled."""
+
+    bucket: Bucket
+    key: str
+    reference: str
+    progress: Progress
+
+    def numbers(self, rules: PartRules) -> range:
+        """The numbers of parts behind the first."""
+        return range(FIRST + 1, rules.count + 1)
+
+    def by_reference(self, source: StoredObject, plan: Reference) -> Stored:
+        """Have the store copy the data; only what has to be relocated goes through here."""
+        layout = plan.layout
+        relocated = bytearray()
+        for moved in plan.relocations:
+            room = bytearray(-(-moved.length // layout.cluster_size) * layout.cluster_size)
+            source.read_into(moved.source, memoryview(room)[: moved.length])
+            relocated += room
+        parts = self._copy(source, plan.pieces)
+        stored = Stored(layout.stored_size, plan.file_size)
+        self._complete(_front(layout, plan.front, relocated), plan.front, parts, stored)
+        return stored
+
+    def keeping(self, source: StoredObject, plan: KeepPlan, rules: PartRules) -> Stored:
+        """The same image with another header: its first part is sent, the rest is copied up to where it ends."""
+        end = min(plan.stored_size, source.size)
+        head = bytearray(min(end, rules.least))
+        source.read_into(0, memoryview(head))
+        head[: len(plan.header)] = plan.header
+        parts = self._copy(source, cut(len(head), end, rules))
+        stored = Stored(plan.stored_size, end)
+        self._complete(lambda: [memoryview(head)], len(head), parts, stored)
+        return stored
+
+    def packed(
+        self, virtual_size: int, cluster_size: int, ranges: Sequence[tuple[int, Streamed]], limits: Limits
+    ) -> Stored:
+        """Header and tables for what was streamed: ranges of the disk, each by its first cluster, ascending.
+
+        Raises TablesTooLarge; ImageFailed when all that takes more room than there is.
+        """
+        parts = [part for _, streamed in ranges for part in streamed.parts]
+        rest = b"".join(streamed.rest for _, streamed in ranges)
+        length = sum(streamed.length for _, streamed in ranges)
+        tables = metadata.tables_touched(_placed(ranges, cluster_size, 0), cluster_size)
+        least = limits.parts.least if parts else 0
+        front = metadata.front_size(virtual_size, cluster_size, tables, 0, length, least)
+        clusters = _placed(ranges, cluster_size, front)
+        layout = metadata.lay_out(virtual_size, cluster_size, clusters, cluster_size)
+        check_stored_size(layout.stored_size, limits.max_stored_size)
+        stored = Stored(layout.stored_size, front + length)
+        self._complete(_front(layout, front + len(rest), rest), front + len(rest), parts, stored)
+        return stored
+
+    def _copy(self, source: StoredObject, pieces: Sequence[Piece]) -> list[tuple[int, str]]:
+        """Have the store make parts of pieces of the source, several at a time."""
+        tell = self.progress.of(ImagePhase.CONVERTING, sum(piece.length for piece in pieces))
+        parts: list[tuple[int, str]] = []
+        done = 0
+        with ThreadPoolExecutor(_COPYING, "copying") as copying:
+            waiting = [
+                copying.submit(
+                    self.bucket.copy_part, self.key, self.reference, number, source.key, piece.offset, piece.length
+                )
+                for number, piece in enumerate(pieces, FIRST + 1)
+            ]
+            try:
+                for number, (piece, copied) in enumerate(zip(pieces, waiting, strict=True), FIRST + 1):
+                    parts.append((number, copied.result()))
+                    done += piece.length
+                    tell(done)
+            except BaseException:
+                copying.shutdown(wait=False, cancel_futures=True)
+                raise
+        return parts
+
+    def _complete(self, body: Body, length: int, parts: Sequence[tuple[int, str]], stored: Stored) -> None:
+        """Send the first part, and make the object of all. Harmless when done before."""
+        tell = self.progress.of(ImagePhase.STORING, length)
+        try:
+            first = self.bucket.put_part(self.key, self.reference, FIRST, body, length)
+            tell(length)
+            self.bucket.complete(self.key, self.reference, [(FIRST, first), *parts])
+        except UploadClosed:
+            # Whoever was here before made the same of the same, and it is still to be verified.
+            if not self._is_there(stored):
+                raise
+
+    def _is_there(self, stored: Stored) -> bool:
+        try:
+            return self.bucket.size(self.key) == stored.file_size
+        except ObjectMissing:
+            return False
+
+
+def _placed(ranges: Sequence[tuple[int, Streamed]], cluster_size: int, begin: int) -> PackedClusters:
+    """Ranges one behind the other in the file, from `begin` on."""
+    placed: list[PackedRange] = []
+    for first, streamed in ranges:
+        place = begin
+        for index, sizes in streamed.stretches:
+            placed.append(PackedRange(first + index, sizes, place))
+            place = max(batch.end for batch in batches_of(placed[-1], cluster_size))
+        begin += streamed.length
+    return PackedClusters(placed, cluster_size, begin)
+
+
+def _front(layout: metadata.Layout, length: int, behind: bytes | bytearray) -> Body:
+    """The first part: header, tables, zeros up to its length, and what comes last in it."""
+
+    def body() -> Iterator[bytes | memoryview]:
+        yield layout.header().ljust(layout.cluster_size, b"\0")
+        yield from layout.tables()
+        gap = length - layout.cluster_size - layout.tables_size - len(behind)
+        for done in range(0, gap, len(_ZEROS)):
+            yield memoryview(_ZEROS)[: gap - done]
+        yield memoryview(behind)
+
+    return body
