@@ -332,7 +332,8 @@ def test_the_configuration_says_whose_tokens_are_taken(issuer: Issuer) -> None:
     own = tokens_of(Settings(secret="s" * 32))
     assert isinstance(own, SecretTokens)
     foreign = tokens_of(Settings(jwt_issuer=issuer.address, jwt_audience=AUDIENCE))
-    assert asyncio.run(foreign.viewer(issuer.token("one"))) == Viewer("ada", None, jwt_end(issuer.token("one")))
+    token = issuer.token("one")
+    assert asyncio.run(foreign.viewer(token)) == Viewer("ada", None, jwt_end(token))
 
 
 def jwt_end(token: str) -> datetime:
