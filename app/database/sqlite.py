@@ -11,11 +11,13 @@ import math
 import sqlite3
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
+from weakref import WeakValueDictionary
 
 import aiosqlite
 from sqlalchemy import event
@@ -25,6 +27,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from app.errors import DatabaseDamaged, DatabaseFull, DatabaseUnavailable
 
+T = TypeVar("T")
+
 # A step of SQLite's virtual machine takes some 20 ns, and a page 3,000 of them; but one step may compare long texts. So
 # a statement is looked at every so many steps, and is long after so many seconds.
 _STEPS = 1_000
@@ -33,6 +37,7 @@ _SHORT_READ_SECONDS = 0.001
 _INTERRUPT_SECONDS = 0.01
 # How long a connection waits for SQLite's one writer of another process, in seconds.
 _BUSY_SECONDS = 30
+_BEGIN_WRITE = "BEGIN IMMEDIATE"
 DAMAGED = (
     "images.db is damaged. Stop the gateway, keep the file, restore it and its folder from a backup, and run "
     "`images fsck`"
@@ -45,8 +50,8 @@ def open_engines(url: str, readers: int, read_json: Callable[[str], Any]) -> tup
     if path:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
     reading = _open_engine(url, readers, read_json, connect_reader, begin="BEGIN")
-    # SQLite has one writer; waiting for it in the pool is fair, waiting for it inside SQLite is not.
-    return reading, _open_engine(url, 1, read_json, connect, begin="BEGIN IMMEDIATE")
+    # SQLite has one writer. Those who share this engine wait in the pool, other engines of this process in a queue.
+    return reading, _open_engine(url, 1, read_json, connect_writer, begin=_BEGIN_WRITE)
 
 
 def _open_engine(
@@ -233,6 +238,112 @@ class ReadingConnection(EagerConnection):
             self._conn.rollback()
 
 
+class WritersQueue:
+    """Gives the one write transaction of a file to connections of this process, first come, first served.
+
+    SQLite itself lets a connection that waits look again after pauses of up to 0.1 s. Beside another one that writes
+    all the time, it would wait for many of the other's transactions.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._taken = False
+        self._waiting: deque[threading.Event] = deque()
+
+    @property
+    def length(self) -> int:
+        """How many connections wait."""
+        return len(self._waiting)
+
+    def take(self, seconds: float) -> bool:
+        """Wait for the turn to write, for `seconds` at most; whether it has come."""
+        mine = threading.Event()
+        with self._lock:
+            if not self._taken:
+                self._taken = True
+                return True
+            self._waiting.append(mine)
+        if mine.wait(seconds):
+            return True
+        with self._lock:
+            if mine.is_set():  # it came at the last moment
+                return True
+            self._waiting.remove(mine)
+            return False
+
+    def pass_on(self) -> None:
+        """Let the next one write."""
+        with self._lock:
+            if self._waiting:
+                self._waiting.popleft().set()
+            else:
+                self._taken = False
+
+
+_queues: WeakValueDictionary[str, WritersQueue] = WeakValueDictionary()
+_queues_lock = threading.Lock()
+
+
+def writers_queue(path: str) -> WritersQueue:
+    """The queue of those who write to the file `path` in this process."""
+    with _queues_lock:
+        return _queues.setdefault(str(Path(path).absolute()), WritersQueue())
+
+
+class _QueuedWriter(sqlite3.Connection):
+    """A connection of SQLite's whose write transactions wait in the queue of their file, in the connection's thread."""
+
+    def __init__(self, path: str, *arguments: Any, **options: Any) -> None:
+        super().__init__(path, *arguments, **options)
+        self._queue = writers_queue(path)
+        self._has_turn = False
+
+    def execute(self, sql: str, parameters: Any = (), /) -> sqlite3.Cursor:
+        """Run a statement. Raises sqlite3.OperationalError (SQLITE_BUSY) when the turn to write does not come."""
+        if sql == _BEGIN_WRITE:
+            self._take_turn()
+        return self._keep_turn(super().execute, sql, parameters)
+
+    def executemany(self, sql: str, parameters: Any, /) -> sqlite3.Cursor:
+        """Run a statement with many sets of parameters."""
+        return self._keep_turn(super().executemany, sql, parameters)
+
+    def commit(self) -> None:
+        """Commit the transaction; the turn ends with it."""
+        self._keep_turn(super().commit)
+
+    def rollback(self) -> None:
+        """Undo the transaction; the turn ends with it."""
+        self._keep_turn(super().rollback)
+
+    def close(self) -> None:
+        """Close the connection, and undo a transaction that is open."""
+        try:
+            super().close()
+        finally:
+            self._end_turn()
+
+    def _take_turn(self) -> None:
+        if not self._queue.take(_BUSY_SECONDS):
+            busy = sqlite3.OperationalError("database is locked")
+            busy.sqlite_errorcode = sqlite3.SQLITE_BUSY
+            raise busy
+        self._has_turn = True
+
+    def _keep_turn(self, act: Callable[..., T], *arguments: Any) -> T:
+        """Do something, and end the turn when no transaction is open after it: SQLite ends some by itself."""
+        try:
+            return act(*arguments)
+        finally:
+            if not self.in_transaction:
+                self._end_turn()
+
+    def _end_turn(self) -> None:
+        if self._has_turn:
+            self._has_turn = False
+            self._queue.pass_on()
+
+
 _FULL = "the disk of the database is full"
 # What SQLite says of a file that holds no database, or a broken one.
 _DAMAGED = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
@@ -302,9 +413,9 @@ def _after(seconds: float) -> Callable[[], bool]:
     return lambda: time.perf_counter() > end
 
 
-def connect(*arguments: Any, **options: Any) -> EagerConnection:
+def connect_writer(*arguments: Any, **options: Any) -> EagerConnection:
     """What SQLAlchemy calls for a new connection, with the arguments of `sqlite3.connect`."""
-    return _opened(EagerConnection, *arguments, **options)
+    return _opened(EagerConnection, *arguments, **options | {"factory": _QueuedWriter})
 
 
 def connect_reader(*arguments: Any, **options: Any) -> EagerConnection:

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import event, func, select, text
+from sqlalchemy import event, func, make_url, select, text
 from sqlalchemy.exc import OperationalError
 
 from app.database import sqlite
 from app.database.sessions import Database
+from app.database.sqlite import writers_queue
 from app.errors import DatabaseDamaged, DatabaseFull, DatabaseUnavailable, StoreFull
 from app.models import Organization
 from app.reserve import Reserve
@@ -220,3 +221,75 @@ async def test_a_database_that_takes_no_writes_is_unavailable(database: Database
 
     with pytest.raises(DatabaseUnavailable, match="read-only"):
         await add_project(database, "demo")
+
+
+async def until_one_waits(database: Database) -> None:
+    """Return when a connection of another Database waits for this one's transaction."""
+    queue = writers_queue(str(make_url(database.url).database))
+    while queue.length == 0:  # noqa: ASYNC110 (a thread of SQLite's comes to wait, and sets no event)
+        await asyncio.sleep(0)
+
+
+async def add(database: Database, *names: str) -> None:
+    async with database.transaction() as tx:
+        for name in names:
+            tx.session.add(Organization(name=name))
+            await tx.session.flush()
+
+
+async def names_in(database: Database) -> list[str]:
+    """In the order in which they were added."""
+    async with database.read() as session:
+        return list((await session.execute(text("SELECT name FROM organization ORDER BY rowid"))).scalars())
+
+
+async def test_a_writer_waits_only_for_those_that_came_before(database: Database) -> None:
+    """The API and the workers of one process write by connections of their own."""
+    other = Database(database.url)
+    expected = []
+
+    for turn in range(10):
+        async with database.transaction() as tx:
+            tx.session.add(Organization(name=f"{turn}, before"))
+            await tx.session.flush()
+            waiting = asyncio.create_task(add(other, f"{turn}, waiting"))
+            await until_one_waits(database)
+            # It waits in the pool for the connection that writes now, which is free as soon as it has committed.
+            late = asyncio.create_task(add(database, f"{turn}, late"))
+        await asyncio.gather(waiting, late)
+        expected += [f"{turn}, before", f"{turn}, waiting", f"{turn}, late"]
+
+    assert await names_in(database) == expected
+    await other.close()
+
+
+async def test_a_writer_that_is_cancelled_while_it_waits_passes_its_turn_on(database: Database) -> None:
+    other = Database(database.url)
+
+    async with database.transaction() as tx:
+        tx.session.add(Organization(name="first"))
+        await tx.session.flush()
+        cancelled = asyncio.create_task(add(other, "never"))
+        await until_one_waits(database)
+        cancelled.cancel()
+    await asyncio.gather(cancelled, return_exceptions=True)
+    await add(database, "second")
+    await add(other, "third")
+
+    assert cancelled.cancelled()
+    assert await names_in(database) == ["first", "second", "third"]
+    await other.close()
+
+
+async def test_a_transaction_that_sqlite_has_ended_itself_ends_the_turn_too(database: Database) -> None:
+    other = Database(database.url)
+
+    async with database.transaction() as tx:
+        tx.session.add(Organization(name="undone"))
+        await tx.session.flush()
+        # As SQLite does when a disk gets full or breaks.
+        await tx.session.execute(text("ROLLBACK"))
+        await add(other, "kept")
+
+    assert await names_in(database) == ["kept"]
+    await other.close()
