@@ -26,9 +26,9 @@ _MESSAGE_BYTES = 1024 * 1024
 # A thread that writes a file or a row needs the interpreter back after each system call, and while the event loop is
 # busy it waits so many seconds for it each time: a fifth of the default.
 _SWITCH_SECONDS = 0.001
-# How often younger objects are collected before all are, which stops everything for a tenth of a second with a
-# thousand subscriptions open. Little is left to it, since operations leave no cycles.
-_FULL_COLLECTION_EVERY = 100
+# How often younger objects are collected before all are, which stops everything for 0.1 to 0.2 s once there are many
+# subscriptions and a full ring of events. Little is left to it, since operations leave no cycles.
+_FULL_COLLECTION_EVERY = 1000
 
 
 class _Server(uvicorn.Server):
