@@ -13,6 +13,9 @@ _NAME = "[0-9a-f]{32}"
 _ULID = "[0-9a-z]{26}"
 _OURS = re.compile(rf"uploads/(?:{_NAME}|upl_{_ULID})\Z|blobs/(?:{_NAME}|blb_{_ULID})\.qcow2")
 
+# What every store takes as a key: names of `a-z 0-9 _ . -`, `/` between.
+_KEY = re.compile(r"(?=.{1,200}\Z)[a-z0-9_][a-z0-9_.-]*(/[a-z0-9_][a-z0-9_.-]*)*")
+
 UPLOADS = "uploads/"
 BLOBS = "blobs/"
 
@@ -41,3 +44,15 @@ def id_of_blob_before_0006(key: str) -> str | None:
 def is_ours(key: str) -> bool:
     """Whether the gateway makes such keys: of an upload, of a blob, or of what is stored beside a blob."""
     return _OURS.match(key) is not None
+
+
+def is_key(text: str) -> bool:
+    """Whether a store takes a text as a key."""
+    return _KEY.fullmatch(text) is not None
+
+
+def checked_key(text: str) -> str:
+    """A key, as it is. Raises ValueError for any other text."""
+    if not is_key(text):
+        raise ValueError(f"not a key: {text!r}")
+    return text

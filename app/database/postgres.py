@@ -191,7 +191,7 @@ _STALE_PLAN = "cached statement plan is invalid"
 
 
 @contextmanager
-def told_as_unavailable() -> Iterator[None]:
+def as_unavailable() -> Iterator[None]:
     """Raise DatabaseUnavailable where no statement is to blame: for a lost connection, a timeout, a missing table."""
     try:
         yield

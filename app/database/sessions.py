@@ -95,7 +95,7 @@ class Database:
     @asynccontextmanager
     async def read(self) -> AsyncIterator[AsyncSession]:
         """A session that sees one state of the database; what it loads stays usable afterwards."""
-        with postgres.told_as_unavailable(), sqlite.told_as_unavailable():
+        with postgres.as_unavailable(), sqlite.as_unavailable():
             async with AsyncSession(self._reading, expire_on_commit=False) as session:
                 yield session
 
@@ -111,7 +111,7 @@ class Database:
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Transaction]:
         """A write that commits at the end of the block, or not at all when the block raises."""
-        with postgres.told_as_unavailable(), sqlite.told_as_unavailable():
+        with postgres.as_unavailable(), sqlite.as_unavailable():
             async with AsyncSession(self._writing, expire_on_commit=False) as session:
                 transaction = Transaction(session, self.many_writers)
                 async with session.begin():

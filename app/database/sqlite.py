@@ -363,7 +363,7 @@ _PRIMARY = 0xFF  # the rest of an extended result code says more than is needed 
 
 
 @contextmanager
-def told_as_unavailable() -> Iterator[None]:
+def as_unavailable() -> Iterator[None]:
     """Raise DatabaseFull, DatabaseDamaged or DatabaseUnavailable for what no statement of ours is to blame for."""
     try:
         yield
@@ -395,7 +395,7 @@ def require_sound(url: str, seconds: float | None) -> None:
     if not path.is_file() or path.stat().st_size == 0:
         return
     ends = math.inf if seconds is None else time.monotonic() + seconds
-    with told_as_unavailable(), closing(sqlite3.connect(path, timeout=_BUSY_SECONDS)) as connection:
+    with as_unavailable(), closing(sqlite3.connect(path, timeout=_BUSY_SECONDS)) as connection:
         connection.set_progress_handler(lambda: time.monotonic() > ends, _STEPS)
         try:
             found = connection.execute("PRAGMA quick_check(1)").fetchone()

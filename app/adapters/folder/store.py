@@ -11,7 +11,6 @@ the next one after a crash, sees the same.
 import asyncio
 import errno
 import os
-import re
 import secrets
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -28,6 +27,7 @@ from app.adapters.folder.reader import ObjectReader
 from app.adapters.folder.sparse import make_folder
 from app.adapters.folder.upload import OpenUpload, PartWriter
 from app.errors import ObjectMissing, StoreError, StoreFull, StoreUnavailable, UploadClosed
+from app.object_keys import checked_key, is_key
 from app.ports import Asker, SignedRequest, UploadHandle, UploadReceipt
 from app.reserve import Reserve
 
@@ -39,7 +39,6 @@ READ_BYTES = 1024 * 1024
 # A file that waits for its disk takes a thread: they are the store's own, so that nothing else has to wait.
 _THREADS = 16
 
-_KEY = re.compile(r"(?=.{1,200}\Z)[a-z0-9_][a-z0-9_.-]*(/[a-z0-9_][a-z0-9_.-]*)*")
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
@@ -75,7 +74,7 @@ class FolderStore:
 
     def path(self, key: str) -> Path:
         """Where the bytes of an object lie. Raises ValueError for what is no key."""
-        return self._objects / _checked(key)
+        return self._objects / checked_key(key)
 
     async def open_upload(self, key: str, size: int, part_size: int) -> UploadHandle:
         """As the port says. What is open already keeps its parts. UploadClosed when the object exists."""
@@ -95,7 +94,7 @@ class FolderStore:
         """As the port says; the address is a path. Raises ValueError when the upload has no such part."""
         if not 1 <= number <= upload.part_count:
             raise ValueError(f"there is no part {number}")
-        key = _checked(upload.key)
+        key = checked_key(upload.key)
         part = PartAddress(key, number, upload.part_offset(number), upload.part_length(number), asker)
         return self.addresses.for_part(part, expires_at)
 
@@ -167,7 +166,7 @@ class FolderStore:
         self, key: str, file_name: str, expires_at: datetime, asker: Asker | None = None
     ) -> SignedRequest:
         """As the port says; the address is a path."""
-        return self.addresses.for_download(DownloadAddress(_checked(key), file_name, asker), expires_at)
+        return self.addresses.for_download(DownloadAddress(checked_key(key), file_name, asker), expires_at)
 
     async def open_object(self, key: str) -> ObjectReader:
         """An object to be read with `chunks` and then to be released. Raises ObjectMissing."""
@@ -217,7 +216,7 @@ class FolderStore:
         found = listing(self._objects, self._open)
         while batch := await self._run(lambda: list(islice(found, LISTED_AT_ONCE))):
             # Files of other programs are not ours to sweep away.
-            yield [(key, changed) for key, changed in batch if _KEY.fullmatch(key)]
+            yield [(key, changed) for key, changed in batch if is_key(key)]
 
     async def check(self) -> None:
         """As the port says: writes a file and removes it."""
@@ -231,7 +230,7 @@ class FolderStore:
             os.stat(folder)
 
     def _upload(self, key: str) -> OpenUpload:
-        return OpenUpload(self._open / _checked(key).replace("/", "+"))
+        return OpenUpload(self._open / checked_key(key).replace("/", "+"))
 
     async def _run(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Call what blocks in a thread of the store. Raises StoreFull and StoreUnavailable for OSError."""
@@ -240,12 +239,6 @@ class FolderStore:
             return await loop.run_in_executor(self._threads, partial(call, *args, **kwargs))
         except OSError as error:
             raise _store_error(error) from error
-
-
-def _checked(key: str) -> str:
-    if _KEY.fullmatch(key) is None:
-        raise ValueError(f"not a key: {key!r}")
-    return key
 
 
 def _store_error(error: OSError) -> StoreError:

@@ -4,7 +4,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 
-from app.adapters.messaging.complaint import Complaint
+from app.adapters.messaging.rate_limited_warning import RateLimitedWarning
 
 # The most that waits while nothing can be sent: what comes beyond it pushes out the oldest.
 _WAITING = 10_000
@@ -25,7 +25,7 @@ class Outbox:
         self._changed = threading.Condition()
         self._closed = False
         self._thread: threading.Thread | None = None
-        self._complaint = Complaint("message.lost", sender=name)
+        self._warning = RateLimitedWarning("message.lost", sender=name)
 
     def put(self, key: Hashable, send: Callable[[], object]) -> None:
         """Have `send` called soon, once; when it raises, the message is lost. Never waits, and never raises."""
@@ -35,7 +35,7 @@ class Outbox:
             self._waiting[key] = send
             if len(self._waiting) > self._limit:
                 self._waiting.popitem(last=False)
-                self._complaint.about("too many of them wait")
+                self._warning.failed("too many of them wait")
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
                 self._thread.start()
@@ -54,7 +54,7 @@ class Outbox:
             try:
                 send()
             except Exception as error:  # whatever it is, the next message may fare better
-                self._complaint.about(self._why(error))
+                self._warning.failed(self._why(error))
 
     def _next(self) -> Callable[[], object] | None:
         """What is to be sent next, as soon as there is something; None when there won't be."""

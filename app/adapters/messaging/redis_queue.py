@@ -12,9 +12,9 @@ from dramatiq.errors import ConnectionClosed, DecodeError
 from dramatiq.middleware import AsyncIO
 
 from app.adapters.messaging import redis_client
-from app.adapters.messaging.complaint import Complaint
 from app.adapters.messaging.dramatiq_queue import QUEUE, QueueUnavailable, message_of
 from app.adapters.messaging.outbox import Outbox
+from app.adapters.messaging.rate_limited_warning import RateLimitedWarning
 
 # How long a consumer waits while Redis is away, in seconds.
 _PAUSE = 0.5
@@ -59,7 +59,7 @@ class PatientBroker(RedisBroker):
         super().__init__(  # type: ignore[no-untyped-call]
             client=client, namespace=redis_client.namespace(url), middleware=[AsyncIO()]
         )
-        self._away = Complaint("queue.away")
+        self._away = RateLimitedWarning("queue.away")
 
     def declare_queue(self, queue_name: str) -> None:
         """As Dramatiq has it, but for the queue of what is to be done later: it would be asked for all the time."""
@@ -76,7 +76,7 @@ class PatientBroker(RedisBroker):
 class _PatientConsumer(Consumer):
     """A consumer that never fails. Dramatiq's own lets a worker thread wait for Redis with a job that is done."""
 
-    def __init__(self, consumer: Consumer, away: Complaint) -> None:
+    def __init__(self, consumer: Consumer, away: RateLimitedWarning) -> None:
         self._consumer = consumer
         self._away = away
 
@@ -113,4 +113,4 @@ class _PatientConsumer(Consumer):
     def _complain(self, error: Exception) -> None:
         # Dramatiq hides what Redis said behind an error of its own.
         said = error.args[0] if isinstance(error, ConnectionClosed) and error.args else error
-        self._away.about(redis_client.reason(said))
+        self._away.failed(redis_client.reason(said))

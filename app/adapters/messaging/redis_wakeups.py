@@ -10,8 +10,8 @@ from datetime import datetime
 import redis
 
 from app.adapters.messaging import redis_client
-from app.adapters.messaging.complaint import Complaint
 from app.adapters.messaging.outbox import Outbox
+from app.adapters.messaging.rate_limited_warning import RateLimitedWarning
 from app.ports import ProgressReport
 
 # A connection on which nothing comes is asked whether it still lives, every so many seconds.
@@ -34,7 +34,7 @@ class RedisWakeups:
         self._channel = f"{redis_client.namespace(url)}:wakeups"
         self._client = redis_client.client(url)
         self._outbox = Outbox("wakeups", redis_client.reason)
-        self._deaf = Complaint("wakeups.deaf")
+        self._deaf = RateLimitedWarning("wakeups.deaf")
 
     def feed_grew(self) -> None:
         """As the port says. Of several that wait to be sent, one goes out."""
@@ -54,7 +54,7 @@ class RedisWakeups:
                         yield item
                         pause = _FIRST_PAUSE
             except (redis.RedisError, OSError) as error:
-                self._deaf.about(redis_client.reason(error))
+                self._deaf.failed(redis_client.reason(error))
             await asyncio.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE)
 

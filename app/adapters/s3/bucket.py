@@ -13,7 +13,7 @@ from typing import cast
 from app.adapters.s3.connections import Connections
 from app.adapters.s3.errors import require, store_errors
 from app.adapters.s3.orders import Orders, StoredObject, StoredPart
-from app.adapters.s3.patience import Patience
+from app.adapters.s3.retries import RetryPolicy
 from app.adapters.s3.signing import Signer
 from app.errors import ObjectMissing, StoreUnavailable, UploadClosed
 from app.s3_address import S3Address
@@ -39,13 +39,13 @@ class Bucket:
         """Connects when something is asked; keeps up to so many `connections` open between requests."""
         self.address = address
         self._signer = Signer(address)
-        self._patience = Patience(patience)
+        self._retries = RetryPolicy(patience)
         self._connections = Connections(address, connections)
         self._orders = Orders(address, self._connections)
 
     def close(self) -> None:
         """Let go of the connections. Whoever waits for a busy store gets its last error."""
-        self._patience.end()
+        self._retries.end()
         self._connections.close()
 
     # ------------------------------------------------------------ the bucket itself
@@ -60,23 +60,23 @@ class Bucket:
     def make(self) -> None:
         """Make the bucket, if there is none. Raises StoreUnavailable when that is not allowed."""
         try:
-            if not self._patience.attempt(self._orders.bucket_exists):
-                self._patience.attempt(self._orders.make_bucket)
+            if not self._retries.attempt(self._orders.bucket_exists):
+                self._retries.attempt(self._orders.make_bucket)
         except StoreUnavailable:
             # Somebody else may have made it between the look and the order.
             self.require()
 
     def is_versioned(self) -> bool:
         """Whether the store keeps what is deleted."""
-        return self._patience.attempt(self._orders.is_versioned)
+        return self._retries.attempt(self._orders.is_versioned)
 
     def cors(self) -> bytes:
         """Which pages may use the bucket, in Amazon's XML; empty when nothing was said. May raise NotOffered."""
-        return self._patience.attempt(self._orders.cors)
+        return self._retries.attempt(self._orders.cors)
 
     def set_cors(self, rules: bytes) -> None:
         """Say which pages may use the bucket; what was said before is forgotten. May raise NotOffered."""
-        self._patience.attempt(partial(self._orders.set_cors, rules))
+        self._retries.attempt(partial(self._orders.set_cors, rules))
 
     # ------------------------------------------------------------ objects
 
@@ -86,7 +86,7 @@ class Bucket:
 
     def look(self, key: str) -> StoredObject:
         """Size, ETag and time of an object. Raises ObjectMissing."""
-        return self._patience.attempt(partial(self._orders.look, key))
+        return self._retries.attempt(partial(self._orders.look, key))
 
     def read(self, key: str, offset: int, length: int) -> bytes:
         """Exactly `length` bytes from `offset`. Raises ObjectMissing; StoreUnavailable beyond the object's end."""
@@ -107,7 +107,7 @@ class Bucket:
                 buffer[done : done + len(piece)] = piece
                 done += len(piece)
 
-        self._patience.attempt(attempt)
+        self._retries.attempt(attempt)
 
     def _pieces(self, key: str, offset: int, length: int) -> Iterator[bytes]:
         if not length:
@@ -126,16 +126,16 @@ class Bucket:
 
     def put(self, key: str, body: bytes) -> None:
         """Make a small object at once."""
-        self._patience.attempt(partial(self._orders.put, key, body))
+        self._retries.attempt(partial(self._orders.put, key, body))
 
     def delete(self, key: str) -> None:
         """Remove an object. Harmless when there is none."""
-        self._patience.attempt(partial(self._orders.delete, key))
+        self._retries.attempt(partial(self._orders.delete, key))
 
     def keys(self, prefix: str = "") -> Iterator[tuple[str, datetime]]:
         """The objects whose keys begin with `prefix`, ascending, with the time of their last change."""
         after = None
-        while page := self._patience.attempt(partial(self._orders.keys, prefix, after, _PAGE)):
+        while page := self._retries.attempt(partial(self._orders.keys, prefix, after, _PAGE)):
             yield from page
             after = page[-1][0]
 
@@ -143,7 +143,7 @@ class Bucket:
 
     def open_multipart(self, key: str) -> str:
         """Make ready to receive parts; the store's reference of that."""
-        return self._patience.attempt(partial(self._orders.open, key))
+        return self._retries.attempt(partial(self._orders.open, key))
 
     def put_part(self, key: str, reference: str, number: int, body: Body, length: int) -> str:
         """Send a part of `length` bytes; its ETag. Raises UploadClosed; ValueError for a body of another length."""
@@ -163,14 +163,14 @@ class Bucket:
             require(response, 200)
             return response.headers["etag"].strip('"')
 
-        return self._patience.attempt(attempt)
+        return self._retries.attempt(attempt)
 
     def copy_part(self, key: str, reference: str, number: int, source: str, offset: int, length: int) -> str:
         """Have the store make a part of `length` bytes of the object `source`; its ETag.
 
         Raises UploadClosed; ObjectMissing when there is no such source.
         """
-        return self._patience.attempt(partial(self._orders.copy, key, reference, number, source, offset, length))
+        return self._retries.attempt(partial(self._orders.copy, key, reference, number, source, offset, length))
 
     def complete(self, key: str, reference: str, parts: Sequence[tuple[int, str]]) -> None:
         """Make the object of these parts, given by number and ETag, ascending. Harmless when done before.
@@ -178,7 +178,7 @@ class Bucket:
         Raises UploadClosed; PartsArriving when a part is not there with this ETag.
         """
         try:
-            self._patience.attempt(partial(self._orders.complete, key, reference, parts))
+            self._retries.attempt(partial(self._orders.complete, key, reference, parts))
         except UploadClosed:
             # Where the answer to an earlier attempt was lost, the object is there.
             if not self._is_made_of(key, parts):
@@ -196,13 +196,13 @@ class Bucket:
     def abort(self, key: str, reference: str) -> None:
         """Forget an upload and the parts of it that are here. Harmless when done before, or when it is complete."""
         try:
-            self._patience.attempt(partial(self._orders.abort, key, reference))
+            self._retries.attempt(partial(self._orders.abort, key, reference))
         except UploadClosed:
             pass
 
     def multiparts(self, key: str) -> list[str]:
         """The references of the uploads that are open under exactly this key; a thousand of them at most."""
-        found = self._patience.attempt(partial(self._orders.multiparts, key))
+        found = self._retries.attempt(partial(self._orders.multiparts, key))
         return [upload.reference for upload in found if upload.key == key]
 
     def open_keys(self, *folders: str) -> list[tuple[str, datetime]]:
@@ -211,23 +211,23 @@ class Bucket:
         With `folders`, only keys that begin with one of these are looked at: a policy may hide the others. MinIO tells
         only of what was opened since it was started.
         """
-        found = self._patience.attempt(self._orders.all_multiparts)
+        found = self._retries.attempt(self._orders.all_multiparts)
         near = [upload for upload in found if upload.key.startswith(folders or "")]
         return [(upload.key, upload.opened) for upload in near if self._is_open(upload.key, upload.reference)]
 
     def _is_open(self, key: str, reference: str) -> bool:
         try:
-            self._patience.attempt(partial(self._orders.parts, key, reference, most=1))
+            self._retries.attempt(partial(self._orders.parts, key, reference, most=1))
         except UploadClosed:
             return False
         return True
 
     def parts(self, key: str, reference: str) -> list[StoredPart]:
         """The parts of an upload that have arrived whole, ascending. Raises UploadClosed."""
-        found, more = self._patience.attempt(partial(self._orders.parts, key, reference))
+        found, more = self._retries.attempt(partial(self._orders.parts, key, reference))
         parts = [*found]
         while more:
-            found, more = self._patience.attempt(partial(self._orders.parts, key, reference, after=parts[-1].number))
+            found, more = self._retries.attempt(partial(self._orders.parts, key, reference, after=parts[-1].number))
             parts += found
         return parts
 

@@ -6,7 +6,6 @@ What has arrived is asked of the store every time.
 """
 
 import asyncio
-import re
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
@@ -19,7 +18,7 @@ from app.adapters.s3.bucket import Bucket, StoredObject, StoredPart
 from app.adapters.s3.provision import provision
 from app.adapters.s3.signing import LONGEST, Signer
 from app.errors import ObjectMissing, PartsMissing, StoreUnavailable, UploadClosed, WrongPart
-from app.object_keys import BLOBS, UPLOADS
+from app.object_keys import BLOBS, UPLOADS, checked_key, is_key
 from app.ports import Asker, SignedRequest, UploadHandle, UploadReceipt
 from app.s3_address import S3Address, S3Key
 
@@ -35,8 +34,6 @@ _LISTED_AT_ONCE = 1000
 # A request waits behind these calls: it is told sooner than a worker that the store is away.
 _PATIENCE = 5.0
 _SECOND = timedelta(seconds=1)
-
-_KEY = re.compile(r"(?=.{1,200}\Z)[a-z0-9_][a-z0-9_.-]*(/[a-z0-9_][a-z0-9_.-]*)*")
 
 
 class S3Store:
@@ -80,7 +77,7 @@ class S3Store:
 
     async def open_upload(self, key: str, size: int, part_size: int) -> UploadHandle:
         """As the port says. Each call opens another upload. UploadClosed when the object exists."""
-        return await self._run(self._open, _checked(key), size, part_size)
+        return await self._run(self._open, checked_key(key), size, part_size)
 
     def _open(self, key: str, size: int, part_size: int) -> UploadHandle:
         try:
@@ -172,11 +169,11 @@ class S3Store:
     ) -> SignedRequest:
         """As the port says."""
         query = {"response-content-disposition": attachment(file_name)}
-        return _signed(self._downloads, "GET", _checked(key), query, expires_at)
+        return _signed(self._downloads, "GET", checked_key(key), query, expires_at)
 
     async def read(self, key: str) -> AsyncIterator[bytes]:
         """As the port says, in chunks of 1 MiB. A connection that breaks is no end: it goes on where it was."""
-        size = await self._run(self._bucket.size, _checked(key))
+        size = await self._run(self._bucket.size, checked_key(key))
         for offset in range(0, size, _BLOCK):
             block = await self._run(self._bucket.read, key, offset, min(_BLOCK, size - offset))
             for start in range(0, len(block), READ_BYTES):
@@ -184,7 +181,7 @@ class S3Store:
 
     async def delete(self, key: str) -> None:
         """As the port says. Uploads that are open under the key go too."""
-        await self._run(self._delete, _checked(key))
+        await self._run(self._delete, checked_key(key))
 
     def _delete(self, key: str) -> None:
         for reference in self._bucket.multiparts(key):
@@ -193,14 +190,14 @@ class S3Store:
 
     async def size(self, key: str) -> int:
         """As the port says."""
-        return await self._run(self._bucket.size, _checked(key))
+        return await self._run(self._bucket.size, checked_key(key))
 
     async def batches(self) -> AsyncIterator[Sequence[tuple[str, datetime]]]:
         """As the port says. An upload that MinIO has forgotten at a restart is not listed; MinIO drops it by itself."""
         found = chain(self._bucket.keys(), await self._run(self._bucket.open_keys, UPLOADS, BLOBS))
         while batch := await self._run(lambda: list(islice(found, _LISTED_AT_ONCE))):
             # Objects of other programs are not ours to sweep away.
-            yield [(key, changed) for key, changed in batch if _KEY.fullmatch(key)]
+            yield [(key, changed) for key, changed in batch if is_key(key)]
 
     # ------------------------------------------------------------
 
@@ -217,9 +214,3 @@ def _signed(
     lifetime = min(expires_at - at, LONGEST)
     url = signer.sign(method, key, query, at=at, lifetime=lifetime, length=length)
     return SignedRequest(method, url, at + lifetime)
-
-
-def _checked(key: str) -> str:
-    if _KEY.fullmatch(key) is None:
-        raise ValueError(f"not a key: {key!r}")
-    return key

@@ -48,7 +48,7 @@ async def connect_and_run() -> None:
     """Apply what is missing, or nothing when something fails."""
     engine = opened(context.config.attributes["url"])
     try:
-        with postgres.told_as_unavailable(), sqlite.told_as_unavailable():
+        with postgres.as_unavailable(), sqlite.as_unavailable():
             async with engine.begin() as connection:
                 await connection.run_sync(run)
     finally:

@@ -1,4 +1,4 @@
-"""Trying again: a store that is busy, or is just being started anew, mostly answers a moment later."""
+"""Retries: a store that is busy, or is just restarting, mostly answers a moment later."""
 
 import random
 import threading
@@ -14,7 +14,7 @@ _FIRST_PAUSE = 0.1
 _LONGEST_PAUSE = 3.2
 
 
-class Patience:
+class RetryPolicy:
     """Makes attempts until one succeeds, `seconds` have gone by, or it is ended. Safe for several threads."""
 
     def __init__(self, seconds: float) -> None:
