@@ -60,9 +60,20 @@ async def read_page(
     """The rows of `query` in the order of (`key`, `id_`) that lie in the window; of one column or entity, just that."""
     inside = between(query, key, id_, window, descending=descending)
     found = await session.execute(first_of(inside, key, id_, window, descending=descending))
-    rows: Sequence[Any] = found.scalars().all() if len(found.keys()) == 1 else found.all()
-    more = len(rows) > window.limit
-    rows = rows[: window.limit]
+    return _page(found.scalars().all() if len(found.keys()) == 1 else found.all(), window)
+
+
+def page_of(numbers: Sequence[int], window: Window) -> Page[int]:
+    """The same of numbers that are known already, in ascending order: each is its own sort key."""
+    after, before = (None if place is None else place.key for place in (window.after, window.before))
+    inside = [n for n in numbers if (after is None or n > after) and (before is None or n < before)]
+    return _page(inside[::-1] if window.backward else inside, window)
+
+
+def _page(found: Sequence[Any], window: Window) -> Page[Any]:
+    """A page of what `first_of` gives, or of more: the last ones come first if the window is backward."""
+    more = len(found) > window.limit
+    rows = found[: window.limit]
     if window.backward:
         return Page(rows[::-1], has_next=window.before is not None, has_previous=more)
     return Page(rows, has_next=more, has_previous=window.after is not None)

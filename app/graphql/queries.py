@@ -20,7 +20,16 @@ from app.graphql.context import Context, Info, asks_for
 from app.graphql.enums import OrderDirection
 from app.graphql.inputs import ImageFilter, ImageLookup, ImageOrderInput
 from app.graphql.scalars import EventCursor
-from app.graphql.types.connections import After, Before, First, Last, PageInfo, cursor_for, page_fields, window_of
+from app.graphql.types.connections import (
+    First,
+    Last,
+    PageInfo,
+    Paging,
+    cursor_for,
+    page_fields,
+    page_size,
+    paged,
+)
 from app.graphql.types.events import ImageEventConnection, ImageEventEdge, event_node
 from app.graphql.types.images import Image, ImageConnection
 from app.graphql.types.node import Node
@@ -69,26 +78,23 @@ class Query:
         async with info.context.gateway.database.read() as session:
             return Project.of(await tenancy.project_for(session, info.context.viewer, id, field=("id",)))
 
-    @strawberry.field(description="Every image that the project can see: its own, and those shared with it.")
+    @paged(description="Every image that the project can see: its own, and those shared with it.")
     async def images(
         self,
         info: Info,
         project_id: ProjectId,
+        paging: Paging,
         filter: Annotated[ImageFilter | None, strawberry.argument(description="Which images.")] = None,
         order_by: Annotated[
             ImageOrderInput | None,
             strawberry.argument(description="How sorted; the newest first by default."),
         ] = None,
-        first: First = None,
-        after: After = None,
-        last: Last = None,
-        before: Before = None,
     ) -> ImageConnection | None:
         wanted = (filter or ImageFilter()).wanted()
         order = order_by.field if order_by else ImageOrder.CREATED_AT
         descending = order_by is None or order_by.direction is OrderDirection.DESC
         name = f"images-{order}-{'desc' if descending else 'asc'}"
-        window = window_of(name, first, after, last, before, keys=_KEYS.get(order, str))
+        window = paging.window(name, _KEYS.get(order, str))
         gateway, viewer = info.context.gateway, info.context.viewer
 
         def reading() -> AbstractAsyncContextManager[AsyncSession]:
@@ -156,7 +162,7 @@ class Query:
         ] = None,
         last: Last = None,
     ) -> ImageEventConnection | None:
-        window = window_of("events", first, None, last)
+        limit, backward = page_size(first, last)
         context = info.context
         given = {"after": after, "before": before}
         marks = {name: context.mark_of(cursor, name) for name, cursor in given.items() if cursor is not None}
@@ -166,11 +172,11 @@ class Query:
             if "after" in bounds and bounds["after"] < await event_log.oldest_position(session):
                 raise resync_required("after")
             wanted = Wanted(project_id, role, image_id)
-            events = await event_log.events_for(session, wanted, window.limit + 1, newest=window.backward, **bounds)
-            more = len(events) > window.limit
-            kept = events[-window.limit :] if window.backward else events[: window.limit]
+            events = await event_log.events_for(session, wanted, limit + 1, newest=backward, **bounds)
+            more = len(events) > limit
+            kept = events[-limit:] if backward else events[:limit]
             page = await happened(session, kept, context.epoch)
-        if window.backward:
+        if backward:
             return _event_page(info, page, later=before is not None, earlier=more)
         return _event_page(info, page, later=more, earlier=after is not None)
 

@@ -10,7 +10,7 @@ from app.catalog.bill import billing
 from app.catalog.bill.billing import ImageUsage as Line
 from app.catalog.bill.billing import Usage
 from app.graphql.context import Info
-from app.graphql.types.connections import Connection, cursor_for, page_fields, window_of
+from app.graphql.types.connections import Connection, Paging, cursor_for, page_fields, paged
 from app.graphql.types.node import node_of
 
 if TYPE_CHECKING:
@@ -75,14 +75,9 @@ class StorageUsage:
             row=usage,
         )
 
-    @strawberry.field(description="The same by image, in the order in which they were created, deleted ones included.")
-    async def by_image(
-        self,
-        info: Info,
-        first: Annotated[int | None, strawberry.argument(description="How many, 1 to 100, from the start.")] = None,
-        after: Annotated[str | None, strawberry.argument(description="A cursor: only what comes behind it.")] = None,
-    ) -> Connection[ImageUsage] | None:
-        window, usage, gateway = window_of(_BY_IMAGE, first, after), self.row, info.context.gateway
+    @paged(description="The same by image, in the order in which they were created, deleted ones included.")
+    async def by_image(self, info: Info, paging: Paging) -> Connection[ImageUsage] | None:
+        window, usage, gateway = paging.window(_BY_IMAGE), self.row, info.context.gateway
         interval = (usage.project_id, usage.since, usage.until)
 
         async def count() -> int:

@@ -1,5 +1,7 @@
 """Connections by the Relay specification, over the catalogue's keyset pages.
 
+`paged` declares a field that gives one: it takes first, after, last and before, and its resolver gets a `Paging`.
+
 Cursors are opaque to clients, and treated as hostile when they come back: base64url, without padding, of the JSON array
 [version, order, sort key, id].
 """
@@ -15,11 +17,16 @@ from enum import StrEnum
 from typing import Annotated, Any, Generic, TypeVar
 
 import strawberry
+from strawberry.annotation import StrawberryAnnotation
+from strawberry.extensions.field_extension import AsyncExtensionResolver, FieldExtension
+from strawberry.types.arguments import StrawberryArgument
+from strawberry.types.field import StrawberryField
 
 from app.catalog.pages import Page, Place, Window
 from app.errors import InvalidInput
 
 Node = TypeVar("Node")
+Keys = type[str] | type[int] | type[datetime] | type[StrEnum]
 
 _MAXIMUM_PAGE = 100
 _CURSOR_VERSION = 1
@@ -32,6 +39,51 @@ First = Annotated[int | None, strawberry.argument(description="How many, 1 to 10
 After = Annotated[str | None, strawberry.argument(description="A cursor: only what comes behind it.")]
 Last = Annotated[int | None, strawberry.argument(description="How many, 1 to 100, from the end.")]
 Before = Annotated[str | None, strawberry.argument(description="A cursor: only what comes before it.")]
+
+_ARGUMENTS: dict[str, Any] = {"first": First, "after": After, "last": Last, "before": Before}
+
+
+@dataclass(frozen=True, slots=True)
+class Paging:
+    """Which page of a connection is asked for: the four arguments as they came."""
+
+    first: int | None = None
+    after: str | None = None
+    last: int | None = None
+    before: str | None = None
+
+    def window(self, order: str, keys: Keys = str) -> Window:
+        """The rows that are asked for. Raises InvalidInput.
+
+        `order` names what the cursors have to be made for, `keys` the type of its sort keys.
+        """
+        limit, backward = page_size(self.first, self.last)
+        after, before = _place(self.after, order, "after", keys), _place(self.before, order, "before", keys)
+        return Window(limit, after, before, backward=backward)
+
+
+class _TakesPaging(FieldExtension):
+    """Declares the four arguments in place of the resolver's parameter `paging`, and collects them into it."""
+
+    def apply(self, field: StrawberryField) -> None:
+        # Every schema that is built applies it again to the same field.
+        own = [argument for argument in field.arguments if argument.python_name not in {"paging", *_ARGUMENTS}]
+        paging = [
+            StrawberryArgument(name, None, StrawberryAnnotation(annotation), default=None)
+            for name, annotation in _ARGUMENTS.items()
+        ]
+        field.arguments = [*own, *paging]
+
+    async def resolve_async(
+        self, next_: AsyncExtensionResolver, source: Any, info: strawberry.Info[Any, Any], **kwargs: Any
+    ) -> Any:
+        paging = Paging(**{name: kwargs.pop(name) for name in _ARGUMENTS})
+        return await next_(source, info, paging=paging, **kwargs)
+
+
+def paged(description: str) -> Any:
+    """Declares a field that gives a connection. Its resolver is asynchronous, and has a parameter `paging: Paging`."""
+    return strawberry.field(description=description, extensions=[_TakesPaging()])
 
 
 @strawberry.type(description="Where a page lies among all that there is.")
@@ -77,31 +129,15 @@ def page_fields(page: Page[Any], nodes: Sequence[Any], cursor_of: Callable[[Any]
     return {"page_info": info, "nodes": list(nodes), "page": page, "cursor_of": cursor_of}
 
 
-def window_of(
-    order: str,
-    first: int | None,
-    after: str | None,
-    last: int | None = None,
-    before: str | None = None,
-    *,
-    keys: type[str] | type[int] | type[datetime] | type[StrEnum] = str,
-) -> Window:
-    """The rows that a field's arguments ask for. Raises InvalidInput.
-
-    `order` names what the cursors have to be made for, `keys` the type of its sort keys.
-    """
+def page_size(first: int | None, last: int | None) -> tuple[int, bool]:
+    """How many rows are asked for, and whether it is the last ones. Raises InvalidInput."""
     if (first is None) == (last is None):
         raise InvalidInput("Give either first or last.", field=("first",), hint="For example first: 50.")
     limit = first if first is not None else last
     if limit is None or not 1 <= limit <= _MAXIMUM_PAGE:
         field = "first" if first is not None else "last"
         raise InvalidInput(f"A page has 1 to {_MAXIMUM_PAGE} rows.", field=(field,))
-    return Window(
-        limit=limit,
-        after=_place(after, order, "after", keys),
-        before=_place(before, order, "before", keys),
-        backward=first is None,
-    )
+    return limit, first is None
 
 
 def cursor_for(order: str, key: Any, id_: str) -> str:
@@ -109,7 +145,7 @@ def cursor_for(order: str, key: Any, id_: str) -> str:
     return encode_cursor(order, key.astimezone(UTC).isoformat() if isinstance(key, datetime) else key, id_)
 
 
-def _place(cursor: str | None, order: str, argument: str, keys: type) -> Place | None:
+def _place(cursor: str | None, order: str, argument: str, keys: Keys) -> Place | None:
     if cursor is None:
         return None
     position = decode_cursor(cursor, order, field=argument)

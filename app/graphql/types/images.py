@@ -13,7 +13,7 @@ from app.catalog.people.access import Access, Right
 from app.graphql.context import Info
 from app.graphql.scalars import ByteSize, EventCursor
 from app.graphql.types.billing import Money
-from app.graphql.types.connections import After, Connection, First
+from app.graphql.types.connections import Connection, Paging, paged
 from app.graphql.types.node import Node, made_of
 from app.graphql.types.sharing import ImageShare, share_page
 from app.graphql.types.tenancy import Project
@@ -237,16 +237,15 @@ class Image(Node):
             delete=held.may(Right.MANAGE) and not self.protected,
         )
 
-    @strawberry.field(
+    @paged(
         description="With whom it is shared, or offered to, the first one first; null for who sees it through a share."
     )
-    async def shares(self, info: Info, first: First = None, after: After = None) -> Connection[ImageShare] | None:
+    async def shares(self, info: Info, paging: Paging) -> Connection[ImageShare] | None:
         if await info.context.loaders.roles.load(self.row.project_id) is None:
             return None
         return await share_page(
             info,
-            first,
-            after,
+            paging,
             read=lambda session, window: sharing.shares_of(session, self.id, window),
             count=lambda session: sharing.count_shares(session, self.id),
         )

@@ -9,7 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.catalog.pages import Page, Window
 from app.graphql.context import Info
-from app.graphql.types.connections import Connection, cursor_for, page_fields, window_of
+from app.graphql.types.connections import Connection, Paging, cursor_for, page_fields
 from app.graphql.types.node import Node, made_of, node_of
 from app.lifecycle import ShareGrant, ShareState
 from app.models import ImageShare as ShareRow
@@ -70,13 +70,12 @@ async def project_of_share(info: Info, project_id: str) -> "Project":
 
 async def share_page(
     info: Info,
-    first: int | None,
-    after: str | None,
+    paging: Paging,
     read: Callable[[AsyncSession, Window], Awaitable[Page[ShareRow]]],
     count: Callable[[AsyncSession], Awaitable[int]],
 ) -> Connection[ImageShare]:
     """A page of shares, in the order in which they were made."""
-    window, database = window_of(_BY_ID, first, after), info.context.gateway.database
+    window, database = paging.window(_BY_ID), info.context.gateway.database
 
     async def count_all() -> int:
         async with database.read() as session:

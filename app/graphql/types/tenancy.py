@@ -10,7 +10,7 @@ from app.catalog.bill import billing
 from app.catalog.people import tenancy
 from app.graphql.context import Info
 from app.graphql.types.billing import StorageUsage
-from app.graphql.types.connections import After, Connection, First, cursor_for, page_fields, window_of
+from app.graphql.types.connections import Connection, Paging, cursor_for, page_fields, paged
 from app.graphql.types.node import Node, made_of
 from app.graphql.types.quotas import ProjectQuota
 from app.graphql.types.sharing import ImageShare, share_page
@@ -52,9 +52,9 @@ class Organization(Node):
         async with info.context.gateway.database.read() as session:
             return await tenancy.is_owner(session, info.context.viewer, self.id)
 
-    @strawberry.field(description="Those of its projects that you may see, by name.")
-    async def projects(self, info: Info, first: First = None, after: After = None) -> "Connection[Project] | None":
-        return await project_page(info, first, after, organization_id=self.id)
+    @paged(description="Those of its projects that you may see, by name.")
+    async def projects(self, info: Info, paging: Paging) -> "Connection[Project] | None":
+        return await project_page(info, paging, organization_id=self.id)
 
 
 @made_of(ProjectRow)
@@ -98,9 +98,9 @@ class Project(Node):
         async with gateway.database.read() as session:
             return ProjectQuota.of(await quotas.quota_of(session, self.row, gateway.settings))
 
-    @strawberry.field(description="Who belongs to the project, by subject.")
-    async def members(self, info: Info, first: First = None, after: After = None) -> Connection[ProjectMember] | None:
-        window = window_of(_BY_SUBJECT, first, after)
+    @paged(description="Who belongs to the project, by subject.")
+    async def members(self, info: Info, paging: Paging) -> Connection[ProjectMember] | None:
+        window = paging.window(_BY_SUBJECT)
         if await self.viewer_role_here(info) is None:
             return None
         database = info.context.gateway.database
@@ -127,40 +127,31 @@ class Project(Node):
         async with gateway.database.read() as session:
             return StorageUsage.of(await billing.usage_of(session, self.id, from_, to, gateway.settings))
 
-    @strawberry.field(
-        description="Shares that are offered to the project and not answered yet; null for who is no admin of it."
-    )
-    async def share_offers(self, info: Info, first: First = None, after: After = None) -> Connection[ImageShare] | None:
+    @paged(description="Shares that are offered to the project and not answered yet; null for who is no admin of it.")
+    async def share_offers(self, info: Info, paging: Paging) -> Connection[ImageShare] | None:
         if await self.viewer_role_here(info) != ProjectRole.ADMIN:
             return None
-        return await self._shares(info, ShareState.OFFERED, first, after)
+        return await self._shares(info, ShareState.OFFERED, paging)
 
-    @strawberry.field(description="Shares that the project has accepted: of what images of others it may use, and how.")
-    async def accepted_shares(
-        self, info: Info, first: First = None, after: After = None
-    ) -> Connection[ImageShare] | None:
+    @paged(description="Shares that the project has accepted: of what images of others it may use, and how.")
+    async def accepted_shares(self, info: Info, paging: Paging) -> Connection[ImageShare] | None:
         if await self.viewer_role_here(info) is None:
             return None
-        return await self._shares(info, ShareState.ACCEPTED, first, after)
+        return await self._shares(info, ShareState.ACCEPTED, paging)
 
-    async def _shares(
-        self, info: Info, state: ShareState, first: int | None, after: str | None
-    ) -> Connection[ImageShare]:
+    async def _shares(self, info: Info, state: ShareState, paging: Paging) -> Connection[ImageShare]:
         return await share_page(
             info,
-            first,
-            after,
+            paging,
             read=lambda session, window: sharing.shares_with(session, self.id, state, window),
             count=lambda session: sharing.count_shares_with(session, self.id, state),
         )
 
 
-async def project_page(
-    info: Info, first: int | None, after: str | None, *, organization_id: str | None = None
-) -> Connection[Project]:
+async def project_page(info: Info, paging: Paging, *, organization_id: str | None = None) -> Connection[Project]:
     """A page of the projects that the caller may see."""
     window, viewer, database = (
-        window_of(_BY_NAME, first, after),
+        paging.window(_BY_NAME),
         info.context.viewer,
         info.context.gateway.database,
     )
@@ -182,9 +173,9 @@ class Viewer(Node):
     name: str | None = strawberry.field(description="The name that the token gives.")
     operator: bool = strawberry.field(description="Whether the token makes you an operator, who may do everything.")
 
-    @strawberry.field(
+    @paged(
         description="The projects that you may see, by name: those that you belong to, and all of an organization "
         "that you own."
     )
-    async def projects(self, info: Info, first: First = None, after: After = None) -> Connection[Project] | None:
-        return await project_page(info, first, after)
+    async def projects(self, info: Info, paging: Paging) -> Connection[Project] | None:
+        return await project_page(info, paging)

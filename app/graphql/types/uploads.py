@@ -6,12 +6,12 @@ from typing import Annotated
 
 import strawberry
 
-from app.catalog.pages import Page
+from app.catalog.pages import Page, page_of
 from app.catalog.uploads import handle_of
 from app.graphql.context import Context, Info
 from app.graphql.enums import PartStatus
 from app.graphql.scalars import URL, ByteSize
-from app.graphql.types.connections import After, Connection, First, cursor_for, page_fields, window_of
+from app.graphql.types.connections import Connection, Paging, cursor_for, page_fields, paged
 from app.graphql.types.node import Node
 from app.lifecycle import ProjectRole, UploadState
 from app.models import Upload as UploadRow
@@ -133,23 +133,20 @@ class ImageUpload(Node):
         receipt = await self._receipt(info)
         return ByteSize(0 if receipt is None else receipt.received_bytes)
 
-    @strawberry.field(
+    @paged(
         description="The parts, by number. An interrupted client asks for status: MISSING to learn what is left. "
         "No part is MISSING when the upload is not OPEN."
     )
     async def parts(
         self,
         info: Info,
+        paging: Paging,
         status: Annotated[PartStatus | None, strawberry.argument(description="Only parts of this status.")] = None,
-        first: First = None,
-        after: After = None,
     ) -> Connection[UploadPart] | None:
-        window = window_of(_BY_NUMBER, first, after, keys=int)
+        window = paging.window(_BY_NUMBER, int)
         statuses = await self._statuses(info)
         numbers = [number for number, found in statuses.items() if status in (None, found)]
-        beyond = [number for number in numbers if window.after is None or number > window.after.key]
-        page = Page(beyond[: window.limit], len(beyond) > window.limit, window.after is not None)
-        return self._part_page(page, statuses, len(numbers))
+        return self._part_page(page_of(numbers, window), statuses, len(numbers))
 
     async def _statuses(self, info: Info) -> dict[int, PartStatus]:
         """What has become of each part, by number."""

@@ -91,7 +91,7 @@ def test_every_list_that_can_grow_is_paged(built: GraphQLSchema) -> None:
     for name, type_ in own_types(built):
         for field_name, field in getattr(type_, "fields", {}).items():
             if str(field.type).rstrip("!").endswith("Connection"):
-                assert {"first", "after"} <= field.args.keys(), f"{name}.{field_name}"
+                assert {"first", "after", "last", "before"} <= field.args.keys(), f"{name}.{field_name}"
 
 
 def test_ids_and_enums_are_never_null_and_nodes_have_ids(built: GraphQLSchema) -> None:
