@@ -249,8 +249,14 @@ class UpdateImageShareInput:
     expected_revision: int | None = strawberry.field(default=None, description=_SHARE_REVISION)
 
 
-@strawberry.input(description="A share to accept or to decline.")
-class AnswerImageShareInput:
+@strawberry.input(description="An offered share to accept.")
+class AcceptImageShareInput:
+    share_id: strawberry.ID = strawberry.field(description="The share.")
+    expected_revision: int | None = strawberry.field(default=None, description=_SHARE_REVISION)
+
+
+@strawberry.input(description="An offered share to decline, or an accepted one to give up.")
+class DeclineImageShareInput:
     share_id: strawberry.ID = strawberry.field(description="The share.")
     expected_revision: int | None = strawberry.field(default=None, description=_SHARE_REVISION)
 

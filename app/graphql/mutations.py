@@ -11,9 +11,10 @@ from app.errors import UserMistake
 from app.graphql.context import Info
 from app.graphql.inputs import (
     AbortUploadInput,
-    AnswerImageShareInput,
+    AcceptImageShareInput,
     CompleteUploadInput,
     CreateImageInput,
+    DeclineImageShareInput,
     DeleteImageInput,
     RemoveProjectMemberInput,
     RetryImageInput,
@@ -129,13 +130,13 @@ class Mutation:
 
     @strawberry.mutation(description="Take a share that is offered to a project that you administer.")
     async def accept_image_share(
-        self, info: Info, input: Annotated[AnswerImageShareInput, _INPUT]
+        self, info: Info, input: Annotated[AcceptImageShareInput, _INPUT]
     ) -> AcceptImageSharePayload | None:
         return await AcceptImageSharePayload.answer(info, _answer_share(info, input, ShareState.ACCEPTED))
 
     @strawberry.mutation(description="Decline a share that is offered to a project that you administer, or give it up.")
     async def decline_image_share(
-        self, info: Info, input: Annotated[AnswerImageShareInput, _INPUT]
+        self, info: Info, input: Annotated[DeclineImageShareInput, _INPUT]
     ) -> DeclineImageSharePayload | None:
         return await DeclineImageSharePayload.answer(info, _answer_share(info, input, ShareState.DECLINED))
 
@@ -181,6 +182,8 @@ class Mutation:
         return await RemoveProjectMemberPayload.answer(info, act)
 
 
-def _answer_share(info: Info, input: AnswerImageShareInput, answer: ShareState) -> Awaitable[sharing.Changed]:
+def _answer_share(
+    info: Info, input: AcceptImageShareInput | DeclineImageShareInput, answer: ShareState
+) -> Awaitable[sharing.Changed]:
     database, viewer = info.context.gateway.database, info.context.viewer
     return sharing.answer_share(database, viewer, input.share_id, answer, input.expected_revision)

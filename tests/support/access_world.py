@@ -40,7 +40,6 @@ RESULTS = {
     **dict.fromkeys(("shareImage", "updateImageShare", "acceptImageShare", "declineImageShare"), "share { id }"),
     **dict.fromkeys(("setProjectQuota", "setProjectMember", "removeProjectMember"), "project { id }"),
 }
-INPUTS = dict.fromkeys(("acceptImageShare", "declineImageShare"), "AnswerImageShareInput")
 
 
 @dataclass
@@ -231,8 +230,8 @@ def anonymized(body: dict[str, Any]) -> dict[str, Any]:
 
 
 def mutation_of(name: str) -> str:
-    default, result = f"{name[0].upper()}{name[1:]}Input", RESULTS.get(name, "image { id }")
-    return f"""mutation ($input: {INPUTS.get(name, default)}!) {{ it: {name}(input: $input) {{
+    kind, result = name[0].upper() + name[1:], RESULTS.get(name, "image { id }")
+    return f"""mutation ($input: {kind}Input!) {{ it: {name}(input: $input) {{
         cursor userErrors {{ code message field hint }} query {{ __typename }} {result} }} }}"""
 
 

@@ -9,7 +9,6 @@ from app.settings import MIB
 from tests.support.gateway import ADMIN, STRANGER, Gateway
 
 SHARE = "id grant state revision sharedBy imageName image { id name visibility } project { id name }"
-_ASKED = {"acceptImageShare": "AnswerImageShare", "declineImageShare": "AnswerImageShare"}
 FEED = """query ($project: ID!, $image: ID) { imageEvents(projectId: $project, imageId: $image, last: 100) { nodes {
   __typename cursor actor imageId image { id }
   ... on ImageUpdated { fields } ... on ImageShareChanged { state grant imageName project { id } share { id } } } } }"""
@@ -17,7 +16,7 @@ FEED = """query ($project: ID!, $image: ID) { imageEvents(projectId: $project, i
 
 async def act(gateway: Gateway, name: str, subject: str = ADMIN, /, give: str = "", **given: Any) -> dict[str, Any]:
     """The payload of a mutation, with what it is asked to `give`."""
-    kind = _ASKED.get(name, name[0].upper() + name[1:])
+    kind = name[0].upper() + name[1:]
     document = f"""mutation ($input: {kind}Input!) {{ {name}(input: $input) {{
         cursor userErrors {{ __typename code message field hint }} {give} }} }}"""
     payload: dict[str, Any] = (await gateway.ask(document, subject, input=given))[name]

@@ -54,7 +54,7 @@ mutation RevokeShare($input: RevokeImageShareInput!) {
 
 ACCEPT_SHARE = (
     """
-mutation AcceptShare($input: AnswerImageShareInput!) {
+mutation AcceptShare($input: AcceptImageShareInput!) {
   acceptImageShare(input: $input) { share { ...ShareFields } userErrors { code message hint field } }
 }
 """
@@ -63,7 +63,7 @@ mutation AcceptShare($input: AnswerImageShareInput!) {
 
 DECLINE_SHARE = (
     """
-mutation DeclineShare($input: AnswerImageShareInput!) {
+mutation DeclineShare($input: DeclineImageShareInput!) {
   declineImageShare(input: $input) { share { ...ShareFields } userErrors { code message hint field } }
 }
 """
