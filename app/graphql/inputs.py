@@ -5,6 +5,9 @@ from enum import StrEnum
 from typing import Any, TypeVar
 
 import strawberry
+from graphql import GraphQLOneOfDirective
+from strawberry.schema_directive import Location
+from strawberry.schema_directives import OneOf
 
 from app.catalog import texts
 from app.catalog.images import ImageFilter as Wanted
@@ -23,6 +26,13 @@ _MAXIMUM_TEXT = 255
 _MAXIMUM_TEXTS = 100
 
 
+@strawberry.schema_directive(
+    locations=[Location.INPUT_OBJECT], name="oneOf", description=GraphQLOneOfDirective.description
+)
+class ExactlyOne(OneOf):
+    """Strawberry's own, which is what `one_of=True` stands for, has no description in the exported schema."""
+
+
 @strawberry.input(description="The name of an image in a project.")
 class ProjectImageName:
     project_id: strawberry.ID = strawberry.field(description="The project.")
@@ -31,7 +41,7 @@ class ProjectImageName:
     )
 
 
-@strawberry.input(one_of=True, description="How to find one image.")
+@strawberry.input(directives=[ExactlyOne()], description="How to find one image.")
 class ImageLookup:
     id: strawberry.ID | None = strawberry.field(default=strawberry.UNSET, description="By its id.")
     name: ProjectImageName | None = strawberry.field(default=strawberry.UNSET, description="By its name.")
@@ -117,7 +127,7 @@ class CopyImageInput:
     image_id: strawberry.ID = strawberry.field(description="The image: ACTIVE, and one that the project may launch.")
 
 
-@strawberry.input(one_of=True, description="Where the image comes from.")
+@strawberry.input(directives=[ExactlyOne()], description="Where the image comes from.")
 class ImageSourceInput:
     upload: UploadInput | None = strawberry.field(
         default=strawberry.UNSET, description="From a file that will be uploaded."

@@ -39,6 +39,7 @@ def own_types(built: GraphQLSchema) -> Iterator[tuple[str, Any]]:
 
 def described(built: GraphQLSchema) -> Iterator[tuple[str, str | None]]:
     """Everything that has a description, by its place in the schema."""
+    yield from ((f"@{directive.name}", directive.description) for directive in built.directives)
     for name, type_ in own_types(built):
         yield name, type_.description
         if isinstance(type_, GraphQLEnumType):
