@@ -138,7 +138,7 @@ class Query:
     @strawberry.field(
         description="Position of the newest event: read the catalogue, subscribe after this, and nothing is missed."
     )
-    async def event_cursor(self, info: Info) -> EventCursor:
+    async def event_cursor(self, info: Info) -> EventCursor | None:
         async with info.context.gateway.database.read() as session:
             position = await event_log.newest_position(session)
         return info.context.cursor_of(info.context.mark_at(position).unlinked())
