@@ -126,7 +126,7 @@ def test_tests_run_with_the_versions_that_users_get() -> None:
     }
 
 
-@pytest.mark.parametrize("name", [".ci/tools.txt", ".ci/node.txt", ".ci/go.txt", ".ci/audit.txt"])
+@pytest.mark.parametrize("name", [".ci/tools.txt", ".ci/node.txt", ".ci/go.txt", ".ci/audit.txt", ".ci/codegen.txt"])
 def test_what_set_up_build_and_audit_use_is_pinned_too(name: str) -> None:
     assert pinned(name)
 

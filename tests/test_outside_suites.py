@@ -2,30 +2,22 @@
 
 import asyncio
 import json
-import os
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.support.outside import OUTSIDE, PACKAGES, require
 from tests.support.serving import served
 from tests.support.toy_schema import Hub, toy_app
-
-OUTSIDE = Path(__file__).parent / "outside"
 
 pytestmark = pytest.mark.needs_program("node")
 
 
 @pytest.fixture(autouse=True)
 def _clients_are_installed() -> None:
-    if (OUTSIDE / "node_modules").is_dir():
-        return
-    reason = "needs the packages of tests/outside: npm ci --prefix tests/outside"
-    if os.environ.get("CI") == "true":
-        pytest.fail(reason, pytrace=False)
-    pytest.skip(reason)
+    require(PACKAGES)
 
 
 class Script:

@@ -12,7 +12,7 @@ from tests.audit.findings import Audit, judged, unreachable
 from tests.audit.tools import last_line, run
 
 # requirements-dev.txt holds all of requirements.txt, at the same versions.
-PYTHON = ("requirements-dev.txt", ".ci/tools.txt", ".ci/node.txt", ".ci/go.txt", ".ci/audit.txt")
+PYTHON = ("requirements-dev.txt", ".ci/tools.txt", ".ci/node.txt", ".ci/go.txt", ".ci/audit.txt", ".ci/codegen.txt")
 NPM = ("app/web/graphiql", "tests/outside")
 
 
