@@ -9,7 +9,7 @@ from typing import Any
 
 from sqlalchemy import JSON, BigInteger, Connection, DateTime, Dialect, Index, Integer, String, Text, event, text
 from sqlalchemy.types import TypeDecorator
-from sqlmodel import Field, SQLModel
+from sqlmodel import Field, Relationship, SQLModel
 from ulid import ULID
 
 from app.lifecycle import (
@@ -199,10 +199,10 @@ class Image(SQLModel, table=True):
     """An image of the catalogue, or, with `deleted_at`, the tombstone of one.
 
     `name_key` is the name as it is compared and sorted; `size_key` is the virtual size, or -1 while unknown.
-    `source_kind` says which columns tell of the source: for a copy, those of its origin's upload are taken over, and
-    `source_image_id` and `source_name` name the origin. The file name is kept as JSON, since a text of PostgreSQL
-    can't hold every character that a user can send. `reserved_size` are the bytes of quota promised to it until
-    `stored_size` is known.
+    `source_kind` says which columns describe the source: for a copy, those of its origin's upload are taken over, and
+    `source_image_id` and `source_name` name the origin. File name and size are null where no file was sent. The name is
+    kept as JSON, since a text of PostgreSQL can't hold every character that a user can send. `reserved_size` are the
+    bytes of quota promised to it until `stored_size` is known.
     """
 
     __table_args__ = (
@@ -244,8 +244,8 @@ class Image(SQLModel, table=True):
     source_kind: SourceKind = Field(default=SourceKind.UPLOAD, sa_type=Word(SourceKind))
     source_image_id: str | None = Field(default=None, sa_type=_ID)
     source_name: str | None = Field(default=None, sa_type=_NAME)
-    source_file_name: str = Field(sa_type=JSON)
-    source_size: int = Field(sa_type=BigInteger)
+    source_file_name: str | None = Field(default=None, sa_type=JSON(none_as_null=True))
+    source_size: int | None = Field(default=None, sa_type=BigInteger)
     source_sha256: str | None = Field(default=None, sa_type=_NAME)
     source_declared_format: DiskFormat | None = Field(default=None, sa_type=Word(DiskFormat))
     source_detected_format: DiskFormat | None = Field(default=None, sa_type=Word(DiskFormat))
@@ -303,12 +303,44 @@ class StorageEntry(SQLModel, table=True):
     until: datetime | None = Field(default=None, sa_type=Instant)
 
 
-class Upload(SQLModel, table=True):
-    """The bytes that an image waits for. Which parts have come is known to the object store alone.
+class Source(SQLModel, table=True):
+    """Bytes in the object store that a conversion makes an image of. `size` is in bytes.
 
-    `source_kept` is true as long as the store may still hold the bytes. `result_id` and `result_key` are the id and
-    the key of the blob that they become: chosen at the start, so that every attempt to convert them finds what an
-    earlier one finished. An upload of before migration 0006 has no `result_key`; see `key_of_result`.
+    `kind` says how they came to the store. No source has the kind IMAGE: a copy references the blob of its origin, so
+    nothing is converted, and a row would only name a result that never comes. `Image.source_kind` and the columns
+    beside it describe the origin of every image.
+
+    `declared_format` and `declared_sha256`, of the file, are what the user says of the bytes. `kept` is true as long as
+    the store may hold them. `result_id` and `result_key` are the id and the key of the blob that they become: chosen at
+    the start, so that every attempt to convert them finds what an earlier one finished. A source from before migration
+    0006 has no `result_key`; see `key_of_result`.
+    """
+
+    __table_args__ = (Index("source_image", "image_id"),)
+
+    id: str = Field(default_factory=lambda: new_id("src"), sa_type=_ID, primary_key=True)
+    image_id: str = Field(sa_type=_ID, foreign_key="image.id")
+    kind: SourceKind = Field(default=SourceKind.UPLOAD, sa_type=Word(SourceKind))
+    key: str = Field(default_factory=new_upload_key, sa_type=_NAME, unique=True)
+    size: int = Field(sa_type=BigInteger)
+    declared_format: DiskFormat = Field(sa_type=Word(DiskFormat))
+    declared_sha256: str | None = Field(default=None, sa_type=_NAME)
+    kept: bool = True
+    result_id: str = Field(default_factory=lambda: new_id("blb"), sa_type=_ID)
+    result_key: str | None = Field(default_factory=new_blob_key, sa_type=_NAME)
+    created_at: datetime = Field(default_factory=now, sa_type=Instant)
+
+    @property
+    def key_of_result(self) -> str:
+        """The key of the blob that the source becomes."""
+        return self.result_key or blob_key_before_0006(self.result_id)
+
+
+class Upload(SQLModel, table=True):
+    """How a client sends the bytes of a source: part by part, until it is completed or ends.
+
+    Which parts have arrived is known to the object store alone; `reference` is its name for the open upload. `source`
+    is always read together with the upload.
     """
 
     __table_args__ = (
@@ -318,22 +350,14 @@ class Upload(SQLModel, table=True):
 
     id: str = Field(default_factory=lambda: new_id("upl"), sa_type=_ID, primary_key=True)
     image_id: str = Field(sa_type=_ID, foreign_key="image.id")
+    source_id: str = Field(sa_type=_ID, foreign_key="source.id", unique=True)
     state: UploadState = Field(default=UploadState.OPEN, sa_type=Word(UploadState))
-    key: str = Field(default_factory=new_upload_key, sa_type=_NAME, unique=True)
     reference: str = Field(default="", sa_type=_NAME)
-    size: int = Field(sa_type=BigInteger)
     part_size: int = Field(sa_type=BigInteger)
-    format: DiskFormat = Field(sa_type=Word(DiskFormat))
-    source_kept: bool = True
-    result_id: str = Field(default_factory=lambda: new_id("blb"), sa_type=_ID)
-    result_key: str | None = Field(default_factory=new_blob_key, sa_type=_NAME)
     created_at: datetime = Field(default_factory=now, sa_type=Instant)
     expires_at: datetime = Field(sa_type=Instant)
 
-    @property
-    def key_of_result(self) -> str:
-        """The key of the blob that the upload becomes."""
-        return self.result_key or blob_key_before_0006(self.result_id)
+    source: Source = Relationship(sa_relationship_kwargs={"lazy": "joined", "innerjoin": True})
 
 
 class Job(SQLModel, table=True):

@@ -13,18 +13,18 @@ from sqlalchemy import and_, or_
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
-from app.catalog import images, quotas
+from app.catalog import images, quotas, sources
 from app.catalog.bill import ledger
 from app.catalog.people.tenancy import LOCKED
-from app.catalog.uploads import NO_FAILURE, give_up
+from app.catalog.uploads import NO_FAILURE, give_up, handle_of
 from app.catalog.work import jobs
 from app.catalog.work.jobs import Claim
 from app.database.sessions import Database
 from app.errors import ImageFailed
 from app.lifecycle import DiskFormat, ImageStatus, JobKind, JobState, UploadState
-from app.models import Blob, Image, Job, Project, Upload, now
+from app.models import Blob, Image, Job, Project, Source, Upload, now
 from app.object_keys import id_of_blob_before_0006, is_ours
-from app.ports import ObjectStore
+from app.ports import ObjectStore, UploadHandle
 from app.settings import GIB, Settings
 
 _AT_ONCE = 1000  # values of one IN
@@ -39,7 +39,7 @@ class Assignment:
 
     image_id: str
     project_id: str
-    upload_id: str
+    source_id: str
     source_key: str
     source_size: int
     result_id: str
@@ -64,8 +64,8 @@ async def begin(database: Database, claim: Claim, settings: Settings) -> Assignm
     """Take a conversion up; the image is SAVING from here on. None when nothing is left to do."""
     async with database.transaction() as tx:
         image = await tx.session.get(Image, claim.image_id, with_for_update=LOCKED)
-        upload = await tx.session.get(Upload, claim.detail["upload"])
-        if image is None or upload is None or image.deleted_at or not upload.source_kept:
+        source = await tx.session.get(Source, claim.detail["source"])
+        if image is None or source is None or image.deleted_at or not source.kept:
             await jobs.finish(tx, claim)
             return None
         await jobs.hold(tx, claim)
@@ -74,13 +74,13 @@ async def begin(database: Database, claim: Claim, settings: Settings) -> Assignm
         return Assignment(
             image_id=image.id,
             project_id=image.project_id,
-            upload_id=upload.id,
-            source_key=upload.key,
-            source_size=upload.size,
-            result_id=upload.result_id,
-            result_key=upload.key_of_result,
-            declared_format=upload.format,
-            declared_sha256=image.source_sha256,
+            source_id=source.id,
+            source_key=source.key,
+            source_size=source.size,
+            result_id=source.result_id,
+            result_key=source.key_of_result,
+            declared_format=source.declared_format,
+            declared_sha256=source.declared_sha256,
             room=await quotas.room_of(tx.session, image, settings),
         )
 
@@ -121,27 +121,27 @@ async def succeed(
             warnings=list(outcome.warnings),
         )
         await ledger.stored(tx, image)
-        await images.drop_source(tx, image, UploadState.COMPLETED)
+        await sources.drop_source(tx, image, UploadState.COMPLETED)
         jobs.start(tx, JobKind.HASH, image_id=image.id, blob=blob.id)
 
 
 async def fail(database: Database, claim: Claim, assignment: Assignment, failure: ImageFailed) -> None:
-    """The conversion came to an end without an image. The uploaded bytes stay, for a retry."""
+    """The conversion came to an end without an image. The source stays, for a retry."""
     async with database.transaction() as tx:
         image = await tx.session.get_one(Image, assignment.image_id, with_for_update=LOCKED)
         await jobs.finish(tx, claim)
         await images.fail(tx, image, failure)
 
 
-async def refuse_early(database: Database, claim: Claim, upload_id: str, failure: ImageFailed | None) -> None:
+async def refuse_early(database: Database, claim: Claim, failure: ImageFailed | None) -> None:
     """The beginning of an upload was looked at; with a failure, the rest is not waited for."""
     async with database.transaction() as tx:
         image = await tx.session.get(Image, claim.image_id, with_for_update=LOCKED)
-        upload = await tx.session.get(Upload, upload_id)
+        query = select(Upload).where(Upload.source_id == claim.detail["source"], Upload.state == UploadState.OPEN)
+        upload = (await tx.session.execute(query)).scalar_one_or_none()
         await jobs.finish(tx, claim)
-        if failure is None or upload is None or image is None or upload.state != UploadState.OPEN:
-            return
-        await give_up(tx, image, UploadState.REFUSED, failure)
+        if failure is not None and image is not None and upload is not None:
+            await give_up(tx, image, UploadState.REFUSED, failure)
 
 
 async def blob_to_hash(database: Database, claim: Claim) -> Blob | None:
@@ -175,18 +175,29 @@ async def keep_hash(database: Database, claim: Claim, sha256: str) -> None:
             await images.change(tx, image, ["sha256"], sha256=sha256)
 
 
-async def keys_to_erase(database: Database, claim: Claim) -> tuple[list[Upload], list[str]]:
-    """What an ERASE job is to free: the bytes of uploads, and objects by their keys.
+@dataclass(frozen=True, slots=True)
+class Erasure:
+    """What an ERASE job has to free: uploads that may be open in the store, objects, and what lies beside results."""
 
-    With an upload goes the result of a conversion that was not wanted any more when it came.
+    uploads: list[UploadHandle]
+    keys: list[str]
+    results: list[str]
+
+
+async def to_erase(database: Database, claim: Claim) -> Erasure:
+    """What an ERASE job has to free.
+
+    With a source goes the result of a conversion that came too late.
     """
+    ids = claim.detail.get("sources", [])
     async with database.read() as session:
-        query = select(Upload).where(col(Upload.id).in_(claim.detail.get("uploads", [])))
-        uploads = list((await session.execute(query)).scalars())
-        results = [upload.key_of_result for upload in uploads]
+        found = (await session.execute(select(Source).where(col(Source.id).in_(ids)))).scalars().all()
+        uploads = (await session.execute(select(Upload).where(col(Upload.source_id).in_(ids)))).scalars().all()
+        results = [source.key_of_result for source in found]
         blobs = set((await session.execute(select(Blob.key).where(col(Blob.key).in_(results)))).scalars())
     unwanted = [key for key in results if key not in blobs]
-    return uploads, [*claim.detail.get("keys", []), *unwanted]
+    keys = [*claim.detail.get("keys", []), *unwanted, *(source.key for source in found)]
+    return Erasure([handle_of(upload) for upload in uploads], keys, results)
 
 
 async def orphans(
@@ -211,16 +222,16 @@ async def orphans(
 async def named_keys(database: Database, keys: Collection[str]) -> set[str]:
     """Those of the keys that a row names, or a job is about to erase."""
     old_ids = [blob_id for key in keys if (blob_id := id_of_blob_before_0006(key))]
-    of_upload = or_(
-        col(Upload.key).in_(keys),
-        col(Upload.result_key).in_(keys),
-        and_(col(Upload.result_key).is_(None), col(Upload.result_id).in_(old_ids)),
+    of_source = or_(
+        col(Source.key).in_(keys),
+        col(Source.result_key).in_(keys),
+        and_(col(Source.result_key).is_(None), col(Source.result_id).in_(old_ids)),
     )
     async with database.read() as session:
         named = set((await session.execute(select(Blob.key).where(col(Blob.key).in_(keys)))).scalars())
-        kept = select(Upload).where(of_upload, col(Upload.source_kept).is_(True))
-        for upload in (await session.execute(kept)).scalars():
-            named |= {upload.key, upload.key_of_result}
+        kept = select(Source).where(of_source, col(Source.kept).is_(True))
+        for source in (await session.execute(kept)).scalars():
+            named |= {source.key, source.key_of_result}
         if named.issuperset(keys):
             return named
         return named | await _keys_being_erased(session)
@@ -229,12 +240,12 @@ async def named_keys(database: Database, keys: Collection[str]) -> set[str]:
 async def _keys_being_erased(session: AsyncSession) -> set[str]:
     query = select(Job.detail).where(Job.kind == JobKind.ERASE, col(Job.state) != JobState.DONE)
     details = (await session.execute(query)).scalars().all()
-    ids = [upload for detail in details for upload in detail.get("uploads", [])]
+    ids = [source for detail in details for source in detail.get("sources", [])]
     keys = {key for detail in details for key in detail.get("keys", [])}
     for start in range(0, len(ids), _AT_ONCE):
-        chunk = select(Upload).where(col(Upload.id).in_(ids[start : start + _AT_ONCE]))
-        for upload in (await session.execute(chunk)).scalars():
-            keys |= {upload.key, upload.key_of_result}
+        chunk = select(Source).where(col(Source.id).in_(ids[start : start + _AT_ONCE]))
+        for source in (await session.execute(chunk)).scalars():
+            keys |= {source.key, source.key_of_result}
     return keys
 
 

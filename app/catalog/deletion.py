@@ -3,7 +3,7 @@
 from sqlalchemy import exists
 from sqlmodel import col, select
 
-from app.catalog import images, sharing
+from app.catalog import sharing, sources
 from app.catalog.bill import ledger
 from app.catalog.feed import event_log
 from app.catalog.people import access
@@ -38,7 +38,7 @@ async def _delete(
                 "The image is protected.", field=("imageId",), hint="updateImage with protected: false first."
             )
         await jobs.cancel_of_image(tx, image.id)
-        await images.drop_source(tx, image, UploadState.ABORTED)
+        await sources.drop_source(tx, image, UploadState.ABORTED)
         await event_log.append(tx, EventKind.DELETED, image, actor=viewer.subject, imageName=image.name)
         await sharing.end_all(tx, image, actor=viewer.subject)
         blob_id, image.blob_id = image.blob_id, None

@@ -13,15 +13,14 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from enum import StrEnum
 
-from sqlalchemy import ColumnElement, exists
+from sqlalchemy import ColumnElement
 from sqlmodel import col, select
 
-from app.catalog import conversions, lost_bytes
-from app.catalog.uploads import handle_of
+from app.catalog import conversions, lost_bytes, sources
 from app.database.sessions import Database
 from app.errors import ObjectMissing
-from app.lifecycle import FailureCode, ImageStatus, UploadState
-from app.models import Blob, Image, Upload
+from app.lifecycle import FailureCode, ImageStatus
+from app.models import Blob, Image, Source
 from app.ports import ObjectStore
 
 _PAGE = 500
@@ -119,25 +118,19 @@ class Fsck:
 
     async def _sources(self) -> AsyncIterator[Finding]:
         """Images in ERROR that could be converted again, but for their uploaded bytes, which are missing."""
-        kept = exists().where(
-            col(Upload.image_id) == Image.id,
-            col(Upload.state) == UploadState.COMPLETED,
-            col(Upload.source_kept).is_(True),
-        )
-        waiting = (Image.status == ImageStatus.ERROR, col(Image.failure_retriable).is_(True), kept)
+        waiting = (Image.status == ImageStatus.ERROR, col(Image.failure_retriable).is_(True), sources.is_kept())
         async for image_id in self._images(*waiting):
             async with self.database.read() as session:
-                query = select(Upload).where(Upload.image_id == image_id, col(Upload.source_kept).is_(True))
-                upload = (await session.execute(query)).scalars().first()
-            if upload is None or not await self._source_is_gone(upload):
+                source = await sources.kept_source(session, image_id)
+            if source is None or not await self._is_gone(source):
                 continue
             message = "retryImage can't help: the uploaded bytes are missing"
-            finding = Finding(Problem.MISSING_SOURCE, message, image_id, upload.key, handle_of(upload).size)
+            finding = Finding(Problem.MISSING_SOURCE, message, image_id, source.key, source.size)
             yield await self._repaired(finding, lambda: lost_bytes.lose_source(self.database, finding.image_id or ""))  # noqa: B023
 
-    async def _source_is_gone(self, upload: Upload) -> bool:
-        """A conversion in a folder turns the upload into the result, under whose key it may be found as well."""
-        found = await self._sizes([upload.key, upload.key_of_result])
+    async def _is_gone(self, source: Source) -> bool:
+        """A conversion in a folder turns the source into the result, under whose key it may be found as well."""
+        found = await self._sizes([source.key, source.key_of_result])
         return found == [None, None]
 
     # ------------------------------------------------------------ objects without rows
@@ -155,7 +148,7 @@ class Fsck:
 
     async def _reservations(self) -> AsyncIterator[Finding]:
         async for image_id in self._images(lost_bytes.reserved_by_nothing()):
-            message = "the image reserves quota, and has no upload that could use it"
+            message = "the image reserves quota, and has no source that could use it"
             finding = Finding(Problem.STALE_RESERVATION, message, image_id)
             yield await self._repaired(finding, lambda: lost_bytes.free_quota(self.database, finding.image_id or ""))  # noqa: B023
 

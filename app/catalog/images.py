@@ -19,11 +19,10 @@ from app.catalog.people.access import Right
 from app.catalog.revisions import require_revision
 from app.catalog.text_search import contains
 from app.catalog.texts import is_text, name_key
-from app.catalog.work import jobs
 from app.database.sessions import Database, Transaction
 from app.errors import Conflict, ImageFailed
-from app.lifecycle import TRANSITIONS, EventKind, ImageStatus, ImageType, ImageVisibility, JobKind, UploadState
-from app.models import TABLES, Image, Upload, now
+from app.lifecycle import TRANSITIONS, EventKind, ImageStatus, ImageType, ImageVisibility
+from app.models import TABLES, Image, now
 from app.viewer import Viewer
 
 
@@ -238,16 +237,6 @@ async def update_image(
             values = {name: value for columns in changed.values() for name, value in columns.items()}
             await change(tx, image, list(changed), actor=viewer.subject, **values)
     return image, tx.position
-
-
-async def drop_source(tx: Transaction, image: Image, state: UploadState) -> None:
-    """Have the uploaded bytes of an image erased; an upload that was still open ends in `state`."""
-    query = select(Upload).where(Upload.image_id == image.id, col(Upload.source_kept).is_(True))
-    for upload in (await tx.session.execute(query)).scalars():
-        if upload.state == UploadState.OPEN:
-            upload.state = state
-        upload.source_kept = False
-        jobs.start(tx, JobKind.ERASE, uploads=[upload.id])
 
 
 async def change(

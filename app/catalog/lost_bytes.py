@@ -4,17 +4,17 @@ The image keeps naming its blob. So the loss of a whole store, or a wrong addres
 are there again, `restore` makes the images ACTIVE.
 """
 
-from sqlalchemy import ColumnElement, and_, exists
+from sqlalchemy import ColumnElement, and_
 from sqlmodel import col, select
 
-from app.catalog import images
+from app.catalog import images, sources
 from app.catalog.bill import ledger
 from app.catalog.people.tenancy import LOCKED
-from app.catalog.uploads import NO_FAILURE, completed_upload
+from app.catalog.uploads import NO_FAILURE
 from app.database.sessions import Database, Transaction
 from app.errors import ImageFailed
 from app.lifecycle import FailureCode, ImageStatus
-from app.models import Blob, Image, Project, Upload
+from app.models import Blob, Image, Project
 
 _LOST = ImageFailed(
     FailureCode.DATA_LOST,
@@ -59,10 +59,10 @@ async def lose_source(database: Database, image_id: str) -> bool:
     """No retry can help an image in ERROR: its uploaded bytes are lost. False when it has changed meanwhile."""
     async with database.transaction() as tx:
         image = await _locked(tx, image_id)
-        upload = await completed_upload(tx.session, image_id)
-        if image is None or upload is None or image.status != ImageStatus.ERROR:
+        source = await sources.kept_source(tx.session, image_id)
+        if image is None or source is None or image.status != ImageStatus.ERROR:
             return False
-        upload.source_kept = False
+        source.kept = False
         await images.change(
             tx,
             image,
@@ -77,13 +77,12 @@ async def lose_source(database: Database, image_id: str) -> bool:
 
 
 def reserved_by_nothing() -> ColumnElement[bool]:
-    """The condition that an image reserves quota, and no upload of it is open or kept for a conversion."""
-    kept = exists().where(col(Upload.image_id) == Image.id, col(Upload.source_kept).is_(True))
-    return and_(col(Image.reserved_size) > 0, ~kept)
+    """The condition that an image reserves quota, and has no source that could use it."""
+    return and_(col(Image.reserved_size) > 0, ~sources.is_kept())
 
 
 async def free_quota(database: Database, image_id: str) -> bool:
-    """Reserve nothing for an image that has no upload. False when that is no longer so."""
+    """Reserve nothing for an image that has no source. False when that is no longer so."""
     async with database.transaction() as tx:
         image = await _locked(tx, image_id)
         if image is None:

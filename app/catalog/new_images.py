@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from app.catalog import texts
 from app.errors import Conflict, InvalidInput, NotFound, TooLarge, UnsupportedFormat
 from app.lifecycle import Architecture, DiskFormat
-from app.models import IdempotencyKey, Image, Upload, new_id, now
+from app.models import IdempotencyKey, Image, Source, Upload, new_id, now
 from app.settings import GIB, MIB, TIB, Settings
 from app.viewer import Viewer
 
@@ -88,7 +88,7 @@ def described(viewer: Viewer, new: NewImage) -> dict[str, Any]:
 
 
 def draft(viewer: Viewer, new: NewUpload, settings: Settings) -> tuple[Image, Upload]:
-    """The rows of a new image and its upload. Raises InvalidInput, UnsupportedFormat, TooLarge."""
+    """The rows of a new image and its upload, with the source. Raises InvalidInput, UnsupportedFormat, TooLarge."""
     image = Image(
         **described(viewer, new),
         id=new_id("img"),
@@ -102,11 +102,17 @@ def draft(viewer: Viewer, new: NewUpload, settings: Settings) -> tuple[Image, Up
 
 
 def _upload_of(image: Image, new: NewUpload, settings: Settings) -> Upload:
-    return Upload(
+    source = Source(
         image_id=image.id,
         size=new.size,
+        declared_format=_declared_format(new),
+        declared_sha256=image.source_sha256,
+    )
+    return Upload(
+        image_id=image.id,
+        source_id=source.id,
+        source=source,
         part_size=_part_size(new, settings),
-        format=_declared_format(new),
         expires_at=now() + timedelta(seconds=settings.upload_idle_seconds),
     )
 

@@ -27,7 +27,7 @@ class SignedRequests:
         known = _known(asker)
         async with self.uploads.database.read() as session:
             upload, image = await self.uploads.upload_for(session, _viewer(known), known.target, ProjectRole.MEMBER)
-        if upload.key != key or upload.state == UploadState.COMPLETED:
+        if upload.source.key != key or upload.state == UploadState.COMPLETED:
             raise UploadClosed(f"the upload is {upload.state}")
         if upload.state != UploadState.OPEN:
             raise ended(upload, image)

@@ -76,7 +76,7 @@ async def begin_anew(database: Database, claim: Claim) -> int:
         await jobs.finish(tx, claim)
         await jobs.cancel_of_image(tx, str(claim.image_id))
         times: int = claim.detail.get("times", 0) + 1
-        jobs.start(tx, JobKind.CONVERT, image_id=claim.image_id, upload=claim.detail["upload"], times=times)
+        jobs.start(tx, JobKind.CONVERT, image_id=claim.image_id, source=claim.detail["source"], times=times)
         return times
 
 
@@ -89,7 +89,7 @@ async def end_others(database: Database, claim: Claim) -> None:
 
 
 async def fail(database: Database, claim: Claim, assignment: Assignment, failure: ImageFailed) -> None:
-    """One range is enough for the image to fail; the others are not wanted any more. The uploaded bytes stay."""
+    """One range is enough for the image to fail; the others are not wanted any more. The source stays."""
     async with database.transaction() as tx:
         image = await tx.session.get_one(Image, assignment.image_id, with_for_update=LOCKED)
         await jobs.finish(tx, claim)

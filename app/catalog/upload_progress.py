@@ -13,7 +13,7 @@ from app.catalog.feed.progress import Throttle
 from app.catalog.uploads import Uploads
 from app.errors import StoreError
 from app.lifecycle import ImagePhase, UploadState
-from app.models import Image, Upload, now
+from app.models import Image, Source, Upload, now
 from app.ports import ProgressReport, Wakeups
 
 log = structlog.get_logger()
@@ -66,14 +66,15 @@ class UploadMeter:
 
     async def _meter_of(self, upload_key: str) -> _Meter | None:
         async with self.uploads.database.read() as session:
-            query = select(Upload, Image).join(Image).where(Upload.key == upload_key)
+            query = select(Upload, Image).join(Image).join(Source, col(Source.id) == Upload.source_id)
+            query = query.where(Source.key == upload_key)
             found = (await session.execute(query)).one_or_none()
         if found is None:
             return None
         upload, image = found
         self._arrived.pop(upload_key, None)
         before = await self.uploads.received_bytes(upload)
-        meter = _Meter(image.id, image.project_id, upload.size, before)
+        meter = _Meter(image.id, image.project_id, upload.source.size, before)
         self._meters[upload_key] = meter
         while len(self._meters) > _METERED:
             forgotten, _ = self._meters.popitem(last=False)
@@ -137,5 +138,5 @@ class UploadSurvey:
         self._seen[upload.id] = _Seen(received, self.clock() + pause, pause)
         if grown:
             self.wakeups.progressed(
-                ProgressReport(upload.image_id, project_id, ImagePhase.UPLOADING, received, upload.size, now())
+                ProgressReport(upload.image_id, project_id, ImagePhase.UPLOADING, received, upload.source.size, now())
             )

@@ -8,7 +8,7 @@ import structlog
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
-from app.catalog import images, quotas
+from app.catalog import images, quotas, sources
 from app.catalog.feed import event_log
 from app.catalog.new_images import NewUpload, draft, made_before, remembered
 from app.catalog.people import access, tenancy
@@ -30,7 +30,7 @@ from app.errors import (
     WrongPart,
 )
 from app.lifecycle import EventKind, FailureCode, ImageStatus, JobKind, ProjectRole, UploadState
-from app.models import Image, Upload, now
+from app.models import Image, Source, Upload, now
 from app.ports import ObjectStore, UploadHandle, UploadReceipt
 from app.settings import GIB, KIB, MIB, Settings
 from app.viewer import Viewer
@@ -62,6 +62,7 @@ class Uploads:
         Raises InvalidInput, UnsupportedFormat, TooLarge, QuotaExceeded, NotFound, Forbidden, Conflict.
         """
         image, upload = draft(viewer, new, self.settings)
+        source = upload.source
         self.database.require_room()
         async with self.database.read() as session:
             project = await tenancy.project_for(session, viewer, new.project_id, ProjectRole.MEMBER)
@@ -70,7 +71,7 @@ class Uploads:
                 return earlier, None
             # Asked again in the transaction: here it only spares the store what has to be refused anyway.
             await quotas.require_room(session, project, self.settings, new.size, _SIZE)
-        handle = await self.store.open_upload(upload.key, upload.size, upload.part_size)
+        handle = await self.store.open_upload(source.key, source.size, upload.part_size)
         upload.reference = handle.reference
         try:
             made, position = await self._insert(viewer, new, image, upload)
@@ -147,10 +148,10 @@ class Uploads:
     async def head_arrived(self, upload_key: str) -> None:
         """The beginning of an upload is there: have it looked at while the rest arrives."""
         async with self.database.transaction() as tx:
-            query = select(Upload).where(Upload.key == upload_key, Upload.state == UploadState.OPEN)
-            upload = (await tx.session.execute(query)).scalar_one_or_none()
-            if upload is not None:
-                jobs.start(tx, JobKind.INSPECT_HEAD, image_id=upload.image_id, upload=upload.id)
+            query = select(Source).join(Upload).where(Source.key == upload_key, Upload.state == UploadState.OPEN)
+            source = (await tx.session.execute(query)).scalar_one_or_none()
+            if source is not None:
+                jobs.start(tx, JobKind.INSPECT_HEAD, image_id=source.image_id, source=source.id)
 
     # ------------------------------------------------------------ the ends
 
@@ -215,17 +216,17 @@ class Uploads:
         async with self.database.transaction() as tx:
             image = await access.image_for(tx.session, viewer, image_id, Right.MANAGE, lock=True)
             require_revision(image.revision, expected_revision)
-            upload = await completed_upload(tx.session, image.id)
+            source = await sources.kept_source(tx.session, image.id)
             if image.status != ImageStatus.ERROR:
                 raise Conflict(f"The image is {image.status}, not in ERROR.", field=("imageId",))
-            if upload is None or not image.failure_retriable:
+            if source is None or not image.failure_retriable:
                 raise Conflict(
                     "Another attempt can't end better: " + (image.failure_message or ""),
                     field=("imageId",),
                     hint=image.failure_hint,
                 )
             await images.move(tx, image, ImageStatus.SAVING, actor=viewer.subject, **NO_FAILURE)
-            jobs.start(tx, JobKind.CONVERT, image_id=image.id, upload=upload.id)
+            jobs.start(tx, JobKind.CONVERT, image_id=image.id, source=source.id)
         return image, tx.position
 
     async def sweep(self) -> None:
@@ -281,17 +282,8 @@ NO_FAILURE: dict[str, None] = dict.fromkeys(
 
 def handle_of(upload: Upload) -> UploadHandle:
     """The upload as the store knows it."""
-    return UploadHandle(upload.key, upload.reference, upload.size, upload.part_size)
-
-
-async def completed_upload(session: AsyncSession, image_id: str) -> Upload | None:
-    """The upload of an image whose bytes are all there and still kept."""
-    query = select(Upload).where(
-        Upload.image_id == image_id,
-        Upload.state == UploadState.COMPLETED,
-        col(Upload.source_kept).is_(True),
-    )
-    return (await session.execute(query)).scalar_one_or_none()
+    source = upload.source
+    return UploadHandle(source.key, upload.reference, source.size, upload.part_size)
 
 
 async def open_uploads_of(session: AsyncSession, image_ids: Sequence[str]) -> dict[str, Upload]:
@@ -304,7 +296,7 @@ async def mark_completed(tx: Transaction, upload: Upload, image: Image, *, actor
     """The bytes are sealed: have them converted. The image's row is locked."""
     upload.state = UploadState.COMPLETED
     await images.change(tx, image, ["upload", "progress"], actor=actor)
-    jobs.start(tx, JobKind.CONVERT, image_id=image.id, upload=upload.id)
+    jobs.start(tx, JobKind.CONVERT, image_id=image.id, source=upload.source_id)
 
 
 async def give_up(
@@ -312,7 +304,7 @@ async def give_up(
 ) -> None:
     """End an open upload without an image, whose row is locked; its bytes are freed and nothing stays reserved."""
     await jobs.cancel_of_image(tx, image.id)
-    await images.drop_source(tx, image, state)
+    await sources.drop_source(tx, image, state)
     await images.fail(tx, image, failure, actor=actor, reserved_size=0)
 
 

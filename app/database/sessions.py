@@ -4,8 +4,8 @@ One transaction is one mutation or one step of a job (architecture, rule 1). Wak
 and may be lost; the rows are the truth (rule 2).
 
 On PostgreSQL many processes write at once, under READ COMMITTED: a row that decides is locked before it is looked
-at. To keep two writers from waiting for one another, all lock in one order: project, image (several by id), upload,
-job, blob, and the feed at the very end. Who takes a turn is alone at it before all that, and waits for no row.
+at. To keep two writers from waiting for one another, all lock in one order: project, image (several by id), source,
+upload, job, blob, and the feed at the very end. Who takes a turn is alone at it before all that, and waits for no row.
 """
 
 import asyncio

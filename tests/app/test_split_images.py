@@ -10,7 +10,7 @@ import pytest
 from app.adapters.s3.bucket import Bucket
 from app.adapters.s3.store import S3Store
 from app.lifecycle import DiskFormat, EventKind, FailureCode, ImageStatus, JobKind, JobState
-from app.models import Image, Job, Project, Upload
+from app.models import Image, Job, Project, Source
 from app.settings import GIB
 from tests.servers.minio import Minio
 from tests.support.gateway import Gateway
@@ -35,16 +35,17 @@ class Shop:
     bench: StoreBench
     foremen: list[Foreman]
     image: str = ""
-    upload: Upload | None = None
+    source: Source | None = None
 
     async def upload_disk(self, image: Path, declared: DiskFormat) -> None:
         """Have an image wait for a worker whose bytes are in the bucket."""
         made = await self.gateway.uploaded()
         self.image = made["id"]
         size = (await asyncio.to_thread(image.stat)).st_size
-        await self.gateway.change(Upload, made["upload"]["id"], size=size, format=declared)
-        self.upload = await self.gateway.upload(made["upload"]["id"])
-        await asyncio.to_thread(self.bench.put, image, self.upload.key)
+        source = await self.gateway.source(made)
+        await self.gateway.change(Source, source.id, size=size, declared_format=declared)
+        self.source = await self.gateway.source(made)
+        await asyncio.to_thread(self.bench.put, image, self.source.key)
 
     async def open_jobs(self, *kinds: JobKind) -> list[Job]:
         jobs = await self.gateway.all_jobs()
@@ -64,8 +65,8 @@ class Shop:
 
     @property
     def result(self) -> str:
-        assert self.upload is not None
-        return self.upload.key_of_result
+        assert self.source is not None
+        return self.source.key_of_result
 
 
 @pytest.fixture
@@ -105,7 +106,7 @@ async def test_an_image_that_three_workers_share_becomes_active_and_leaves_nothi
     await shop.finish()
     image = await shop.gateway.image(shop.image)
     assert (image.status, image.virtual_size) == (ImageStatus.ACTIVE, 96 * MiB + 512)
-    ranges = shop.bench.keys() - {shop.result, str(shop.upload and shop.upload.key)}
+    ranges = shop.bench.keys() - {shop.result, str(shop.source and shop.source.key)}
     assert len(ranges) == 7
     assert {owner_of(key) for key in ranges} == {shop.result}
     await shop.turn(JobKind.ERASE)
@@ -132,8 +133,8 @@ async def assert_over_quota(shop: Shop) -> None:
     row = await shop.gateway.image(shop.image)
     assert (row.status, row.failure_code) == (ImageStatus.ERROR, FailureCode.QUOTA_EXCEEDED)
     assert (row.stored_size, row.reserved_size, row.failure_retriable) == (None, MiB, True)
-    assert shop.upload is not None
-    assert shop.bench.keys() == {shop.upload.key}
+    assert shop.source is not None
+    assert shop.bench.keys() == {shop.source.key}
     assert shop.bench.bucket.multiparts(shop.result) == []
     assert await shop.open_jobs(JobKind.CONVERT, JobKind.STREAM_RANGE, JobKind.ASSEMBLE) == []
 

@@ -240,7 +240,8 @@ def _told(client: Client) -> list[tuple[str, str]]:
 def _nothing_is_left_over(cluster: Cluster, made: Mapping[str, Any]) -> None:
     becomes(lambda: cluster.rows("SELECT id, kind, state FROM job WHERE state <> 'DONE'"), [], 120)
     assert cluster.rows("SELECT sum(reserved_size) AS promised FROM image")[0]["promised"] == 0
-    assert cluster.rows("SELECT id FROM upload WHERE state = 'OPEN' OR source_kept") == []
+    assert cluster.rows("SELECT id FROM upload WHERE state = 'OPEN'") == []
+    assert cluster.rows("SELECT id FROM source WHERE kept") == []
     blobs = {row["key"] for row in cluster.rows("SELECT key FROM blob")}
     assert len(blobs) == len(made)
     bucket = cluster.bucket()

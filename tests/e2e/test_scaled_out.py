@@ -238,5 +238,6 @@ def _written(pid: int) -> int:
 
 
 def _upload_of(cluster: Cluster, image_id: str) -> tuple[str, str]:
-    (row,) = cluster.rows("SELECT key, reference FROM upload WHERE image_id = $1", image_id)
+    query = "SELECT key, reference FROM upload JOIN source ON source.id = source_id WHERE upload.image_id = $1"
+    (row,) = cluster.rows(query, image_id)
     return row["key"], row["reference"]

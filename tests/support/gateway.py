@@ -32,7 +32,7 @@ from app.errors import ImageFailed
 from app.graphql.transport.asgi import GatewayGraphQL
 from app.lifecycle import DiskFormat, FailureCode, JobKind, JobState, ProjectRole
 from app.main import create_app
-from app.models import Blob, Event, Image, Job, Upload
+from app.models import Blob, Event, Image, Job, Source, Upload
 from app.settings import GIB, MIB, Settings
 from workers.main import Workers
 
@@ -214,7 +214,7 @@ class Gateway:
         await self.send(image, bytes(49 * MIB), [1])
         claim = await self.claim(image["id"], JobKind.INSPECT_HEAD)
         failure = ImageFailed(FailureCode.FORMAT_MISMATCH, "It is gzip.", "Unpack it.")
-        await conversions.refuse_early(self.database, claim, image["upload"]["id"], failure)
+        await conversions.refuse_early(self.database, claim, failure)
         return image
 
     async def project(self) -> str:
@@ -258,9 +258,13 @@ class Gateway:
         async with self.database.read() as session:
             return await session.get_one(Upload, upload_id)
 
+    async def source(self, image: dict[str, Any]) -> Source:
+        """What an image is converted from."""
+        return (await self.upload(image["upload"]["id"])).source
+
     async def source_key(self, image: dict[str, Any]) -> str:
         """The key of the bytes that an image was, or is being, uploaded as."""
-        return (await self.upload(image["upload"]["id"])).key
+        return (await self.source(image)).key
 
     async def blob(self, image: dict[str, Any]) -> Blob:
         """The blob of an image that is ACTIVE."""
@@ -303,8 +307,8 @@ class Gateway:
 
 
 _CHANGED_BY_THE_API = (
-    "project", "membership", "image", "image_share", "storage_entry", "upload", "job", "event", "idempotency_key",
-    "blob",
+    "project", "membership", "image", "image_share", "storage_entry", "source", "upload", "job", "event",
+    "idempotency_key", "blob",
 )  # fmt: skip
 _NUMBERS = itertools.count(1)
 MORNING = datetime(2026, 1, 31, 6, tzinfo=UTC)

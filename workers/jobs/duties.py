@@ -9,11 +9,10 @@ import structlog
 
 from app.adapters.folder.store import FolderStore
 from app.catalog import conversions
-from app.catalog.uploads import handle_of
 from app.catalog.work.jobs import Claim, finish
 from app.database.sessions import Database
 from app.errors import ImageFailed, ObjectMissing
-from app.models import Upload
+from app.models import Source
 from app.ports import ObjectStore
 from workers.errors import Cancelled
 from workers.inspection.inspect import inspect_head
@@ -33,18 +32,18 @@ class Duties:
     async def inspect_head(self, claim: Claim, cancelled: threading.Event) -> None:
         """Look at the beginning of an upload, so that what can't become an image is refused while it arrives."""
         async with self.database.read() as session:
-            upload = await session.get(Upload, claim.detail["upload"])
+            source = await session.get(Source, claim.detail["source"])
         # In an S3 store, nobody can read what has not arrived as a whole.
         head = b""
-        if isinstance(self.store, FolderStore) and upload is not None:
-            head = await self.store.head(upload.key)
+        if isinstance(self.store, FolderStore) and source is not None:
+            head = await self.store.head(source.key)
         failure: ImageFailed | None = None
-        if upload is not None and head:
+        if source is not None and head:
             try:
-                await asyncio.to_thread(inspect_head, head, upload.format, upload.size)
+                await asyncio.to_thread(inspect_head, head, source.declared_format, source.size)
             except ImageFailed as refused:
                 failure = refused
-        await conversions.refuse_early(self.database, claim, claim.detail["upload"], failure)
+        await conversions.refuse_early(self.database, claim, failure)
 
     async def hash(self, claim: Claim, cancelled: threading.Event) -> None:
         """Work out the SHA-256 of a stored qcow2, which also shows that the store gives back what was written."""
@@ -68,14 +67,16 @@ class Duties:
 
     async def erase(self, claim: Claim, cancelled: threading.Event) -> None:
         """Free bytes that no image needs any more, and what a conversion left beside them."""
-        uploads, keys = await conversions.keys_to_erase(self.database, claim)
-        for upload in uploads:
-            await self.store.abort_upload(handle_of(upload))
-            beside = await asyncio.to_thread(self.converter.beside, upload.key_of_result)
-            keys += [upload.key, *beside]
-        for key in keys:
+        erasure = await conversions.to_erase(self.database, claim)
+        for upload in erasure.uploads:
+            await self.store.abort_upload(upload)
+        beside = [key for result in erasure.results for key in await self._beside(result)]
+        for key in [*erasure.keys, *beside]:
             await self.store.delete(key)
         await self.database.freeing(lambda: self._finish(claim))
+
+    async def _beside(self, result_key: str) -> list[str]:
+        return await asyncio.to_thread(self.converter.beside, result_key)
 
     async def _finish(self, claim: Claim) -> None:
         async with self.database.transaction() as tx:

@@ -184,10 +184,10 @@ class Image(Node):
                 image_id=self.row.source_image_id or "",
             )
         return UploadSource(
-            file_name=self.row.source_file_name,
+            file_name=self.row.source_file_name or "",
             declared_format=self.row.source_declared_format,
             detected_format=self.row.source_detected_format,
-            size=ByteSize(self.row.source_size),
+            size=ByteSize(self.row.source_size or 0),
             sha256=self.row.source_sha256,
         )
 
@@ -211,7 +211,7 @@ class Image(Node):
             return _progress(ImagePhase.WAITING, 0, self.row.source_size, self.updated_at)
         receipt = await info.context.gateway.uploads.receipt(upload) or UploadReceipt()
         phase = ImagePhase.AWAITING_UPLOAD if receipt.last_byte_at is None else ImagePhase.UPLOADING
-        return _progress(phase, receipt.received_bytes, upload.size, receipt.last_byte_at or self.created_at)
+        return _progress(phase, receipt.received_bytes, upload.source.size, receipt.last_byte_at or self.created_at)
 
     @strawberry.field(description="Why it is in ERROR.")
     def failure(self) -> ImageFailure | None:
@@ -299,12 +299,12 @@ def progress_on_board(info: Info, image_id: str) -> ImageProgress | None:
     )
 
 
-def _progress(phase: ImagePhase, done: int, total: int, at: datetime) -> ImageProgress:
+def _progress(phase: ImagePhase, done: int, total: int | None, at: datetime) -> ImageProgress:
     return ImageProgress(
         phase=phase,
         percent=round(100 * done / total, 1) if total else 0.0,
         bytes_done=ByteSize(done),
-        bytes_total=ByteSize(total),
+        bytes_total=None if total is None else ByteSize(total),
         eta_seconds=None,
         updated_at=at,
     )

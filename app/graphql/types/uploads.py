@@ -119,7 +119,7 @@ class ImageUpload(Node):
         return ImageUpload(
             id=strawberry.ID(row.id),
             state=row.state,
-            size=ByteSize(row.size),
+            size=ByteSize(row.source.size),
             part_size=ByteSize(row.part_size),
             part_count=handle_of(row).part_count,
             expires_at=row.expires_at,
@@ -177,7 +177,7 @@ class ImageUpload(Node):
 
     async def _receipt(self, info: Info) -> UploadReceipt | None:
         """What has arrived; None when the upload ended before it was complete."""
-        every = UploadReceipt(range(1, self.part_count + 1), self.row.size, sealed=True)
+        every = UploadReceipt(range(1, self.part_count + 1), self.row.source.size, sealed=True)
         if self.row.state == UploadState.COMPLETED:
             return every
         if self.row.state != UploadState.OPEN:

@@ -9,7 +9,7 @@ import pytest
 
 from app.catalog import conversions
 from app.lifecycle import ImageStatus
-from app.models import Blob, Upload, new_id, now
+from app.models import Blob, Source, Upload, new_id, now
 from app.object_keys import is_ours, new_blob_key, new_upload_key
 from tests.app.conftest import StartGateway
 from tests.support.gateway import Gateway, outcome, until
@@ -24,7 +24,7 @@ RESULT_BEFORE_0004 = "blobs/{}.qcow2"
 async def made_before_0006(gateway: Gateway) -> Upload:
     """The upload of an image as earlier versions wrote it, complete and not yet converted."""
     image = await gateway.uploaded()
-    await gateway.change(Upload, image["upload"]["id"], result_key=None)
+    await gateway.change(Source, (await gateway.source(image)).id, result_key=None)
     return await gateway.upload(image["upload"]["id"])
 
 
@@ -32,11 +32,13 @@ async def test_no_key_shares_anything_with_an_id_or_with_another_key(gateway: Ga
     images = [await gateway.active() for _ in range(3)]
 
     uploads = [await gateway.upload(image["upload"]["id"]) for image in images]
-    keys = [key for upload in uploads for key in (upload.key, upload.key_of_result)]
+    keys = [key for upload in uploads for key in (upload.source.key, upload.source.key_of_result)]
     assert [(await gateway.blob(image)).key for image in images] == keys[1::2]
     names = [re.sub(r"^(uploads|blobs)/|\.qcow2$", "", key) for key in keys]
     assert all(re.fullmatch("[0-9a-f]{32}", name) for name in names)
-    ids = [id_[4:] for upload in uploads for id_ in (upload.id, upload.result_id, upload.image_id)]
+    ids = [
+        id_[4:] for upload in uploads for id_ in (upload.id, upload.source_id, upload.source.result_id, upload.image_id)
+    ]
     assert not any(id_[:8] in key for id_ in ids for key in keys)
     # Ids of one moment begin alike, keys don't.
     assert all(one[:8] != other[:8] for one, other in pairwise(sorted(names)))
@@ -44,16 +46,16 @@ async def test_no_key_shares_anything_with_an_id_or_with_another_key(gateway: Ga
 
 async def test_an_upload_from_before_becomes_the_blob_that_its_id_names(gateway: Gateway) -> None:
     upload = await made_before_0006(gateway)
-    expected = RESULT_BEFORE_0004.format(upload.result_id)
+    expected = RESULT_BEFORE_0004.format(upload.source.result_id)
 
-    both = {upload.key, expected}
+    both = {upload.source.key, expected}
     assert await conversions.named_keys(gateway.database, both) == both
     claim, assignment = await gateway.begun(upload.image_id)
     assert assignment.result_key == expected
     await conversions.succeed(gateway.database, claim, assignment, outcome(), gateway.settings)
 
     async with gateway.database.read() as session:
-        blob = await session.get_one(Blob, upload.result_id)
+        blob = await session.get_one(Blob, upload.source.result_id)
     assert blob.key == expected
 
 
@@ -68,7 +70,7 @@ async def test_an_upload_from_before_is_converted_and_erased_with_its_key(start_
 
             await until(is_active)
             await until(gateway.idle)
-            assert f"objects/{RESULT_BEFORE_0004.format(upload.result_id)}" in gateway.files()
+            assert f"objects/{RESULT_BEFORE_0004.format(upload.source.result_id)}" in gateway.files()
             await gateway.mutate("deleteImage", {"imageId": upload.image_id})
             await until(gateway.idle)
 

@@ -84,13 +84,13 @@ async def test_a_member_can_not_copy_what_another_project_or_bucket_holds(
     completed = await stored.mutate("completeUpload", {"uploadId": image["upload"]["id"]}, MEMBER)
     assert completed["userErrors"] == []
     upload = await stored.upload(image["upload"]["id"])
-    assert bucket.read(upload.key, 0, 1024) == bytes(1024)
+    assert bucket.read(upload.source.key, 0, 1024) == bytes(1024)
 
 
 async def wrong_part(bucket: Bucket, gateway: Gateway, image: dict[str, Any], size: int = 5 * MIB) -> None:
     """Part 1 of an upload has more bytes than were declared, as if a way had been found to send them."""
     upload = await gateway.upload(image["upload"]["id"])
-    bucket.put_part(upload.key, upload.reference, 1, partial(iter, [bytes(size)]), size)
+    bucket.put_part(upload.source.key, upload.reference, 1, partial(iter, [bytes(size)]), size)
 
 
 @pytest.mark.parametrize("found_by", ["completion", "a question", "the sweep"])
@@ -125,7 +125,7 @@ async def test_a_part_of_the_wrong_size_ends_the_upload_and_frees_its_bytes(
     row, upload = await stored.image(image["id"]), await stored.upload(image["upload"]["id"])
     assert (row.status, row.failure_code) == (ImageStatus.ERROR, FailureCode.UPLOAD_REFUSED)
     assert (row.failure_message, row.reserved_size, row.failure_retriable) == (message, 0, False)
-    assert (upload.state, upload.source_kept) == (UploadState.REFUSED, False)
+    assert (upload.state, upload.source.kept) == (UploadState.REFUSED, False)
     again = await stored.mistake("completeUpload", {"uploadId": image["upload"]["id"]}, MEMBER, image=image)
     assert again == {"code": "CONFLICT", "message": message, "field": ["uploadId"], "hint": hint}
     async with stored.working():

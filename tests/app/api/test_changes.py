@@ -274,6 +274,6 @@ async def test_deleting_takes_the_work_away_from_its_worker(gateway: Gateway) ->
     jobs = {job.id: job for job in await gateway.all_jobs()}
     assert (jobs[claim.job_id].state, jobs[claim.job_id].token) == (JobState.DONE, claim.token + 1)
     assert (await gateway.upload(image["upload"]["id"])).state == UploadState.COMPLETED
-    assert (await gateway.upload(image["upload"]["id"])).source_kept is False
-    erasing = [job for job in jobs.values() if job.detail.get("uploads") == [image["upload"]["id"]]]
+    assert (await gateway.upload(image["upload"]["id"])).source.kept is False
+    erasing = [job for job in jobs.values() if job.detail.get("sources") == [(await gateway.source(image)).id]]
     assert [job.kind for job in erasing] == [JobKind.ERASE]

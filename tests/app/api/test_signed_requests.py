@@ -170,7 +170,7 @@ async def test_an_address_can_not_be_given_another_asker(gateway: Gateway) -> No
 async def test_an_address_that_names_no_asker_is_refused(gateway: Gateway) -> None:
     image = await gateway.create()
     upload = await gateway.upload(image["upload"]["id"])
-    anonymous = gateway.store.sign_download(upload.key, "disk", now() + timedelta(minutes=5))
+    anonymous = gateway.store.sign_download(upload.source.key, "disk", now() + timedelta(minutes=5))
 
     assert error_of(await gateway.client.get(anonymous.url)) == (403, "FORBIDDEN")
 

@@ -198,7 +198,7 @@ async def test_a_part_on_its_way_is_cut_off_with_the_reason(gateway: Gateway) ->
     async def body() -> AsyncIterator[bytes]:
         yield bytes(MIB)
         failure = ImageFailed(FailureCode.FORMAT_MISMATCH, "It is gzip.", "Unpack it.")
-        await conversions.refuse_early(gateway.database, claim, upload.id, failure)
+        await conversions.refuse_early(gateway.database, claim, failure)
         await gateway.store.abort_upload(handle_of(upload))
         for _ in range(15):
             yield bytes(MIB)

@@ -10,7 +10,7 @@ from sqlmodel import col, select
 from app.catalog.bill import reconciling
 from app.catalog.fsck import Finding, Fsck, Problem
 from app.lifecycle import FailureCode, ImageStatus, UploadState
-from app.models import Blob, Image, StorageEntry
+from app.models import Blob, Image, Source, StorageEntry, Upload
 from app.settings import MIB
 from tests.app.conftest import StartGateway
 from tests.support.gateway import ADMIN, Gateway
@@ -183,7 +183,8 @@ async def test_quota_that_is_reserved_by_nothing_is_freed(apart: Gateway) -> Non
     running, stale = await apart.create(), await apart.create()
     await apart.change(Image, stale["id"], status=ImageStatus.ERROR)
     upload = await apart.upload(stale["upload"]["id"])
-    await apart.change(type(upload), upload.id, source_kept=False, state=UploadState.EXPIRED)
+    await apart.change(Upload, upload.id, state=UploadState.EXPIRED)
+    await apart.change(Source, upload.source_id, kept=False)
     found = (Problem.STALE_RESERVATION, stale["id"])
 
     assert problems(await check(apart)) == [(*found, False)]
@@ -197,7 +198,7 @@ async def test_quota_that_is_reserved_by_nothing_is_freed(apart: Gateway) -> Non
 async def test_a_retry_whose_source_is_lost_is_offered_no_longer(apart: Gateway) -> None:
     image = await apart.failed(retriable=True)
     upload = await apart.upload(image["upload"]["id"])
-    apart.store.path(upload.key).unlink()
+    apart.store.path(upload.source.key).unlink()
     found = (Problem.MISSING_SOURCE, image["id"])
 
     assert problems(await check(apart)) == [(*found, False)]

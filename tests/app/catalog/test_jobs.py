@@ -8,6 +8,7 @@ import pytest
 from sqlmodel import select
 
 from app.catalog import conversions
+from app.catalog.uploads import handle_of
 from app.catalog.work import jobs
 from app.catalog.work.jobs import Claim
 from app.errors import ImageFailed, LeaseLost
@@ -179,7 +180,7 @@ async def test_a_look_at_the_head_that_is_in_other_hands_refuses_nothing(gateway
     before = await gateway.everything()
     for failure in (FAILURE, None):
         with pytest.raises(LeaseLost):
-            await conversions.refuse_early(gateway.database, claim, image["upload"]["id"], failure)
+            await conversions.refuse_early(gateway.database, claim, failure)
     assert await gateway.everything() == before
 
 
@@ -211,7 +212,7 @@ async def test_a_conversion_begins_once_and_goes_on_after_a_worker_was_lost(gate
     image = await gateway.uploaded(upload={"sha256": "ab" * 32})
     claim, assignment = await gateway.begun(image["id"])
     upload = await gateway.upload(image["upload"]["id"])
-    assert (assignment.source_key, assignment.result_key) == (upload.key, upload.key_of_result)
+    assert (assignment.source_key, assignment.result_key) == (upload.source.key, upload.source.key_of_result)
     assert (assignment.source_size, assignment.declared_sha256) == (MIB, "ab" * 32)
     events = len(await gateway.events(image["id"]))
     await gateway.change(Job, claim.job_id, lease_until=now() - timedelta(seconds=1))
@@ -227,22 +228,22 @@ async def test_success_makes_a_blob_settles_the_quota_and_drops_the_source(gatew
     row, upload = await gateway.image(image["id"]), await gateway.upload(image["upload"]["id"])
     assert (row.status, row.virtual_size, row.size_key) == (ImageStatus.ACTIVE, 5 * MIB, 5 * MIB)
     assert (row.stored_size, row.reserved_size) == (MIB, 0)
-    assert row.blob_id == upload.result_id
-    assert (upload.state, upload.source_kept) == (UploadState.COMPLETED, False)
+    assert row.blob_id == upload.source.result_id
+    assert (upload.state, upload.source.kept) == (UploadState.COMPLETED, False)
     async with gateway.database.read() as session:
-        blob = await session.get_one(Blob, upload.result_id)
-    assert (blob.key, blob.virtual_size, blob.file_size) == (upload.key_of_result, 5 * MIB, MIB)
+        blob = await session.get_one(Blob, upload.source.result_id)
+    assert (blob.key, blob.virtual_size, blob.file_size) == (upload.source.key_of_result, 5 * MIB, MIB)
     started = [job for job in await gateway.all_jobs() if job.state == JobState.WAITING]
     kinds = {str(job.detail): job.kind for job in started}
     assert kinds[str({"blob": blob.id})] == JobKind.HASH
-    assert kinds[str({"uploads": [upload.id]})] == JobKind.ERASE
+    assert kinds[str({"sources": [upload.source_id]})] == JobKind.ERASE
 
 
 async def test_failure_keeps_the_source_and_the_promise_for_a_retry(gateway: Gateway) -> None:
     image = await gateway.failed()
     row, upload = await gateway.image(image["id"]), await gateway.upload(image["upload"]["id"])
-    assert (row.status, row.reserved_size, upload.source_kept) == (ImageStatus.ERROR, MIB, True)
-    both = {upload.key, upload.key_of_result}
+    assert (row.status, row.reserved_size, upload.source.kept) == (ImageStatus.ERROR, MIB, True)
+    both = {upload.source.key, upload.source.key_of_result}
     assert await conversions.named_keys(gateway.database, both) == both
 
 
@@ -260,14 +261,15 @@ async def test_what_is_to_be_erased_are_the_upload_and_a_result_that_nobody_want
     results = {}
     for image in (wanted, unwanted):
         upload = await gateway.upload(image["upload"]["id"])
-        claim = Claim("job_x", JobKind.ERASE, 1, 1, None, {"uploads": [upload.id], "keys": ["blobs/old.qcow2"]})
-        uploads, keys = await conversions.keys_to_erase(gateway.database, claim)
-        assert [found.id for found in uploads] == [upload.id]
-        results[image["id"]] = (keys, upload.key_of_result)
-    keys, _result = results[wanted["id"]]
-    assert keys == ["blobs/old.qcow2"]
-    keys, result = results[unwanted["id"]]
-    assert keys == ["blobs/old.qcow2", result]
+        claim = Claim("job_x", JobKind.ERASE, 1, 1, None, {"sources": [upload.source_id], "keys": ["blobs/old.qcow2"]})
+        erasure = await conversions.to_erase(gateway.database, claim)
+        assert erasure.uploads == [handle_of(upload)]
+        assert erasure.results == [upload.source.key_of_result]
+        results[image["id"]] = (erasure.keys, upload.source)
+    keys, source = results[wanted["id"]]
+    assert keys == ["blobs/old.qcow2", source.key]
+    keys, source = results[unwanted["id"]]
+    assert keys == ["blobs/old.qcow2", source.key_of_result, source.key]
 
 
 # ---------------------------------------------------------------- attempts, with workers at hand

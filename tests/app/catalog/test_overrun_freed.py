@@ -9,14 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlmodel import select
 
 from app.catalog import conversions
 from app.catalog.conversions import Assignment
 from app.catalog.work.jobs import Claim
 from app.database.sessions import Database
 from app.errors import ImageFailed, LeaseLost, StoreUnavailable
-from app.lifecycle import SETTLED, DiskFormat, FailureCode, ImageStatus, JobKind
-from app.models import Image, Job, Project, now
+from app.lifecycle import SETTLED, DiskFormat, FailureCode, ImageStatus
+from app.models import Image, Job, Project, Source, now
 from app.settings import MIB
 from tests.app.conftest import StartGateway
 from tests.support.gateway import Gateway, until
@@ -80,12 +81,12 @@ async def test_what_was_made_is_freed_before_the_image_is_in_error(
     await worker.convert(claim, threading.Event())
     row = await gateway.image(image)
     assert (row.status, row.failure_code) == (ImageStatus.ERROR, FailureCode.QUOTA_EXCEEDED)
-    assert converter.undone == [(await upload_of(gateway, image)).key_of_result]
+    assert converter.undone == [(await source_of(gateway, image)).key_of_result]
 
 
-async def upload_of(gateway: Gateway, image: str) -> Any:
-    (job,) = [job for job in await gateway.all_jobs() if job.image_id == image and job.kind == JobKind.CONVERT]
-    return await gateway.upload(job.detail["upload"])
+async def source_of(gateway: Gateway, image: str) -> Source:
+    async with gateway.database.read() as session:
+        return (await session.execute(select(Source).where(Source.image_id == image))).scalar_one()
 
 
 @pytest.mark.parametrize("made", [LARGE, over_quota()], ids=["in-the-end", "early"])
@@ -169,7 +170,7 @@ async def test_an_image_that_overruns_leaves_its_upload_and_becomes_active_once_
         project = await limited(gateway, len(content))
         upload = {"fileName": "disk", "format": format_}
         image = (await gateway.uploaded(content, projectId=project, upload=upload))["id"]
-        key = (await upload_of(gateway, image)).key
+        key = (await source_of(gateway, image)).key
         async with gateway.working():
             row = await settled(gateway, image)
             assert (row.status, row.failure_code) == (ImageStatus.ERROR, FailureCode.QUOTA_EXCEEDED)

@@ -47,7 +47,7 @@ async def test_an_upload_without_a_byte_expires_and_its_bytes_are_freed(start_ga
             assert (row.status, row.failure_code) == (ImageStatus.ERROR, FailureCode.UPLOAD_EXPIRED)
             assert row.failure_message == "The upload got no byte for 24 hours and has expired."
             assert (row.failure_retriable, row.reserved_size) == (False, 0)
-            assert (upload.state, upload.source_kept) == (UploadState.EXPIRED, False)
+            assert (upload.state, upload.source.kept) == (UploadState.EXPIRED, False)
             assert (await gateway.events(image["id"]))[-1].detail["failure"]["code"] == "UPLOAD_EXPIRED"
             mistake = await gateway.mistake("completeUpload", {"uploadId": upload.id}, image=image)
             assert (mistake["code"], mistake["message"]) == ("CONFLICT", row.failure_message)
@@ -88,7 +88,7 @@ async def test_an_upload_that_the_store_has_dropped_expires_at_once(gateway: Gat
     row, upload = await gateway.image(image["id"]), await gateway.upload(upload.id)
     assert (row.status, row.failure_code) == (ImageStatus.ERROR, FailureCode.UPLOAD_EXPIRED)
     assert (row.failure_retriable, row.reserved_size) == (False, 0)
-    assert (upload.state, upload.source_kept) == (UploadState.EXPIRED, False)
+    assert (upload.state, upload.source.kept) == (UploadState.EXPIRED, False)
 
 
 async def test_what_was_sealed_by_a_process_that_died_is_finished(gateway: Gateway) -> None:
@@ -101,7 +101,7 @@ async def test_what_was_sealed_by_a_process_that_died_is_finished(gateway: Gatew
     await gateway.uploads().sweep()
     await gateway.uploads().sweep()
     upload = await gateway.upload(image["upload"]["id"])
-    assert (upload.state, upload.source_kept) == (UploadState.COMPLETED, True)
+    assert (upload.state, upload.source.kept) == (UploadState.COMPLETED, True)
     assert (await gateway.image(image["id"])).status == ImageStatus.QUEUED
     jobs = [job for job in await gateway.all_jobs() if job.image_id == image["id"] and job.kind == JobKind.CONVERT]
     assert len(jobs) == 1
@@ -154,7 +154,7 @@ async def test_the_head_of_an_upload_is_looked_at_once_it_is_there(gateway: Gate
     assert [job.kind for job in await gateway.all_jobs() if job.image_id == image["id"]] == []
     await gateway.send(image, bytes(17 * MIB), [1])
     (job,) = [job for job in await gateway.all_jobs() if job.image_id == image["id"]]
-    assert (job.kind, job.detail) == (JobKind.INSPECT_HEAD, {"upload": image["upload"]["id"]})
+    assert (job.kind, job.detail) == (JobKind.INSPECT_HEAD, {"source": (await gateway.source(image)).id})
 
 
 async def test_a_head_of_nothing_that_is_known_starts_nothing(gateway: Gateway) -> None:

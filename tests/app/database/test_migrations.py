@@ -32,6 +32,7 @@ _INDEXES: Mapping[str, str] = {
     "sqlite": "SELECT name, sql FROM sqlite_master WHERE type = 'index' AND sql IS NOT NULL",
     "postgresql": "SELECT indexname, indexdef FROM pg_indexes WHERE schemaname = 'public'",
 }
+_CONSTRAINTS = "SELECT conname FROM pg_constraint WHERE connamespace = 'public'::regnamespace"
 _COLLATIONS = (
     "SELECT table_name || '.' || column_name, collation_name FROM information_schema.columns "
     "WHERE table_schema = 'public' AND data_type IN ('text', 'character varying')"
@@ -106,6 +107,16 @@ def test_every_text_of_postgresql_is_sorted_by_code_points(postgresql: PostgreSQ
     del found["alembic_version.version_num"]
     assert found == dict(rows(modelled, _COLLATIONS))
     assert set(found.values()) == {"C"}
+
+
+def test_constraints_of_postgresql_have_the_names_that_the_models_give(postgresql: PostgreSQL) -> None:
+    """A table that a migration makes anew under another name would keep the names that came of that."""
+    made, modelled = (address(postgresql.new_database(migrated=False)) for _ in range(2))
+    migrate(made)
+    within(modelled, TABLES.create_all)
+    found = set(rows(made, _CONSTRAINTS)) - {("alembic_version_pkc",)}
+    assert found == set(rows(modelled, _CONSTRAINTS))
+    assert ("upload_source_id_key",) in found
 
 
 def test_events_keep_their_numbers_to_themselves(tmp_path: Path) -> None:

@@ -259,7 +259,7 @@ async def test_of_refusal_and_completion_at_once_the_first_one_holds(gateway: Ga
         gateway.database,
         Image,
         image["id"],
-        lambda: conversions.refuse_early(gateway.database, claim, image["upload"]["id"], failure),
+        lambda: conversions.refuse_early(gateway.database, claim, failure),
         lambda: uploads_of(gateway, other).complete(VIEWER, image["upload"]["id"]),
     )
     assert isinstance(completed, UploadEnded)

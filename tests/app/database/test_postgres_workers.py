@@ -273,7 +273,7 @@ async def _require_sense(gateway: Gateway, image_id: str) -> None:
         upload = (await session.execute(select(Upload).where(Upload.image_id == image_id))).scalar_one()
         query = select(Event).where(Event.image_id == image_id).order_by(col(Event.seq))
         events = (await session.execute(query)).scalars().all()
-    stored = await blob(gateway, upload.result_id)
+    stored = await blob(gateway, upload.source.result_id)
     status = ImageStatus.QUEUED
     for event in events:
         if event.kind == EventKind.STATUS_CHANGED:
@@ -282,6 +282,6 @@ async def _require_sense(gateway: Gateway, image_id: str) -> None:
     assert (status, image.revision) == (image.status, len(events))
     assert (image.deleted_at is not None) == (events[-1].kind == EventKind.DELETED)
     assert (stored is not None) == (image.status == ImageStatus.ACTIVE and image.deleted_at is None)
-    assert upload.source_kept == (image.status != ImageStatus.ACTIVE and image.deleted_at is None)
+    assert upload.source.kept == (image.status != ImageStatus.ACTIVE and image.deleted_at is None)
     if image.deleted_at is not None:
         assert image.reserved_size == 0

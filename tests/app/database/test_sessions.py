@@ -132,11 +132,11 @@ async def test_a_second_writer_waits_and_sees_what_the_first_one_wrote(database:
     async def add() -> None:
         async with database.transaction() as tx:
             row = await tx.session.get_one(Image, image.id, with_for_update=True)
-            row.source_size += 1
+            row.revision += 1
 
     await asyncio.gather(*(add() for _ in range(20)))
     async with database.read() as session:
-        assert (await session.get_one(Image, image.id)).source_size == 21
+        assert (await session.get_one(Image, image.id)).revision == 21
 
 
 async def test_writers_of_two_processes_wait_for_one_another(database: Database, image: Image) -> None:
@@ -148,12 +148,12 @@ async def test_writers_of_two_processes_wait_for_one_another(database: Database,
             async with here.transaction() as tx:
                 row = await tx.session.get_one(Image, image.id, with_for_update=True)
                 await asyncio.sleep(0)
-                row.source_size += 1
+                row.revision += 1
 
     await asyncio.gather(add(database), add(other))
     await other.close()
     async with database.read() as session:
-        assert (await session.get_one(Image, image.id)).source_size == 21
+        assert (await session.get_one(Image, image.id)).revision == 21
 
 
 async def test_a_reader_sees_one_state_however_long_it_reads(database: Database, image: Image) -> None:

@@ -1,0 +1,33 @@
+"""Sources: the bytes that images are converted from, kept until they are not needed any longer."""
+
+from sqlalchemy import ColumnElement, exists
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlmodel import col, select
+
+from app.catalog.work import jobs
+from app.database.sessions import Transaction
+from app.lifecycle import JobKind, UploadState
+from app.models import Image, Source, Upload
+
+
+def is_kept() -> ColumnElement[bool]:
+    """The condition that an image has a source whose bytes the store may still hold."""
+    return exists().where(col(Source.image_id) == Image.id, col(Source.kept).is_(True))
+
+
+async def kept_source(session: AsyncSession, image_id: str) -> Source | None:
+    """The source of an image, as long as its bytes are kept."""
+    query = select(Source).where(Source.image_id == image_id, col(Source.kept).is_(True))
+    return (await session.execute(query)).scalar_one_or_none()
+
+
+async def drop_source(tx: Transaction, image: Image, state: UploadState) -> None:
+    """Have the source of an image, whose row is locked, erased. An upload that is still open ends in `state`."""
+    source = await kept_source(tx.session, image.id)
+    if source is None:
+        return
+    query = select(Upload).where(Upload.source_id == source.id, Upload.state == UploadState.OPEN)
+    for upload in (await tx.session.execute(query)).scalars():
+        upload.state = state
+    source.kept = False
+    jobs.start(tx, JobKind.ERASE, sources=[source.id])
