@@ -143,9 +143,6 @@ SHARE_ANSWERS: dict[ShareState, frozenset[ShareState]] = {
     ShareState.DECLINED: frozenset(),
 }
 
-# The kinds of jobs that turns are taken for, and of which a project has only so many at once.
-CONVERSIONS = frozenset({JobKind.CONVERT, JobKind.STREAM_RANGE, JobKind.ASSEMBLE})
-
 SETTLED = frozenset({ImageStatus.ACTIVE, ImageStatus.ERROR})
 
 # What a role includes: an ADMIN may do whatever a MEMBER may, and so on down.

@@ -19,6 +19,7 @@ from app.catalog.people.tenancy import LOCKED
 from app.catalog.uploads import NO_FAILURE, give_up, handle_of
 from app.catalog.work import jobs
 from app.catalog.work.jobs import Claim
+from app.catalog.work.kinds import Conversion, Erase, Hash, InspectHead
 from app.database.sessions import Database
 from app.errors import ImageFailed
 from app.lifecycle import DiskFormat, ImageStatus, JobKind, JobState, UploadState
@@ -60,11 +61,11 @@ class Outcome:
     warnings: tuple[str, ...] = ()
 
 
-async def begin(database: Database, claim: Claim, settings: Settings) -> Assignment | None:
+async def begin(database: Database, claim: Claim[Conversion], settings: Settings) -> Assignment | None:
     """Take a conversion up; the image is SAVING from here on. None when nothing is left to do."""
     async with database.transaction() as tx:
         image = await tx.session.get(Image, claim.image_id, with_for_update=LOCKED)
-        source = await tx.session.get(Source, claim.detail["source"])
+        source = await tx.session.get(Source, claim.detail.source)
         if image is None or source is None or image.deleted_at or not source.kept:
             await jobs.finish(tx, claim)
             return None
@@ -86,7 +87,7 @@ async def begin(database: Database, claim: Claim, settings: Settings) -> Assignm
 
 
 async def succeed(
-    database: Database, claim: Claim, assignment: Assignment, outcome: Outcome, settings: Settings
+    database: Database, claim: Claim[Conversion], assignment: Assignment, outcome: Outcome, settings: Settings
 ) -> None:
     """The result is stored and verified: the image is ACTIVE, its source is dropped, its SHA-256 is worked out.
 
@@ -122,10 +123,10 @@ async def succeed(
         )
         await ledger.stored(tx, image)
         await sources.drop_source(tx, image, UploadState.COMPLETED)
-        jobs.start(tx, JobKind.HASH, image_id=image.id, blob=blob.id)
+        jobs.start(tx, Hash(blob=blob.id), image_id=image.id)
 
 
-async def fail(database: Database, claim: Claim, assignment: Assignment, failure: ImageFailed) -> None:
+async def fail(database: Database, claim: Claim[Conversion], assignment: Assignment, failure: ImageFailed) -> None:
     """The conversion came to an end without an image. The source stays, for a retry."""
     async with database.transaction() as tx:
         image = await tx.session.get_one(Image, assignment.image_id, with_for_update=LOCKED)
@@ -133,27 +134,27 @@ async def fail(database: Database, claim: Claim, assignment: Assignment, failure
         await images.fail(tx, image, failure)
 
 
-async def refuse_early(database: Database, claim: Claim, failure: ImageFailed | None) -> None:
+async def refuse_early(database: Database, claim: Claim[InspectHead], failure: ImageFailed | None) -> None:
     """The beginning of an upload was looked at; with a failure, the rest is not waited for."""
     async with database.transaction() as tx:
         image = await tx.session.get(Image, claim.image_id, with_for_update=LOCKED)
-        query = select(Upload).where(Upload.source_id == claim.detail["source"], Upload.state == UploadState.OPEN)
+        query = select(Upload).where(Upload.source_id == claim.detail.source, Upload.state == UploadState.OPEN)
         upload = (await tx.session.execute(query)).scalar_one_or_none()
         await jobs.finish(tx, claim)
         if failure is not None and image is not None and upload is not None:
             await give_up(tx, image, UploadState.REFUSED, failure)
 
 
-async def blob_to_hash(database: Database, claim: Claim) -> Blob | None:
+async def blob_to_hash(database: Database, claim: Claim[Hash]) -> Blob | None:
     """The blob that a HASH job is about; None when it is gone, and nothing is left to do."""
     async with database.transaction() as tx:
-        blob = await tx.session.get(Blob, claim.detail["blob"])
+        blob = await tx.session.get(Blob, claim.detail.blob)
         if blob is None:
             await jobs.finish(tx, claim)
         return blob
 
 
-async def keep_hash(database: Database, claim: Claim, sha256: str) -> None:
+async def keep_hash(database: Database, claim: Claim[Hash], sha256: str) -> None:
     """Write down the SHA-256 of a blob, and then tell the watchers of every image that names it.
 
     Two steps, since images are locked before blobs, and one may be copied meanwhile: who makes a copy holds the blob's
@@ -161,12 +162,12 @@ async def keep_hash(database: Database, claim: Claim, sha256: str) -> None:
     """
     async with database.transaction() as tx:
         await jobs.hold(tx, claim)
-        blob = await tx.session.get(Blob, claim.detail["blob"], with_for_update=LOCKED)
+        blob = await tx.session.get(Blob, claim.detail.blob, with_for_update=LOCKED)
         if blob is not None:
             blob.sha256 = sha256
     async with database.transaction() as tx:
         query = select(Image).where(
-            Image.blob_id == claim.detail["blob"], col(Image.sha256).is_(None), col(Image.deleted_at).is_(None)
+            Image.blob_id == claim.detail.blob, col(Image.sha256).is_(None), col(Image.deleted_at).is_(None)
         )
         query = query.order_by(col(Image.id)).with_for_update(key_share=True)
         named_by = (await tx.session.execute(query)).scalars().all()
@@ -184,19 +185,19 @@ class Erasure:
     results: list[str]
 
 
-async def to_erase(database: Database, claim: Claim) -> Erasure:
+async def to_erase(database: Database, claim: Claim[Erase]) -> Erasure:
     """What an ERASE job has to free.
 
     With a source goes the result of a conversion that came too late.
     """
-    ids = claim.detail.get("sources", [])
+    ids = claim.detail.sources
     async with database.read() as session:
         found = (await session.execute(select(Source).where(col(Source.id).in_(ids)))).scalars().all()
         uploads = (await session.execute(select(Upload).where(col(Upload.source_id).in_(ids)))).scalars().all()
         results = [source.key_of_result for source in found]
         blobs = set((await session.execute(select(Blob.key).where(col(Blob.key).in_(results)))).scalars())
     unwanted = [key for key in results if key not in blobs]
-    keys = [*claim.detail.get("keys", []), *unwanted, *(source.key for source in found)]
+    keys = [*claim.detail.keys, *unwanted, *(source.key for source in found)]
     return Erasure([handle_of(upload) for upload in uploads], keys, results)
 
 
@@ -239,9 +240,9 @@ async def named_keys(database: Database, keys: Collection[str]) -> set[str]:
 
 async def _keys_being_erased(session: AsyncSession) -> set[str]:
     query = select(Job.detail).where(Job.kind == JobKind.ERASE, col(Job.state) != JobState.DONE)
-    details = (await session.execute(query)).scalars().all()
-    ids = [source for detail in details for source in detail.get("sources", [])]
-    keys = {key for detail in details for key in detail.get("keys", [])}
+    details = [Erase.from_row(row) for row in (await session.execute(query)).scalars()]
+    ids = [source for detail in details for source in detail.sources]
+    keys = {key for detail in details for key in detail.keys}
     for start in range(0, len(ids), _AT_ONCE):
         chunk = select(Source).where(col(Source.id).in_(ids[start : start + _AT_ONCE]))
         for source in (await session.execute(chunk)).scalars():

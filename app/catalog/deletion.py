@@ -10,9 +10,10 @@ from app.catalog.people import access
 from app.catalog.people.access import Right
 from app.catalog.revisions import require_revision
 from app.catalog.work import jobs
+from app.catalog.work.kinds import Erase
 from app.database.sessions import Database, Transaction
 from app.errors import ProtectedImage
-from app.lifecycle import EventKind, JobKind, UploadState
+from app.lifecycle import EventKind, UploadState
 from app.models import Blob, Image, now
 from app.viewer import Viewer
 
@@ -58,4 +59,4 @@ async def _drop_blob(tx: Transaction, image: Image, blob_id: str) -> None:
     if (await tx.session.execute(select(exists().where(col(Image.blob_id) == blob_id)))).scalar():
         return
     await tx.session.delete(blob)
-    jobs.start(tx, JobKind.ERASE, keys=[blob.key])
+    jobs.start(tx, Erase(keys=(blob.key,)))

@@ -5,8 +5,9 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
 from app.catalog.work import jobs
+from app.catalog.work.kinds import Erase
 from app.database.sessions import Transaction
-from app.lifecycle import JobKind, UploadState
+from app.lifecycle import UploadState
 from app.models import Image, Source, Upload
 
 
@@ -30,4 +31,4 @@ async def drop_source(tx: Transaction, image: Image, state: UploadState) -> None
     for upload in (await tx.session.execute(query)).scalars():
         upload.state = state
     source.kept = False
-    jobs.start(tx, JobKind.ERASE, sources=[source.id])
+    jobs.start(tx, Erase(sources=(source.id,)))

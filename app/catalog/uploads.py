@@ -16,6 +16,7 @@ from app.catalog.people.access import Right
 from app.catalog.people.tenancy import LOCKED
 from app.catalog.revisions import require_revision
 from app.catalog.work import jobs
+from app.catalog.work.kinds import Convert, InspectHead
 from app.database.sessions import Database, Transaction
 from app.errors import (
     Conflict,
@@ -29,7 +30,7 @@ from app.errors import (
     UserMistake,
     WrongPart,
 )
-from app.lifecycle import EventKind, FailureCode, ImageStatus, JobKind, ProjectRole, UploadState
+from app.lifecycle import EventKind, FailureCode, ImageStatus, ProjectRole, UploadState
 from app.models import Image, Source, Upload, now
 from app.ports import ObjectStore, UploadHandle, UploadReceipt
 from app.settings import GIB, KIB, MIB, Settings
@@ -151,7 +152,7 @@ class Uploads:
             query = select(Source).join(Upload).where(Source.key == upload_key, Upload.state == UploadState.OPEN)
             source = (await tx.session.execute(query)).scalar_one_or_none()
             if source is not None:
-                jobs.start(tx, JobKind.INSPECT_HEAD, image_id=source.image_id, source=source.id)
+                jobs.start(tx, InspectHead(source=source.id), image_id=source.image_id)
 
     # ------------------------------------------------------------ the ends
 
@@ -226,7 +227,7 @@ class Uploads:
                     hint=image.failure_hint,
                 )
             await images.move(tx, image, ImageStatus.SAVING, actor=viewer.subject, **NO_FAILURE)
-            jobs.start(tx, JobKind.CONVERT, image_id=image.id, source=source.id)
+            jobs.start(tx, Convert(source=source.id), image_id=image.id)
         return image, tx.position
 
     async def sweep(self) -> None:
@@ -296,7 +297,7 @@ async def mark_completed(tx: Transaction, upload: Upload, image: Image, *, actor
     """The bytes are sealed: have them converted. The image's row is locked."""
     upload.state = UploadState.COMPLETED
     await images.change(tx, image, ["upload", "progress"], actor=actor)
-    jobs.start(tx, JobKind.CONVERT, image_id=image.id, source=upload.source_id)
+    jobs.start(tx, Convert(source=upload.source_id), image_id=image.id)
 
 
 async def give_up(

@@ -174,7 +174,7 @@ class Gateway:
         assert payload["userErrors"] == []
         return image
 
-    async def claim(self, image_id: str, kind: JobKind = JobKind.CONVERT) -> Claim:
+    async def claim(self, image_id: str, kind: JobKind = JobKind.CONVERT) -> Claim[Any]:
         """Take a job of an image as a worker does."""
         query = select(Job.id).where(Job.image_id == image_id, Job.kind == kind, col(Job.state) != JobState.DONE)
         async with self.database.read() as session:
@@ -183,7 +183,7 @@ class Gateway:
         assert claim is not None
         return claim
 
-    async def begun(self, image_id: str) -> tuple[Claim, Assignment]:
+    async def begun(self, image_id: str) -> tuple[Claim[Any], Assignment]:
         """An image that a worker has taken up: it is SAVING."""
         claim = await self.claim(image_id)
         assignment = await conversions.begin(self.database, claim, self.settings)

@@ -1,6 +1,7 @@
 """Projects with little room for images, and conversions that learn of it late."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -31,7 +32,7 @@ def see_room(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every conversion finds much room when it begins: what it misses in the end has been taken meanwhile."""
     real = conversions.begin
 
-    async def begin(database: Database, claim: Claim, settings: Settings) -> Assignment | None:
+    async def begin(database: Database, claim: Claim[Any], settings: Settings) -> Assignment | None:
         assignment = await real(database, claim, settings)
         return assignment and replace(assignment, room=1 << 40)
 

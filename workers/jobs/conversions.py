@@ -13,6 +13,7 @@ from app.catalog import conversions, split_conversions
 from app.catalog.conversions import Assignment, Outcome
 from app.catalog.work import jobs
 from app.catalog.work.jobs import Claim
+from app.catalog.work.kinds import Assemble, Conversion, Convert, Split, StreamRange
 from app.database.sessions import Database
 from app.errors import ImageFailed
 from app.lifecycle import FailureCode, ImagePhase
@@ -42,7 +43,7 @@ class Conversions:
     converter: Converter
     settings: Settings
 
-    async def convert(self, claim: Claim, cancelled: threading.Event) -> None:
+    async def convert(self, claim: Claim[Convert], cancelled: threading.Event) -> None:
         """Make a qcow2 of an upload's bytes, or find that it is worth sharing among several workers."""
         assignment = await self._begin(claim)
         if assignment is None:
@@ -59,9 +60,9 @@ class Conversions:
             log.info("image.shared", image=assignment.image_id, ranges=made.count)
             await split_conversions.share(self.database, claim, made.as_json(), made.count)
 
-    async def stream_range(self, claim: Claim, cancelled: threading.Event) -> None:
+    async def stream_range(self, claim: Claim[StreamRange], cancelled: threading.Event) -> None:
         """Do one range of a shared conversion."""
-        shared, index = Shared.from_json(claim.detail["shared"]), claim.detail["range"]
+        shared, index = Shared.from_json(claim.detail.shared), claim.detail.range
         finished = await split_conversions.finished_ranges(self.database, claim)
         before = sum(shared.bytes_of(done) for done in finished)
 
@@ -79,9 +80,9 @@ class Conversions:
 
         await self._do_together(claim, cancelled, stream)
 
-    async def assemble(self, claim: Claim, cancelled: threading.Event) -> None:
+    async def assemble(self, claim: Claim[Assemble], cancelled: threading.Event) -> None:
         """Finish a shared conversion, of which all ranges are done."""
-        shared = Shared.from_json(claim.detail["shared"])
+        shared = Shared.from_json(claim.detail.shared)
 
         async def finish(converter: StoreConverter, assignment: Assignment) -> None:
             made = await self._in_turn(claim, assignment, cancelled, lambda order: converter.assemble(order, shared))
@@ -91,7 +92,7 @@ class Conversions:
 
     async def _do_together(
         self,
-        claim: Claim,
+        claim: Claim[Split],
         cancelled: threading.Event,
         work: Callable[[StoreConverter, Assignment], Awaitable[None]],
     ) -> None:
@@ -109,18 +110,18 @@ class Conversions:
             await self._free_if_over_quota(claim, assignment, cancelled, failure)
         except ShareLost as loss:
             log.warning("image.share_lost", image=assignment.image_id, reason=str(loss))
-            if claim.detail.get("times", 0) < _BEGINNINGS:
+            if claim.detail.times < _BEGINNINGS:
                 await split_conversions.begin_anew(self.database, claim)
                 return
             failure = given_up(FailureCode.STORAGE_UNAVAILABLE)
         await split_conversions.fail(self.database, claim, assignment, failure)
-        await asyncio.to_thread(converter.let_go, assignment.result_key, Shared.from_json(claim.detail["shared"]))
+        await asyncio.to_thread(converter.let_go, assignment.result_key, Shared.from_json(claim.detail.shared))
 
-    async def _begin(self, claim: Claim) -> Assignment | None:
+    async def _begin(self, claim: Claim[Conversion]) -> Assignment | None:
         return await conversions.begin(self.database, claim, self.settings)
 
     async def _free_if_over_quota(
-        self, claim: Claim, assignment: Assignment, cancelled: threading.Event, failure: ImageFailed
+        self, claim: Claim[Conversion], assignment: Assignment, cancelled: threading.Event, failure: ImageFailed
     ) -> None:
         """Of an image that its project has no room for, free what has been made; the upload alone stays.
 
@@ -144,14 +145,14 @@ class Conversions:
         await self._at_work(claim, assignment, cancelled, undo)
 
     async def _in_turn(
-        self, claim: Claim, assignment: Assignment, cancelled: threading.Event, work: Callable[[Order], T]
+        self, claim: Claim[Conversion], assignment: Assignment, cancelled: threading.Event, work: Callable[[Order], T]
     ) -> T:
         """As `_at_work`, as long as it is this conversion's turn. Raises TurnLost."""
         async with TurnClock(self.database, self.settings, claim, assignment, cancelled).running():
             return await self._at_work(claim, assignment, cancelled, work)
 
     async def _at_work(
-        self, claim: Claim, assignment: Assignment, cancelled: threading.Event, work: Callable[[Order], T]
+        self, claim: Claim[Conversion], assignment: Assignment, cancelled: threading.Event, work: Callable[[Order], T]
     ) -> T:
         """Do something in a thread, and tell the image's watchers how far it is."""
         seconds = self.settings.progress_seconds
@@ -160,7 +161,7 @@ class Conversions:
         async with telling.regularly():
             return await asyncio.to_thread(work, order)
 
-    async def _succeed(self, claim: Claim, assignment: Assignment, made: Converted) -> None:
+    async def _succeed(self, claim: Claim[Conversion], assignment: Assignment, made: Converted) -> None:
         """Write down what was made. Raises ImageFailed when the project has no room for it."""
         log.info("image.converted", image=assignment.image_id, way=made.way, format=made.detected_format)
         outcome = Outcome(
@@ -172,15 +173,13 @@ class Conversions:
         )
         await conversions.succeed(self.database, claim, assignment, outcome, self.settings)
 
-    async def give_up(self, claim: Claim, failure: ImageFailed) -> None:
+    async def give_up(self, claim: Claim[Conversion], failure: ImageFailed) -> None:
         """End the image of a job that was tried too often in ERROR."""
         assignment = await self._begin(claim)
         if assignment is None:
             return
-        if "shared" in claim.detail:
-            await split_conversions.fail(self.database, claim, assignment, failure)
-        else:
-            await conversions.fail(self.database, claim, assignment, failure)
+        fail = split_conversions.fail if isinstance(claim.detail, Split) else conversions.fail
+        await fail(self.database, claim, assignment, failure)
 
 
 def given_up(code: FailureCode) -> ImageFailed:

@@ -10,6 +10,7 @@ import structlog
 from app.adapters.folder.store import FolderStore
 from app.catalog import conversions
 from app.catalog.work.jobs import Claim, finish
+from app.catalog.work.kinds import Erase, Hash, InspectHead
 from app.database.sessions import Database
 from app.errors import ImageFailed, ObjectMissing
 from app.models import Source
@@ -29,10 +30,10 @@ class Duties:
     store: ObjectStore
     converter: Converter
 
-    async def inspect_head(self, claim: Claim, cancelled: threading.Event) -> None:
+    async def inspect_head(self, claim: Claim[InspectHead], cancelled: threading.Event) -> None:
         """Look at the beginning of an upload, so that what can't become an image is refused while it arrives."""
         async with self.database.read() as session:
-            source = await session.get(Source, claim.detail["source"])
+            source = await session.get(Source, claim.detail.source)
         # In an S3 store, nobody can read what has not arrived as a whole.
         head = b""
         if isinstance(self.store, FolderStore) and source is not None:
@@ -45,7 +46,7 @@ class Duties:
                 failure = refused
         await conversions.refuse_early(self.database, claim, failure)
 
-    async def hash(self, claim: Claim, cancelled: threading.Event) -> None:
+    async def hash(self, claim: Claim[Hash], cancelled: threading.Event) -> None:
         """Work out the SHA-256 of a stored qcow2, which also shows that the store gives back what was written."""
         blob = await conversions.blob_to_hash(self.database, claim)
         if blob is not None:
@@ -65,7 +66,7 @@ class Duties:
             raise
         return digest.hexdigest()
 
-    async def erase(self, claim: Claim, cancelled: threading.Event) -> None:
+    async def erase(self, claim: Claim[Erase], cancelled: threading.Event) -> None:
         """Free bytes that no image needs any more, and what a conversion left beside them."""
         erasure = await conversions.to_erase(self.database, claim)
         for upload in erasure.uploads:
@@ -78,6 +79,6 @@ class Duties:
     async def _beside(self, result_key: str) -> list[str]:
         return await asyncio.to_thread(self.converter.beside, result_key)
 
-    async def _finish(self, claim: Claim) -> None:
+    async def _finish(self, claim: Claim[Erase]) -> None:
         async with self.database.transaction() as tx:
             await finish(tx, claim)

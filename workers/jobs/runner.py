@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
+from typing import Any
 
 import dramatiq
 import structlog
@@ -13,29 +14,20 @@ import structlog
 from app.adapters.messaging.dramatiq_queue import QUEUE
 from app.catalog.work import jobs, turns
 from app.catalog.work.jobs import Claim
+from app.catalog.work.kinds import CONVERSIONS, JOBS, Conversion, Detail, every_kind
 from app.database.sessions import Database
 from app.errors import DatabaseUnavailable, LeaseLost, StoreError
-from app.lifecycle import CONVERSIONS, FailureCode, JobKind
+from app.lifecycle import FailureCode, JobKind
 from app.ports import JobQueue
 from app.settings import Settings
 from workers.errors import Cancelled, NotConfined, TurnLost
 from workers.jobs.conversions import Conversions, given_up, pause
 from workers.jobs.duties import Duties
-from workers.jobs.turn_clock import MOST_LOST, lost_before, set_within, too_slow
+from workers.jobs.turn_clock import MOST_LOST, set_within, too_slow
 
 log = structlog.get_logger()
 
-Duty = Callable[[Claim, threading.Event], Awaitable[None]]
-
-# Lower goes first: what someone waits for goes before what is cleaned up.
-_PRIORITIES = {
-    JobKind.INSPECT_HEAD: 0,
-    JobKind.ASSEMBLE: 1,
-    JobKind.CONVERT: 1,
-    JobKind.STREAM_RANGE: 1,
-    JobKind.ERASE: 2,
-    JobKind.HASH: 3,
-}
+Duty = Callable[[Claim[Any], threading.Event], Awaitable[None]]
 
 
 @dataclass(slots=True)
@@ -63,17 +55,6 @@ class Foreman:
     @property
     def _limit(self) -> int:
         return self.settings.conversions_per_project
-
-    @property
-    def _by_kind(self) -> Mapping[JobKind, Duty]:
-        return {
-            JobKind.INSPECT_HEAD: self.duties.inspect_head,
-            JobKind.CONVERT: self.conversions.convert,
-            JobKind.STREAM_RANGE: self.conversions.stream_range,
-            JobKind.ASSEMBLE: self.conversions.assemble,
-            JobKind.HASH: self.duties.hash,
-            JobKind.ERASE: self.duties.erase,
-        }
 
     async def run(self, kind: JobKind, job_id: str) -> None:
         """Do a job, unless it is done, wanted no more, or in other hands; of conversions, the one whose turn it is."""
@@ -107,21 +88,21 @@ class Foreman:
             cancelled.set()
         await asyncio.gather(*self._running, return_exceptions=True)
 
-    async def _claim(self, kind: JobKind, job_id: str) -> Claim | None:
+    async def _claim(self, kind: JobKind, job_id: str) -> Claim[Any] | None:
         if kind in CONVERSIONS:
             return await turns.take_turn(self.database, self._lease, self._limit)
         if kind is JobKind.ERASE:  # what frees room has to work without any
             return await self.database.freeing(lambda: jobs.claim(self.database, job_id, self._lease))
         return await jobs.claim(self.database, job_id, self._lease)
 
-    async def _do_and_tell(self, claim: Claim, cancelled: threading.Event) -> None:
+    async def _do_and_tell(self, claim: Claim[Any], cancelled: threading.Event) -> None:
         try:
             await self._do(claim, cancelled)
         finally:
             if claim.kind in CONVERSIONS:
                 await self._tell_who_waits(claim)
 
-    async def _tell_who_waits(self, ended: Claim) -> None:
+    async def _tell_who_waits(self, ended: Claim[Detail]) -> None:
         """Have a worker come for a conversion that the project's limit kept back, whose own message is long gone.
 
         The message names the one that has ended. If it named the next, two that end at once would name the same, and
@@ -135,7 +116,7 @@ class Foreman:
         if some_wait:
             self.queue.send(ended.kind, ended.job_id)
 
-    async def _do(self, claim: Claim, cancelled: threading.Event) -> None:
+    async def _do(self, claim: Claim[Any], cancelled: threading.Event) -> None:
         try:
             if claim.attempt > self.settings.job_attempts and await self._give_up(claim, FailureCode.INTERNAL):
                 return
@@ -154,22 +135,22 @@ class Foreman:
         except Exception as error:
             await self._failed(claim, error)
 
-    async def _attempt(self, claim: Claim, cancelled: threading.Event) -> None:
+    async def _attempt(self, claim: Claim[Any], cancelled: threading.Event) -> None:
         try:
             async with self._leased(claim, cancelled):
-                await self._by_kind[claim.kind](claim, cancelled)
+                await _DUTIES[claim.kind](self)(claim, cancelled)
         except TurnLost as loss:
             await self._lost_turn(claim, loss)
 
-    async def _lost_turn(self, claim: Claim, loss: TurnLost) -> None:
+    async def _lost_turn(self, claim: Claim[Conversion], loss: TurnLost) -> None:
         """Put a conversion at the back that took too long while others waited, or end its image in ERROR."""
-        lost = lost_before(claim) + 1
+        lost = claim.detail.lost + 1
         if lost > MOST_LOST:
             await self.conversions.give_up(claim, too_slow(loss.source_size, lost))
         else:
             await turns.lose(self.database, claim, lost)
 
-    async def _failed(self, claim: Claim, error: Exception) -> None:
+    async def _failed(self, claim: Claim[Any], error: Exception) -> None:
         log.warning("job.failed", job=claim.job_id, kind=claim.kind, attempt=claim.attempt, exc_info=error)
         storage = isinstance(error, StoreError | OSError)
         code = FailureCode.STORAGE_UNAVAILABLE if storage else FailureCode.INTERNAL
@@ -177,7 +158,7 @@ class Foreman:
             return
         await jobs.hand_back(self.database, claim, delay=pause(claim.attempt))
 
-    async def _give_up(self, claim: Claim, code: FailureCode) -> bool:
+    async def _give_up(self, claim: Claim[Any], code: FailureCode) -> bool:
         """End the image of a conversion in ERROR; False for jobs that are tried for ever."""
         if claim.kind not in CONVERSIONS:
             return False
@@ -185,7 +166,7 @@ class Foreman:
         return True
 
     @asynccontextmanager
-    async def _leased(self, claim: Claim, cancelled: threading.Event) -> AsyncIterator[None]:
+    async def _leased(self, claim: Claim[Any], cancelled: threading.Event) -> AsyncIterator[None]:
         """Keep the lease alive during the block; when it is lost, or the block is left, `cancelled` is set."""
         done = asyncio.Event()
         renewing = asyncio.create_task(self._renew(claim, cancelled, done))
@@ -196,7 +177,7 @@ class Foreman:
             done.set()
             await renewing
 
-    async def _renew(self, claim: Claim, cancelled: threading.Event, done: asyncio.Event) -> None:
+    async def _renew(self, claim: Claim[Any], cancelled: threading.Event, done: asyncio.Event) -> None:
         while not await set_within(done, self.settings.lease_seconds / 3):
             try:
                 await jobs.renew(self.database, claim, self._lease)
@@ -207,10 +188,23 @@ class Foreman:
                 log.warning("job.not_renewed", job=claim.job_id, exc_info=True)
 
 
+# What a worker does for each kind of job.
+_DUTIES: Mapping[JobKind, Callable[[Foreman], Duty]] = every_kind(
+    {
+        JobKind.INSPECT_HEAD: lambda worker: worker.duties.inspect_head,
+        JobKind.CONVERT: lambda worker: worker.conversions.convert,
+        JobKind.STREAM_RANGE: lambda worker: worker.conversions.stream_range,
+        JobKind.ASSEMBLE: lambda worker: worker.conversions.assemble,
+        JobKind.HASH: lambda worker: worker.duties.hash,
+        JobKind.ERASE: lambda worker: worker.duties.erase,
+    }
+)
+
+
 def declare_actors(broker: dramatiq.Broker, foreman: Foreman) -> None:
     """Make an actor of each kind of job. Rows, leases and sweeps do what Dramatiq's retries would."""
-    for kind in JobKind:
-        declare = dramatiq.actor(broker=broker, actor_name=kind.lower(), queue_name=QUEUE, priority=_PRIORITIES[kind])
+    for kind, known in JOBS.items():
+        declare = dramatiq.actor(broker=broker, actor_name=kind.lower(), queue_name=QUEUE, priority=known.priority)
         declare(_actor(foreman, kind))
 
 

@@ -16,6 +16,7 @@ import structlog
 from app.catalog.conversions import Assignment
 from app.catalog.work import turns
 from app.catalog.work.jobs import Claim
+from app.catalog.work.kinds import Conversion
 from app.database.sessions import Database
 from app.errors import DatabaseUnavailable, ImageFailed
 from app.settings import MIB, Settings
@@ -35,12 +36,6 @@ def budget(settings: Settings, source_size: int, lost: int) -> float:
     return (settings.turn_seconds + source_size / _BYTES_A_SECOND) * 2.0**lost
 
 
-def lost_before(claim: Claim) -> int:
-    """How often this conversion has lost its turn."""
-    lost: int = claim.detail.get("lost", 0)
-    return lost
-
-
 def too_slow(source_size: int, lost: int) -> ImageFailed:
     """The failure of an image that has lost its turn too often."""
     return corrupt(
@@ -58,7 +53,7 @@ class TurnClock:
 
     database: Database
     settings: Settings
-    claim: Claim
+    claim: Claim[Conversion]
     assignment: Assignment
     cancelled: threading.Event
 
@@ -81,10 +76,10 @@ class TurnClock:
 
     async def _watch(self, done: asyncio.Event) -> bool:
         """Whether the work was stopped, because its time was up and another image was waiting."""
-        pause = budget(self.settings, self.assignment.source_size, lost_before(self.claim))
+        pause = budget(self.settings, self.assignment.source_size, self.claim.detail.lost)
         while not await set_within(done, pause):
             if await self._others_wait():
-                log.info("turn.lost", image=self.assignment.image_id, lost=lost_before(self.claim) + 1)
+                log.info("turn.lost", image=self.assignment.image_id, lost=self.claim.detail.lost + 1)
                 self.cancelled.set()
                 return True
             pause = self.settings.poll_seconds

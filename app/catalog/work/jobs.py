@@ -3,21 +3,25 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, cast
+from typing import Any, Generic, TypeVar, cast
 
 from sqlalchemy import ColumnElement, CursorResult, and_, delete, or_, update
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
+from app.catalog.work.kinds import CONVERSIONS, JOBS, Detail, kind_of
 from app.database.postgres import Lock
 from app.database.sessions import Database, Transaction
 from app.errors import LeaseLost
-from app.lifecycle import CONVERSIONS, JobKind, JobState
+from app.lifecycle import JobKind, JobState
 from app.models import Job, now
+
+D = TypeVar("D", bound=Detail)
+D_co = TypeVar("D_co", bound=Detail, covariant=True)
 
 
 @dataclass(frozen=True, slots=True)
-class Claim:
+class Claim(Generic[D_co]):
     """The right to do a job, for as long as nobody else holds a later token."""
 
     job_id: str
@@ -25,24 +29,24 @@ class Claim:
     token: int
     attempt: int
     image_id: str | None
-    detail: dict[str, Any]
+    detail: D_co
 
 
-def start(tx: Transaction, kind: JobKind, *, image_id: str | None = None, **detail: Any) -> Job:
-    """Write down a job; it is announced when the transaction has committed."""
-    job = Job(kind=kind, image_id=image_id, detail=detail)
+def start(tx: Transaction, detail: Detail, *, image_id: str | None = None) -> Job:
+    """Write down a job, of the kind that has such a detail; it is announced when the transaction has committed."""
+    job = Job(kind=kind_of(detail), image_id=image_id, detail=detail.to_row())
     tx.session.add(job)
     tx.jobs.append(job)
     return job
 
 
-async def claim(database: Database, job_id: str, lease: timedelta) -> Claim | None:
+async def claim(database: Database, job_id: str, lease: timedelta) -> Claim[Any] | None:
     """Take a job that is due, or whose lease has run out. None when it is somebody else's, or done."""
     async with database.transaction() as tx:
         return await take(tx, job_id, lease)
 
 
-async def take(tx: Transaction, job_id: str, lease: timedelta) -> Claim | None:
+async def take(tx: Transaction, job_id: str, lease: timedelta) -> Claim[Any] | None:
     """As `claim`, in a transaction that does more."""
     at = now()
     # Whoever has the row locked is claiming it, or changes what it says: nothing to wait for.
@@ -53,38 +57,42 @@ async def take(tx: Transaction, job_id: str, lease: timedelta) -> Claim | None:
     job.state, job.lease_until = JobState.RUNNING, at + lease
     job.token += 1
     job.attempts += 1
-    return Claim(job.id, job.kind, job.token, job.attempts, job.image_id, dict(job.detail))
+    detail = JOBS[job.kind].detail.from_row(job.detail)
+    return Claim(job.id, job.kind, job.token, job.attempts, job.image_id, detail)
 
 
-async def renew(database: Database, claim: Claim, lease: timedelta) -> None:
+async def renew(database: Database, claim: Claim[Detail], lease: timedelta) -> None:
     """Keep the job for another `lease`. Raises LeaseLost."""
     async with database.transaction() as tx:
         await _write(tx.session, claim, lease_until=now() + lease)
 
 
-async def hold(tx: Transaction, claim: Claim) -> None:
+async def hold(tx: Transaction, claim: Claim[Detail]) -> None:
     """Fence a worker's write: raises LeaseLost, and so undoes the transaction, when the job is not its own."""
     await _write(tx.session, claim, token=claim.token)
 
 
-async def finish(tx: Transaction, claim: Claim, **found: Any) -> None:
-    """The job is done; what it has `found` is added to its detail. Raises LeaseLost."""
-    await _write(tx.session, claim, state=JobState.DONE, lease_until=None, detail={**claim.detail, **found})
+async def finish(tx: Transaction, claim: Claim[D], found: D | None = None) -> None:
+    """The job is done; `found` is its detail from here on, if it has changed. Raises LeaseLost."""
+    detail = claim.detail if found is None else found
+    await _write(tx.session, claim, state=JobState.DONE, lease_until=None, detail=detail.to_row())
 
 
-async def hand_back(database: Database, claim: Claim, *, delay: timedelta, failed: bool = True) -> None:
+async def hand_back(database: Database, claim: Claim[Detail], *, delay: timedelta, failed: bool = True) -> None:
     """Let someone do the job later. One that did not fail costs no attempt. Harmless when the lease is lost."""
     async with database.transaction() as tx:
         await give_back(tx, claim, delay=delay, failed=failed)
 
 
-async def give_back(tx: Transaction, claim: Claim, *, delay: timedelta, failed: bool, **found: Any) -> None:
-    """As `hand_back`, in a transaction that does more; what was `found` is added to the job's detail."""
+async def give_back(
+    tx: Transaction, claim: Claim[D], *, delay: timedelta, failed: bool, found: D | None = None
+) -> None:
+    """As `hand_back`, in a transaction that does more; `found` is the job's detail from here on, if it has changed."""
     values: dict[str, Any] = {"state": JobState.WAITING, "lease_until": None, "due_at": now() + delay}
     if not failed:
         values["attempts"] = Job.attempts - 1
-    if found:
-        values["detail"] = {**claim.detail, **found}
+    if found is not None:
+        values["detail"] = found.to_row()
     await _execute(tx.session, update(Job).where(_held(claim)).values(**values))
 
 
@@ -128,11 +136,11 @@ def claimable(at: datetime) -> ColumnElement[bool]:
     )
 
 
-def _held(claim: Claim) -> Any:
+def _held(claim: Claim[Detail]) -> Any:
     return and_(col(Job.id) == claim.job_id, col(Job.token) == claim.token, col(Job.state) == JobState.RUNNING)
 
 
-async def _write(session: AsyncSession, claim: Claim, **values: Any) -> None:
+async def _write(session: AsyncSession, claim: Claim[Detail], **values: Any) -> None:
     if not await _execute(session, update(Job).where(_held(claim)).values(**values)):
         raise LeaseLost(f"job {claim.job_id} is not held any more")
 

@@ -6,6 +6,7 @@ what has been begun goes first: images that are shared out become ACTIVE one aft
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -15,16 +16,17 @@ from sqlmodel import col, select
 
 from app.catalog.work import jobs
 from app.catalog.work.jobs import Claim
+from app.catalog.work.kinds import CONVERSIONS, Conversion
 from app.database.postgres import Lock
 from app.database.sessions import Database
-from app.lifecycle import CONVERSIONS, JobKind, JobState
+from app.lifecycle import JobKind, JobState
 from app.models import ConversionTurn, Image, Job, now
 
 # More than one, since somebody may be just about to delete the image whose turn it is.
 _CANDIDATES = 20
 
 
-async def take_turn(database: Database, lease: timedelta, limit: int) -> Claim | None:
+async def take_turn(database: Database, lease: timedelta, limit: int) -> Claim[Conversion] | None:
     """Take the conversion whose turn it is. None when none waits, or all that do are kept back by `limit`.
 
     `limit` is of how many images of a project conversions run at once at most.
@@ -75,13 +77,13 @@ async def others_wait(database: Database, image_id: str, limit: int, waiting: ti
         return (await session.execute(query)).scalar_one_or_none() is not None
 
 
-async def lose(database: Database, claim: Claim, lost: int) -> None:
+async def lose(database: Database, claim: Claim[Conversion], lost: int) -> None:
     """Put a conversion at the back: behind all that wait now, those of its own project included.
 
     `lost` is how often that has happened to it, and is noted in its detail. Harmless when the lease is lost.
     """
     async with database.transaction() as tx:
-        await jobs.give_back(tx, claim, delay=timedelta(0), failed=False, lost=lost)
+        await jobs.give_back(tx, claim, delay=timedelta(0), failed=False, found=replace(claim.detail, lost=lost))
         image = await tx.session.get(Image, claim.image_id)
         if image is not None:
             await tx.session.merge(ConversionTurn(project_id=image.project_id, served_at=now()))

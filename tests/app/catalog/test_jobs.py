@@ -11,6 +11,7 @@ from app.catalog import conversions
 from app.catalog.uploads import handle_of
 from app.catalog.work import jobs
 from app.catalog.work.jobs import Claim
+from app.catalog.work.kinds import Erase
 from app.errors import ImageFailed, LeaseLost
 from app.lifecycle import FailureCode, ImageStatus, JobKind, JobState, UploadState
 from app.models import Blob, Image, Job, now
@@ -23,9 +24,9 @@ pytestmark = pytest.mark.anyio
 FAILURE = ImageFailed(FailureCode.CORRUPT_IMAGE, "It is broken.", "Mend it.")
 
 
-async def start(gateway: Gateway, kind: JobKind = JobKind.ERASE, **detail: Any) -> str:
+async def start(gateway: Gateway, *keys: str) -> str:
     async with gateway.database.transaction() as tx:
-        return jobs.start(tx, kind, **detail).id
+        return jobs.start(tx, Erase(keys=keys)).id
 
 
 async def job(gateway: Gateway, job_id: str) -> Job:
@@ -33,7 +34,7 @@ async def job(gateway: Gateway, job_id: str) -> Job:
         return await session.get_one(Job, job_id)
 
 
-async def taken(gateway: Gateway, job_id: str, lease: timedelta = LEASE) -> Claim:
+async def taken(gateway: Gateway, job_id: str, lease: timedelta = LEASE) -> Claim[Any]:
     claim = await jobs.claim(gateway.database, job_id, lease)
     assert claim is not None
     return claim
@@ -44,10 +45,10 @@ async def is_due(gateway: Gateway, job_id: str) -> bool:
 
 
 async def test_of_many_who_claim_at_once_one_gets_the_job(gateway: Gateway) -> None:
-    job_id = await start(gateway, keys=["blobs/x"])
+    job_id = await start(gateway, "blobs/x")
     claims = await asyncio.gather(*(jobs.claim(gateway.database, job_id, LEASE) for _ in range(10)))
     (claim,) = [claim for claim in claims if claim]
-    assert claim == Claim(job_id, JobKind.ERASE, token=1, attempt=1, image_id=None, detail={"keys": ["blobs/x"]})
+    assert claim == Claim(job_id, JobKind.ERASE, token=1, attempt=1, image_id=None, detail=Erase(keys=("blobs/x",)))
     row = await job(gateway, job_id)
     assert (row.state, row.token, row.attempts) == (JobState.RUNNING, 1, 1)
     assert row.lease_until is not None
@@ -137,7 +138,7 @@ async def test_jobs_that_were_done_long_ago_are_forgotten(gateway: Gateway) -> N
 # ---------------------------------------------------------------- writes of a worker whose lease is lost
 
 
-async def lost(gateway: Gateway, claim: Claim) -> None:
+async def lost(gateway: Gateway, claim: Claim[Any]) -> None:
     """Somebody else takes the job, since its lease ran out."""
     await gateway.change(Job, claim.job_id, lease_until=now() - timedelta(seconds=1))
     await taken(gateway, claim.job_id)
@@ -261,7 +262,8 @@ async def test_what_is_to_be_erased_are_the_upload_and_a_result_that_nobody_want
     results = {}
     for image in (wanted, unwanted):
         upload = await gateway.upload(image["upload"]["id"])
-        claim = Claim("job_x", JobKind.ERASE, 1, 1, None, {"sources": [upload.source_id], "keys": ["blobs/old.qcow2"]})
+        detail = Erase(sources=(upload.source_id,), keys=("blobs/old.qcow2",))
+        claim = Claim("job_x", JobKind.ERASE, 1, 1, None, detail)
         erasure = await conversions.to_erase(gateway.database, claim)
         assert erasure.uploads == [handle_of(upload)]
         assert erasure.results == [upload.source.key_of_result]

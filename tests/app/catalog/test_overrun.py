@@ -1,6 +1,7 @@
 """Quotas are hard for conversions, too: what takes more than there is room for ends in ERROR, and is freed."""
 
 import asyncio
+from typing import Any
 
 import pytest
 
@@ -18,7 +19,7 @@ from tests.support.overrunning import limited, storage
 
 pytestmark = pytest.mark.anyio
 
-Begun = tuple[str, Claim, Assignment]
+Begun = tuple[str, Claim[Any], Assignment]
 
 
 async def begun(gateway: Gateway, project: str) -> Begun:

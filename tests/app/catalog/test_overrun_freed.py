@@ -62,7 +62,7 @@ class Scripted:
 LARGE = Converted(Way.COPY, DiskFormat.RAW, 4 * MIB, 3 * MIB, 3 * MIB)
 
 
-async def waiting(gateway: Gateway) -> tuple[str, Claim]:
+async def waiting(gateway: Gateway) -> tuple[str, Claim[Any]]:
     """An image that is too large for its project, and the claim of a worker."""
     image = await gateway.uploaded(projectId=await limited(gateway, 2 * MIB))
     return image["id"], await gateway.claim(image["id"])
@@ -194,7 +194,7 @@ def noted_ends(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     ends: list[str] = []
     real = conversions.succeed
 
-    async def succeed(database: Database, claim: Claim, assignment: Assignment, *rest: Any) -> None:
+    async def succeed(database: Database, claim: Claim[Any], assignment: Assignment, *rest: Any) -> None:
         ends.append(assignment.image_id)
         await real(database, claim, assignment, *rest)
 

@@ -8,6 +8,7 @@ import pytest
 from app.catalog import conversions, split_conversions
 from app.catalog.work import jobs
 from app.catalog.work.jobs import Claim
+from app.catalog.work.kinds import Assemble
 from app.errors import ImageFailed, LeaseLost
 from app.lifecycle import FailureCode, ImageStatus, JobKind, JobState
 from app.models import Job, now
@@ -33,11 +34,11 @@ async def open_jobs(gateway: Gateway, image: str) -> list[Job]:
     return [job for job in found if job.state != JobState.DONE]
 
 
-async def claims(gateway: Gateway, image: str) -> list[Claim]:
+async def claims(gateway: Gateway, image: str) -> list[Claim[Any]]:
     """All open jobs of an image, taken as workers do, by their ranges."""
     taken = [await jobs.claim(gateway.database, job.id, LEASE) for job in await open_jobs(gateway, image)]
     found = [claim for claim in taken if claim is not None]
-    return sorted(found, key=lambda claim: claim.detail.get("range", 0))
+    return sorted(found, key=lambda claim: getattr(claim.detail, "range", 0))
 
 
 async def kinds(gateway: Gateway, image: str) -> list[JobKind]:
@@ -48,8 +49,8 @@ async def test_each_range_is_a_job_that_knows_what_all_have_agreed_on(gateway: G
     image = await shared_image(gateway)
     assert await kinds(gateway, image) == [JobKind.STREAM_RANGE] * 3
     found = await claims(gateway, image)
-    assert [claim.detail["range"] for claim in found] == [0, 1, 2]
-    assert all(claim.detail["shared"] == SHARED for claim in found)
+    assert [claim.detail.range for claim in found] == [0, 1, 2]
+    assert all(claim.detail.shared == SHARED for claim in found)
     assert (await gateway.image(image)).status == ImageStatus.SAVING
 
 
@@ -68,8 +69,8 @@ async def test_of_all_that_finish_at_once_one_has_the_ranges_assembled(gateway: 
     await asyncio.gather(*(split_conversions.finish_range(gateway.database, claim, MIB) for claim in found))
     assert await kinds(gateway, image) == [JobKind.ASSEMBLE]
     (claim,) = await claims(gateway, image)
-    assert "range" not in claim.detail
-    assert claim.detail["shared"] == SHARED
+    assert isinstance(claim.detail, Assemble)
+    assert claim.detail.shared == SHARED
     assignment = await conversions.begin(gateway.database, claim, gateway.settings)
     assert assignment is not None
     await conversions.succeed(gateway.database, claim, assignment, outcome(), gateway.settings)
@@ -104,7 +105,7 @@ async def test_one_range_that_fails_fails_the_image_once_and_ends_the_others(gat
     assignment = await conversions.begin(gateway.database, found[0], gateway.settings)
     assert assignment is not None
 
-    async def fail(claim: Claim) -> Any:
+    async def fail(claim: Claim[Any]) -> Any:
         try:
             return await split_conversions.fail(gateway.database, claim, assignment, FAILURE)
         except LeaseLost as lost:
@@ -149,7 +150,7 @@ async def test_a_share_that_is_lost_begins_anew_and_is_counted(gateway: Gateway)
         assert await kinds(gateway, image) == [JobKind.CONVERT]
         claim, assignment = await gateway.begun(image)
         assert assignment.image_id == image
-        assert claim.detail["times"] == times
+        assert claim.detail.times == times
         await split_conversions.share(gateway.database, claim, {**SHARED, "reference": str(times)}, 3)
         (first, *_) = await open_jobs(gateway, image)
         assert first.detail["times"] == times

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from sqlmodel import col, select
@@ -16,6 +17,7 @@ from app.database.sessions import Database
 from app.lifecycle import EventKind, ImageStatus, JobKind, JobState
 from app.models import Event, Job, now
 from tests.app.conftest import StartGateway
+from tests.support.details import DETAILS
 from tests.support.gateway import LEASE, Gateway, until
 from workers.jobs.conversions import Conversions
 from workers.jobs.schedule import Schedule
@@ -50,13 +52,15 @@ class Hall:
         image = next(id_ for id_, given in self.names.items() if given == name)
         self._came += 1
         async with self.gateway.database.transaction() as tx:
-            job = jobs.start(tx, kind, image_id=image)
+            job = jobs.start(tx, DETAILS[kind], image_id=image)
             job.due_at = now() - timedelta(hours=1) + timedelta(seconds=self._came)
 
-    async def take(self, limit: int = MANY, database: Database | None = None, lease: timedelta = LEASE) -> Claim | None:
+    async def take(
+        self, limit: int = MANY, database: Database | None = None, lease: timedelta = LEASE
+    ) -> Claim[Any] | None:
         return await turns.take_turn(database or self.gateway.database, lease, limit)
 
-    async def taken(self, limit: int = MANY, lease: timedelta = LEASE) -> Claim:
+    async def taken(self, limit: int = MANY, lease: timedelta = LEASE) -> Claim[Any]:
         claim = await self.take(limit, lease=lease)
         assert claim is not None
         return claim
@@ -66,7 +70,7 @@ class Hall:
         claim = await self.take(limit)
         return self.name_of(claim) if claim else None
 
-    def name_of(self, claim: Claim | Job) -> str:
+    def name_of(self, claim: Claim[Any] | Job) -> str:
         return self.names[str(claim.image_id)]
 
     async def fall_silent(self, *names: str) -> None:
@@ -75,7 +79,7 @@ class Hall:
             if job.image_id in self.names and self.name_of(job) in names:
                 await self.gateway.change(Job, job.id, state=JobState.RUNNING, lease_until=now() - LEASE)
 
-    async def finish(self, claim: Claim) -> None:
+    async def finish(self, claim: Claim[Any]) -> None:
         async with self.gateway.database.transaction() as tx:
             await jobs.finish(tx, claim)
 
@@ -266,7 +270,7 @@ async def test_when_a_conversion_has_ended_another_one_of_its_project_may_begin(
 # ---------------------------------------------------------------- turns that are lost
 
 
-async def others(hall: Hall, claim: Claim, limit: int = MANY, waiting: timedelta = timedelta(0)) -> bool:
+async def others(hall: Hall, claim: Claim[Any], limit: int = MANY, waiting: timedelta = timedelta(0)) -> bool:
     return await turns.others_wait(hall.gateway.database, str(claim.image_id), limit, waiting)
 
 
@@ -300,7 +304,7 @@ async def test_a_turn_that_is_lost_goes_to_the_project_and_the_image_that_wait_l
 
     assert [await hall.served() for _ in range(2)] == ["b1", "a2"]
     again = await hall.taken()
-    assert (hall.name_of(again), again.detail["lost"], again.attempt) == ("a1", 1, 1)
+    assert (hall.name_of(again), again.detail.lost, again.attempt) == ("a1", 1, 1)
 
 
 # ---------------------------------------------------------------- with workers at hand
@@ -340,7 +344,7 @@ async def test_an_image_that_comes_while_many_wait_is_active_right_after_the_one
     begun, go_on = threading.Event(), threading.Event()
     convert = Conversions.convert
 
-    async def held(conversions: Conversions, claim: Claim, cancelled: threading.Event) -> None:
+    async def held(conversions: Conversions, claim: Claim[Any], cancelled: threading.Event) -> None:
         begun.set()
         await asyncio.to_thread(go_on.wait, 60)
         await convert(conversions, claim, cancelled)

@@ -136,7 +136,7 @@ async def test_of_two_conversions_that_wait_for_the_last_room_of_a_project_only_
 # ------------------------------------------------------------ a conversion that ends while its image is deleted
 
 
-def succeeding(gateway: Gateway, claim: Claim, assignment: Assignment) -> Callable[[], Awaitable[Any]]:
+def succeeding(gateway: Gateway, claim: Claim[Any], assignment: Assignment) -> Callable[[], Awaitable[Any]]:
     return lambda: conversions.succeed(gateway.database, claim, assignment, outcome(), gateway.settings)
 
 

@@ -11,9 +11,10 @@ from sqlmodel import select
 
 from app.catalog.feed import event_log
 from app.catalog.work import jobs
+from app.catalog.work.kinds import Erase
 from app.database.sessions import Database, Transaction
 from app.errors import DatabaseUnavailable
-from app.lifecycle import EventKind, JobKind
+from app.lifecycle import EventKind
 from app.models import Event, Image, Job, Organization, Project
 from app.settings import load_settings
 from tests.app.conftest import NewDatabase
@@ -70,7 +71,7 @@ async def count(database: Database, table: type[Event] | type[Job]) -> int:
 
 
 async def write(tx: Transaction, image: Image) -> Event:
-    jobs.start(tx, JobKind.ERASE, keys=[])
+    jobs.start(tx, Erase())
     (event,) = await event_log.append(tx, EventKind.CREATED, image)
     return event
 

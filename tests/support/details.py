@@ -1,0 +1,15 @@
+"""A detail of each kind of job, for tests that look at none of it."""
+
+from app.catalog.work.kinds import Assemble, Convert, Erase, Hash, InspectHead, StreamRange, every_kind
+from app.lifecycle import JobKind
+
+DETAILS = every_kind(
+    {
+        JobKind.INSPECT_HEAD: InspectHead(source="src_x"),
+        JobKind.CONVERT: Convert(source="src_x"),
+        JobKind.STREAM_RANGE: StreamRange(source="src_x", shared={"reference": "r", "cuts": [0, 1]}, range=0),
+        JobKind.ASSEMBLE: Assemble(source="src_x", shared={"reference": "r", "cuts": [0, 1]}),
+        JobKind.HASH: Hash(blob="blb_x"),
+        JobKind.ERASE: Erase(),
+    }
+)
