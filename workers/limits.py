@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from workers.outcome import Way
+from app.catalog.outcome import Way
 
 KiB = 1 << 10
 MiB = 1 << 20

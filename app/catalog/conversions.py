@@ -15,6 +15,7 @@ from sqlmodel import col, select
 
 from app.catalog import images, quotas, sources
 from app.catalog.bill import ledger
+from app.catalog.outcome import Outcome
 from app.catalog.people.tenancy import LOCKED
 from app.catalog.uploads import NO_FAILURE, give_up, handle_of
 from app.catalog.work import jobs
@@ -48,17 +49,6 @@ class Assignment:
     declared_format: DiskFormat
     declared_sha256: str | None
     room: int
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What came out: sizes in bytes, and what the owner should know of it."""
-
-    detected_format: DiskFormat
-    virtual_size: int
-    stored_size: int
-    file_size: int
-    warnings: tuple[str, ...] = ()
 
 
 async def begin(database: Database, claim: Claim[Conversion], settings: Settings) -> Assignment | None:

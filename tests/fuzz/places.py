@@ -7,12 +7,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
+from app.catalog.outcome import Outcome
 from app.lifecycle import DiskFormat
 from tests.servers.minio import Minio
 from tests.workers.conftest import Workbench
 from tests.workers.store_bench import SOURCE, StoreBench, store_bench
 from workers.limits import Limits
-from workers.outcome import Converted
 
 # A damaged header may name a huge disk.
 _LIMITS = Limits(max_virtual_size=64 << 20)
@@ -21,7 +21,7 @@ _LIMITS = Limits(max_virtual_size=64 << 20)
 class Place(Protocol):
     """Converts one image after the other."""
 
-    def convert(self, file: bytes, declared: DiskFormat) -> tuple[Converted, Path]:
+    def convert(self, file: bytes, declared: DiskFormat) -> tuple[Outcome, Path]:
         """What came of it, and the result as a file. Raises ImageFailed; the source is as it was then."""
 
 
@@ -31,7 +31,7 @@ class FolderPlace:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    def convert(self, file: bytes, declared: DiskFormat) -> tuple[Converted, Path]:
+    def convert(self, file: bytes, declared: DiskFormat) -> tuple[Outcome, Path]:
         """As the protocol says."""
         shutil.rmtree(self._folder, ignore_errors=True)
         self._folder.mkdir(parents=True)
@@ -51,7 +51,7 @@ class StorePlace:
     def __init__(self, bench: StoreBench) -> None:
         self._bench = bench
 
-    def convert(self, file: bytes, declared: DiskFormat) -> tuple[Converted, Path]:
+    def convert(self, file: bytes, declared: DiskFormat) -> tuple[Outcome, Path]:
         """As the protocol says."""
         bench = self._bench
         image = bench.folder / "image"

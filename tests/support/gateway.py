@@ -21,7 +21,8 @@ from app.adapters.messaging.dramatiq_queue import DramatiqQueue, local_broker
 from app.adapters.messaging.local_wakeups import LocalWakeups
 from app.adapters.tokens import SecretTokens
 from app.catalog import conversions, members
-from app.catalog.conversions import Assignment, Outcome
+from app.catalog.conversions import Assignment
+from app.catalog.outcome import Outcome, Way
 from app.catalog.texts import name_key
 from app.catalog.uploads import Uploads
 from app.catalog.work import jobs
@@ -329,7 +330,7 @@ def _row(project_id: str, at: int, values: dict[str, Any]) -> Image:
 
 def outcome(virtual_size: int = GIB, stored_size: int = MIB) -> Outcome:
     """What a conversion says that came out."""
-    return Outcome(DiskFormat.RAW, virtual_size, stored_size, stored_size)
+    return Outcome(Way.COPY, DiskFormat.RAW, virtual_size, stored_size, stored_size)
 
 
 @asynccontextmanager

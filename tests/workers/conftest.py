@@ -11,9 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from app.catalog.outcome import Outcome
 from app.lifecycle import DiskFormat, ImagePhase
 from tests.workers.images import qemu_img
-from workers.folder.pipeline import ConversionTask, Converted, Limits, convert
+from workers.convert.task import ConversionTask
+from workers.folder.pipeline import convert
+from workers.limits import Limits
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -69,7 +72,7 @@ class Workbench:
                     os.pwrite(copy.fileno(), block, place)
                 place += BLOCK
 
-    def task(self, declared: DiskFormat, size: int | None = None, sha256: str | None = None) -> ConversionTask:
+    def task(self, declared: DiskFormat, size: int | None = None, sha256: str | None = None) -> ConversionTask[Path]:
         size = self.source.stat().st_size if size is None else size
         return ConversionTask(self.source, size, self.result, self.folder / "job", declared, sha256)
 
@@ -80,7 +83,7 @@ class Workbench:
         *,
         size: int | None = None,
         sha256: str | None = None,
-    ) -> Converted:
+    ) -> Outcome:
         task = self.task(declared, size, sha256)
         return convert(task, limits or Limits(), lambda *news: self.told.append(news), self.cancelled)
 

@@ -9,12 +9,13 @@ from itertools import count
 from pathlib import Path
 
 from app.adapters.s3.bucket import Bucket
+from app.catalog.outcome import Outcome
 from app.lifecycle import DiskFormat, ImagePhase
 from app.s3_address import S3Address
 from tests.servers.minio import Minio
+from workers.convert.task import ConversionTask
 from workers.limits import Limits
-from workers.outcome import Converted
-from workers.store.pipeline import StoreTask, convert_in_store
+from workers.store.pipeline import convert_in_store
 
 SOURCE, RESULT = "uploads/source", "blobs/result.qcow2"
 _PART = 16 << 20
@@ -53,16 +54,16 @@ class StoreBench:
                 file.write(self.bucket.read(key, offset, min(_PART, size - offset)))
         return path
 
-    def task(self, declared: DiskFormat, sha256: str | None = None) -> StoreTask:
+    def task(self, declared: DiskFormat, sha256: str | None = None) -> ConversionTask[str]:
         size = self.bucket.size(SOURCE)
-        return StoreTask(SOURCE, size, RESULT, self.folder / "job", declared, sha256)
+        return ConversionTask(SOURCE, size, RESULT, self.folder / "job", declared, sha256)
 
-    def convert(self, declared: DiskFormat, limits: Limits | None = None, sha256: str | None = None) -> Converted:
+    def convert(self, declared: DiskFormat, limits: Limits | None = None, sha256: str | None = None) -> Outcome:
         task = self.task(declared, sha256)
         made = convert_in_store(
             task, self.bucket, limits or Limits(), lambda *news: self.told.append(news), self.cancelled
         )
-        assert isinstance(made, Converted)
+        assert isinstance(made, Outcome)
         return made
 
     def keys(self) -> set[str]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from app.catalog.outcome import Way
 from app.errors import ImageFailed
 from app.lifecycle import DiskFormat, FailureCode
 from tests.servers.minio import Minio
@@ -14,7 +15,6 @@ from tests.workers.bombs import TiB, qcow2_bomb, vhd_bomb, vhdx_bomb, vmdk_bomb
 from tests.workers.conftest import Workbench
 from tests.workers.images import KiB, MiB, dense_disk, make, patch, patch_number, qemu_img, qemu_io, raw_disk
 from tests.workers.store_bench import SOURCE, StoreBench, store_bench
-from workers.folder.pipeline import Way
 from workers.qemu import img
 
 pytestmark = pytest.mark.needs_qemu

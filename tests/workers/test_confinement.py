@@ -15,13 +15,14 @@ from pathlib import Path
 import psutil
 import pytest
 
+from app.catalog.outcome import Way
 from app.errors import ImageFailed
 from app.lifecycle import DiskFormat, FailureCode, ImagePhase
 from tests.workers.conftest import WITH_AND_WITHOUT_BUBBLEWRAP, Impostor, Workbench
 from tests.workers.images import MiB, dense_disk, make, raw_disk
 from workers.errors import Cancelled, NotConfined, QemuFailed, QemuMissing, QemuRefused, QemuStopped, QemuTimedOut
-from workers.folder.pipeline import Limits, Way, convert
-from workers.limits import Bounds
+from workers.folder.pipeline import convert
+from workers.limits import Bounds, Limits
 from workers.qcow2.extents import DoubtfulMap, TooManyExtents
 from workers.qemu import img
 from workers.qemu.confinement import FileSandbox

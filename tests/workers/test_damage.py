@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from app.catalog.outcome import Way
 from app.errors import ImageFailed
 from app.lifecycle import DiskFormat, FailureCode
 from tests.fuzz.places import FolderPlace, Place, store_place
 from tests.servers.minio import Minio
 from tests.workers.images import KiB, MiB, dense_disk, make, patch, patch_number, qemu_img, raw_disk, scattered_disk
-from workers.folder.pipeline import Way
 
 pytestmark = pytest.mark.needs_program("qemu-img", "qemu-nbd")
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 import workers
+from app.catalog.outcome import Way
 from app.errors import ImageFailed
 from app.lifecycle import DiskFormat, FailureCode
 from tests.workers import foreign
@@ -43,8 +44,8 @@ from tests.workers.test_refusals import (
     with_data_file_extension,
     written,
 )
-from workers.folder.pipeline import Limits, Way
 from workers.jobs.turn_clock import too_slow
+from workers.limits import Limits
 
 pytestmark = pytest.mark.needs_qemu
 

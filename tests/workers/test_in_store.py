@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from app.catalog.outcome import Way
 from app.lifecycle import DiskFormat, ImagePhase
 from tests.servers.minio import Minio
 from tests.workers.images import (
@@ -26,7 +27,6 @@ from tests.workers.images import (
 )
 from tests.workers.store_bench import RESULT, SOURCE, StoreBench, store_bench
 from workers.limits import Limits, PartRules
-from workers.outcome import Way
 from workers.qcow2.extents import Extents
 from workers.store import planning
 from workers.store.parts import Reference, refer

@@ -11,15 +11,16 @@ from pathlib import Path
 import pytest
 
 from app.adapters.s3.bucket import Bucket
+from app.catalog.outcome import Way
 from app.errors import ImageFailed, ObjectMissing, StoreUnavailable, UploadClosed
 from app.lifecycle import DiskFormat, FailureCode, ImagePhase
 from tests.servers.minio import Minio
 from tests.workers.images import KiB, MiB, dense_disk, make, qemu_img, raw_disk
 from tests.workers.store_bench import RESULT, SOURCE, StoreBench, store_bench
+from workers.convert.task import ConversionTask
 from workers.errors import Cancelled, SourceDamaged
 from workers.limits import Limits, PartRules
-from workers.outcome import Way
-from workers.store.pipeline import StoreTask, convert_in_store
+from workers.store.pipeline import convert_in_store
 
 pytestmark = pytest.mark.needs_program("qemu-img", "qemu-nbd")
 
@@ -124,7 +125,7 @@ def test_an_upload_that_another_attempt_has_aborted_makes_no_result(
 
 
 def test_a_source_that_is_gone_or_has_changed_is_not_converted(bench: StoreBench, tmp_path: Path) -> None:
-    task = StoreTask(SOURCE, 4 * MiB, RESULT, bench.folder / "job", RAW)
+    task = ConversionTask(SOURCE, 4 * MiB, RESULT, bench.folder / "job", RAW)
     with pytest.raises(ObjectMissing):
         convert_in_store(task, bench.bucket, Limits(), lambda *news: None, bench.cancelled)
     bench.put(dense_disk(tmp_path / "disk.raw"))
@@ -194,11 +195,12 @@ from pathlib import Path
 from app.adapters.s3.bucket import Bucket
 from app.lifecycle import DiskFormat
 from app.s3_address import S3Address
-from workers.store.pipeline import StoreTask, convert_in_store
+from workers.convert.task import ConversionTask
+from workers.store.pipeline import convert_in_store
 from workers.limits import Limits
 
 url, source, size, result, folder, declared, compress = json.loads(sys.argv[1])
-task = StoreTask(source, size, result, Path(folder), DiskFormat(declared))
+task = ConversionTask(source, size, result, Path(folder), DiskFormat(declared))
 limits = Limits(compress=compress)
 # Whoever would write more than a page to any file gets an error.
 resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from app.catalog.conversions import Assignment
+from app.catalog.outcome import Outcome, Way
 from app.errors import ImageFailed
 from app.lifecycle import DiskFormat, FailureCode
 from tests.servers.minio import Minio
@@ -15,7 +16,6 @@ from tests.workers.images import KiB, MiB, make, qemu_img, raw_disk
 from tests.workers.store_bench import SOURCE, StoreBench, store_bench
 from workers.jobs.converters import Order, StoreConverter
 from workers.limits import Limits
-from workers.outcome import Converted, Way
 from workers.store.ranges import Shared
 
 pytestmark = pytest.mark.needs_program("qemu-img", "qemu-nbd")
@@ -70,7 +70,7 @@ def test_a_result_that_just_fits_is_made_and_one_byte_less_is_not(
     raw, image, declared = prepared(way, tmp_path)
     bench.put(image)
     made = converter.convert(order(bench, declared))
-    assert isinstance(made, Converted)
+    assert isinstance(made, Outcome)
     assert made.way is way
     converter.undo(order(bench, declared))
     assert_only_the_upload_is_left(bench, image)

@@ -13,14 +13,16 @@ from typing import Any
 import psutil
 import pytest
 
+from app.catalog.outcome import Way
 from app.errors import ImageFailed
 from app.lifecycle import DiskFormat, FailureCode, ImagePhase
 from tests.workers.conftest import Workbench
 from tests.workers.images import MiB, dense_disk, make, qemu_img, raw_disk
 from workers.errors import Cancelled, ReceiptMissing, SourceBusy, SourceDamaged
 from workers.folder.in_place import locked
-from workers.folder.pipeline import Limits, Way, convert, forget
+from workers.folder.pipeline import convert, forget
 from workers.folder.undoing import undo
+from workers.limits import Limits
 from workers.qemu import img
 
 pytestmark = pytest.mark.needs_qemu

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from app.catalog.outcome import Way
 from app.errors import ImageFailed
 from app.lifecycle import DiskFormat, FailureCode
 from tests.workers.conftest import Workbench
@@ -15,8 +16,9 @@ from tests.workers.images import MiB, dense_disk, raw_disk
 from tests.workers.test_kill_points import KINDS, prepared
 from workers.errors import ReceiptMissing, SourceBusy, SourceDamaged
 from workers.folder.in_place import held
-from workers.folder.pipeline import Limits, Way, forget
+from workers.folder.pipeline import forget
 from workers.folder.undoing import undo
+from workers.limits import Limits
 
 pytestmark = pytest.mark.needs_qemu
 

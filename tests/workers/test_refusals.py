@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from app.catalog.outcome import Way
 from app.errors import ImageFailed
 from app.lifecycle import DiskFormat, FailureCode
 from tests.workers.conftest import Workbench
@@ -30,8 +31,9 @@ from tests.workers.images import (
     raw_disk,
     scattered_disk,
 )
-from workers.folder.pipeline import Limits, Way, inspect_head
+from workers.inspection.inspect import inspect_head
 from workers.inspection.vhdx import LOGICAL_SECTOR_SIZE
+from workers.limits import Limits
 
 pytestmark = pytest.mark.needs_qemu
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from app.catalog.outcome import Outcome
 from app.errors import ImageFailed
 from app.lifecycle import DiskFormat, FailureCode
 from tests.servers.minio import Minio
@@ -17,7 +18,6 @@ from tests.workers.images import KiB, MiB, make, raw_disk
 from tests.workers.store_bench import RESULT, SOURCE, StoreBench, store_bench
 from workers.errors import Cancelled, ShareLost
 from workers.limits import Limits, PartRules
-from workers.outcome import Converted
 from workers.qcow2.extents import Extents
 from workers.qcow2.packing import Disk, Packer
 from workers.store.pipeline import convert_in_store
@@ -59,7 +59,7 @@ def stream(bench: StoreBench, declared: DiskFormat, limits: Limits, shared: Shar
     return told
 
 
-def assembled(bench: StoreBench, declared: DiskFormat, limits: Limits, shared: Shared) -> Converted:
+def assembled(bench: StoreBench, declared: DiskFormat, limits: Limits, shared: Shared) -> Outcome:
     return assemble(bench.task(declared), shared, bench.bucket, limits, lambda *news: None, bench.cancelled)
 
 

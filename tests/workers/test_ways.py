@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from app.catalog.outcome import Way
 from app.errors import ImageFailed
 from app.lifecycle import DiskFormat, FailureCode, ImagePhase
 from tests.workers.conftest import Workbench
@@ -24,7 +25,9 @@ from tests.workers.images import (
     raw_disk,
     scattered_disk,
 )
-from workers.folder.pipeline import Limits, Way, forget, inspect_head
+from workers.folder.pipeline import forget
+from workers.inspection.inspect import inspect_head
+from workers.limits import Limits
 from workers.qemu import img
 
 pytestmark = pytest.mark.needs_qemu

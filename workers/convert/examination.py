@@ -4,12 +4,15 @@ import hashlib
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
+from app.catalog.outcome import Outcome, Way
 from app.errors import ImageFailed
 from app.lifecycle import DiskFormat, ImagePhase
 from workers.convert.blame import blaming_image
 from workers.convert.inflating import see_inflated
 from workers.convert.planning import Subject, how_to_open
+from workers.convert.task import ConversionTask
 from workers.errors import Cancelled, QemuRefused, UnsoundResult
 from workers.inspection.inspect import Inspection, inspect
 from workers.inspection.qcow2 import Qcow2Facts
@@ -17,7 +20,6 @@ from workers.inspection.refusals import checksum_mismatch, corrupt
 from workers.inspection.reported import check_reported
 from workers.inspection.tables import mapped
 from workers.inspection.vhdx import ReadAt
-from workers.outcome import Converted, Way
 from workers.qemu import img
 from workers.qemu.confinement import Sandbox
 
@@ -50,35 +52,28 @@ class Progress:
         return lambda done: self.tell(phase, done, total)
 
 
-@dataclass(frozen=True, slots=True)
-class Uploaded:
-    """What was uploaded: `size` bytes that `read_at` reads (fewer at the end), and what its owner says of them."""
-
-    read_at: ReadAt
-    size: int
-    declared_format: DiskFormat
-    declared_sha256: str | None
-
-
-def examine(sandbox: Sandbox, uploaded: Uploaded, progress: Progress, *, on_socket: bool = False) -> Subject:
+def examine(
+    sandbox: Sandbox, task: ConversionTask[Any], read_at: ReadAt, progress: Progress, *, on_socket: bool = False
+) -> Subject:
     """Everything that can be known of a source before its map. `on_socket`: the sandbox has it on a socket.
 
-    Raises ImageFailed, QemuError, Cancelled, and what `read_at` raises.
+    `read_at` reads the source, fewer bytes at its end. Raises ImageFailed, QemuError, Cancelled, and what `read_at`
+    raises.
     """
-    tell = progress.of(ImagePhase.INSPECTING, uploaded.size)
-    if uploaded.declared_sha256 is not None:
-        _check_digest(uploaded, uploaded.declared_sha256, tell)
-    most = sandbox.limits.max_virtual_size
-    inspection = inspect(uploaded.read_at, uploaded.declared_format, uploaded.size, most)
+    size, most = task.source_size, sandbox.limits.max_virtual_size
+    tell = progress.of(ImagePhase.INSPECTING, size)
+    if task.declared_sha256 is not None:
+        _check_digest(read_at, size, task.declared_sha256, tell)
+    inspection = inspect(read_at, task.declared_format, size, most)
     image = how_to_open(inspection)
     image = image.on_socket() if on_socket else image
-    virtual_size = _reported_size(sandbox, inspection, image, uploaded.size)
-    data_size = mapped(inspection.facts, uploaded.read_at, uploaded.size, virtual_size, progress.check)
-    return Subject(inspection, image, virtual_size, uploaded.size, data_size, uploaded.read_at)
+    virtual_size = _reported_size(sandbox, inspection, image, size)
+    data_size = mapped(inspection.facts, read_at, size, virtual_size, progress.check)
+    return Subject(inspection, image, virtual_size, size, data_size, read_at)
 
 
 def verify(
-    sandbox: Sandbox, image: img.Image, read_at: ReadAt, expected: Converted, progress: Progress
+    sandbox: Sandbox, image: img.Image, read_at: ReadAt, expected: Outcome, progress: Progress
 ) -> img.CheckReport:
     """Inspect a result as if it had been uploaded, check its tables, and read what is compressed and was kept.
 
@@ -100,10 +95,10 @@ def verify(
     return report
 
 
-def _check_digest(uploaded: Uploaded, declared: str, tell: Callable[[int], None]) -> None:
+def _check_digest(read_at: ReadAt, size: int, declared: str, tell: Callable[[int], None]) -> None:
     digest = hashlib.sha256()
-    for place in range(0, uploaded.size, _READ_SIZE):
-        digest.update(uploaded.read_at(place, min(_READ_SIZE, uploaded.size - place)))
+    for place in range(0, size, _READ_SIZE):
+        digest.update(read_at(place, min(_READ_SIZE, size - place)))
         tell(place)
     if digest.hexdigest() != declared:
         raise checksum_mismatch(declared, digest.hexdigest())

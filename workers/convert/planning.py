@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import structlog
 
+from app.catalog.outcome import Outcome, Way
 from app.lifecycle import DiskFormat
 from workers.errors import Cancelled, QemuRefused
 from workers.inspection.inspect import Inspection
@@ -20,7 +21,6 @@ from workers.inspection.vhd import FOOTER_SIZE, VhdFacts
 from workers.inspection.vhdx import ReadAt, VhdxFacts, payload
 from workers.inspection.vmdk import VmdkFacts
 from workers.inspection.vmdk_tables import open_tables
-from workers.outcome import Converted, Way
 from workers.qcow2 import metadata
 from workers.qcow2.extents import (
     USUAL_CLUSTER,
@@ -92,10 +92,10 @@ class Subject(NamedTuple):
     read_at: ReadAt
     report: img.CheckReport | None = None
 
-    def converted(self, way: Way, stored_size: int, file_size: int) -> Converted:
+    def converted(self, way: Way, stored_size: int, file_size: int) -> Outcome:
         """What there is to tell once this has become a result of these sizes."""
         inspection = self.inspection
-        return Converted(way, inspection.format, self.virtual_size, stored_size, file_size, inspection.warnings)
+        return Outcome(way, inspection.format, self.virtual_size, stored_size, file_size, inspection.warnings)
 
 
 def make_plan(sandbox: Sandbox, subject: Subject, fd: int) -> Plan:

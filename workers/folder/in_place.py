@@ -12,10 +12,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from app.catalog.outcome import Outcome
 from workers.errors import SourceBusy, SourceDamaged
 from workers.folder import receipts
 from workers.folder.receipts import FirstSector, Receipt
-from workers.outcome import Converted
 from workers.qcow2.extents import Relocation
 from workers.qcow2.metadata import SECTOR, Layout
 
@@ -72,7 +72,7 @@ class Rewriting:
     source_size: int
     result: Path
 
-    def recover(self) -> Converted | None:
+    def recover(self) -> Outcome | None:
         """Pick up after an attempt that was cut off.
 
         Gives what was converted when the new header is in place, so that only the end is left to do; otherwise
@@ -80,7 +80,7 @@ class Rewriting:
         """
         receipt = receipts.read(self.result)
         if receipt is not None and receipt.first_sector is not None and self._committed(receipt):
-            return receipt.converted
+            return receipt.outcome
         if os.fstat(self.fd).st_size < self.source_size:
             raise SourceDamaged("the source is shorter than it was")
         self.roll_back()
@@ -98,10 +98,10 @@ class Rewriting:
             progress(place - layout.tables_at)
         os.fsync(self.fd)
 
-    def commit(self, header: bytes, converted: Converted) -> None:
+    def commit(self, header: bytes, outcome: Outcome) -> None:
         """Write the receipt, then the first sector: from here on the file is a qcow2."""
         before = os.pread(self.fd, SECTOR, 0)
-        receipts.write(self.result, Receipt(converted, FirstSector(before, header)))
+        receipts.write(self.result, Receipt(outcome, FirstSector(before, header)))
         os.pwrite(self.fd, header, 0)
         os.fsync(self.fd)
 
@@ -118,5 +118,5 @@ class Rewriting:
 
     def _committed(self, receipt: Receipt) -> bool:
         sector = receipt.first_sector
-        whole = os.fstat(self.fd).st_size == receipt.converted.file_size
+        whole = os.fstat(self.fd).st_size == receipt.outcome.file_size
         return sector is not None and whole and os.pread(self.fd, SECTOR, 0) == sector.after

@@ -8,53 +8,32 @@ import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
 
-from app.lifecycle import DiskFormat, ImagePhase
+from app.catalog.outcome import Outcome, Way
+from app.lifecycle import ImagePhase
 from workers.convert.blame import blaming_image, storage_may_fill_up
-from workers.convert.examination import Progress, Report, Uploaded, examine, verify
+from workers.convert.examination import Progress, Report, examine, verify
 from workers.convert.planning import CopyPlan, KeepPlan, ReferencePlan, Subject, counted, make_plan, plan_copy
+from workers.convert.task import ConversionTask
 from workers.errors import ReceiptMissing, UnsoundResult
 from workers.folder import in_place, receipts
 from workers.folder.flushing import flushed_meanwhile
 from workers.folder.packed_file import write_packed
 from workers.folder.receipts import Receipt
-from workers.inspection.inspect import inspect_head
 from workers.inspection.refusals import check_stored_size
 from workers.inspection.vhdx import ReadAt
 from workers.limits import Limits
-from workers.outcome import Converted, Way
 from workers.qcow2.extents import Extents
 from workers.qemu import img
 from workers.qemu.confinement import SOURCE, FileSandbox, remove_tree
 
-__all__ = ["ConversionTask", "Converted", "Limits", "Way", "convert", "forget", "inspect_head"]
-
 log = structlog.get_logger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class ConversionTask:
-    """What to convert, and where to.
-
-    `source` is the uploaded file; it is rewritten in place where that is possible, and then is gone: it has
-    become `result`. `source_size` is its recorded size in bytes (after a kill the file may be longer). `result`
-    and `workspace`, a folder that only this job uses, are on the same filesystem. `declared_sha256` is lower-case
-    hex.
-    """
-
-    source: Path
-    source_size: int
-    result: Path
-    workspace: Path
-    declared_format: DiskFormat
-    declared_sha256: str | None = None
-
-
-def convert(task: ConversionTask, limits: Limits, report: Report, cancelled: threading.Event) -> Converted:
+def convert(task: ConversionTask[Path], limits: Limits, report: Report, cancelled: threading.Event) -> Outcome:
     """Do all of it; blocks. `report(phase, bytes_done, bytes_total)` is called often and should be quick.
 
     A result that is there already is told again, until it is forgotten. Raises ImageFailed for what its owner has
@@ -75,19 +54,19 @@ def forget(result: Path) -> None:
     receipts.remove(result)
 
 
-def _told_again(task: ConversionTask) -> Converted:
+def _told_again(task: ConversionTask[Path]) -> Outcome:
     remove_tree(task.workspace)
     receipt = receipts.read(task.result)
     if receipt is None:
         raise ReceiptMissing("the result was noted and forgotten before")
-    return receipt.converted
+    return receipt.outcome
 
 
 class _Attempt:
     """One attempt at a task, with the source locked and open as `fd`."""
 
     def __init__(
-        self, task: ConversionTask, limits: Limits, report: Report, cancelled: threading.Event, fd: int
+        self, task: ConversionTask[Path], limits: Limits, report: Report, cancelled: threading.Event, fd: int
     ) -> None:
         self.task = task
         self.limits = limits
@@ -96,12 +75,12 @@ class _Attempt:
         self.fd = fd
         self.rewriting = in_place.Rewriting(fd, task.source_size, task.result)
 
-    def run(self) -> Converted:
+    def run(self) -> Outcome:
         recovered = self.rewriting.recover()
         with FileSandbox(self.task.workspace, self.task.source, self.limits, self.cancelled) as sandbox:
             if recovered is not None:
                 return self._finish_in_place(sandbox, recovered)
-            subject = examine(sandbox, self._uploaded(), self.progress)
+            subject = examine(sandbox, self.task, _reader(self.fd, self.task.source_size), self.progress)
             with blaming_image():
                 subject = counted(sandbox, subject)
                 plan = make_plan(sandbox, subject, self.fd)
@@ -113,30 +92,30 @@ class _Attempt:
                     plan = plan_copy(sandbox, subject, self.fd, str(error))
             return self._copy(sandbox, subject) if plan.extents is None else self._pack(sandbox, subject, plan.extents)
 
-    def _rewrite(self, sandbox: FileSandbox, subject: Subject, plan: ReferencePlan | KeepPlan) -> Converted:
+    def _rewrite(self, sandbox: FileSandbox, subject: Subject, plan: ReferencePlan | KeepPlan) -> Outcome:
         """The ways *reference* and *keep*: the source becomes the result."""
         self._require_room(plan.layout.stored_size if isinstance(plan, ReferencePlan) else plan.stored_size)
         with self._whole_source_on_failure():
             if isinstance(plan, ReferencePlan):
                 layout, header = plan.layout, plan.layout.header()
                 self.rewriting.append(layout, plan.copies, self.progress.of(ImagePhase.CONVERTING, layout.tables_size))
-                converted = subject.converted(Way.REFERENCE, layout.stored_size, layout.file_size)
+                outcome = subject.converted(Way.REFERENCE, layout.stored_size, layout.file_size)
             else:
                 header = plan.header
-                converted = subject.converted(Way.KEEP, plan.stored_size, self.task.source_size)
-            self.rewriting.commit(header, converted)
-        return self._finish_in_place(sandbox, converted)
+                outcome = subject.converted(Way.KEEP, plan.stored_size, self.task.source_size)
+            self.rewriting.commit(header, outcome)
+        return self._finish_in_place(sandbox, outcome)
 
-    def _finish_in_place(self, sandbox: FileSandbox, converted: Converted) -> Converted:
+    def _finish_in_place(self, sandbox: FileSandbox, outcome: Outcome) -> Outcome:
         with self._whole_source_on_failure():
-            self._verify(sandbox, img.source("qcow2"), converted, self.fd)
+            self._verify(sandbox, img.source("qcow2"), outcome, self.fd)
             sandbox.own(sandbox.folder / SOURCE)
             os.rename(self.task.source, self.task.result)
         for folder in {self.task.result.parent, self.task.source.parent}:
             receipts.sync_folder(folder)
-        return converted
+        return outcome
 
-    def _copy(self, sandbox: FileSandbox, subject: Subject) -> Converted:
+    def _copy(self, sandbox: FileSandbox, subject: Subject) -> Outcome:
         """The way *copy*: qemu-img writes a new file; the source stays."""
         bounds = self.limits.for_copy(self.task.source_size, subject.data_size, subject.virtual_size)
         progress = self.progress.of(ImagePhase.CONVERTING, subject.virtual_size)
@@ -152,7 +131,7 @@ class _Attempt:
                 os.fsync(fd)
         return self._finish_copy(sandbox, written, subject.converted(Way.COPY, stored_size, size))
 
-    def _pack(self, sandbox: FileSandbox, subject: Subject, extents: Extents) -> Converted:
+    def _pack(self, sandbox: FileSandbox, subject: Subject, extents: Extents) -> Outcome:
         """The way *copy*, without QEMU: the extents of the source are written to a new file; the source stays."""
         room = self.limits.max_stored_size
         progress = self.progress.of(ImagePhase.CONVERTING, subject.virtual_size)
@@ -160,20 +139,20 @@ class _Attempt:
         with sandbox.packed() as fd:
             with flushed_meanwhile(written):
                 layout = write_packed(fd, self.fd, subject.virtual_size, extents, room, progress)
-                converted = subject.converted(Way.COPY, layout.stored_size, layout.file_size)
-                self._verify(sandbox, img.PACKED_IMAGE, converted, fd)
+                outcome = subject.converted(Way.COPY, layout.stored_size, layout.file_size)
+                self._verify(sandbox, img.PACKED_IMAGE, outcome, fd)
             os.fsync(fd)
-        return self._finish_copy(sandbox, written, converted)
+        return self._finish_copy(sandbox, written, outcome)
 
-    def _finish_copy(self, sandbox: FileSandbox, written: Path, converted: Converted) -> Converted:
+    def _finish_copy(self, sandbox: FileSandbox, written: Path, outcome: Outcome) -> Outcome:
         """Give a new file, which is on the disk and verified, the name of the result."""
         sandbox.own(written)
-        receipts.write(self.task.result, Receipt(converted))
+        receipts.write(self.task.result, Receipt(outcome))
         os.rename(written, self.task.result)
         receipts.sync_folder(self.task.result.parent)
-        return converted
+        return outcome
 
-    def _verify(self, sandbox: FileSandbox, image: img.Image, expected: Converted, fd: int) -> int:
+    def _verify(self, sandbox: FileSandbox, image: img.Image, expected: Outcome, fd: int) -> int:
         """See that a result is sound; gives where it ends, in bytes. Raises UnsoundResult."""
         report = verify(sandbox, image, _reader(fd, expected.file_size), expected, self.progress)
         return report.end_offset or expected.file_size
@@ -181,11 +160,6 @@ class _Attempt:
     def _require_room(self, stored_size: int) -> None:
         """Raises ImageFailed where the project has no room for so many bytes."""
         check_stored_size(stored_size, self.limits.max_stored_size)
-
-    def _uploaded(self) -> Uploaded:
-        task = self.task
-        read_at = _reader(self.fd, task.source_size)
-        return Uploaded(read_at, task.source_size, task.declared_format, task.declared_sha256)
 
     @contextmanager
     def _whole_source_on_failure(self) -> Iterator[None]:

@@ -13,8 +13,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from app.catalog.outcome import Outcome, Way
 from app.lifecycle import DiskFormat
-from workers.outcome import Converted, Way
 
 SUFFIX = ".json"
 
@@ -31,7 +31,7 @@ class FirstSector:
 class Receipt:
     """What will have been done. `first_sector` is there only when the source itself becomes the result."""
 
-    converted: Converted
+    outcome: Outcome
     first_sector: FirstSector | None = None
 
 
@@ -92,12 +92,12 @@ def _digest(body: bytes) -> bytes:
 def _as_json(receipt: Receipt) -> dict[str, Any]:
     sector = receipt.first_sector
     sectors = sector and {"before": sector.before.hex(), "after": sector.after.hex()}
-    return {"converted": asdict(receipt.converted), "first_sector": sectors}
+    return {"converted": asdict(receipt.outcome), "first_sector": sectors}
 
 
 def _from_json(found: dict[str, Any]) -> Receipt:
     facts = found["converted"]
-    converted = Converted(
+    outcome = Outcome(
         way=Way(facts["way"]),
         detected_format=DiskFormat(facts["detected_format"]),
         virtual_size=facts["virtual_size"],
@@ -107,6 +107,6 @@ def _from_json(found: dict[str, Any]) -> Receipt:
     )
     sectors = found["first_sector"]
     if sectors is None:
-        return Receipt(converted)
+        return Receipt(outcome)
     first_sector = FirstSector(bytes.fromhex(sectors["before"]), bytes.fromhex(sectors["after"]))
-    return Receipt(converted, first_sector)
+    return Receipt(outcome, first_sector)

@@ -10,7 +10,8 @@ from typing import TypeVar
 import structlog
 
 from app.catalog import conversions, split_conversions
-from app.catalog.conversions import Assignment, Outcome
+from app.catalog.conversions import Assignment
+from app.catalog.outcome import Outcome
 from app.catalog.work import jobs
 from app.catalog.work.jobs import Claim
 from app.catalog.work.kinds import Assemble, Conversion, Convert, Split, StreamRange
@@ -23,7 +24,6 @@ from workers.errors import Cancelled, ShareLost
 from workers.jobs.converters import Converter, Order, StoreConverter
 from workers.jobs.progress import Telling
 from workers.jobs.turn_clock import TurnClock
-from workers.outcome import Converted
 from workers.store.ranges import Shared
 
 log = structlog.get_logger()
@@ -50,7 +50,7 @@ class Conversions:
             return
         try:
             made = await self._in_turn(claim, assignment, cancelled, self.converter.convert)
-            if isinstance(made, Converted):
+            if isinstance(made, Outcome):
                 await self._succeed(claim, assignment, made)
         except ImageFailed as failure:
             await self._free_if_over_quota(claim, assignment, cancelled, failure)
@@ -161,17 +161,10 @@ class Conversions:
         async with telling.regularly():
             return await asyncio.to_thread(work, order)
 
-    async def _succeed(self, claim: Claim[Conversion], assignment: Assignment, made: Converted) -> None:
+    async def _succeed(self, claim: Claim[Conversion], assignment: Assignment, made: Outcome) -> None:
         """Write down what was made. Raises ImageFailed when the project has no room for it."""
         log.info("image.converted", image=assignment.image_id, way=made.way, format=made.detected_format)
-        outcome = Outcome(
-            detected_format=made.detected_format,
-            virtual_size=made.virtual_size,
-            stored_size=made.stored_size,
-            file_size=made.file_size,
-            warnings=made.warnings,
-        )
-        await conversions.succeed(self.database, claim, assignment, outcome, self.settings)
+        await conversions.succeed(self.database, claim, assignment, made, self.settings)
 
     async def give_up(self, claim: Claim[Conversion], failure: ImageFailed) -> None:
         """End the image of a job that was tried too often in ERROR."""

@@ -13,15 +13,15 @@ from typing import Protocol
 from app.adapters.folder.store import FolderStore
 from app.adapters.s3.bucket import Bucket
 from app.catalog.conversions import Assignment
+from app.catalog.outcome import Outcome
 from app.errors import StoreError
 from app.s3_address import S3Address
 from workers.convert.examination import Report
+from workers.convert.task import ConversionTask, Where
 from workers.folder import pipeline, receipts
-from workers.folder.pipeline import ConversionTask
 from workers.folder.undoing import undo
 from workers.limits import Limits
-from workers.outcome import Converted
-from workers.store.pipeline import StoreTask, convert_in_store
+from workers.store.pipeline import convert_in_store
 from workers.store.range_jobs import assemble, let_go, stream_range
 from workers.store.ranges import Shared, ranges_prefix
 
@@ -36,10 +36,17 @@ class Order:
     report: Report
     cancelled: threading.Event
 
-    @property
-    def workspace(self) -> str:
-        """The name of a folder that is this order's own."""
-        return workspace_of(self.job_id, self.token)
+    def task(self, place: Callable[[str], Where], work: Path) -> ConversionTask[Where]:
+        """The same for a pipeline, to which `place` names what has a key. It gets a folder of its own in `work`."""
+        assignment = self.assignment
+        return ConversionTask(
+            source=place(assignment.source_key),
+            source_size=assignment.source_size,
+            result=place(assignment.result_key),
+            workspace=work / workspace_of(self.job_id, self.token),
+            declared_format=assignment.declared_format,
+            declared_sha256=assignment.declared_sha256,
+        )
 
     def within(self, limits: Limits) -> Limits:
         """The limits of a worker, and the room that there is for this result."""
@@ -49,7 +56,7 @@ class Order:
 class Converter(Protocol):
     """Carries orders out, several at a time, each in a thread of its caller."""
 
-    def convert(self, order: Order) -> Converted | Shared:
+    def convert(self, order: Order) -> Outcome | Shared:
         """Make the qcow2 of an assignment, or find that several workers should. Raises what the pipelines do."""
 
     def undo(self, order: Order) -> None:
@@ -74,7 +81,7 @@ class FolderConverter:
     store: FolderStore
     limits: Limits
 
-    def convert(self, order: Order) -> Converted:
+    def convert(self, order: Order) -> Outcome:
         """As the protocol says."""
         task = self._task(order)
         task.result.parent.mkdir(parents=True, exist_ok=True)
@@ -96,16 +103,8 @@ class FolderConverter:
     def close(self) -> None:
         """As the protocol says: there is nothing to let go of."""
 
-    def _task(self, order: Order) -> ConversionTask:
-        assignment = order.assignment
-        return ConversionTask(
-            source=self.store.path(assignment.source_key),
-            source_size=assignment.source_size,
-            result=self.store.path(assignment.result_key),
-            workspace=self.store.work / order.workspace,
-            declared_format=assignment.declared_format,
-            declared_sha256=assignment.declared_sha256,
-        )
+    def _task(self, order: Order) -> ConversionTask[Path]:
+        return order.task(self.store.path, self.store.work)
 
 
 class StoreConverter:
@@ -118,7 +117,7 @@ class StoreConverter:
         # The unprivileged user has to get to the folders of its jobs, and need not see what else is there.
         os.chmod(self._work, 0o711)  # noqa: S103  # nosec B103 (see above)
 
-    def convert(self, order: Order) -> Converted | Shared:
+    def convert(self, order: Order) -> Outcome | Shared:
         """As the protocol says."""
         limits = order.within(self.limits)
         return convert_in_store(self._task(order), self.bucket, limits, order.report, order.cancelled)
@@ -140,7 +139,7 @@ class StoreConverter:
         limits = order.within(self.limits)
         return stream_range(self._task(order), shared, index, self.bucket, limits, tell, order.cancelled)
 
-    def assemble(self, order: Order, shared: Shared) -> Converted:
+    def assemble(self, order: Order, shared: Shared) -> Outcome:
         """Finish a shared conversion. See shared_store."""
         return assemble(
             self._task(order), shared, self.bucket, order.within(self.limits), order.report, order.cancelled
@@ -160,16 +159,8 @@ class StoreConverter:
         self.bucket.close()
         shutil.rmtree(self._work, ignore_errors=True)
 
-    def _task(self, order: Order) -> StoreTask:
-        assignment = order.assignment
-        return StoreTask(
-            source_key=assignment.source_key,
-            source_size=assignment.source_size,
-            result_key=assignment.result_key,
-            workspace=self._work / order.workspace,
-            declared_format=assignment.declared_format,
-            declared_sha256=assignment.declared_sha256,
-        )
+    def _task(self, order: Order) -> ConversionTask[str]:
+        return order.task(str, self._work)
 
 
 def workspace_of(job_id: str, token: int) -> str:

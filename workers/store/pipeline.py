@@ -13,14 +13,15 @@ from pathlib import Path
 import structlog
 
 from app.adapters.s3.bucket import Bucket
-from app.lifecycle import DiskFormat, ImagePhase
+from app.catalog.outcome import Outcome, Way
+from app.lifecycle import ImagePhase
 from workers.convert.blame import blaming_image
-from workers.convert.examination import Progress, Report, Uploaded, examine, verify
+from workers.convert.examination import Progress, Report, examine, verify
 from workers.convert.planning import Subject, counted
+from workers.convert.task import ConversionTask
 from workers.errors import SourceDamaged, UnsoundResult
 from workers.inspection.refusals import check_stored_size
 from workers.limits import Limits, PartRules
-from workers.outcome import Converted, Way
 from workers.qcow2.extents import coarse_enough
 from workers.qcow2.packing import Packer
 from workers.qemu import img
@@ -40,31 +41,16 @@ log = structlog.get_logger(__name__)
 _CACHE_BYTES = 12 << 20
 
 
-@dataclass(frozen=True, slots=True)
-class StoreTask:
-    """What to convert, and where to: keys of the store, the source's size in bytes, and what its owner says of it.
-
-    `workspace` is a folder that only this job uses; nothing but sockets is put there.
-    """
-
-    source_key: str
-    source_size: int
-    result_key: str
-    workspace: Path
-    declared_format: DiskFormat
-    declared_sha256: str | None = None
-
-
 def convert_in_store(
-    task: StoreTask, bucket: Bucket, limits: Limits, report: Report, cancelled: threading.Event
-) -> Converted | Shared:
+    task: ConversionTask[str], bucket: Bucket, limits: Limits, report: Report, cancelled: threading.Event
+) -> Outcome | Shared:
     """Do all of it, or find that it is worth sharing; blocks. `report(phase, bytes_done, bytes_total)` is called often.
 
     Raises ImageFailed for what its owner has to know; StoreError; Cancelled once `cancelled` is set; other
     ConversionErrors for what nobody expected. The source is left alone. Only of what is shared, the upload stays open.
     """
-    for reference in bucket.multiparts(task.result_key):
-        bucket.abort(task.result_key, reference)
+    for reference in bucket.multiparts(task.result):
+        bucket.abort(task.result, reference)
     return _Attempt(task, Place(bucket, task.workspace, limits, Progress(report, cancelled))).run()
 
 
@@ -100,7 +86,7 @@ def packing(sandbox: StoredSandbox, subject: Subject, plan: StreamPlan, *, compr
         yield Packer(disk, coarse_enough(subject.virtual_size), compress=compress)
 
 
-def verified(place: Place, result_key: str, made: Converted) -> Converted:
+def verified(place: Place, result_key: str, made: Outcome) -> Outcome:
     """What was made, once it has shown to be sound. Raises UnsoundResult."""
     with place.opened(result_key, made.file_size) as sandbox:
         verify(sandbox, img.source("qcow2").on_socket(), sandbox.source.read_at, made, place.progress)
@@ -108,11 +94,11 @@ def verified(place: Place, result_key: str, made: Converted) -> Converted:
 
 
 class _Attempt:
-    def __init__(self, task: StoreTask, place: Place) -> None:
+    def __init__(self, task: ConversionTask[str], place: Place) -> None:
         self.task = task
         self.place = place
 
-    def run(self) -> Converted | Shared:
+    def run(self) -> Outcome | Shared:
         made = self._convert(plan_in_store)
         try:
             return self._verified(made)
@@ -122,29 +108,25 @@ class _Attempt:
             log.warning("new tables do not hold, streaming instead", reason=str(error))
         return self._verified(self._convert(plan_stream))
 
-    def _verified(self, made: Converted | Shared) -> Converted | Shared:
-        return made if isinstance(made, Shared) else verified(self.place, self.task.result_key, made)
+    def _verified(self, made: Outcome | Shared) -> Outcome | Shared:
+        return made if isinstance(made, Shared) else verified(self.place, self.task.result, made)
 
-    def _convert(self, choose: Callable[[Sandbox, Subject, PartRules], StorePlan]) -> Converted | Shared:
+    def _convert(self, choose: Callable[[Sandbox, Subject, PartRules], StorePlan]) -> Outcome | Shared:
         task, place = self.task, self.place
-        with place.opened(task.source_key, task.source_size) as sandbox:
-            read_at = sandbox.source.read_at
-            uploaded = Uploaded(read_at, task.source_size, task.declared_format, task.declared_sha256)
-            subject = examine(sandbox, uploaded, place.progress, on_socket=True)
+        with place.opened(task.source, task.source_size) as sandbox:
+            subject = examine(sandbox, task, sandbox.source.read_at, place.progress, on_socket=True)
             with blaming_image():
                 subject = counted(sandbox, subject)
                 plan = choose(sandbox, subject, place.limits.parts)
-            with assembling(place.bucket, task.result_key, place.progress) as assembly:
+            with assembling(place.bucket, task.result, place.progress) as assembly:
                 return self._make(sandbox, subject, plan, assembly)
 
-    def _make(
-        self, sandbox: StoredSandbox, subject: Subject, plan: StorePlan, assembly: Assembly
-    ) -> Converted | Shared:
+    def _make(self, sandbox: StoredSandbox, subject: Subject, plan: StorePlan, assembly: Assembly) -> Outcome | Shared:
         if isinstance(plan, StreamPlan):
             return self._stream(sandbox, subject, plan, assembly)
         stored_size = plan.layout.stored_size if isinstance(plan, Reference) else plan.stored_size
         check_stored_size(stored_size, self.place.limits.max_stored_size)
-        source = StoredObject(self.task.source_key, self.task.source_size, sandbox.source.read_into)
+        source = StoredObject(self.task.source, self.task.source_size, sandbox.source.read_into)
         if isinstance(plan, Reference):
             way, stored = Way.REFERENCE, assembly.by_reference(source, plan)
         else:
@@ -153,7 +135,7 @@ class _Attempt:
 
     def _stream(
         self, sandbox: StoredSandbox, subject: Subject, plan: StreamPlan, assembly: Assembly
-    ) -> Converted | Shared:
+    ) -> Outcome | Shared:
         place, limits = self.place, self.place.limits
         tell = place.progress.of(ImagePhase.CONVERTING, subject.virtual_size)
         with packing(sandbox, subject, plan, compress=limits.compress) as packer:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import structlog
 
+from app.catalog.outcome import Way
 from workers.convert.planning import (
     KeepPlan,
     NotByReference,
@@ -24,7 +25,6 @@ from workers.inspection.vhd import VhdFacts
 from workers.inspection.vhdx import VhdxFacts
 from workers.inspection.vmdk import VmdkFacts
 from workers.limits import PartRules
-from workers.outcome import Way
 from workers.qcow2 import metadata
 from workers.qcow2.extents import DoubtfulMap, Extents, TooManyExtents
 from workers.qemu.confinement import Sandbox

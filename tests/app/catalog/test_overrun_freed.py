@@ -13,6 +13,7 @@ from sqlmodel import select
 
 from app.catalog import conversions
 from app.catalog.conversions import Assignment
+from app.catalog.outcome import Outcome, Way
 from app.catalog.work.jobs import Claim
 from app.database.sessions import Database
 from app.errors import ImageFailed, LeaseLost, StoreUnavailable
@@ -27,7 +28,6 @@ from workers.errors import Cancelled
 from workers.inspection.refusals import over_quota
 from workers.jobs.conversions import Conversions
 from workers.jobs.converters import Order
-from workers.outcome import Converted, Way
 
 pytestmark = pytest.mark.anyio
 
@@ -36,12 +36,12 @@ pytestmark = pytest.mark.anyio
 class Scripted:
     """A converter that makes what it is told to, and notes what is undone. `meanwhile` happens as it converts."""
 
-    made: Converted | ImageFailed
+    made: Outcome | ImageFailed
     meanwhile: Callable[[], Any] = lambda: None
     undoing: list[Exception] = field(default_factory=list)
     undone: list[str] = field(default_factory=list)
 
-    def convert(self, order: Order) -> Converted:
+    def convert(self, order: Order) -> Outcome:
         self.meanwhile()
         if isinstance(self.made, ImageFailed):
             raise self.made
@@ -59,7 +59,7 @@ class Scripted:
         pass
 
 
-LARGE = Converted(Way.COPY, DiskFormat.RAW, 4 * MIB, 3 * MIB, 3 * MIB)
+LARGE = Outcome(Way.COPY, DiskFormat.RAW, 4 * MIB, 3 * MIB, 3 * MIB)
 
 
 async def waiting(gateway: Gateway) -> tuple[str, Claim[Any]]:
@@ -70,7 +70,7 @@ async def waiting(gateway: Gateway) -> tuple[str, Claim[Any]]:
 
 @pytest.mark.parametrize("made", [LARGE, over_quota()], ids=["in-the-end", "early"])
 async def test_what_was_made_is_freed_before_the_image_is_in_error(
-    gateway: Gateway, made: Converted | ImageFailed
+    gateway: Gateway, made: Outcome | ImageFailed
 ) -> None:
     image, claim = await waiting(gateway)
     converter = Scripted(made, undoing=[StoreUnavailable("away")])
@@ -90,7 +90,7 @@ async def source_of(gateway: Gateway, image: str) -> Source:
 
 
 @pytest.mark.parametrize("made", [LARGE, over_quota()], ids=["in-the-end", "early"])
-async def test_a_worker_that_has_lost_its_lease_frees_nothing(gateway: Gateway, made: Converted | ImageFailed) -> None:
+async def test_a_worker_that_has_lost_its_lease_frees_nothing(gateway: Gateway, made: Outcome | ImageFailed) -> None:
     image, claim = await waiting(gateway)
     loop = asyncio.get_running_loop()
 

@@ -1,4 +1,4 @@
-"""What a conversion comes to: the way it went, and what it made."""
+"""What comes of a conversion: the way it went, and what it made."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -7,7 +7,7 @@ from app.lifecycle import DiskFormat
 
 
 class Way(StrEnum):
-    """How a source became its result: new tables around its data, a new header alone, or all of it anew."""
+    """How a source became its result: new tables around its data, a new header alone, or all data written again."""
 
     REFERENCE = "REFERENCE"
     KEEP = "KEEP"
@@ -15,8 +15,8 @@ class Way(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Converted:
-    """What came of a conversion. Sizes are bytes: of the disk, of the clusters in use, of the file."""
+class Outcome:
+    """A result, and what its owner should know of it. Sizes are bytes: of the disk, the clusters in use, the file."""
 
     way: Way
     detected_format: DiskFormat
