@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import BaseRoute, Route, WebSocketRoute
 
-from app.adapters.chosen import announcer, object_store, reserve_of
+from app.adapters.chosen import announcer, reserve_of, storage_of
 from app.adapters.folder.store import FolderStore
 from app.adapters.tokens import SecretTokens, tokens_of
 from app.catalog.feed.live import Feed
@@ -37,7 +37,8 @@ def create_app(settings: Settings, queue: JobQueue, wakeups: Wakeups) -> tuple[S
     announce = announcer(queue, wakeups)
     reserve = reserve_of(settings)
     database = Database(settings.database_address, announce, connections=settings.database_connections, reserve=reserve)
-    store = object_store(settings)
+    storage = storage_of(settings)
+    store = storage.store
     uploads = Uploads(database, store, settings)
     board = ProgressBoard()
     revocations = Revocations(database)
@@ -63,7 +64,7 @@ def create_app(settings: Settings, queue: JobQueue, wakeups: Wakeups) -> tuple[S
             running.cancel()
             await asyncio.gather(running, return_exceptions=True)
             await database.close()
-            store.close()
+            storage.close()
 
     async def home(_request: Request) -> Response:
         return RedirectResponse("/graphql")
@@ -76,17 +77,23 @@ def create_app(settings: Settings, queue: JobQueue, wakeups: Wakeups) -> tuple[S
         graphiql_assets(),
         *health_routes({"database": database.check, "store": store.check}, {"broker": queue.check}),
     ]
-    if isinstance(store, FolderStore):  # an S3 store takes and gives the bytes itself
-        meter = UploadMeter(uploads, wakeups, Throttle(settings.progress_seconds))
-        routes += object_routes(
-            store,
-            uploads.head_arrived,
-            meter.arrived,
-            permission=SignedRequests(uploads),
-            allowed_origins=settings.allowed_origins,
-        )
+    # An S3 store serves the bytes itself.
+    routes += storage.by_kind(lambda folder: _object_routes(folder, uploads, wakeups), lambda _: [])
     app = Starlette(routes=routes, lifespan=lifespan, middleware=_cross_origin(settings))
     return app, endpoint
+
+
+def _object_routes(store: FolderStore, uploads: Uploads, wakeups: Wakeups) -> list[Route]:
+    """The routes by which clients send and fetch the bytes of a folder."""
+    settings = uploads.settings
+    meter = UploadMeter(uploads, wakeups, Throttle(settings.progress_seconds))
+    return object_routes(
+        store,
+        uploads.head_arrived,
+        meter.arrived,
+        permission=SignedRequests(uploads),
+        allowed_origins=settings.allowed_origins,
+    )
 
 
 def _cross_origin(settings: Settings) -> list[Middleware]:

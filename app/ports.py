@@ -5,6 +5,9 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol
 
+# What is inspected while the rest of an upload still arrives: enough for every header, small enough to be here soon.
+HEAD_BYTES = 256 * 1024
+
 
 @dataclass(frozen=True, slots=True)
 class SignedRequest:
@@ -114,6 +117,13 @@ class ObjectStore(Protocol):
 
     def read(self, key: str) -> AsyncIterator[bytes]:
         """The bytes of an object, in order. Raises ObjectMissing."""
+
+    async def head(self, key: str) -> bytes:
+        """The first `HEAD_BYTES` of an object, or of an open upload; all bytes of one that is shorter.
+
+        Empty where neither exists, or while no store can read it: an S3 store has no bytes of open uploads. What has
+        not arrived of an upload is zeros.
+        """
 
     async def delete(self, key: str) -> None:
         """Remove an object and free its bytes. Harmless when there is none."""

@@ -9,7 +9,7 @@ import dramatiq
 import structlog
 from dramatiq.asyncio import get_event_loop_thread
 
-from app.adapters.chosen import object_store, reserve_of
+from app.adapters.chosen import Storage, reserve_of, storage_of
 from app.adapters.folder.store import FolderStore
 from app.adapters.messaging.dramatiq_queue import DramatiqQueue
 from app.adapters.messaging.redis_queue import PatientBroker, RedisQueue
@@ -58,15 +58,15 @@ class Workers:
         if settings.require_confinement:
             _require_confinement()
         self._settings = settings
-        self._store = object_store(settings)
+        self._storage = storage_of(settings)
         self._database = _database(settings, announce)
-        self._converter = _converter(settings, self._store)
-        duties = Duties(self._database, self._store, self._converter)
+        self._converter = _converter(settings, self._storage)
+        duties = Duties(self._database, self._storage.store, self._converter)
         conversions = Conversions(self._database, wakeups, self._converter, settings)
         sending = queue or DramatiqQueue(broker)
         self._foreman = Foreman(self._database, duties, conversions, settings, sending)
         declare_actors(broker, self._foreman)
-        self._schedule = _schedule(settings, self._database, self._store, sending, wakeups) if scheduled else None
+        self._schedule = _schedule(settings, self._database, self._storage, sending, wakeups) if scheduled else None
         self._worker = dramatiq.Worker(broker, worker_threads=settings.workers, worker_timeout=_BETWEEN_LOOKS_MS)
         if isinstance(broker, PatientBroker):
             # What this process can't begin at once is left to others.
@@ -86,7 +86,7 @@ class Workers:
         _in_loop(self._stop())
         self._worker.stop()
         self._converter.close()
-        self._store.close()
+        self._storage.close()
 
     async def _start(self) -> None:
         if self._lookout is not None:
@@ -107,15 +107,15 @@ async def keep_time(
     settings: Settings, queue: JobQueue, wakeups: Wakeups, announce: Announce, stopped: threading.Event
 ) -> None:
     """Run the clock alone, in the current event loop, until `stopped` is set."""
-    store, database = object_store(settings), _database(settings, announce)
+    storage, database = storage_of(settings), _database(settings, announce)
     try:
-        schedule = _schedule(settings, database, store, queue, wakeups)
+        schedule = _schedule(settings, database, storage, queue, wakeups)
         schedule.start()
         await asyncio.to_thread(stopped.wait)
         await schedule.stop()
     finally:
         await database.close()
-        store.close()
+        storage.close()
 
 
 def _database(settings: Settings, announce: Announce) -> Database:
@@ -123,26 +123,31 @@ def _database(settings: Settings, announce: Announce) -> Database:
     return Database(settings.database_address, announce, connections=connections, reserve=reserve)
 
 
-def _converter(settings: Settings, store: FolderStore | S3Store) -> Converter:
+def _converter(settings: Settings, storage: Storage) -> Converter:
     limits = Limits(
         max_virtual_size=settings.virtual_size_limit,
         require_bubblewrap=settings.require_confinement,
         compress=settings.compression == "zstd",
         share_bytes=settings.share_bytes,
     )
-    if isinstance(store, FolderStore):
-        return FolderConverter(store, limits)
-    return StoreConverter(store.address, limits)
+
+    def in_place(folder: FolderStore) -> Converter:
+        return FolderConverter(folder, limits)
+
+    def in_store(bucket: S3Store) -> Converter:
+        return StoreConverter(bucket.address, limits)
+
+    return storage.by_kind(in_place, in_store)
 
 
-def _schedule(
-    settings: Settings, database: Database, store: FolderStore | S3Store, queue: JobQueue, wakeups: Wakeups
-) -> Schedule:
+def _schedule(settings: Settings, database: Database, storage: Storage, queue: JobQueue, wakeups: Wakeups) -> Schedule:
+    store = storage.store
     uploads = Uploads(database, store, settings)
-    if isinstance(store, FolderStore):
-        return Schedule(database, store, queue, uploads, settings, work=store.work)
     survey = UploadSurvey(uploads, wakeups, settings.progress_seconds)
-    return Schedule(database, store, queue, uploads, settings, survey=survey)
+    return storage.by_kind(
+        lambda folder: Schedule(database, store, queue, uploads, settings, work=folder.work),
+        lambda _: Schedule(database, store, queue, uploads, settings, survey=survey),
+    )
 
 
 def _require_confinement() -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from typing import TypeVar
 
 from dramatiq import Broker
 
@@ -17,6 +18,8 @@ from app.models import Event, Job
 from app.ports import JobQueue, Wakeups
 from app.reserve import Reserve
 from app.settings import Settings
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,11 +62,33 @@ def announcer(queue: JobQueue, wakeups: Wakeups) -> Callable[[list[Job], list[Ev
     return announce
 
 
-def object_store(settings: Settings) -> FolderStore | S3Store:
-    """The object store; whoever opens it closes it. Raises StoreUnavailable when its folder can't be made."""
+@dataclass(frozen=True, slots=True)
+class Storage:
+    """The object store, and the one place that decides what depends on its kind."""
+
+    store: FolderStore | S3Store
+
+    def by_kind(self, folder: Callable[[FolderStore], T], bucket: Callable[[S3Store], T]) -> T:
+        """What the function for this kind of store gives.
+
+        The gateway serves the bytes of a folder itself, and converts them in place. Clients reach a bucket without it,
+        so it asks for what has arrived.
+        """
+        return folder(self.store) if isinstance(self.store, FolderStore) else bucket(self.store)
+
+    def close(self) -> None:
+        """Let go of the store."""
+        self.store.close()
+
+
+def storage_of(settings: Settings) -> Storage:
+    """The object store that the settings name, which the caller closes.
+
+    Raises StoreUnavailable when its folder can't be made.
+    """
     if settings.s3 is not None:
-        return S3Store(settings.s3, settings.object_store_public_url, settings.upload_key)
-    return FolderStore(settings.objects_path, settings.secret_bytes, reserve=reserve_of(settings))
+        return Storage(S3Store(settings.s3, settings.object_store_public_url, settings.upload_key))
+    return Storage(FolderStore(settings.objects_path, settings.secret_bytes, reserve=reserve_of(settings)))
 
 
 def reserve_of(settings: Settings) -> Reserve | None:

@@ -9,7 +9,7 @@ from typing import Annotated
 import anyio
 import typer
 
-from app.adapters.chosen import object_store, reserve_of
+from app.adapters.chosen import reserve_of, storage_of
 from app.catalog.fsck import Finding, Fsck
 from app.commands.starting import prepare, require_sound_database, settings_from
 from app.commands.work import FOR_OPERATORS, Data
@@ -48,15 +48,15 @@ Printer = Callable[[AsyncIterator[Finding]], AsyncIterator[Finding]]
 async def _run(settings: Settings, repair: bool, owner_of: Callable[[str], str], printed: Printer) -> tuple[int, int]:
     """How many things were found, and how many of them were repaired."""
     database = Database(settings.database_address, reserve=reserve_of(settings))
-    store = object_store(settings)
+    storage = storage_of(settings)
     count = repaired = 0
     try:
-        check = Fsck(database, store, timedelta(seconds=settings.orphan_seconds), owner_of, repair)
+        check = Fsck(database, storage.store, timedelta(seconds=settings.orphan_seconds), owner_of, repair)
         async for finding in printed(check.findings()):
             count += 1
             repaired += finding.repaired
     finally:
-        store.close()
+        storage.close()
         await database.close()
     return count, repaired
 

@@ -16,11 +16,10 @@ from starlette.types import Receive, Scope, Send
 
 from app.adapters.file_names import attachment
 from app.adapters.folder.addresses import PartAddress
-from app.adapters.folder.intake import HEAD_BYTES
 from app.adapters.folder.reader import ObjectReader
 from app.adapters.folder.store import FolderStore
 from app.errors import GatewayError, UploadClosed
-from app.ports import Asker
+from app.ports import HEAD_BYTES, Asker
 from app.request_body import respond
 from app.web.objects_body import Body, require_plain_body
 from app.web.objects_errors import Refusal, error_answer

@@ -15,18 +15,22 @@ import httpx
 import pytest
 
 from app.errors import ObjectMissing, PartsMissing, UploadClosed
-from app.ports import ObjectStore, SignedRequest, UploadHandle
+from app.ports import HEAD_BYTES, ObjectStore, SignedRequest, UploadHandle
 
 T = TypeVar("T")
 
 
 @dataclass
 class StorePlace:
-    """A store to be tried. `part_size` is the least it takes, in bytes; `base_url` completes its addresses."""
+    """A store to be tried. `part_size` is the least it takes, in bytes; `base_url` completes its addresses.
+
+    `reads_open_uploads` says whether it has the first bytes of an upload before this is sealed.
+    """
 
     store: ObjectStore
     base_url: str
     part_size: int
+    reads_open_uploads: bool = False
     http: httpx.Client = field(default_factory=lambda: httpx.Client(timeout=30))
     runner: asyncio.Runner = field(default_factory=asyncio.Runner)
 
@@ -104,6 +108,26 @@ class ObjectStoreContract:
         assert place.do(place.store.size("uploads/one")) == 5
         with pytest.raises(ObjectMissing):
             place.do(place.store.size("uploads/two"))
+
+    def test_the_head_of_an_object_is_its_first_bytes(self, place: StorePlace) -> None:
+        content = os.urandom(HEAD_BYTES + 1)
+        place.put_object(content, "uploads/long")
+        place.put_object(b"bytes", "uploads/short")
+        place.put_object(b"", "uploads/empty")
+
+        heads = [place.do(place.store.head(f"uploads/{name}")) for name in ("long", "short", "empty", "missing")]
+
+        assert heads == [content[:HEAD_BYTES], b"bytes", b"", b""]
+
+    def test_the_head_of_an_open_upload_is_what_has_arrived_if_it_can_be_read(self, place: StorePlace) -> None:
+        content = os.urandom(2 * place.part_size)
+        upload = place.open(len(content))
+        assert not any(place.do(place.store.head(upload.key)))
+        place.send_part(upload, 1, content)
+
+        arrived = content[: place.part_size] + bytes(place.part_size)
+        expected = arrived[:HEAD_BYTES] if place.reads_open_uploads else b""
+        assert place.do(place.store.head(upload.key)) == expected
 
     def test_one_part_may_be_the_whole_upload(self, place: StorePlace) -> None:
         content = os.urandom(1234)

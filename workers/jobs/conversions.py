@@ -97,8 +97,8 @@ class Conversions:
         work: Callable[[StoreConverter, Assignment], Awaitable[None]],
     ) -> None:
         """Do a part of a shared conversion; where that can't be, end the conversion, or have it begin anew."""
-        converter = self.converter
-        if not isinstance(converter, StoreConverter):
+        converter = self.converter.ranges
+        if converter is None:
             raise TypeError("only conversions within an S3 store are shared")
         assignment = await self._begin(claim)
         if assignment is None:

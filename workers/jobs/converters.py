@@ -56,6 +56,10 @@ class Order:
 class Converter(Protocol):
     """Carries orders out, several at a time, each in a thread of its caller."""
 
+    @property
+    def ranges(self) -> "StoreConverter | None":
+        """What converts ranges of a conversion that is split; None where none ever is."""
+
     def convert(self, order: Order) -> Outcome | Shared:
         """Make the qcow2 of an assignment, or find that several workers should. Raises what the pipelines do."""
 
@@ -80,6 +84,10 @@ class FolderConverter:
 
     store: FolderStore
     limits: Limits
+
+    @property
+    def ranges(self) -> None:
+        """As the protocol says: a folder is on one machine."""
 
     def convert(self, order: Order) -> Outcome:
         """As the protocol says."""
@@ -116,6 +124,11 @@ class StoreConverter:
         self._work = Path(tempfile.mkdtemp(prefix="images-"))
         # The unprivileged user has to get to the folders of its jobs, and need not see what else is there.
         os.chmod(self._work, 0o711)  # noqa: S103  # nosec B103 (see above)
+
+    @property
+    def ranges(self) -> "StoreConverter":
+        """As the protocol says."""
+        return self
 
     def convert(self, order: Order) -> Outcome | Shared:
         """As the protocol says."""

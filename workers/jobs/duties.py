@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import structlog
 
-from app.adapters.folder.store import FolderStore
 from app.catalog import conversions
 from app.catalog.work.jobs import Claim, finish
 from app.catalog.work.kinds import Erase, Hash, InspectHead
@@ -34,17 +33,19 @@ class Duties:
         """Look at the beginning of an upload, so that what can't become an image is refused while it arrives."""
         async with self.database.read() as session:
             source = await session.get(Source, claim.detail.source)
-        # In an S3 store, nobody can read what has not arrived as a whole.
-        head = b""
-        if isinstance(self.store, FolderStore) and source is not None:
-            head = await self.store.head(source.key)
-        failure: ImageFailed | None = None
-        if source is not None and head:
-            try:
-                await asyncio.to_thread(inspect_head, head, source.declared_format, source.size)
-            except ImageFailed as refused:
-                failure = refused
+        failure = None if source is None else await self._head_failure(source)
         await conversions.refuse_early(self.database, claim, failure)
+
+    async def _head_failure(self, source: Source) -> ImageFailed | None:
+        """Why the first bytes of a source can't become an image; None where they can, or can't be read yet."""
+        head = await self.store.head(source.key)
+        if not head:
+            return None
+        try:
+            await asyncio.to_thread(inspect_head, head, source.declared_format, source.size)
+        except ImageFailed as refused:
+            return refused
+        return None
 
     async def hash(self, claim: Claim[Hash], cancelled: threading.Event) -> None:
         """Work out the SHA-256 of a stored qcow2, which also shows that the store gives back what was written."""

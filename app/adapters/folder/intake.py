@@ -5,9 +5,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
 from app.adapters.folder.addresses import PartAddress
 from app.errors import InvalidInput, TooLarge
-
-# What is looked at while the rest still arrives: enough for every header, small enough to be here soon.
-HEAD_BYTES = 256 * 1024
+from app.ports import HEAD_BYTES
 
 # Written in a thread: on a disk that is slow, or busy with a commit, a write takes long, and the loop has others
 # to serve. A batch makes the change of threads cheap. To collect the next one meanwhile was tried and gained

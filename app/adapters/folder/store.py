@@ -21,14 +21,14 @@ from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 from app.adapters.folder.addresses import AddressBook, Clock, DownloadAddress, PartAddress
-from app.adapters.folder.intake import HEAD_BYTES, PartIntake, Written
+from app.adapters.folder.intake import PartIntake, Written
 from app.adapters.folder.listing import LISTED_AT_ONCE, listing
 from app.adapters.folder.reader import ObjectReader
 from app.adapters.folder.sparse import make_folder
 from app.adapters.folder.upload import OpenUpload, PartWriter
 from app.errors import ObjectMissing, StoreError, StoreFull, StoreUnavailable, UploadClosed
 from app.object_keys import checked_key, is_key
-from app.ports import Asker, SignedRequest, UploadHandle, UploadReceipt
+from app.ports import HEAD_BYTES, Asker, SignedRequest, UploadHandle, UploadReceipt
 from app.reserve import Reserve
 
 P = ParamSpec("P")
@@ -142,7 +142,7 @@ class FolderStore:
             return UploadReceipt(every, upload.size, sealed=True, last_byte_at=sealed_at)
 
     async def head(self, key: str) -> bytes:
-        """The first 256 KiB of an upload, open or sealed; empty when there is none."""
+        """As the port says."""
         return await self._run(self._head, key)
 
     def _head(self, key: str) -> bytes:

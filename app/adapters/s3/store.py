@@ -19,7 +19,7 @@ from app.adapters.s3.provision import provision
 from app.adapters.s3.signing import LONGEST, Signer
 from app.errors import ObjectMissing, PartsMissing, StoreUnavailable, UploadClosed, WrongPart
 from app.object_keys import BLOBS, UPLOADS, checked_key, is_key
-from app.ports import Asker, SignedRequest, UploadHandle, UploadReceipt
+from app.ports import HEAD_BYTES, Asker, SignedRequest, UploadHandle, UploadReceipt
 from app.s3_address import S3Address, S3Key
 
 P = ParamSpec("P")
@@ -178,6 +178,16 @@ class S3Store:
             block = await self._run(self._bucket.read, key, offset, min(_BLOCK, size - offset))
             for start in range(0, len(block), READ_BYTES):
                 yield block[start : start + READ_BYTES]
+
+    async def head(self, key: str) -> bytes:
+        """As the port says: parts can be read only when they have become an object."""
+        return await self._run(self._head, checked_key(key))
+
+    def _head(self, key: str) -> bytes:
+        try:
+            return self._bucket.read(key, 0, min(HEAD_BYTES, self._bucket.size(key)))
+        except ObjectMissing:
+            return b""
 
     async def delete(self, key: str) -> None:
         """As the port says. Uploads that are open under the key go too."""

@@ -52,7 +52,7 @@ def runner() -> Iterator[asyncio.Runner]:
 class TestFolderKeepsTheContract(ObjectStoreContract):
     @pytest.fixture
     def place(self, store: FolderStore) -> Iterator[StorePlace]:
-        with served(store) as url, contextlib.closing(StorePlace(store, url, PART)) as place:
+        with served(store) as url, contextlib.closing(StorePlace(store, url, PART, reads_open_uploads=True)) as place:
             yield place
 
 

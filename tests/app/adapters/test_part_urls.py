@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from app.adapters.chosen import object_store
+from app.adapters.chosen import storage_of
 from app.adapters.s3.bucket import Bucket
 from app.catalog.uploads import Uploads, handle_of
 from app.lifecycle import FailureCode, ImageStatus, UploadState
@@ -119,8 +119,8 @@ async def test_a_part_of_the_wrong_size_ends_the_upload_and_frees_its_bytes(
                 "missing": {"totalCount": 0},
             }
         case "the sweep":
-            with closing(object_store(stored.settings)) as store:
-                await Uploads(stored.database, store, stored.settings).sweep()
+            with closing(storage_of(stored.settings)) as storage:
+                await Uploads(stored.database, storage.store, stored.settings).sweep()
 
     row, upload = await stored.image(image["id"]), await stored.upload(image["upload"]["id"])
     assert (row.status, row.failure_code) == (ImageStatus.ERROR, FailureCode.UPLOAD_REFUSED)

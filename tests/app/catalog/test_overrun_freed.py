@@ -40,6 +40,7 @@ class Scripted:
     meanwhile: Callable[[], Any] = lambda: None
     undoing: list[Exception] = field(default_factory=list)
     undone: list[str] = field(default_factory=list)
+    ranges: None = None
 
     def convert(self, order: Order) -> Outcome:
         self.meanwhile()

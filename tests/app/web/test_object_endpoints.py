@@ -17,9 +17,8 @@ import httpx
 import pytest
 
 from app.adapters.file_names import attachment, plain_file_name
-from app.adapters.folder.intake import HEAD_BYTES
 from app.adapters.folder.store import FolderStore
-from app.ports import SignedRequest, UploadHandle
+from app.ports import HEAD_BYTES, SignedRequest, UploadHandle
 from tests.support.folder_server import SECRET, served
 from tests.support.object_store_contract import StorePlace, soon
 
