@@ -363,7 +363,11 @@ class Upload(SQLModel, table=True):
 class Job(SQLModel, table=True):
     """Work to do, once. `token` grows with every claim, and every write of a worker has to name it."""
 
-    __table_args__ = (Index("job_due", "state", "due_at"), Index("job_image", "image_id"))
+    __table_args__ = (
+        Index("job_due", "state", "due_at"),
+        Index("job_of_kind", "kind", "state", "due_at"),
+        Index("job_image", "image_id"),
+    )
 
     id: str = Field(default_factory=lambda: new_id("job"), sa_type=_ID, primary_key=True)
     kind: JobKind = Field(sa_type=Word(JobKind))

@@ -142,10 +142,13 @@ class ObjectStore(Protocol):
 
 
 class JobQueue(Protocol):
-    """Wakes a worker up. A message may be lost or come twice: the job's row is the truth."""
+    """Wakes a worker up. A message may be lost or come twice: the rows of jobs are the truth."""
 
-    def send(self, kind: str, job_id: str) -> None:
-        """Tell some worker that this job waits. Never blocks for long, and never raises."""
+    def wake(self, kind: str) -> None:
+        """Have some worker take the next job of this kind. Never blocks for long, and never raises.
+
+        Each call is a message of its own: of two, two workers may come.
+        """
 
     async def check(self) -> None:
         """Raises GatewayError, with the reason, when no message can be sent."""

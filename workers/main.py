@@ -65,7 +65,7 @@ class Workers:
         conversions = Conversions(self._database, wakeups, self._converter, settings)
         sending = queue or DramatiqQueue(broker)
         self._foreman = Foreman(self._database, duties, conversions, settings, sending)
-        declare_actors(broker, self._foreman)
+        declare_actors(broker, self._foreman.run)
         self._schedule = _schedule(settings, self._database, self._storage, sending, wakeups) if scheduled else None
         self._worker = dramatiq.Worker(broker, worker_threads=settings.workers, worker_timeout=_BETWEEN_LOOKS_MS)
         if isinstance(broker, PatientBroker):

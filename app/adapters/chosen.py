@@ -55,7 +55,7 @@ def announcer(queue: JobQueue, wakeups: Wakeups) -> Callable[[list[Job], list[Ev
 
     def announce(jobs: list[Job], events: list[Event]) -> None:
         for job in jobs:
-            queue.send(job.kind, job.id)
+            queue.wake(job.kind)
         if events:
             wakeups.feed_grew()
 

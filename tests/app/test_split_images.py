@@ -55,7 +55,7 @@ class Shop:
         """Have the workers do all the jobs of these kinds that there are; gives how many."""
         found = await self.open_jobs(*kinds)
         workers = [self.foremen[number % len(self.foremen)] for number in range(len(found))]
-        await asyncio.gather(*(worker.run(job.kind, job.id) for worker, job in zip(workers, found, strict=True)))
+        await asyncio.gather(*(worker.run(job.kind) for worker, job in zip(workers, found, strict=True)))
         return len(found)
 
     async def finish(self) -> None:
@@ -158,7 +158,7 @@ async def test_ranges_that_overrun_the_quota_end_all_of_them_before_the_last(
     await limit_storage(shop, room)
     assert await shop.turn(JobKind.CONVERT) == 1
     for job in await shop.open_jobs(JobKind.STREAM_RANGE):
-        await shop.foremen[0].run(job.kind, job.id)
+        await shop.foremen[0].run(job.kind)
     assert not [job for job in await shop.gateway.all_jobs() if job.kind == JobKind.ASSEMBLE and is_of(shop, job)]
     await assert_over_quota(shop)
     await assert_a_retry_succeeds(shop, raw)
@@ -190,20 +190,19 @@ async def test_a_worker_that_misses_what_was_freed_does_not_begin_anew(
     await shop.upload_disk(raw, DiskFormat.RAW)
     await limit_storage(shop, 6 * MiB)
     await shop.turn(JobKind.CONVERT)
-    first, second, *_ = await shop.open_jobs(JobKind.STREAM_RANGE)
     real, loop = StoreConverter.undo, asyncio.get_running_loop()
 
     async def do_another() -> None:
         # Just now there is room, so that it would go on until it misses its upload.
         await limit_storage(shop, GIB)
-        await shop.foremen[1].run(second.kind, second.id)
+        await shop.foremen[1].run(JobKind.STREAM_RANGE)
 
     def undo(converter: StoreConverter, order: Order) -> None:
         real(converter, order)
         asyncio.run_coroutine_threadsafe(do_another(), loop).result()
 
     monkeypatch.setattr(StoreConverter, "undo", undo)
-    await shop.foremen[0].run(first.kind, first.id)
+    await shop.foremen[0].run(JobKind.STREAM_RANGE)
     await assert_over_quota(shop)
     await assert_a_retry_succeeds(shop, raw)
 

@@ -180,7 +180,7 @@ class Gateway:
         query = select(Job.id).where(Job.image_id == image_id, Job.kind == kind, col(Job.state) != JobState.DONE)
         async with self.database.read() as session:
             job_id = (await session.execute(query)).scalar_one()
-        claim = await jobs.claim(self.database, job_id, LEASE)
+        claim = await claimed(self.database, job_id)
         assert claim is not None
         return claim
 
@@ -326,6 +326,12 @@ def _row(project_id: str, at: int, values: dict[str, Any]) -> Image:
     return Image(
         project_id=project_id, created_by=ADMIN, source_file_name="disk.raw", source_size=MIB, **given | values
     )
+
+
+async def claimed(database: Database, job_id: str, lease: timedelta = LEASE) -> Claim[Any] | None:
+    """Take a job by its id, as a worker takes the one that has waited longest."""
+    async with database.transaction() as tx:
+        return await jobs.take(tx, job_id, lease)
 
 
 def outcome(virtual_size: int = GIB, stored_size: int = MIB) -> Outcome:

@@ -3,7 +3,9 @@
 A test module of an adapter subclasses JobQueueContract and gives the fixture `place`.
 """
 
+import asyncio
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,42 +16,45 @@ import pytest
 from app.adapters.messaging.dramatiq_queue import QUEUE
 from app.lifecycle import JobKind
 from app.ports import JobQueue
+from workers.jobs.runner import declare_actors
 
 _SECONDS = 30
 
 
 @dataclass
 class Workshop:
-    """What the workers of a process were told: kinds and ids of jobs, in the order in which they came."""
+    """What the workers of a process were woken for: kinds of jobs, in the order in which they came."""
 
-    told: list[tuple[str, str]] = field(default_factory=list)
+    woken: list[JobKind] = field(default_factory=list)
     changed: threading.Condition = field(default_factory=threading.Condition)
 
-    def take(self, kind: str, job_id: str) -> None:
+    def take(self, kind: JobKind) -> None:
         with self.changed:
-            self.told.append((kind, job_id))
+            self.woken.append(kind)
             self.changed.notify_all()
 
-    def wait_for(self, *jobs: tuple[str, str]) -> None:
-        """Wait until all of these have come. Fails when they don't."""
+    def wait_for(self, *kinds: JobKind) -> None:
+        """Wait until workers have been woken for all of these. Fails when they are not."""
         with self.changed:
-            assert self.changed.wait_for(lambda: set(jobs) <= set(self.told), _SECONDS), self.told
+            assert self.changed.wait_for(lambda: Counter(kinds) <= Counter(self.woken), _SECONDS), self.woken
 
 
 @dataclass
 class QueuePlace:
-    """A queue to be tried: who sends by it, and the broker of a process whose workers are told."""
+    """A queue to be tried: who wakes by it, and the broker of a process whose workers are woken."""
 
     queue: JobQueue
     broker: dramatiq.Broker
 
 
 @contextmanager
-def workers(broker: dramatiq.Broker, act: Callable[[str, str], None], threads: int = 2) -> Iterator[dramatiq.Worker]:
-    """Workers of which each does `act` with kind and id of a job."""
-    for kind in JobKind:
-        declare = dramatiq.actor(broker=broker, actor_name=kind.lower(), queue_name=QUEUE)
-        declare(_actor(act, kind))
+def workers(broker: dramatiq.Broker, act: Callable[[JobKind], None], threads: int = 2) -> Iterator[dramatiq.Worker]:
+    """Workers of which each does `act` with the kind of a job."""
+
+    async def run(kind: JobKind) -> None:
+        await asyncio.to_thread(act, kind)
+
+    declare_actors(broker, run)
     worker = dramatiq.Worker(broker, worker_threads=threads, worker_timeout=50)
     worker.start()
     try:
@@ -58,47 +63,50 @@ def workers(broker: dramatiq.Broker, act: Callable[[str, str], None], threads: i
         worker.stop()
 
 
-def _actor(act: Callable[[str, str], None], kind: JobKind) -> Callable[[str], None]:
-    def run(job_id: str) -> None:
-        act(kind, job_id)
-
-    return run
-
-
 class JobQueueContract:
     """The tests. What is sent is taken by real workers."""
 
-    def test_a_worker_is_told_kind_and_id_of_a_job(self, place: QueuePlace) -> None:
+    def test_a_worker_is_woken_for_each_kind_of_job(self, place: QueuePlace) -> None:
         shop = Workshop()
-        jobs = [(kind, f"job_{kind.lower()}") for kind in JobKind]
         with workers(place.broker, shop.take):
-            for kind, job_id in jobs:
-                place.queue.send(kind, job_id)
-            shop.wait_for(*jobs)
-        assert sorted(shop.told) == sorted(jobs)
+            for kind in JobKind:
+                place.queue.wake(kind)
+            shop.wait_for(*JobKind)
+        assert sorted(shop.woken) == sorted(JobKind)
 
-    def test_what_is_sent_before_anybody_works_is_taken_when_somebody_does(self, place: QueuePlace) -> None:
+    def test_each_call_wakes_a_worker_also_before_anybody_works(self, place: QueuePlace) -> None:
         shop = Workshop()
-        jobs = [(JobKind.CONVERT, f"job_{number}") for number in range(20)]
-        for kind, job_id in jobs:
-            place.queue.send(kind, job_id)
+        kinds = [JobKind.CONVERT] * 20
+        for kind in kinds:
+            place.queue.wake(kind)
         with workers(place.broker, shop.take):
-            shop.wait_for(*jobs)
-        assert sorted(shop.told) == sorted(jobs)
+            shop.wait_for(*kinds)
+        assert shop.woken == kinds
 
     def test_a_job_that_fails_is_not_tried_again_by_the_queue(self, place: QueuePlace) -> None:
         shop = Workshop()
 
-        def fail_first(kind: str, job_id: str) -> None:
-            shop.take(kind, job_id)
-            if job_id == "job_1":
+        def fail_first(kind: JobKind) -> None:
+            shop.take(kind)
+            if kind is JobKind.HASH:
                 raise RuntimeError("this job fails")
 
         with workers(place.broker, fail_first, threads=1):
-            for job_id in ("job_1", "job_2", "job_3"):
-                place.queue.send(JobKind.ERASE, job_id)
-            shop.wait_for((JobKind.ERASE, "job_3"))
-        assert [job_id for _, job_id in shop.told] == ["job_1", "job_2", "job_3"]
+            place.queue.wake(JobKind.HASH)
+            shop.wait_for(JobKind.HASH)
+            for _ in range(2):
+                place.queue.wake(JobKind.ERASE)
+            shop.wait_for(JobKind.ERASE, JobKind.ERASE)
+        assert shop.woken == [JobKind.HASH, JobKind.ERASE, JobKind.ERASE]
+
+    def test_a_message_of_a_version_before_that_names_a_job_wakes_a_worker_too(self, place: QueuePlace) -> None:
+        shop = Workshop()
+        old: dramatiq.Message[None] = dramatiq.Message(
+            queue_name=QUEUE, actor_name="erase", args=("job_01m8kvnkqbj4njwgagmf05qktz",), kwargs={}, options={}
+        )
+        with workers(place.broker, shop.take):
+            place.broker.enqueue(old)
+            shop.wait_for(JobKind.ERASE)
 
     @pytest.mark.anyio
     async def test_a_queue_that_works_passes_its_check(self, place: QueuePlace) -> None:

@@ -34,7 +34,7 @@ Duty = Callable[[Claim[Any], threading.Event], Awaitable[None]]
 class Foreman:
     """Runs jobs of this process and can hand them all back. Lives in the workers' event loop.
 
-    `queue` tells all workers of a conversion that could not begin before another one had ended.
+    `queue` wakes a worker for a conversion that could not begin before another one had ended.
     """
 
     database: Database
@@ -56,14 +56,14 @@ class Foreman:
     def _limit(self) -> int:
         return self.settings.conversions_per_project
 
-    async def run(self, kind: JobKind, job_id: str) -> None:
-        """Do a job, unless it is done, wanted no more, or in other hands; of conversions, the one whose turn it is."""
+    async def run(self, kind: JobKind) -> None:
+        """Do the job of this kind that has waited longest, if any is due; of conversions, the one whose turn it is."""
         task = asyncio.current_task()
         if self._stopping or task is None:
             return
         cancelled = self._running[task] = threading.Event()
         try:
-            claim = await self._claim(kind, job_id)
+            claim = await self._claim(kind)
             if claim is not None:
                 await self._do_and_tell(claim, cancelled)
         finally:
@@ -76,7 +76,7 @@ class Foreman:
             return
         due = [*await jobs.due(self.database, room), *await turns.eligible(self.database, self._limit, room)]
         for job in sorted(due, key=lambda job: job.due_at)[:room]:
-            task = asyncio.create_task(self.run(job.kind, job.id))
+            task = asyncio.create_task(self.run(job.kind))
             self._begun.add(task)
             task.add_done_callback(self._begun.discard)
 
@@ -88,12 +88,12 @@ class Foreman:
             cancelled.set()
         await asyncio.gather(*self._running, return_exceptions=True)
 
-    async def _claim(self, kind: JobKind, job_id: str) -> Claim[Any] | None:
+    async def _claim(self, kind: JobKind) -> Claim[Any] | None:
         if kind in CONVERSIONS:
             return await turns.take_turn(self.database, self._lease, self._limit)
         if kind is JobKind.ERASE:  # what frees room has to work without any
-            return await self.database.freeing(lambda: jobs.claim(self.database, job_id, self._lease))
-        return await jobs.claim(self.database, job_id, self._lease)
+            return await self.database.freeing(lambda: jobs.claim(self.database, kind, self._lease))
+        return await jobs.claim(self.database, kind, self._lease)
 
     async def _do_and_tell(self, claim: Claim[Any], cancelled: threading.Event) -> None:
         try:
@@ -103,18 +103,14 @@ class Foreman:
                 await self._tell_who_waits(claim)
 
     async def _tell_who_waits(self, ended: Claim[Detail]) -> None:
-        """Have a worker come for a conversion that the project's limit kept back, whose own message is long gone.
-
-        The message names the one that has ended. If it named the next, two that end at once would name the same, and
-        a queue may make one message of the two.
-        """
+        """Have a worker come for a conversion that the project's limit kept back, whose own message is long gone."""
         try:
             some_wait = await turns.wait_beside(self.database, str(ended.image_id), self._limit)
         except DatabaseUnavailable as error:  # the sweep finds them
             log.warning("turn.not_told", image=ended.image_id, reason=str(error))
             return
         if some_wait:
-            self.queue.send(ended.kind, ended.job_id)
+            self.queue.wake(ended.kind)
 
     async def _do(self, claim: Claim[Any], cancelled: threading.Event) -> None:
         try:
@@ -201,15 +197,16 @@ _DUTIES: Mapping[JobKind, Callable[[Foreman], Duty]] = every_kind(
 )
 
 
-def declare_actors(broker: dramatiq.Broker, foreman: Foreman) -> None:
-    """Make an actor of each kind of job. Rows, leases and sweeps do what Dramatiq's retries would."""
+def declare_actors(broker: dramatiq.Broker, run: Callable[[JobKind], Awaitable[None]]) -> None:
+    """Make an actor of each kind of job, which does `run`. Rows, leases and sweeps do what Dramatiq's retries would."""
     for kind, known in JOBS.items():
         declare = dramatiq.actor(broker=broker, actor_name=kind.lower(), queue_name=QUEUE, priority=known.priority)
-        declare(_actor(foreman, kind))
+        declare(_actor(run, kind))
 
 
-def _actor(foreman: Foreman, kind: JobKind) -> Callable[[str], Awaitable[None]]:
-    async def run(job_id: str) -> None:
-        await foreman.run(kind, job_id)
+def _actor(run: Callable[[JobKind], Awaitable[None]], kind: JobKind) -> Callable[..., Awaitable[None]]:
+    async def act(*_job_id: str) -> None:
+        # Messages from before migration 0007 name a job. They wake a worker like all others.
+        await run(kind)
 
-    return run
+    return act

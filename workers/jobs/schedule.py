@@ -91,7 +91,7 @@ class Schedule:
             await asyncio.shield(task)
 
     async def resend_jobs(self) -> None:
-        """Send what is due again: its message was lost, or its worker fell silent."""
+        """Wake workers again for what is due: its message was lost, or its worker fell silent."""
         at = time.monotonic()
         self._sent = {turn: sent for turn, sent in self._sent.items() if at - sent < _RESEND_SECONDS}
         due = await jobs.due(self.database)
@@ -100,7 +100,7 @@ class Schedule:
             turn = (job.id, job.token)
             if turn not in self._sent:
                 self._sent[turn] = at
-                self.queue.send(job.kind, job.id)
+                self.queue.wake(job.kind)
 
     async def settle_uploads(self) -> None:
         """End uploads that got no byte for too long."""

@@ -1,7 +1,7 @@
-"""The job queue on Dramatiq: a message names a job, and the workers' actor for its kind takes it from there.
+"""The job queue on Dramatiq: a message names a kind of job, and the workers' actor for it takes the next one.
 
-The job's row is the truth. What Dramatiq would retry, limit or keep is left out, and a message that is lost, or comes
-twice, costs nothing but the time until the sweep sends it again.
+The rows of jobs are the truth. What Dramatiq would retry, limit or keep is left out, and a message that is lost, or
+comes twice, costs nothing but the time until the sweep sends it again.
 """
 
 import structlog
@@ -27,12 +27,12 @@ class DramatiqQueue:
         self._broker = broker
         broker.declare_queue(QUEUE)
 
-    def send(self, kind: str, job_id: str) -> None:
+    def wake(self, kind: str) -> None:
         """As the port says: what can't be sent is found by the sweep."""
         try:
-            self._broker.enqueue(message_of(kind, job_id))
+            self._broker.enqueue(message_of(kind))
         except Exception:
-            log.warning("queue.send_failed", job=job_id, exc_info=True)
+            log.warning("queue.send_failed", kind=kind, exc_info=True)
 
     async def check(self) -> None:
         """As the port says."""
@@ -40,9 +40,9 @@ class DramatiqQueue:
             raise QueueUnavailable("the job queue has not been declared")
 
 
-def message_of(kind: str, job_id: str) -> Message[None]:
-    """What tells a worker of a job."""
-    return Message(queue_name=QUEUE, actor_name=kind.lower(), args=(job_id,), kwargs={}, options={})
+def message_of(kind: str) -> Message[None]:
+    """What has a worker take the next job of a kind."""
+    return Message(queue_name=QUEUE, actor_name=kind.lower(), args=(), kwargs={}, options={})
 
 
 def local_broker() -> StubBroker:

@@ -4,8 +4,8 @@
 class NoQueue:
     """`ports.JobQueue` that tells nobody: the workers look for jobs by themselves every `IMAGES_POLL_SECONDS`."""
 
-    def send(self, kind: str, job_id: str) -> None:
-        """Does nothing; the job's row is all that the workers need."""
+    def wake(self, kind: str) -> None:
+        """Does nothing; the rows of jobs are all that the workers need."""
 
     async def check(self) -> None:
         """There is nothing that could fail."""

@@ -28,10 +28,10 @@ class RedisQueue:
         self._outbox = Outbox("jobs", redis_client.reason)
         broker.declare_queue(QUEUE)
 
-    def send(self, kind: str, job_id: str) -> None:
+    def wake(self, kind: str) -> None:
         """As the port says: what can't be sent is found by the sweep."""
-        message = message_of(kind, job_id)
-        self._outbox.put((kind, job_id), lambda: self._broker.enqueue(message))
+        message = message_of(kind)
+        self._outbox.put(message.message_id, lambda: self._broker.enqueue(message))
 
     async def check(self) -> None:
         """As the port says."""

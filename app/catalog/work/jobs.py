@@ -8,6 +8,7 @@ from typing import Any, Generic, TypeVar, cast
 from sqlalchemy import ColumnElement, CursorResult, and_, delete, or_, update
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
+from sqlmodel.sql.expression import SelectOfScalar
 
 from app.catalog.work.kinds import CONVERSIONS, JOBS, Detail, kind_of
 from app.database.postgres import Lock
@@ -40,17 +41,22 @@ def start(tx: Transaction, detail: Detail, *, image_id: str | None = None) -> Jo
     return job
 
 
-async def claim(database: Database, job_id: str, lease: timedelta) -> Claim[Any] | None:
-    """Take a job that is due, or whose lease has run out. None when it is somebody else's, or done."""
+async def claim(database: Database, kind: JobKind, lease: timedelta) -> Claim[Any] | None:
+    """Take the job of a kind that has waited longest, of those that are due or whose lease has run out, if any."""
+    query = select(Job).where(Job.kind == kind).order_by(col(Job.due_at), col(Job.id)).limit(1)
     async with database.transaction() as tx:
-        return await take(tx, job_id, lease)
+        return await _take(tx, query, lease)
 
 
 async def take(tx: Transaction, job_id: str, lease: timedelta) -> Claim[Any] | None:
-    """As `claim`, in a transaction that does more."""
+    """Take a job by its id, if it is due or its lease has run out."""
+    return await _take(tx, select(Job).where(Job.id == job_id), lease)
+
+
+async def _take(tx: Transaction, query: SelectOfScalar[Job], lease: timedelta) -> Claim[Any] | None:
     at = now()
-    # Whoever has the row locked is claiming it, or changes what it says: nothing to wait for.
-    query = select(Job).where(Job.id == job_id, claimable(at)).with_for_update(skip_locked=True)
+    # Whoever has a row locked is claiming it, or changes what it says: nothing to wait for.
+    query = query.where(claimable(at)).with_for_update(skip_locked=True)
     job = (await tx.session.execute(query)).scalar_one_or_none()
     if job is None:
         return None

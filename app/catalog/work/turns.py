@@ -1,6 +1,6 @@
 """Turns: of all conversions that wait, which one a worker gets, so that no project waits for all images of another.
 
-A message says that there is a conversion to do; which one, is decided when a worker comes for it. Those projects go
+A message brings a worker for some conversion. Which one, is decided when the worker takes it. Those projects go
 first of which the fewest images are being converted, and among them the one that was served longest ago. Of a project,
 what has been begun goes first: images that are shared out become ACTIVE one after the other, and not all at the end.
 """

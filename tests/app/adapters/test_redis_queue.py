@@ -54,14 +54,14 @@ class TestRedisQueue(JobQueueContract):
         return QueuePlace(queue_on(url, stack), broker_on(url, stack))
 
 
-def send_until(queue: RedisQueue, shop: Workshop, job_id: str) -> None:
-    """Send a job over and over, as the sweep does, until it has come."""
+def wake_until(queue: RedisQueue, shop: Workshop, kind: JobKind) -> None:
+    """Wake a worker over and over, as the sweep does, until one has come."""
     with shop.changed:
         for _ in range(600):
-            queue.send(JobKind.CONVERT, job_id)
-            if shop.changed.wait_for(lambda: (JobKind.CONVERT, job_id) in shop.told, 0.05):
+            queue.wake(kind)
+            if shop.changed.wait_for(lambda: kind in shop.woken, 0.05):
                 return
-    pytest.fail(f"{job_id} has not come")
+    pytest.fail(f"nobody has come for {kind}")
 
 
 def complaints(caplog: pytest.LogCaptureFixture, level: int = logging.WARNING) -> list[str]:
@@ -77,12 +77,12 @@ def test_workers_go_on_when_redis_is_killed_and_started_again(
     queue, broker, shop = queue_on(server.url, stack), broker_on(server.url, stack), Workshop()
     with capture_logs() as logs, workers(broker, shop.take):
         if used:
-            send_until(queue, shop, "job_before")
+            wake_until(queue, shop, JobKind.CONVERT)
         server.kill()
-        for number in range(100):
-            queue.send(JobKind.HASH, f"job_{number}")
+        for _ in range(100):
+            queue.wake(JobKind.HASH)
         server.start()
-        send_until(queue, shop, "job_after")
+        wake_until(queue, shop, JobKind.ERASE)
     assert {line["event"] for line in logs} <= {"queue.away", "message.lost"}
     assert len(logs) <= 2
     assert complaints(caplog) == []
@@ -93,13 +93,13 @@ def test_a_job_that_ends_while_redis_is_away_ends_all_the_same(tmp_path: Path, s
     queue, broker, shop = queue_on(server.url, stack), broker_on(server.url, stack), Workshop()
     away = threading.Event()
 
-    def work(kind: str, job_id: str) -> None:
-        shop.take(kind, job_id)
+    def work(kind: JobKind) -> None:
+        shop.take(kind)
         away.wait(30)
 
     with workers(broker, work, threads=1):
-        queue.send(JobKind.CONVERT, "job_1")
-        shop.wait_for((JobKind.CONVERT, "job_1"))
+        queue.wake(JobKind.CONVERT)
+        shop.wait_for(JobKind.CONVERT)
         server.kill()
         away.set()
         # Here the worker stops, and would hang if it insisted on telling Redis first.
@@ -107,8 +107,8 @@ def test_a_job_that_ends_while_redis_is_away_ends_all_the_same(tmp_path: Path, s
 
 def test_what_a_busy_worker_can_not_do_is_left_to_others(url: str, stack: ExitStack) -> None:
     queue, busy, idle = queue_on(url, stack), broker_on(url, stack), broker_on(url, stack)
-    for number in range(3):
-        queue.send(JobKind.CONVERT, f"job_{number}")
+    for kind in (JobKind.CONVERT, JobKind.HASH, JobKind.ERASE):
+        queue.wake(kind)
     mine = busy.consume(QUEUE, prefetch=1, timeout=10)
     others = idle.consume(QUEUE, prefetch=2, timeout=10)
 
@@ -116,7 +116,7 @@ def test_what_a_busy_worker_can_not_do_is_left_to_others(url: str, stack: ExitSt
     assert [next(mine) for _ in range(5)] == [None] * 5
     rest = list(itertools.islice((message for message in others if message is not None), 2))
 
-    assert [message.args for message in (first, *rest)] == [("job_0",), ("job_1",), ("job_2",)]
+    assert [message.actor_name for message in (first, *rest)] == ["convert", "hash", "erase"]
     mine.ack(first)
     assert next(mine) is None
 
@@ -127,11 +127,11 @@ def test_gateways_on_two_databases_of_a_redis_have_queues_of_their_own(
     other = redis.database(next(_NUMBERS))
     shop = Workshop()
     stranger = queue_on(other, stack)
-    stranger.send(JobKind.CONVERT, "job_other")
+    stranger.wake(JobKind.HASH)
     stranger.close()
     with workers(broker_on(url, stack), shop.take):
-        send_until(queue_on(url, stack), shop, "job_1")
-    assert {job_id for _, job_id in shop.told} == {"job_1"}
+        wake_until(queue_on(url, stack), shop, JobKind.CONVERT)
+    assert set(shop.woken) == {JobKind.CONVERT}
 
 
 def test_a_message_of_somebody_else_stops_nobody(url: str, stack: ExitStack, caplog: pytest.LogCaptureFixture) -> None:
@@ -140,7 +140,7 @@ def test_a_message_of_somebody_else_stops_nobody(url: str, stack: ExitStack, cap
     broker.client.hset(f"{key}.msgs", "strange", b"\xff not a message")
     broker.client.rpush(key, "strange", "not there")
     with workers(broker, shop.take):
-        send_until(queue, shop, "job_1")
+        wake_until(queue, shop, JobKind.CONVERT)
     assert complaints(caplog, logging.ERROR) == []
 
 
@@ -178,8 +178,8 @@ async def test_a_redis_that_does_not_answer_fails_the_check(stack: ExitStack) ->
 def test_sending_waits_for_nobody_and_what_can_not_be_sent_is_complained_of_once(stack: ExitStack) -> None:
     queue = queue_on(f"redis://127.0.0.1:{free_port()}/0", stack)
     with capture_logs() as logs:
-        for number in range(1000):
-            queue.send(JobKind.CONVERT, f"job_{number}")
+        for _ in range(1000):
+            queue.wake(JobKind.CONVERT)
         queue.close()
     assert [(line["event"], line["sender"], line["reason"]) for line in logs] == [
         ("message.lost", "jobs", "Redis can't be reached: Connection refused")

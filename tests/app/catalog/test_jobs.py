@@ -11,13 +11,13 @@ from app.catalog import conversions
 from app.catalog.uploads import handle_of
 from app.catalog.work import jobs
 from app.catalog.work.jobs import Claim
-from app.catalog.work.kinds import Erase
+from app.catalog.work.kinds import Erase, Hash
 from app.errors import ImageFailed, LeaseLost
 from app.lifecycle import FailureCode, ImageStatus, JobKind, JobState, UploadState
 from app.models import Blob, Image, Job, now
 from app.settings import MIB
 from tests.app.conftest import StartGateway
-from tests.support.gateway import LEASE, Gateway, outcome, until
+from tests.support.gateway import LEASE, Gateway, claimed, outcome, until
 
 pytestmark = pytest.mark.anyio
 
@@ -35,7 +35,7 @@ async def job(gateway: Gateway, job_id: str) -> Job:
 
 
 async def taken(gateway: Gateway, job_id: str, lease: timedelta = LEASE) -> Claim[Any]:
-    claim = await jobs.claim(gateway.database, job_id, lease)
+    claim = await claimed(gateway.database, job_id, lease)
     assert claim is not None
     return claim
 
@@ -46,7 +46,7 @@ async def is_due(gateway: Gateway, job_id: str) -> bool:
 
 async def test_of_many_who_claim_at_once_one_gets_the_job(gateway: Gateway) -> None:
     job_id = await start(gateway, "blobs/x")
-    claims = await asyncio.gather(*(jobs.claim(gateway.database, job_id, LEASE) for _ in range(10)))
+    claims = await asyncio.gather(*(claimed(gateway.database, job_id, LEASE) for _ in range(10)))
     (claim,) = [claim for claim in claims if claim]
     assert claim == Claim(job_id, JobKind.ERASE, token=1, attempt=1, image_id=None, detail=Erase(keys=("blobs/x",)))
     row = await job(gateway, job_id)
@@ -61,12 +61,12 @@ async def test_a_job_that_is_done_is_not_claimed_again(gateway: Gateway) -> None
     assert not await is_due(gateway, job_id)
     async with gateway.database.transaction() as tx:
         await jobs.finish(tx, claim)
-    assert await jobs.claim(gateway.database, job_id, LEASE) is None
+    assert await claimed(gateway.database, job_id, LEASE) is None
     assert not await is_due(gateway, job_id)
 
 
 async def test_what_does_not_exist_is_not_claimed(gateway: Gateway) -> None:
-    assert await jobs.claim(gateway.database, "job_x", LEASE) is None
+    assert await claimed(gateway.database, "job_x", LEASE) is None
 
 
 async def test_a_job_whose_worker_fell_silent_is_given_on_and_the_first_can_not_write_any_more(
@@ -94,7 +94,7 @@ async def test_a_renewed_lease_keeps_others_away(gateway: Gateway) -> None:
     claim = await taken(gateway, job_id, timedelta(seconds=-1))
     await jobs.renew(gateway.database, claim, LEASE)
     assert not await is_due(gateway, job_id)
-    assert await jobs.claim(gateway.database, job_id, LEASE) is None
+    assert await claimed(gateway.database, job_id, LEASE) is None
 
 
 async def test_what_is_handed_back_waits_its_time_and_counts_as_an_attempt_if_it_failed(gateway: Gateway) -> None:
@@ -107,7 +107,7 @@ async def test_what_is_handed_back_waits_its_time_and_counts_as_an_attempt_if_it
     row = await job(gateway, job_id)
     assert (row.state, row.attempts, row.lease_until) == (JobState.WAITING, 1, None)
     assert not await is_due(gateway, job_id)
-    assert await jobs.claim(gateway.database, job_id, LEASE) is None
+    assert await claimed(gateway.database, job_id, LEASE) is None
     await gateway.change(Job, job_id, due_at=now())
     assert (await taken(gateway, job_id)).attempt == 2
 
@@ -117,6 +117,27 @@ async def test_those_that_wait_longest_come_first(gateway: Gateway) -> None:
     for at, job_id in enumerate(ids):
         await gateway.change(Job, job_id, due_at=now() - timedelta(days=at + 1))
     assert [waiting.id for waiting in await jobs.due(gateway.database, 2)] == [ids[2], ids[1]]
+
+
+async def test_a_worker_takes_the_job_of_a_kind_that_has_waited_longest(start_gateway: StartGateway) -> None:
+    async with start_gateway() as gateway:
+        ids = [await start(gateway) for _ in range(4)]
+        for hours, job_id in zip((2, 3, 1, -1), ids, strict=True):
+            await gateway.change(Job, job_id, due_at=now() - timedelta(hours=hours))
+        await gateway.change(Job, ids[2], state=JobState.RUNNING, lease_until=now() - timedelta(seconds=1))
+        async with gateway.database.transaction() as tx:
+            jobs.start(tx, Hash(blob="blb_x")).due_at = now() - timedelta(hours=9)
+
+        found = [await jobs.claim(gateway.database, JobKind.ERASE, LEASE) for _ in range(4)]
+
+        assert [claim and claim.job_id for claim in found] == [ids[1], ids[0], ids[2], None]
+
+
+async def test_workers_that_come_at_once_take_different_jobs(start_gateway: StartGateway) -> None:
+    async with start_gateway() as gateway:
+        ids = {await start(gateway) for _ in range(5)}
+        found = await asyncio.gather(*(jobs.claim(gateway.database, JobKind.ERASE, LEASE) for _ in range(5)))
+        assert {claim.job_id for claim in found if claim is not None} == ids
 
 
 async def test_jobs_that_were_done_long_ago_are_forgotten(gateway: Gateway) -> None:

@@ -13,7 +13,7 @@ from app.errors import ImageFailed, LeaseLost
 from app.lifecycle import FailureCode, ImageStatus, JobKind, JobState
 from app.models import Job, now
 from app.settings import MIB
-from tests.support.gateway import LEASE, Gateway, outcome
+from tests.support.gateway import LEASE, Gateway, claimed, outcome
 
 pytestmark = pytest.mark.anyio
 
@@ -36,7 +36,7 @@ async def open_jobs(gateway: Gateway, image: str) -> list[Job]:
 
 async def claims(gateway: Gateway, image: str) -> list[Claim[Any]]:
     """All open jobs of an image, taken as workers do, by their ranges."""
-    taken = [await jobs.claim(gateway.database, job.id, LEASE) for job in await open_jobs(gateway, image)]
+    taken = [await claimed(gateway.database, job.id, LEASE) for job in await open_jobs(gateway, image)]
     found = [claim for claim in taken if claim is not None]
     return sorted(found, key=lambda claim: getattr(claim.detail, "range", 0))
 

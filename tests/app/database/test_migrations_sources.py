@@ -17,14 +17,13 @@ from sqlmodel import select
 from app.adapters.folder.store import FolderStore
 from app.catalog import conversions
 from app.catalog.fsck import Fsck, Problem
-from app.catalog.work import jobs
 from app.database.migrations import migrate
 from app.lifecycle import ImageStatus, JobKind, JobState, SourceKind, UploadState
 from app.models import Image, Job, Source, Upload
 from app.settings import KIB, MIB
 from tests.app.database.test_migrations import address, rows, scripts, within
 from tests.servers.postgresql import PostgreSQL
-from tests.support.gateway import LEASE, SECRET, Gateway, running_gateway, until
+from tests.support.gateway import LEASE, SECRET, Gateway, claimed, running_gateway, until
 from tests.support.object_store_contract import listed
 from workers.jobs.converters import owner_of
 
@@ -240,7 +239,7 @@ async def all_of(gateway: Gateway, model: type[Any]) -> Sequence[Any]:
 
 
 async def claim(gateway: Gateway, name: str) -> Any:
-    found = await jobs.claim(gateway.database, f"job_{name}", LEASE)
+    found = await claimed(gateway.database, f"job_{name}", LEASE)
     assert found is not None
     return found
 

@@ -24,7 +24,7 @@ from app.viewer import Viewer
 from tests.app.conftest import NewDatabase, new_on_server
 from tests.servers.postgresql import PostgreSQL
 from tests.support.contention import one_after_the_other, row_held
-from tests.support.gateway import ADMIN, LEASE, Gateway, outcome
+from tests.support.gateway import ADMIN, LEASE, Gateway, claimed, outcome
 
 pytestmark = pytest.mark.anyio
 
@@ -56,7 +56,7 @@ async def erasures(gateway: Gateway, key: str) -> int:
 async def test_a_job_that_ten_workers_want_at_once_is_given_to_one(gateway: Gateway, other: Database) -> None:
     image = await gateway.uploaded()
     (job,) = [job for job in await open_jobs(gateway, JobKind.CONVERT) if job.image_id == image["id"]]
-    claims = await asyncio.gather(*(jobs.claim(here, job.id, LEASE) for here in (gateway.database, other) * 5))
+    claims = await asyncio.gather(*(claimed(here, job.id, LEASE) for here in (gateway.database, other) * 5))
     (claim,) = [claim for claim in claims if claim is not None]
     assert (claim.token, claim.attempt) == (1, 1)
 
@@ -65,8 +65,8 @@ async def test_a_worker_does_not_wait_for_a_job_that_another_one_is_taking(gatew
     image = await gateway.uploaded()
     (job,) = [job for job in await open_jobs(gateway, JobKind.CONVERT) if job.image_id == image["id"]]
     async with row_held(gateway.database, Job, job.id), asyncio.timeout(20):
-        assert await jobs.claim(gateway.database, job.id, LEASE) is None
-    assert await jobs.claim(gateway.database, job.id, LEASE) is not None
+        assert await claimed(gateway.database, job.id, LEASE) is None
+    assert await claimed(gateway.database, job.id, LEASE) is not None
 
 
 async def all_turns(gateway: Gateway) -> list[str | None]:
@@ -227,7 +227,7 @@ async def convert(gateway: Gateway, database: Database, image_id: str, chance: r
         query = select(Job.id).where(Job.image_id == image_id, Job.kind == JobKind.CONVERT)
         found = (await session.execute(query)).scalars().all()
     for job_id in found:
-        claim = await jobs.claim(database, job_id, LEASE)
+        claim = await claimed(database, job_id, LEASE)
         assignment = await conversions.begin(database, claim, gateway.settings) if claim else None
         if claim is None or assignment is None:
             continue

@@ -74,6 +74,8 @@ def upgrade() -> None:
     )
     change_jobs(source_of_upload)
     let_file_be_absent()
+    # Workers ask for the job of a kind that has waited longest.
+    op.create_index("job_of_kind", "job", ["kind", "state", "due_at"])
 
 
 def replace_uploads(fill: str, *columns: sa.Column[Any]) -> None:
@@ -164,6 +166,7 @@ def downgrade() -> None:
         sa.Column("result_id", ID, nullable=False),
         sa.Column("result_key", TEXT, nullable=True),
     )
+    op.drop_index("job_of_kind", "job")
     change_jobs(upload_of_source)
     op.drop_index("source_image", "source")
     op.drop_table("source")
