@@ -12,6 +12,7 @@ from sqlalchemy import ColumnElement, Select, func, update
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
+from app import metrics
 from app.catalog.feed import event_log
 from app.catalog.pages import Page, Window, merged_ids, read_page
 from app.catalog.people import access, tenancy
@@ -289,6 +290,7 @@ async def fail(tx: Transaction, image: Image, failure: ImageFailed, *, actor: st
         failed_at=now(),
         **values,
     )
+    metrics.IMAGES_FAILED.labels(failure.code).inc()
 
 
 def failure_detail(image: Image) -> dict[str, Any]:

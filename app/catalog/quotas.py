@@ -11,6 +11,7 @@ from sqlalchemy import func
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
+from app import metrics
 from app.catalog.people import tenancy
 from app.catalog.revisions import require_revision
 from app.database.sessions import Database
@@ -74,6 +75,7 @@ async def require_room(
     """
     quota = await quota_of(session, project, settings)
     if quota.custom_images_used >= quota.custom_images_limit:
+        metrics.QUOTA_REFUSALS.labels("images").inc()
         raise QuotaExceeded(
             f"The project has {quota.custom_images_used} of {quota.custom_images_limit} custom images, "
             "and 1 more was asked for.",
@@ -84,6 +86,7 @@ async def require_room(
             hint=_MAKE_ROOM,
         )
     if size > max(0, quota.storage_free):
+        metrics.QUOTA_REFUSALS.labels("bytes").inc()
         raise QuotaExceeded(
             f"{size} bytes were asked for; of {quota.storage_limit} bytes of image storage "
             f"{quota.storage_used} are used and {quota.storage_reserved} are promised to uploads.",
@@ -106,6 +109,7 @@ async def overrun(session: AsyncSession, image: Image, settings: Settings, size:
     """Why an image of `size` bytes is not taken in: its conversion has come to more than there is room for."""
     project = await session.get_one(Project, image.project_id)
     quota = await quota_of(session, project, settings)
+    metrics.QUOTA_REFUSALS.labels("converted_bytes").inc()
     return ImageFailed(
         FailureCode.QUOTA_EXCEEDED,
         f"Converted, the image takes {size} bytes; of {quota.storage_limit} bytes of image storage {quota.storage_used}"

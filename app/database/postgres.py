@@ -11,15 +11,17 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import IntEnum
-from typing import Any
+from typing import Any, cast
 
 import asyncpg
 from sqlalchemy import event, func, select
 from sqlalchemy.exc import DBAPIError, DisconnectionError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
+from sqlalchemy.pool import QueuePool
 from sqlalchemy.sql import Select
 
+from app import metrics
 from app.errors import DatabaseFull, DatabaseUnavailable
 
 # All in seconds. A statement of ours takes milliseconds; these only end what hangs. The server is the first to give
@@ -93,6 +95,7 @@ def open_engines(url: str, connections: int, read_json: Callable[[str], Any]) ->
         pool_recycle=_RECYCLE_SECONDS,
         json_deserializer=read_json,
     )
+    metrics.POOLS.watch("all", cast("QueuePool", pooled.pool))
     event.listen(pooled.sync_engine, "checkout", _refuse_what_is_lost)
     reading = pooled.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
     return reading, pooled.execution_options(isolation_level="READ COMMITTED")

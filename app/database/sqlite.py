@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, cast
 from weakref import WeakValueDictionary
 
 import aiosqlite
@@ -24,7 +24,9 @@ from sqlalchemy import event
 from sqlalchemy.engine import Connection, make_url
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.pool import QueuePool
 
+from app import metrics
 from app.errors import DatabaseDamaged, DatabaseFull, DatabaseUnavailable
 
 T = TypeVar("T")
@@ -70,6 +72,7 @@ def _open_engine(
         json_deserializer=read_json,
         connect_args={"timeout": _BUSY_SECONDS, "async_creator_fn": creator},
     )
+    metrics.POOLS.watch("read" if begin == "BEGIN" else "write", cast("QueuePool", engine.pool))
     event.listen(engine.sync_engine, "connect", _prepare)
     event.listen(engine.sync_engine, "begin", _begins_with(begin))
     return engine

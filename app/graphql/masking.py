@@ -15,6 +15,7 @@ from strawberry.schema.exceptions import CannotGetOperationTypeError, InvalidOpe
 from strawberry.types import ExecutionContext
 from strawberry.types.graphql import OperationType
 
+from app import metrics
 from app.errors import (
     DatabaseDamaged,
     DatabaseFull,
@@ -75,6 +76,7 @@ def shown(error: GraphQLError, correlation_id: str) -> dict[str, Any]:
     if told is None:
         told = (INTERNAL_MESSAGE, {"code": "INTERNAL"})
     message, details = told
+    metrics.ERRORS.labels("graphql", details["code"]).inc()
     formatted = dict(error.formatted)
     formatted["message"] = message
     formatted["extensions"] = {**details, "correlationId": correlation_id}

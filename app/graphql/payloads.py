@@ -5,6 +5,7 @@ from typing import Any, Self, TypeVar
 
 import strawberry
 
+from app import metrics
 from app.catalog.feed import event_log
 from app.catalog.uploads import UploadEnded
 from app.errors import QuotaExceeded, UserMistake
@@ -52,6 +53,7 @@ class ByteQuotaError(UserError):
 
 def user_error(mistake: UserMistake) -> UserError:
     """The entry of userErrors that tells of a mistake."""
+    metrics.ERRORS.labels("user_errors", mistake.code).inc()
     said: dict[str, Any] = {
         "message": mistake.message,
         "field": list(mistake.field) or None,

@@ -7,6 +7,7 @@ from strawberry.schema.config import StrawberryConfig
 from app.graphql.limits.query_limits import QueryLimits
 from app.graphql.limits.within_limits import limit_extensions
 from app.graphql.masking import GatewaySchema
+from app.graphql.measuring import Measured
 from app.graphql.mutations import Mutation
 from app.graphql.payloads import ByteQuotaError, CountQuotaError, InputError
 from app.graphql.queries import Query
@@ -55,7 +56,7 @@ def build_schema(limits: QueryLimits | None = None, *, ordered: bool = False) ->
         types=_IMPLEMENTATIONS,
         execution_context_class=SharingExecutor,
         config=StrawberryConfig(scalar_map=dict(SCALARS), sort_schema=ordered),
-        extensions=limit_extensions(limits or QueryLimits()),
+        extensions=[Measured, *limit_extensions(limits or QueryLimits())],
     )
 
 

@@ -14,6 +14,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
+from app import metrics
 from app.adapters.file_names import attachment
 from app.adapters.folder.addresses import PartAddress
 from app.adapters.folder.reader import ObjectReader
@@ -150,7 +151,7 @@ class _ObjectEndpoint:
             headers["content-range"] = f"bytes {start}-{end - 1}/{reader.size}"
         if request.method == "HEAD":
             return Response(headers=headers)
-        chunks = self._store.chunks(reader, start, end)
+        chunks = metrics.sent(self._store.chunks(reader, start, end))
         return StreamingResponse(chunks, status_code=206 if asked else 200, headers=headers)
 
 
@@ -164,6 +165,7 @@ class _Arrival:
         self._head_missing = min(HEAD_BYTES, part.length)
 
     async def __call__(self, count: int) -> None:
+        metrics.received(count)
         if self._on_bytes is not None:
             self._on_bytes(self._key, count)
         self._head_missing -= count

@@ -2,6 +2,7 @@
 
 from starlette.responses import JSONResponse, Response
 
+from app import metrics
 from app.catalog.uploads import UploadEnded
 from app.errors import (
     DatabaseFull,
@@ -98,5 +99,6 @@ def error_answer(error: GatewayError) -> Response:
 
 
 def _answer(status: int, code: str, message: str, hint: str | None, headers: dict[str, str] | None = None) -> Response:
+    metrics.ERRORS.labels("objects", code).inc()
     content = {"error": {"code": code, "message": message, "hint": hint}}
     return JSONResponse(content, status_code=status, headers=headers)

@@ -9,6 +9,7 @@ from typing import TypeVar
 
 import structlog
 
+from app import metrics
 from app.catalog import conversions, split_conversions
 from app.catalog.conversions import Assignment
 from app.catalog.outcome import Outcome
@@ -165,6 +166,7 @@ class Conversions:
         """Write down what was made. Raises ImageFailed when the project has no room for it."""
         log.info("image.converted", image=assignment.image_id, way=made.way, format=made.detected_format)
         await conversions.succeed(self.database, claim, assignment, made, self.settings)
+        metrics.converted(made.way, made.detected_format, claim.kind)
 
     async def give_up(self, claim: Claim[Conversion], failure: ImageFailed) -> None:
         """End the image of a job that was tried too often in ERROR."""

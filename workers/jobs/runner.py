@@ -11,6 +11,7 @@ from typing import Any
 import dramatiq
 import structlog
 
+from app import metrics
 from app.adapters.messaging.dramatiq_queue import QUEUE
 from app.catalog.work import jobs, turns
 from app.catalog.work.jobs import Claim
@@ -134,7 +135,8 @@ class Foreman:
     async def _attempt(self, claim: Claim[Any], cancelled: threading.Event) -> None:
         try:
             async with self._leased(claim, cancelled):
-                await _DUTIES[claim.kind](self)(claim, cancelled)
+                with metrics.job(claim.kind):
+                    await _DUTIES[claim.kind](self)(claim, cancelled)
         except TurnLost as loss:
             await self._lost_turn(claim, loss)
 
@@ -147,6 +149,7 @@ class Foreman:
             await turns.lose(self.database, claim, lost)
 
     async def _failed(self, claim: Claim[Any], error: Exception) -> None:
+        metrics.JOB_FAILURES.labels(claim.kind).inc()
         log.warning("job.failed", job=claim.job_id, kind=claim.kind, attempt=claim.attempt, exc_info=error)
         storage = isinstance(error, StoreError | OSError)
         code = FailureCode.STORAGE_UNAVAILABLE if storage else FailureCode.INTERNAL
@@ -200,6 +203,7 @@ _DUTIES: Mapping[JobKind, Callable[[Foreman], Duty]] = every_kind(
 def declare_actors(broker: dramatiq.Broker, run: Callable[[JobKind], Awaitable[None]]) -> None:
     """Make an actor of each kind of job, which does `run`. Rows, leases and sweeps do what Dramatiq's retries would."""
     for kind, known in JOBS.items():
+        metrics.JOB_FAILURES.labels(kind)  # there before the first failure, so that Prometheus sees it as one
         declare = dramatiq.actor(broker=broker, actor_name=kind.lower(), queue_name=QUEUE, priority=known.priority)
         declare(_actor(run, kind))
 

@@ -13,13 +13,15 @@ from pathlib import Path
 import structlog
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 
-from app.catalog import conversions
+from app import metrics
+from app.catalog import census, conversions
 from app.catalog.bill import reconciling
 from app.catalog.feed import event_log
 from app.catalog.upload_progress import UploadSurvey
 from app.catalog.uploads import Uploads
 from app.catalog.work import jobs, turns
 from app.database.sessions import Database
+from app.errors import DatabaseUnavailable
 from app.models import now
 from app.ports import JobQueue, ObjectStore
 from app.settings import Settings
@@ -33,6 +35,8 @@ _HOUR = 3600.0
 
 # How often the store is asked what has arrived of an upload, at most.
 _LOOK_SECONDS = 1.0
+# How often jobs and uploads are counted for metrics.
+_CENSUS_SECONDS = 5.0
 # A job that waits because every worker is busy is not sent again more often than this, in seconds.
 _RESEND_SECONDS = 30.0
 
@@ -68,6 +72,7 @@ class Schedule:
             (self.prune_feed, _HOUR),
             (self.reconcile_ledger, _HOUR),
             (self.keep_reserve, _MINUTE / 2),
+            (self.take_census, _CENSUS_SECONDS),
         ]
         if self.survey is not None:
             sweeps.append((self.survey.look, max(_LOOK_SECONDS, self.settings.progress_seconds)))
@@ -131,6 +136,13 @@ class Schedule:
         """Fill the reserve for deletions (again) when there is room for it."""
         if self.database.reserve is not None:
             await asyncio.to_thread(self.database.reserve.keep)
+
+    async def take_census(self) -> None:
+        """Count what there is to do, for metrics. They keep the newest count for a while when the database is away."""
+        try:
+            metrics.CATALOGUE.read(await census.take(self.database))
+        except DatabaseUnavailable as error:
+            log.debug("census.failed", reason=str(error))
 
 
 def _remove_old_folders(parent: Path, before: datetime, in_use: set[str]) -> None:

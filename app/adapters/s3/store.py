@@ -13,6 +13,7 @@ from functools import partial
 from itertools import chain, islice
 from typing import ParamSpec, TypeVar
 
+from app import metrics
 from app.adapters.file_names import attachment
 from app.adapters.s3.bucket import Bucket, StoredObject, StoredPart
 from app.adapters.s3.provision import provision
@@ -121,6 +122,7 @@ class S3Store:
                 raise PartsMissing(sorted(missing))
             # Named by their ETags: a part that is sent again in between makes the store refuse.
             self._bucket.complete(upload.key, upload.reference, [(part.number, part.etag) for part in parts])
+            metrics.received_by_store(upload.size)
         except UploadClosed:
             pass  # done before, or never to be done: the object tells
         self._sealed(upload)

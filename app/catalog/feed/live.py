@@ -11,6 +11,7 @@ from datetime import datetime
 import structlog
 from sqlmodel import col, select
 
+from app import metrics
 from app.catalog.feed import epochs, event_log
 from app.catalog.feed.cursors import Cursors, Mark
 from app.catalog.feed.epochs import Head
@@ -122,6 +123,7 @@ class Feed:
                 for project_id in {item.event.project_id for item in news}:
                     self._wake(project_id)
                 more = len(news) == _BATCH
+            metrics.FEED.read(behind=0)
 
     async def _read_on(self) -> list[Happened]:
         """What is new in the table; when a new epoch has begun, the feed begins again there."""
@@ -129,6 +131,7 @@ class Feed:
             head = await epochs.head(session)
             # The newest event that is known is read again: it has to be there still, and be the same.
             known = 1 if self._newest_at is not None else 0
+            metrics.FEED.read(behind=max(0, head.position - self._newest))
             events = await event_log.events_after(session, self._newest - known, _BATCH + known)
             if head.epoch == self.epoch and self._goes_on(head, events[:known]):
                 return await happened(session, events[known:], self.epoch)
