@@ -22,12 +22,14 @@ from app.catalog.upload_progress import UploadMeter
 from app.catalog.uploads import Uploads
 from app.database.sessions import Database
 from app.graphql.context import Gateway
-from app.graphql.endpoint import graphql_endpoint
+from app.graphql.endpoint import authenticator, graphql_endpoint
+from app.graphql.protocols import bearer_token
 from app.graphql.transport.asgi import GatewayGraphQL
 from app.ports import JobQueue, Wakeups
 from app.settings import Settings
 from app.web.graphiql import graphiql_assets, graphiql_page
 from app.web.health import health_routes
+from app.web.metrics import metrics_route
 from app.web.objects import object_routes
 from app.web.sign_in import SignIn
 
@@ -51,7 +53,8 @@ def create_app(settings: Settings, queue: JobQueue, wakeups: Wakeups) -> tuple[S
     async def explorer(_request: Request) -> Response:
         return graphiql_page(embedded=own_tokens is not None)
 
-    endpoint = graphql_endpoint(gateway, tokens, revocations, explorer)
+    authenticate = authenticator(tokens, revocations)
+    endpoint = graphql_endpoint(gateway, authenticate, revocations, explorer)
     sign_in = SignIn(database, own_tokens, settings.public_url)
 
     @asynccontextmanager
@@ -77,6 +80,8 @@ def create_app(settings: Settings, queue: JobQueue, wakeups: Wakeups) -> tuple[S
         graphiql_assets(),
         *health_routes({"database": database.check, "store": store.check}, {"broker": queue.check}),
     ]
+    if settings.metrics_port is None:
+        routes.append(metrics_route(lambda request: authenticate(bearer_token(request.headers.get("authorization")))))
     # An S3 store serves the bytes itself.
     routes += storage.by_kind(lambda folder: _object_routes(folder, uploads, wakeups), lambda _: [])
     app = Starlette(routes=routes, lifespan=lifespan, middleware=_cross_origin(settings))

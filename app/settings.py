@@ -58,6 +58,13 @@ class Settings(BaseSettings):
         description="Addresses and networks of proxies whose X-Forwarded-For and X-Forwarded-Proto count, separated by "
         "commas; without them, none do.",
     )
+    metrics_port: int | None = Field(
+        None,
+        ge=1,
+        le=65535,
+        description="Port of its own for /metrics, on IMAGES_HOST and without a token, for every process; without it, "
+        "the API serves /metrics to operators.",
+    )
     connections: int | None = Field(
         None,
         gt=0,

@@ -20,6 +20,7 @@ from app.commands import connection_file
 from app.commands.data_folder import held_alone, make_folders
 from app.commands.doctor import Finding, findings
 from app.commands.fsck import add_fsck_command
+from app.commands.metrics_port import metrics_port
 from app.commands.serving import address_of, listen, serve
 from app.commands.starting import migrate_all, prepare, settings_from
 from app.commands.tokens import ADMIN, ADMIN_NAME, add_token_commands, issue_token, sign_in_address
@@ -58,7 +59,8 @@ def up(data: Data = None, host: Host = None, port: Port = None) -> None:
         migrate_all(settings, data_folder=True)
         projects = anyio.run(_found, settings, ORGANIZATION, PROJECTS, ADMIN, ADMIN)
         bound = listen(settings.host, settings.port)
-        with messaging(settings) as told, _connection_file(settings, address_of(bound), projects) as ready:
+        opened = _connection_file(settings, address_of(bound), projects)
+        with metrics_port(settings), messaging(settings) as told, opened as ready:
             app, endpoint = create_app(settings, told.queue, told.wakeups)
             announce = announcer(told.queue, told.wakeups)
             with Workers(settings, told.broker, told.wakeups, announce, told.queue):
@@ -96,7 +98,7 @@ def serve_api(data: Data = None, host: Host = None, port: Port = None) -> None:
     settings = settings_from(data=data, host=host, port=port)
     prepare(settings)
     bound = listen(settings.host, settings.port)
-    with messaging(settings, works=False) as told:
+    with metrics_port(settings), messaging(settings, works=False) as told:
         app, endpoint = create_app(settings, told.queue, told.wakeups)
         listening = f"listening on {address_of(bound)}"
         serve(app, endpoint, bound, settings, ready=lambda: print(listening, flush=True))  # noqa: T201

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from app.adapters.chosen import announcer, messaging
+from app.commands.metrics_port import metrics_port
 from app.commands.starting import prepare, settings_from
 from app.errors import SettingsError
 from workers.main import Workers, keep_time
@@ -38,7 +39,7 @@ def work(
     keep_little()
     prepare(settings)
     stopped = _when_told_to_end()
-    with messaging(settings) as told:
+    with metrics_port(settings), messaging(settings) as told:
         announce = announcer(told.queue, told.wakeups)
         with Workers(settings, told.broker, told.wakeups, announce, told.queue, scheduled=schedule):
             print(f"working on {settings.workers} jobs at a time", flush=True)  # noqa: T201
@@ -50,7 +51,7 @@ def run_schedule(data: Data = None) -> None:
     settings = settings_from(data=data)
     prepare(settings)
     stopped = _when_told_to_end()
-    with messaging(settings, works=False) as told:
+    with metrics_port(settings), messaging(settings, works=False) as told:
         print("keeping time", flush=True)  # noqa: T201
         announce = announcer(told.queue, told.wakeups)
         asyncio.run(keep_time(settings, told.queue, told.wakeups, announce, stopped))

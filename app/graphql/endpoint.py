@@ -1,6 +1,7 @@
 """The GraphQL endpoint: the schema behind the transports, with callers known by their tokens."""
 
-from typing import cast
+from collections.abc import Awaitable
+from typing import Protocol, cast
 
 from starlette.requests import HTTPConnection
 
@@ -16,11 +17,14 @@ from app.settings import Settings
 from app.viewer import ANONYMOUS, Viewer
 
 
-def graphql_endpoint(
-    gateway: Gateway, tokens: Tokens, revocations: Revocations, explorer: Explorer | None
-) -> GatewayGraphQL:
-    """The ASGI application to mount at /graphql. What is open ends when `revocations` covers its token."""
-    limits = QueryLimits()
+class AuthenticateViewer(Protocol):
+    """Says who holds a token; None stands for no token at all. Raises NotAuthenticated."""
+
+    def __call__(self, token: str | None) -> Awaitable[Viewer]: ...
+
+
+def authenticator(tokens: Tokens, revocations: Revocations) -> AuthenticateViewer:
+    """What says who holds a token, unless it was revoked."""
 
     async def authenticate(token: str | None) -> Viewer:
         if token is None:
@@ -28,6 +32,15 @@ def graphql_endpoint(
         viewer = await tokens.viewer(token)
         revocations.require_valid(viewer)
         return viewer
+
+    return authenticate
+
+
+def graphql_endpoint(
+    gateway: Gateway, authenticate: AuthenticateViewer, revocations: Revocations, explorer: Explorer | None
+) -> GatewayGraphQL:
+    """The ASGI application to mount at /graphql. What is open ends when `revocations` covers its token."""
+    limits = QueryLimits()
 
     def make_context(connection: HTTPConnection, viewer: Caller, correlation_id: str) -> Context:
         # A socket authenticates once; and while a body arrived, the token may have been revoked.
