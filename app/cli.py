@@ -31,7 +31,7 @@ def _commands() -> typer.Typer:
     if asked == "--version":
         return some
     if asked in USER_COMMANDS:
-        import_module("app.client.commands.all").add_user_commands(some)
+        import_module("app.client.commands.all").add_user_commands(some, only=asked)
         return some
     if asked in _WORK_COMMANDS:
         import_module("app.commands.work").add_work_commands(some)

@@ -1,34 +1,31 @@
 """The users' commands, which talk to a gateway from anywhere."""
 
-from collections.abc import Callable
+from importlib import import_module
 
 import typer
 
 from app.client import USER_COMMANDS
-from app.client.commands.copy import copy
-from app.client.commands.delete import delete
-from app.client.commands.download import download
-from app.client.commands.history import history
-from app.client.commands.list import list_
-from app.client.commands.members import member, members, projects
-from app.client.commands.offers import accept, decline, offers
-from app.client.commands.quota import quota
-from app.client.commands.share import share, shares, unshare
-from app.client.commands.show import show
-from app.client.commands.upload import upload
-from app.client.commands.usage import usage
-from app.client.commands.watch import watch
 from app.client.exits import exit_codes_text
 
-_FUNCTIONS: dict[str, tuple[Callable[..., None], ...]] = {
-    "For users": (upload, watch, list_, show, history, download, copy, delete),
-    "For users: sharing": (share, unshare, shares, offers, accept, decline),
-    "For users: projects": (projects, members, member, quota, usage),
+# The modules here and their functions, in the order of USER_COMMANDS. A module is imported for its commands alone.
+_FUNCTIONS = {
+    "For users": (
+        *("upload.upload", "watch.watch", "list.list_", "show.show", "history.history"),
+        *("download.download", "copy.copy", "delete.delete"),
+    ),
+    "For users: sharing": (
+        *("share.share", "share.unshare", "share.shares"),
+        *("offers.offers", "offers.accept", "offers.decline"),
+    ),
+    "For users: projects": ("members.projects", "members.members", "members.member", "quota.quota", "usage.usage"),
 }
 
 
-def add_user_commands(app: typer.Typer) -> None:
-    """Add the users' commands to a command line."""
+def add_user_commands(app: typer.Typer, only: str | None = None) -> None:
+    """Add the users' commands to a command line, or the one of them that is asked for."""
     grouped = [(panel, function) for panel, functions in _FUNCTIONS.items() for function in functions]
-    for name, (panel, function) in zip(USER_COMMANDS, grouped, strict=True):
-        app.command(name, epilog=exit_codes_text(), rich_help_panel=panel)(function)
+    for name, (panel, place) in zip(USER_COMMANDS, grouped, strict=True):
+        if only in (None, name):
+            module, _, function = place.partition(".")
+            act = getattr(import_module(f"app.client.commands.{module}"), function)
+            app.command(name, epilog=exit_codes_text(), rich_help_panel=panel)(act)

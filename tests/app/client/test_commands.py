@@ -46,16 +46,33 @@ def test_every_command_is_in_the_documentation(name: str) -> None:
     assert re.search(rf"`(images )?{name}[ `]", "\n".join(table))
 
 
+def loaded_by(*arguments: object) -> list[str]:
+    """The modules that are loaded when `add_user_commands` has been given these arguments."""
+    code = f"""
+import json, sys, typer
+from app.client.commands.all import add_user_commands
+add_user_commands(typer.Typer(), *{arguments!r})
+print(json.dumps(sorted(sys.modules)))
+"""
+    command = [sys.executable, "-c", code]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
+    found: list[str] = json.loads(printed)
+    return found
+
+
 def test_the_client_loads_nothing_of_the_servers_side() -> None:
-    code = "import sys, json, app.client.commands.all; print(json.dumps(sorted(sys.modules)))"
+    loaded = loaded_by()
 
-    printed = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
-    ).stdout
-
-    loaded = json.loads(printed)
     assert "app.client.transfer.uploading" in loaded
     assert [name for name in loaded if name.startswith(HEAVY)] == []
+
+
+def test_a_command_loads_nothing_of_the_others() -> None:
+    loaded = loaded_by("list")
+
+    assert "app.client.commands.list" in loaded
+    others = ("app.client.transfer", "app.client.feed", "app.client.generated.usage", "app.client.commands.upload")
+    assert [name for name in loaded if name.startswith(others)] == []
 
 
 @pytest.mark.parametrize(
