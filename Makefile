@@ -13,7 +13,7 @@ BIN := .venv/bin
 # Node.js is here where the machine has none.
 export PATH := $(PATH):$(CURDIR)/$(BIN)
 
-.PHONY: help setup run test check format bench soak fuzz audit requirements clean
+.PHONY: help setup run test check format client bench soak fuzz audit requirements clean
 
 help: ## say what there is
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "make %-14s %s\n", $$1, $$2 }'
@@ -29,19 +29,24 @@ test: ## run all tests; ARGS="-k upload" chooses some
 	@.ci/setup dev
 	$(BIN)/pytest --numprocesses=2 --dist=loadfile --durations=25 $(ARGS)
 
-check: ## format, lint, types, layers, exported schema, house rules
+check: ## format, lint, types, layers, exported schema, generated client, house rules
 	@.ci/setup dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/images schema | diff -u schema.graphql -
+	$(BIN)/python .ci/client --check
 	$(BIN)/pytest -q tests/test_house_rules.py
 
 format: ## format the code, and mend what ruff can mend
 	@.ci/setup dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+client: ## generate app/client/generated from schema.graphql and app/client/documents
+	@.ci/setup dev
+	$(BIN)/python .ci/client
 
 bench: ## measure speed and memory, as ratios in one run
 	@.ci/setup dev

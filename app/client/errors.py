@@ -17,9 +17,12 @@ ClientError
 """
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from app.client.exits import ExitCode
+
+if TYPE_CHECKING:
+    from app.client.generated.fragments import ImageFields
 
 
 class ClientError(Exception):
@@ -97,16 +100,12 @@ class ImageFailed(ClientError):
     usual_code = "INTERNAL"
 
     @classmethod
-    def of(cls, image: Mapping[str, Any]) -> "ImageFailed":
-        """The error that tells of an image in ERROR, with the fields of `documents.IMAGE_FIELDS`."""
-        failure = image.get("failure") or {}
-        return cls(
-            failure.get("message") or "The image is in ERROR.",
-            hint=failure.get("hint"),
-            code=failure.get("code"),
-            retriable=failure.get("retriable"),
-            image=image,
-        )
+    def of(cls, image: "ImageFields") -> "ImageFailed":
+        """The error that tells of an image in ERROR."""
+        if image.failure is None:
+            return cls("The image is in ERROR.", image=image)
+        failure = image.failure
+        return cls(failure.message, hint=failure.hint, code=failure.code, retriable=failure.retriable, image=image)
 
 
 class Interrupted(ClientError):

@@ -3,7 +3,6 @@
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from importlib import import_module
 from pathlib import Path
 
 from graphql import FragmentDefinitionNode, NameNode, OperationDefinitionNode, parse, print_ast
@@ -18,7 +17,7 @@ def documents() -> Mapping[str, list[str]]:
     return {
         "Docs": [text for page in sorted(ROOT.glob("docs/**/*.md")) for text in _in_page(page)],
         "GraphiQL": [path.read_text() for path in sorted(ROOT.glob("app/web/graphiql/examples/*.graphql"))],
-        "Cli": [text for path in sorted(ROOT.glob("app/client/**/*documents.py")) for text in _in_module(path)],
+        "Cli": [text for path in sorted(ROOT.glob("app/client/documents/*.graphql")) for text in _in_file(path)],
     }
 
 
@@ -43,7 +42,6 @@ def _in_page(page: Path) -> Iterable[str]:
             yield single or double
 
 
-def _in_module(path: Path) -> Iterable[str]:
-    module = import_module(".".join(path.relative_to(ROOT).with_suffix("").parts))
-    texts = [value for name, value in vars(module).items() if name.isupper() and isinstance(value, str)]
-    return [text for text in texts if re.search(r"\b(query|mutation|subscription)\b.*\{", text)]
+def _in_file(path: Path) -> Iterable[str]:
+    for definition in parse(path.read_text(), no_location=True).definitions:
+        yield print_ast(definition)

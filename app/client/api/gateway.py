@@ -3,59 +3,57 @@
 import json
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing, asynccontextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
+from pydantic import BaseModel, ValidationError
 
 from app.client.api.connection import Connection
 from app.client.api.sse import Event, EventParser
 from app.client.errors import ClientError, NoAnswer, NoEventStream, NotAllowed, NotReachable, Overloaded, error_of
+from app.client.generated.base_client import Model
+from app.client.generated.base_model import UNSET
+from app.client.generated.client import Client
 
 # The gateway sends a heartbeat every 15 s: after three of them nobody is there any more.
 _SILENCE_SECONDS = 45
 _TIMEOUT = httpx.Timeout(60, connect=10)
 _ANSWER = "application/graphql-response+json, application/json;q=0.9"
 
+Given = TypeVar("Given")
 
-class Api:
-    """The gateway's GraphQL endpoint, as one user."""
+
+class Api(Client):
+    """The gateway's GraphQL endpoint, as one user: a method for each document in `app/client/documents`.
+
+    Each raises ClientError, and a mutation for its userErrors too.
+    """
 
     def __init__(self, connection: Connection, http: httpx.AsyncClient) -> None:
         self.endpoint = connection.graphql
         self._headers = {"Authorization": f"Bearer {connection.token}", "Content-Type": "application/json"}
         self._http = http
 
-    async def query(self, document: str, **variables: Any) -> dict[str, Any]:
+    async def execute(self, query: str, operation_name: str, variables: dict[str, object]) -> dict[str, Any]:
         """The data of a query or mutation. Raises ClientError."""
-        request = self._request(document, variables, accept=_ANSWER)
+        request = self._request(query, variables, accept=_ANSWER)
         try:
             response = await self._http.send(request)
         except httpx.TransportError as error:
             raise _not_reachable(self.endpoint, error) from error
-        return _data_of(_answer_of(response))
+        data = _data_of(_answer_of(response))
+        _require_no_mistakes(data)
+        return data
 
-    async def mutate(self, document: str, **given: Any) -> dict[str, Any]:
-        """The payload of a mutation, whose input is `given`. Raises ClientError, for userErrors too."""
-        return await self.carry_out(document, {name: value for name, value in given.items() if value is not None})
-
-    async def carry_out(self, document: str, given: Mapping[str, Any]) -> dict[str, Any]:
-        """As `mutate`, for an input in which null is not the same as nothing."""
-        data = await self.query(document, input=given)
-        payload: dict[str, Any] = next(iter(data.values())) or {}
-        errors = payload.get("userErrors") or []
-        if errors:
-            first = errors[0]
-            shown = errors if len(errors) > 1 else None
-            raise error_of(first["code"], first["message"], first["hint"], field=first["field"], userErrors=shown)
-        return payload
-
-    async def subscribe(self, document: str, **variables: Any) -> AsyncGenerator[dict[str, Any], None]:
+    async def execute_ws(
+        self, query: str, operation_name: str, variables: dict[str, object]
+    ) -> AsyncGenerator[dict[str, Any], None]:
         """The data of each event of a subscription, over one stream of server-sent events.
 
         Ends when the subscription is complete. Raises NotReachable when the stream ends before that: subscribe
         again; NoEventStream when there is none to be had; and ClientError for what the gateway says.
         """
-        request = self._request(document, variables, accept="text/event-stream")
+        request = self._request(query, variables, accept="text/event-stream")
         async with self._stream(request) as response:
             async with aclosing(_events(response)) as events:
                 async for event in events:
@@ -65,9 +63,17 @@ class Api:
                         yield _data_of(_json(event.data.encode()))
         raise NotReachable("The stream of events broke off.")
 
-    def _request(self, document: str, variables: Mapping[str, Any], accept: str) -> httpx.Request:
+    def parsed(self, model: type[Model], data: dict[str, Any]) -> Model:
+        """The data of an answer as a model. Raises NoAnswer where it lacks what the schema promises."""
+        try:
+            return model.model_validate(data)
+        except ValidationError as error:
+            raise _unreadable(error) from None
+
+    def _request(self, document: str, variables: Mapping[str, object], accept: str) -> httpx.Request:
         # Kept to ASCII: a name that is no proper Unicode travels as an escape, and the gateway judges it.
-        body = json.dumps({"query": document, "variables": variables}).encode()
+        sent = {name: value for name, value in variables.items() if value is not UNSET}
+        body = json.dumps({"query": document, "variables": sent}, default=_as_input).encode()
         return self._http.build_request(
             "POST", self.endpoint, content=body, headers={**self._headers, "Accept": accept}, timeout=_TIMEOUT
         )
@@ -89,6 +95,37 @@ class Api:
 def client() -> httpx.AsyncClient:
     """A client for any address: it sends nobody a token by itself, and follows no redirects."""
     return httpx.AsyncClient(headers={"User-Agent": "images"}, timeout=_TIMEOUT)
+
+
+def present(value: Given | None) -> Given:
+    """What an answer holds in any case, unless it also says why not. Raises NoAnswer when it holds nothing."""
+    if value is None:
+        raise NoAnswer("The gateway's answer lacks what was asked for.")
+    return value
+
+
+def _as_input(value: object) -> dict[str, Any]:
+    """An input object with the fields that were set: null is not the same as nothing."""
+    if not isinstance(value, BaseModel):
+        raise TypeError(f"{type(value).__name__} is no input.")
+    return value.model_dump(by_alias=True, exclude_unset=True)
+
+
+def _require_no_mistakes(data: Mapping[str, Any]) -> None:
+    """Raises ClientError for the first of a mutation's userErrors."""
+    for payload in data.values():
+        errors = payload.get("userErrors") if isinstance(payload, dict) else None
+        if errors:
+            first, shown = errors[0], errors if len(errors) > 1 else None
+            raise error_of(first["code"], first["message"], first["hint"], field=first["field"], userErrors=shown)
+
+
+def _unreadable(error: ValidationError) -> NoAnswer:
+    place = ".".join(str(part) for part in error.errors(include_url=False, include_input=False)[0]["loc"])
+    return NoAnswer(
+        f"The gateway's answer does not fit its own schema, at {place}.",
+        hint="Use the `images` command of the gateway's version.",
+    )
 
 
 async def _events(response: httpx.Response) -> AsyncGenerator[Event, None]:

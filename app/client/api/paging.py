@@ -1,28 +1,52 @@
 """Reads a list of the API to its end, page by page."""
 
-from collections.abc import AsyncIterator, Sequence
-from typing import Any
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import Protocol, TypeVar
 
-from app.client.api.gateway import Api
 from app.client.errors import ClientError
+
+Node = TypeVar("Node", covariant=True)
+
+
+class PageInfo(Protocol):
+    """Where a page ends."""
+
+    @property
+    def has_next_page(self) -> bool: ...
+
+    @property
+    def end_cursor(self) -> str | None: ...
+
+
+class Page(Protocol[Node]):
+    """A page of a connection, as each document that reads one selects it."""
+
+    @property
+    def nodes(self) -> Sequence[Node | None] | None: ...
+
+    @property
+    def page_info(self) -> PageInfo: ...
 
 
 async def read_all(
-    api: Api, document: str, path: Sequence[str], absent: ClientError, **variables: Any
-) -> AsyncIterator[dict[str, Any]]:
-    """Each node of the connection that lies at `path` in the answers to `document`, which takes $after.
+    read: Callable[[str | None], Awaitable[Page[Node] | None]], absent: ClientError
+) -> AsyncIterator[Node]:
+    """Each node of the connection whose pages `read` gives, by the cursor that they come after.
 
-    Raises ClientError: what the gateway says, and `absent` where it gives null instead of a list.
+    Raises ClientError: what the gateway says, and `absent` where it gives null instead of a page.
     """
     after: str | None = None
     while True:
-        page: Any = await api.query(document, after=after, **variables)
-        for name in path:
-            page = (page or {}).get(name)
+        page = await read(after)
         if page is None:
             raise absent
-        for node in page["nodes"]:
+        for node in nodes_of(page):
             yield node
-        if not page["pageInfo"]["hasNextPage"]:
+        if not page.page_info.has_next_page:
             return
-        after = page["pageInfo"]["endCursor"]
+        after = page.page_info.end_cursor
+
+
+def nodes_of(page: Page[Node]) -> list[Node]:
+    """What is on a page."""
+    return [node for node in page.nodes or () if node is not None]

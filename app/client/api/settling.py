@@ -3,59 +3,58 @@
 import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from typing import Any
 
-from app.client.api import documents
 from app.client.api.catalogue import image_by_id
 from app.client.api.gateway import Api
-from app.client.errors import ClientError, NoEventStream, NotFound, NotReachable
-from app.client.patience import Patience, Trouble
+from app.client.errors import NoEventStream, NotFound, NotReachable
+from app.client.generated.enums import ImageStatus
+from app.client.generated.fragments import ImageFields
+from app.client.retrying import RetryPolicy, succeeded
 from app.client.terminal.reporting import Reporter
 
-SETTLED = frozenset({"ACTIVE", "ERROR"})
+SETTLED = frozenset({ImageStatus.ACTIVE, ImageStatus.ERROR})
 _POLL_SECONDS = 2.0
 
 
 async def settled(
-    api: Api, image_id: str, reporter: Reporter, patience: Patience, poll_seconds: float = _POLL_SECONDS
-) -> dict[str, Any]:
+    api: Api, image_id: str, reporter: Reporter, policy: RetryPolicy, poll_seconds: float = _POLL_SECONDS
+) -> ImageFields:
     """The image as it settled; `reporter` is shown what becomes of it until then.
 
     Listens to the subscription, and asks every `poll_seconds` where no stream of events gets through.
     Raises ClientError; NotFound when the image is deleted.
     """
-    trouble = Trouble(patience)
-    while True:
-        try:
+    try:
+        return await _heard(api, image_id, reporter, policy)
+    except NoEventStream:
+        return await _asked(api, image_id, reporter, policy, poll_seconds)
+
+
+async def _heard(api: Api, image_id: str, reporter: Reporter, policy: RetryPolicy) -> ImageFields:
+    async for attempt in policy.attempts():
+        with attempt:
             async with aclosing(_states(api, image_id)) as states:
                 async for image in states:
-                    trouble.over()
+                    succeeded(attempt)
                     reporter.show(image)
-                    if image["status"] in SETTLED:
+                    if image.status in SETTLED:
                         return image
-            await trouble.rest(NotReachable("The stream of events ended too early."))
-        except NoEventStream:
-            return await _asked(api, image_id, reporter, patience, poll_seconds)
-        except ClientError as error:
-            if not error.temporary:
-                raise
-            await trouble.rest(error)
+            raise NotReachable("The stream of events ended too early.")
+    raise AssertionError("the last attempt returns or raises")
 
 
-async def _states(api: Api, image_id: str) -> AsyncGenerator[dict[str, Any], None]:
-    async with aclosing(api.subscribe(documents.IMAGE_UNTIL_SETTLED, id=image_id)) as answers:
+async def _states(api: Api, image_id: str) -> AsyncGenerator[ImageFields, None]:
+    async with aclosing(api.settling(image_id)) as answers:
         async for data in answers:
-            if data["image"] is None:
+            if data.image is None:
                 raise NotFound("The image has been deleted.")
-            yield data["image"]
+            yield data.image
 
 
-async def _asked(
-    api: Api, image_id: str, reporter: Reporter, patience: Patience, poll_seconds: float
-) -> dict[str, Any]:
+async def _asked(api: Api, image_id: str, reporter: Reporter, policy: RetryPolicy, poll_seconds: float) -> ImageFields:
     while True:
-        image = await patience.until_done(lambda: image_by_id(api, image_id))
+        image = await policy.until_done(lambda: image_by_id(api, image_id))
         reporter.show(image)
-        if image["status"] in SETTLED:
+        if image.status in SETTLED:
             return image
         await asyncio.sleep(poll_seconds)

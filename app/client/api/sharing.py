@@ -1,15 +1,14 @@
 """Shares of images: found by what people call the other project, made, and changed."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-from app.client.api import sharing_documents as documents
 from app.client.api.catalogue import find_other_project, find_project
-from app.client.api.gateway import Api
-from app.client.api.paging import read_all
+from app.client.api.gateway import Api, present
+from app.client.api.paging import Page, read_all
 from app.client.errors import Misconfigured, NotAllowed, NotFound
-
-Share = dict[str, Any]
+from app.client.generated.enums import ShareGrant, ShareState, UserErrorCode
+from app.client.generated.fragments import ShareFields as Share
+from app.client.generated.input_types import ShareImageInput, UpdateImageShareInput
 
 
 async def shares_of(api: Api, image_id: str) -> Sequence[Share]:
@@ -19,7 +18,12 @@ async def shares_of(api: Api, image_id: str) -> Sequence[Share]:
         hint="An admin of that project decides.",
         code="FORBIDDEN",
     )
-    return [share async for share in read_all(api, documents.SHARES, ("image", "shares"), hidden, image=image_id)]
+
+    async def page(after: str | None) -> Page[Share] | None:
+        image = (await api.shares(image_id, after)).image
+        return image.shares if image else None
+
+    return [share async for share in read_all(page, hidden)]
 
 
 async def offers_to(api: Api, project_id: str) -> Sequence[Share]:
@@ -29,42 +33,44 @@ async def offers_to(api: Api, project_id: str) -> Sequence[Share]:
         hint="An admin of the project can give you the role.",
         code="FORBIDDEN",
     )
-    page = read_all(api, documents.OFFERS, ("project", "shareOffers"), hidden, project=project_id)
-    return [share async for share in page]
+
+    async def page(after: str | None) -> Page[Share] | None:
+        project = (await api.offers(project_id, after)).project
+        return project.share_offers if project else None
+
+    return [share async for share in read_all(page, hidden)]
 
 
 def share_with(shares: Sequence[Share], wanted: str) -> Share | None:
     """The share with the project of this id or name: all of them are of one organization, where names are unique."""
-    for key in ("id", "name"):
-        for share in shares:
-            if share["project"][key] == wanted:
-                return share
-    return None
+    by_id = [share for share in shares if share.project.id == wanted]
+    by_name = [share for share in shares if share.project.name == wanted]
+    return next(iter(by_id + by_name), None)
 
 
-async def share_image(api: Api, image: Mapping[str, Any], wanted: str, grant: str, *, offer: bool) -> Share:
+async def share_image(api: Api, image_id: str, wanted: str, grant: ShareGrant, *, offer: bool) -> Share:
     """The share of an image with the project of this id or name, as it is to be from now on. Raises ClientError."""
-    known = share_with(await shares_of(api, image["id"]), wanted)
-    if known is None or known["state"] != "ACCEPTED":
-        project_id = known["project"]["id"] if known else await find_other_project(api, wanted)
-        return await _new_share(api, image["id"], project_id, grant, offer=offer)
-    if known["grant"] == grant:
+    known = share_with(await shares_of(api, image_id), wanted)
+    if known is None or known.state != ShareState.ACCEPTED:
+        project_id = known.project.id if known else await find_other_project(api, wanted)
+        given = ShareImageInput(image_id=image_id, project_id=project_id, grant=grant, offer=offer)
+        return await _new_share(api, given)
+    if known.grant == grant:
         return known
-    payload = await api.mutate(documents.UPDATE_SHARE, shareId=known["id"], grant=grant)
-    return dict(payload["share"])
+    payload = (await api.update_share(UpdateImageShareInput(share_id=known.id, grant=grant))).update_image_share
+    return present(present(payload).share)
 
 
-async def _new_share(api: Api, image_id: str, project_id: str, grant: str, *, offer: bool) -> Share:
-    given = {"imageId": image_id, "projectId": project_id, "grant": grant, "offer": offer}
+async def _new_share(api: Api, given: ShareImageInput) -> Share:
     try:
-        payload = await api.mutate(documents.SHARE_IMAGE, **given)
+        payload = (await api.share_image(given)).share_image
     except NotAllowed as error:
-        if error.code != "NOT_TARGET_ADMIN":
+        if error.code != UserErrorCode.NOT_TARGET_ADMIN:
             raise
         # The gateway's own hint speaks of the API's `offer: true`.
         hint = "Say --offer: then an admin of that project can accept it. Or have yourself made an admin there."
         raise NotAllowed(error.message, hint=hint, code=error.code, **error.details) from None
-    return dict(payload["share"])
+    return present(present(payload).share)
 
 
 async def find_offer(api: Api, wanted: str, project: str | None) -> str:
@@ -76,9 +82,9 @@ async def find_offer(api: Api, wanted: str, project: str | None) -> str:
     if wanted.startswith("shr_"):
         return wanted
     offers = await offers_to(api, await find_project(api, project))
-    found = [share["id"] for share in offers if (share["imageName"] or "").casefold() == wanted.casefold()]
+    found = [share.id for share in offers if (share.image_name or "").casefold() == wanted.casefold()]
     if not found:
         raise NotFound(f"No image called {wanted} is offered to the project.", hint="`images offers` lists what is.")
     if len(found) > 1:
         raise Misconfigured(f"{len(found)} images called {wanted} are offered.", hint="Say the id: " + ", ".join(found))
-    return str(found[0])
+    return found[0]

@@ -1,18 +1,17 @@
 """Follows what happens to images, across broken connections: nothing lost, nothing twice."""
 
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass, replace
-from typing import Any
 
-from app.client.api import documents
-from app.client.api.gateway import Api
+from app.client.api.gateway import Api, present
 from app.client.errors import ClientError, NoAnswer, NotReachable
-from app.client.patience import Patience, Trouble
+from app.client.feed import Event, Item, OtherEvent, ResyncRequired
+from app.client.generated.events import EventsImageEvents
+from app.client.newer import Unknown
+from app.client.retrying import RetryPolicy, succeeded
 
 _PAGE = 100
-
-Item = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,77 +26,80 @@ class Watched:
 
 async def newest_cursor(api: Api) -> str:
     """The position of the newest event: to watch after it misses nothing from now on."""
-    return str((await api.query(documents.EVENT_CURSOR))["eventCursor"])
+    return present((await api.event_cursor()).event_cursor)
 
 
-async def follow(api: Api, watched: Watched, patience: Patience) -> AsyncGenerator[Item, None]:
+async def follow(api: Api, watched: Watched, policy: RetryPolicy) -> AsyncGenerator[Item, None]:
     """Each item of the feed, without end: events, and ResyncRequired where some may be missing.
 
-    Raises ClientError: what the gateway says, or that it could not be reached for longer than `patience`.
+    Raises ClientError: what the gateway says, or that it could not be reached for longer than `policy` allows.
     """
-    trouble = Trouble(patience)
-    while True:
-        try:
+    async for attempt in policy.attempts():
+        with attempt:
             async with aclosing(_one_stream(api, watched)) as items:
                 async for item in items:
-                    trouble.over()
-                    watched = replace(watched, after=item["cursor"])
+                    succeeded(attempt)
+                    watched = replace(watched, after=item.cursor)
                     yield item
-            await trouble.rest(NotReachable("The stream of events ended."))
-        except ClientError as error:
-            if not error.temporary:
-                raise
-            await trouble.rest(error)
+            raise NotReachable("The stream of events ended.")
 
 
 async def missed(api: Api, watched: Watched) -> AsyncGenerator[Item, None]:
     """The events that are in the feed already, or ResyncRequired where some may be missing."""
     while True:
         try:
-            data = await api.query(
-                documents.MISSED_EVENTS, project=watched.project_id, image=watched.image_id, after=watched.after
-            )
+            page = await _page(api, watched.project_id, watched.image_id, first=_PAGE, after=watched.after)
         except ClientError as error:
             if error.code != "RESYNC_REQUIRED":
                 raise
             newest = await newest_cursor(api)
-            yield {"__typename": "ResyncRequired", "cursor": newest, "oldest": newest}
+            yield ResyncRequired(typename__="ResyncRequired", cursor=newest, oldest=newest)
             return
-        page = data["imageEvents"]
-        if page is None:
-            raise NoAnswer("The gateway does not tell what has happened.")
-        for event in page["nodes"]:
+        for event in _events_of(page):
             yield event
-        if not page["pageInfo"]["hasNextPage"]:
+        if not page.page_info.has_next_page or page.page_info.end_cursor is None:
             return
-        watched = replace(watched, after=page["pageInfo"]["endCursor"])
+        watched = replace(watched, after=page.page_info.end_cursor)
 
 
-async def newest_events(api: Api, project_id: str, image_id: str | None, count: int) -> list[Item]:
+async def newest_events(api: Api, project_id: str, image_id: str | None, count: int) -> list[Event]:
     """The newest `count` events of a project's feed, or of one image in it: the oldest of them first."""
-    found: list[Item] = []
+    found: list[Event] = []
     before: str | None = None
     while len(found) < count:
         last = min(_PAGE, count - len(found))
-        data = await api.query(documents.NEWEST_EVENTS, project=project_id, image=image_id, last=last, before=before)
-        page = data["imageEvents"]
-        if page is None:
-            raise NoAnswer("The gateway does not tell what has happened.")
-        found = [*page["nodes"], *found]
-        if not page["pageInfo"]["hasPreviousPage"]:
+        page = await _page(api, project_id, image_id, last=last, before=before)
+        found = [*_events_of(page), *found]
+        if not page.page_info.has_previous_page:
             break
-        before = page["pageInfo"]["startCursor"]
+        before = page.page_info.start_cursor
     return found
 
 
+async def _page(
+    api: Api,
+    project_id: str,
+    image_id: str | None,
+    *,
+    first: int | None = None,
+    after: str | None = None,
+    last: int | None = None,
+    before: str | None = None,
+) -> EventsImageEvents:
+    answer = await api.events(project_id, image_id, first, after, last, before)
+    if answer.image_events is None:
+        raise NoAnswer("The gateway does not tell what has happened.")
+    return answer.image_events
+
+
+def _events_of(page: EventsImageEvents) -> list[Event]:
+    return [event for event in page.nodes or () if event is not None]
+
+
 async def _one_stream(api: Api, watched: Watched) -> AsyncGenerator[Item, None]:
-    subscription = api.subscribe(
-        documents.WATCH,
-        project=watched.project_id,
-        image=watched.image_id,
-        after=watched.after,
-        progress=watched.progress,
-    )
-    async with aclosing(subscription) as answers:
+    stream = api.watch(watched.project_id, watched.progress, watched.image_id, watched.after)
+    async with aclosing(stream) as answers:
         async for data in answers:
-            yield data["imageEvents"]
+            item = data.image_events
+            # Of an event that is newer than this client, only the fields that all events have are known.
+            yield api.parsed(OtherEvent, item.model_dump()) if isinstance(item, Unknown) else item

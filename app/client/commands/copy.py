@@ -1,15 +1,17 @@
 """`images copy`"""
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from app.client.api import documents
 from app.client.api.catalogue import find_image, find_project
 from app.client.api.connection import Connection
+from app.client.api.gateway import present
 from app.client.commands import options
 from app.client.commands.session import command, run, session
 from app.client.commands.show import Image
+from app.client.generated.fragments import ImageFields
+from app.client.generated.input_types import CopyImageInput, CreateImageInput, ImageSourceInput
 
 
 def copy(
@@ -31,18 +33,17 @@ def copy(
         if as_json:
             output.json(made)
         else:
-            output.line(f"{made['name']} is {made['status']}: {made['id']}")
+            output.line(f"{made.name} is {made.status}: {made.id}")
 
 
-async def _copied(connection: Connection, wanted: str, name: str, key: str | None) -> dict[str, Any]:
+async def _copied(connection: Connection, wanted: str, name: str, key: str | None) -> ImageFields:
     async with session(connection) as at:
         project_id = await find_project(at.api, connection.project)
         original = await find_image(at.api, wanted, project_id)
-        payload = await at.api.mutate(
-            documents.COPY_IMAGE,
-            projectId=project_id,
+        given = CreateImageInput(
+            project_id=project_id,
             name=name,
-            source={"image": {"imageId": original["id"]}},
-            idempotencyKey=key,
+            source=ImageSourceInput(image=CopyImageInput(image_id=original.id)),
+            idempotency_key=key,
         )
-        return dict(payload["image"])
+        return present(present((await at.api.copy_image(given)).create_image).image)

@@ -1,16 +1,19 @@
 """`images delete`"""
 
 import sys
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from app.client.api import documents
 from app.client.api.connection import Connection
+from app.client.api.gateway import present
 from app.client.commands import options
 from app.client.commands.session import command, run, session
 from app.client.commands.show import Image, found_image
 from app.client.errors import Interrupted, Misconfigured
+from app.client.generated.delete_image import DeleteImageDeleteImage
+from app.client.generated.fragments import ImageFields
+from app.client.generated.input_types import DeleteImageInput
 from app.client.terminal.output import Output
 from app.client.terminal.text import visible
 
@@ -32,13 +35,13 @@ def delete(
             _ask(output, found)
         payload = run(_deleted(where, found))
         if as_json:
-            output.json({"deletedImageId": payload["deletedImageId"], "cursor": payload["cursor"]})
+            output.json({"deletedImageId": payload.deleted_image_id, "cursor": payload.cursor})
         else:
-            output.line(f"{found['name']} is deleted: {found['id']}")
+            output.line(f"{found.name} is deleted: {found.id}")
 
 
-def _ask(output: Output, image: dict[str, Any]) -> None:
-    output.err.print(f"Delete {visible(image['name'])} ({visible(image['id'])}, {image['status']})? [y/N] ", end="")
+def _ask(output: Output, image: ImageFields) -> None:
+    output.err.print(f"Delete {visible(image.name)} ({visible(image.id)}, {image.status})? [y/N] ", end="")
     try:
         answer = sys.stdin.readline()
     except KeyboardInterrupt:
@@ -47,7 +50,8 @@ def _ask(output: Output, image: dict[str, Any]) -> None:
         raise Interrupted("Nothing was deleted.")
 
 
-async def _deleted(connection: Connection, image: dict[str, Any]) -> dict[str, Any]:
+async def _deleted(connection: Connection, image: ImageFields) -> DeleteImageDeleteImage:
     async with session(connection) as at:
         # Whoever changed the image since it was shown may have had a reason to keep it.
-        return await at.api.mutate(documents.DELETE_IMAGE, imageId=image["id"], expectedRevision=image["revision"])
+        given = DeleteImageInput(image_id=image.id, expected_revision=image.revision)
+        return present((await at.api.delete_image(given)).delete_image)

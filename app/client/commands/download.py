@@ -10,7 +10,7 @@ from app.client.api.connection import Connection
 from app.client.commands import options
 from app.client.commands.session import command, run, session
 from app.client.commands.show import Image
-from app.client.patience import Patience
+from app.client.retrying import RetryPolicy
 from app.client.terminal.output import Output
 from app.client.terminal.reporting import reporter_for
 from app.client.terminal.text import size
@@ -31,7 +31,7 @@ def download(
     """Download an image as qcow2, and check it. The same command goes on with a download that was cut off."""
     with command(as_json=as_json) as output:
         where = options.connection_of(connection, project)
-        act = _download(where, output, image, file, force, Patience(patience))
+        act = _download(where, output, image, file, force, RetryPolicy(patience))
         done = run(act, resumed_by="Run the same command again: it goes on where it stopped.")
         if as_json:
             output.json(done)
@@ -42,10 +42,10 @@ def download(
 
 
 async def _download(
-    connection: Connection, output: Output, wanted: str, file: Path | None, force: bool, patience: Patience
+    connection: Connection, output: Output, wanted: str, file: Path | None, force: bool, policy: RetryPolicy
 ) -> dict[str, Any]:
     async with session(connection) as at:
         image = await find_image(at.api, wanted, connection.project)
         target = file if file is not None else Path(file_name_for(image))
         with reporter_for(output) as reporter:
-            return await Downloading(at.api, at.http, image, target, force, reporter, patience).fetch()
+            return await Downloading(at.api, at.http, image, target, force, reporter, policy).fetch()

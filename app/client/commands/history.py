@@ -6,11 +6,12 @@ import typer
 
 from app.client.api.catalogue import find_image, find_project
 from app.client.api.connection import Connection
-from app.client.api.watching import Item, newest_events
+from app.client.api.watching import newest_events
 from app.client.commands import options
 from app.client.commands.session import Session, command, run, session
 from app.client.errors import NotFound
-from app.client.terminal.showing import event_text
+from app.client.feed import Event
+from app.client.terminal.showing_events import event_text
 
 
 def history(
@@ -35,7 +36,7 @@ def history(
                 output.line(event_text(event))
 
 
-async def _events(connection: Connection, wanted: str | None, count: int) -> list[Item]:
+async def _events(connection: Connection, wanted: str | None, count: int) -> list[Event]:
     async with session(connection) as at:
         if wanted is None:
             return await newest_events(at.api, await find_project(at.api, connection.project), None, count)
@@ -44,11 +45,11 @@ async def _events(connection: Connection, wanted: str | None, count: int) -> lis
         except NotFound:
             return await _of_deleted(at, connection, wanted, count)
         # The image's own project is the one whose feed tells all of it.
-        project = (image["project"] or {}).get("id") or await find_project(at.api, connection.project)
-        return await newest_events(at.api, project, image["id"], count)
+        project_id = image.project.id if image.project else await find_project(at.api, connection.project)
+        return await newest_events(at.api, project_id, image.id, count)
 
 
-async def _of_deleted(at: Session, connection: Connection, wanted: str, count: int) -> list[Item]:
+async def _of_deleted(at: Session, connection: Connection, wanted: str, count: int) -> list[Event]:
     """What happened to an image that can't be seen any more. Raises NotFound when nothing is kept of it."""
     events = await newest_events(at.api, await find_project(at.api, connection.project), wanted, count)
     if not events:

@@ -1,7 +1,7 @@
 """`images list`"""
 
-from collections.abc import Sequence
-from typing import Annotated, Any
+from enum import StrEnum
+from typing import Annotated
 
 import typer
 
@@ -9,31 +9,53 @@ from app.client.api.catalogue import find_project, list_images
 from app.client.api.connection import Connection
 from app.client.commands import options
 from app.client.commands.session import command, run, session
+from app.client.generated.enums import ImageOrderField, ImageStatus, ImageType, OrderDirection
+from app.client.generated.fragments import ImageFields
+from app.client.generated.input_types import ImageFilter, ImageOrder
 from app.client.terminal.showing import show_images
 
-_ORDERS = {
-    options.Order.NAME: "NAME",
-    options.Order.CREATED: "CREATED_AT",
-    options.Order.SIZE: "SIZE",
-    options.Order.STATUS: "STATUS",
-    options.Order.TYPE: "TYPE",
+
+class Order(StrEnum):
+    """What people say instead of the API's ImageOrderField."""
+
+    NAME = "name"
+    CREATED = "created"
+    SIZE = "size"
+    STATUS = "status"
+    TYPE = "type"
+
+
+_FIELDS = {
+    Order.NAME: ImageOrderField.NAME,
+    Order.CREATED: ImageOrderField.CREATED_AT,
+    Order.SIZE: ImageOrderField.SIZE,
+    Order.STATUS: ImageOrderField.STATUS,
+    Order.TYPE: ImageOrderField.TYPE,
 }
 # What people look for at the top: the newest, and the largest.
-_DESCENDING = (options.Order.CREATED, options.Order.SIZE)
+_DESCENDING = (Order.CREATED, Order.SIZE)
 
 
 def list_(
     status: Annotated[
-        list[options.Status] | None, typer.Option(case_sensitive=False, help="Only with this status; may be repeated.")
+        list[ImageStatus] | None,
+        typer.Option(
+            parser=options.word_of(ImageStatus),
+            metavar=f"<list[{options.words(ImageStatus)}]>",
+            help="Only with this status; may be repeated.",
+        ),
     ] = None,
     type: Annotated[
-        list[options.Type] | None, typer.Option(case_sensitive=False, help="Only of this type; may be repeated.")
+        list[ImageType] | None,
+        typer.Option(
+            parser=options.word_of(ImageType),
+            metavar=f"<list[{options.words(ImageType)}]>",
+            help="Only of this type; may be repeated.",
+        ),
     ] = None,
     os: Annotated[list[str] | None, typer.Option(help="Only with this operating system; may be repeated.")] = None,
     name_contains: Annotated[str | None, typer.Option(metavar="TEXT", help="Only with this in the name.")] = None,
-    order: Annotated[options.Order, typer.Option(case_sensitive=False, help="What to sort by.")] = (
-        options.Order.CREATED
-    ),
+    order: Annotated[Order, typer.Option(case_sensitive=False, help="What to sort by.")] = Order.CREATED,
     descending: Annotated[
         bool | None, typer.Option("--desc/--asc", help="Greatest or least first.", show_default="by the order")
     ] = None,
@@ -44,14 +66,11 @@ def list_(
 ) -> None:
     """List the images that a project can see."""
     with command(as_json=as_json) as output:
-        chosen = {
-            "statuses": _words(status),
-            "types": _words(type),
-            "osFamilies": os or None,
-            "nameContains": name_contains,
-        }
+        chosen = ImageFilter(
+            statuses=status or None, types=type or None, os_families=os or None, name_contains=name_contains
+        )
         down = descending if descending is not None else order in _DESCENDING
-        sorting = {"field": _ORDERS[order], "direction": "DESC" if down else "ASC"}
+        sorting = ImageOrder(field=_FIELDS[order], direction=OrderDirection.DESC if down else OrderDirection.ASC)
         images = run(_listed(options.connection_of(connection, project), chosen, sorting, limit))
         if as_json:
             output.json(images)
@@ -62,12 +81,8 @@ def list_(
 
 
 async def _listed(
-    connection: Connection, chosen: dict[str, Any], sorting: dict[str, str], limit: int | None
-) -> list[dict[str, Any]]:
+    connection: Connection, chosen: ImageFilter, sorting: ImageOrder, limit: int | None
+) -> list[ImageFields]:
     async with session(connection) as at:
         project_id = await find_project(at.api, connection.project)
         return [image async for image in list_images(at.api, project_id, chosen, sorting, limit)]
-
-
-def _words(chosen: Sequence[str] | None) -> list[str] | None:
-    return [word.upper() for word in chosen] if chosen else None

@@ -1,16 +1,21 @@
 """`images projects`, `images members`, `images member`"""
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from app.client.api import project_documents as documents
 from app.client.api.catalogue import find_project
 from app.client.api.connection import Connection
-from app.client.api.paging import read_all
+from app.client.api.gateway import present
+from app.client.api.paging import Page, read_all
 from app.client.commands import options
 from app.client.commands.session import command, run, session
 from app.client.errors import Misconfigured, NoAnswer, NotFound
+from app.client.generated.enums import ProjectRole
+from app.client.generated.fragments import ProjectFields
+from app.client.generated.input_types import RemoveProjectMemberInput, SetProjectMemberInput
+from app.client.generated.members import MembersProjectMembersNodes
+from app.client.generated.my_projects import MyProjectsViewerProjectsNodes
 
 
 def projects(connection: options.ConnectionFile = None, as_json: options.AsJson = False) -> None:
@@ -20,7 +25,7 @@ def projects(connection: options.ConnectionFile = None, as_json: options.AsJson 
         if as_json:
             output.json(found)
         elif found:
-            rows = [(one["name"], one["organization"]["name"], one["viewerRole"] or "-", one["id"]) for one in found]
+            rows = [(one.name, one.organization.name, one.viewer_role or "-", one.id) for one in found]
             output.table(("PROJECT", "ORGANIZATION", "YOU ARE", "ID"), rows)
         else:
             output.note("You belong to no project.")
@@ -37,7 +42,7 @@ def members(
         if as_json:
             output.json(found)
         elif found:
-            output.table(("SUBJECT", "ROLE"), [(one["subject"], one["role"]) for one in found])
+            output.table(("SUBJECT", "ROLE"), [(one.subject, one.role) for one in found])
         else:
             output.note("Nobody belongs to the project.")
 
@@ -45,7 +50,8 @@ def members(
 def member(
     subject: Annotated[str, typer.Argument(help="Who it is: the `sub` of their token.", show_default=False)],
     role: Annotated[
-        options.Role | None, typer.Argument(case_sensitive=False, help="What they may do.", show_default=False)
+        ProjectRole | None,
+        typer.Argument(parser=options.word_of(ProjectRole), help="What they may do.", show_default=False),
     ] = None,
     remove: Annotated[bool, typer.Option("--remove", help="Take them out of the project.")] = False,
     project: options.Project = None,
@@ -56,30 +62,41 @@ def member(
     with command(as_json=as_json) as output:
         if (role is not None) == remove:
             raise Misconfigured("Say either a role or --remove.", hint="Roles are reader, member and admin.")
-        as_what = role.upper() if role is not None else None
-        where = run(_appointed(options.connection_of(connection, project), subject, as_what))
+        where = run(_appointed(options.connection_of(connection, project), subject, role))
         if as_json:
-            output.json({"subject": subject, "role": as_what, "project": where})
+            output.json({"subject": subject, "role": role, "project": where})
         else:
-            output.line(f"{subject} is {as_what or 'no member'} of {where['name']}" + ("" if as_what else " any more"))
+            output.line(f"{subject} is {role or 'no member'} of {where.name}" + ("" if role else " any more"))
 
 
-async def _projects(connection: Connection) -> list[dict[str, Any]]:
+async def _projects(connection: Connection) -> list[MyProjectsViewerProjectsNodes]:
     hidden = NoAnswer("The gateway does not tell which projects you belong to.")
     async with session(connection) as at:
-        return [one async for one in read_all(at.api, documents.MY_PROJECTS, ("viewer", "projects"), hidden)]
+
+        async def page(after: str | None) -> Page[MyProjectsViewerProjectsNodes] | None:
+            viewer = (await at.api.my_projects(after)).viewer
+            return viewer.projects if viewer else None
+
+        return [one async for one in read_all(page, hidden)]
 
 
-async def _members(connection: Connection) -> list[dict[str, Any]]:
+async def _members(connection: Connection) -> list[MembersProjectMembersNodes]:
     gone = NotFound("There is no such project.")
     async with session(connection) as at:
         project_id = await find_project(at.api, connection.project)
-        page = read_all(at.api, documents.MEMBERS, ("project", "members"), gone, project=project_id)
-        return [one async for one in page]
+
+        async def page(after: str | None) -> Page[MembersProjectMembersNodes] | None:
+            project = (await at.api.members(project_id, after)).project
+            return project.members if project else None
+
+        return [one async for one in read_all(page, gone)]
 
 
-async def _appointed(connection: Connection, subject: str, role: str | None) -> dict[str, Any]:
+async def _appointed(connection: Connection, subject: str, role: ProjectRole | None) -> ProjectFields:
     async with session(connection) as at:
         project_id = await find_project(at.api, connection.project)
-        document = documents.SET_MEMBER if role is not None else documents.REMOVE_MEMBER
-        return dict((await at.api.mutate(document, projectId=project_id, subject=subject, role=role))["project"])
+        if role is None:
+            gone = RemoveProjectMemberInput(project_id=project_id, subject=subject)
+            return present(present((await at.api.remove_member(gone)).remove_project_member).project)
+        given = SetProjectMemberInput(project_id=project_id, subject=subject, role=role)
+        return present(present((await at.api.set_member(given)).set_project_member).project)

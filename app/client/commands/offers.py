@@ -1,17 +1,19 @@
 """`images offers`, `images accept`, `images decline`"""
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from app.client.api import sharing_documents as documents
 from app.client.api.catalogue import find_project
 from app.client.api.connection import Connection
-from app.client.api.sharing import Share, find_offer, offers_to
+from app.client.api.gateway import Api, present
+from app.client.api.sharing import find_offer, offers_to
 from app.client.commands import options
 from app.client.commands.session import command, run, session
+from app.client.generated.fragments import ShareFields as Share
+from app.client.generated.input_types import AcceptImageShareInput, DeclineImageShareInput
 from app.client.terminal.showing_shares import share_text, show_offers
 
 Offer = Annotated[
@@ -45,7 +47,7 @@ def accept(
     as_json: options.AsJson = False,
 ) -> None:
     """Take an image that is offered to the project: from then on the project sees it."""
-    _answer(documents.ACCEPT_SHARE, share, project, connection, as_json)
+    _answer(_accepted, share, project, connection, as_json)
 
 
 def decline(
@@ -55,12 +57,15 @@ def decline(
     as_json: options.AsJson = False,
 ) -> None:
     """Decline an image that is offered to the project, or give up one that was accepted."""
-    _answer(documents.DECLINE_SHARE, share, project, connection, as_json)
+    _answer(_declined, share, project, connection, as_json)
 
 
-def _answer(document: str, share: str, project: str | None, connection: Path | None, as_json: bool) -> None:
+Answer = Callable[[Api, str], Awaitable[Share]]
+
+
+def _answer(answer: Answer, share: str, project: str | None, connection: Path | None, as_json: bool) -> None:
     with command(as_json=as_json) as output:
-        answered = run(_answered(options.connection_of(connection, project), document, share))
+        answered = run(_answered(options.connection_of(connection, project), answer, share))
         if as_json:
             output.json(answered)
         else:
@@ -72,7 +77,16 @@ async def _offered(connection: Connection) -> Sequence[Share]:
         return await offers_to(at.api, await find_project(at.api, connection.project))
 
 
-async def _answered(connection: Connection, document: str, wanted: str) -> Share:
+async def _answered(connection: Connection, answer: Answer, wanted: str) -> Share:
     async with session(connection) as at:
-        share_id = await find_offer(at.api, wanted, connection.project)
-        return dict((await at.api.mutate(document, shareId=share_id))["share"])
+        return await answer(at.api, await find_offer(at.api, wanted, connection.project))
+
+
+async def _accepted(api: Api, share_id: str) -> Share:
+    answer = await api.accept_share(AcceptImageShareInput(share_id=share_id))
+    return present(present(answer.accept_image_share).share)
+
+
+async def _declined(api: Api, share_id: str) -> Share:
+    answer = await api.decline_share(DeclineImageShareInput(share_id=share_id))
+    return present(present(answer.decline_image_share).share)

@@ -1,13 +1,16 @@
-"""Options that several commands have, and the words that they take."""
+"""Options that several commands have, and how they take words of the API."""
 
 import os
-from enum import StrEnum
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import typer
 
 from app.client.api.connection import Connection, find_connection
+from app.client.newer import OpenEnum
+
+Word = TypeVar("Word", bound=OpenEnum)
 
 Project = Annotated[
     str | None,
@@ -28,44 +31,22 @@ PatienceSeconds = Annotated[
 ]
 
 
-class Format(StrEnum):
-    QCOW2 = "qcow2"
-    RAW = "raw"
-    VMDK = "vmdk"
-    VHD = "vhd"
-    VHDX = "vhdx"
+def words(known: type[OpenEnum]) -> str:
+    """The words that an option takes, as its help shows them."""
+    return "|".join(word.lower() for word in known)
 
 
-class Architecture(StrEnum):
-    X86_64 = "x86_64"
-    AARCH64 = "aarch64"
+def word_of(known: type[Word]) -> Callable[[str], Word]:
+    """Reads a word of the API, in whatever case it is written."""
 
+    def parsed(text: str) -> Word:
+        for word in known:
+            if word.lower() == text.lower():
+                return word
+        expected = ", ".join(f"'{word.lower()}'" for word in known)
+        raise typer.BadParameter(f"{text!r} is not one of {expected}.")
 
-class Status(StrEnum):
-    QUEUED = "queued"
-    SAVING = "saving"
-    ACTIVE = "active"
-    ERROR = "error"
-
-
-class Type(StrEnum):
-    STOCK = "stock"
-    CUSTOM = "custom"
-    SNAPSHOT = "snapshot"
-
-
-class Role(StrEnum):
-    READER = "reader"
-    MEMBER = "member"
-    ADMIN = "admin"
-
-
-class Order(StrEnum):
-    NAME = "name"
-    CREATED = "created"
-    SIZE = "size"
-    STATUS = "status"
-    TYPE = "type"
+    return parsed
 
 
 def connection_of(file: Path | None, project: str | None = None) -> Connection:

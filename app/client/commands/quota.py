@@ -1,17 +1,18 @@
 """`images quota`"""
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from app.client.api import project_documents as documents
 from app.client.api.catalogue import find_project
 from app.client.api.connection import Connection
 from app.client.commands import options
 from app.client.commands.session import command, run, session
 from app.client.errors import Misconfigured, NotFound
-from app.client.terminal.output import Output
+from app.client.generated.fragments import QuotaFields, QuotaFieldsQuota
+from app.client.generated.input_types import SetProjectQuotaInput
+from app.client.terminal.output import Output, as_received
 from app.client.terminal.text import size
 
 _Limit = str | None
@@ -38,16 +39,16 @@ def quota(
     with command(as_json=as_json) as output:
         limits = _limits(
             {
-                "customImages": custom_images,
-                "imageStorageGib": storage_gib,
-                "snapshotsPerVolume": snapshots_per_volume,
+                "custom_images": custom_images,
+                "image_storage_gib": storage_gib,
+                "snapshots_per_volume": snapshots_per_volume,
             }
         )
-        found = run(_quota(options.connection_of(connection, project), limits))
+        found, limited = run(_quota(options.connection_of(connection, project), limits))
         if as_json:
-            output.json({"project": {"id": found["id"], "name": found["name"]}, **found["quota"]})
+            output.json({"project": {"id": found.id, "name": found.name}, **as_received(limited)})
         else:
-            _show(output, found)
+            _show(output, found, limited)
 
 
 def _limits(said: Mapping[str, _Limit]) -> dict[str, int | None]:
@@ -64,27 +65,27 @@ def _limit(text: str) -> int | None:
     return int(text)
 
 
-async def _quota(connection: Connection, limits: Mapping[str, int | None]) -> dict[str, Any]:
+async def _quota(connection: Connection, limits: Mapping[str, int | None]) -> tuple[QuotaFields, QuotaFieldsQuota]:
     async with session(connection) as at:
         project_id = await find_project(at.api, connection.project)
         if limits:
-            payload = await at.api.carry_out(documents.SET_QUOTA, {"projectId": project_id, **limits})
-            project = payload["project"]
+            payload = (await at.api.set_quota(SetProjectQuotaInput(project_id=project_id, **limits))).set_project_quota
+            project = payload.project if payload else None
         else:
-            project = (await at.api.query(documents.QUOTA, project=project_id))["project"]
-        if project is None or project["quota"] is None:
+            project = (await at.api.quota(project_id)).project
+        if project is None or project.quota is None:
             raise NotFound("There is no such project.")
-        return dict(project)
+        return project, project.quota
 
 
-def _show(output: Output, project: Mapping[str, Any]) -> None:
-    images, storage = project["quota"]["customImages"], project["quota"]["imageStorage"]
-    promised = f", and {size(storage['reserved'])} promised to uploads" if storage["reserved"] else ""
+def _show(output: Output, project: QuotaFields, quota: QuotaFieldsQuota) -> None:
+    images, storage = quota.custom_images, quota.image_storage
+    promised = f", and {size(storage.reserved)} promised to uploads" if storage.reserved else ""
     output.details(
         [
-            ("project", f"{project['name']} ({project['id']})"),
-            ("custom images", f"{images['used']} of {images['limit']}"),
-            ("image storage", f"{size(storage['used'])} of {size(storage['limit'])}{promised}"),
-            ("snapshots per volume", f"the newest {project['quota']['snapshotsPerVolume']} are kept"),
+            ("project", f"{project.name} ({project.id})"),
+            ("custom images", f"{images.used} of {images.limit}"),
+            ("image storage", f"{size(storage.used)} of {size(storage.limit)}{promised}"),
+            ("snapshots per volume", f"the newest {quota.snapshots_per_volume} are kept"),
         ]
     )

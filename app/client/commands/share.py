@@ -1,18 +1,22 @@
 """`images share`, `images unshare`, `images shares`"""
 
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from app.client.api import sharing_documents as documents
 from app.client.api.catalogue import find_image
 from app.client.api.connection import Connection
-from app.client.api.sharing import Share, share_image, share_with, shares_of
+from app.client.api.gateway import present
+from app.client.api.sharing import share_image, share_with, shares_of
 from app.client.commands import options
 from app.client.commands.session import command, run, session
 from app.client.commands.show import Image
 from app.client.errors import NotFound
+from app.client.generated.enums import ShareGrant
+from app.client.generated.fragments import ShareFields as Share
+from app.client.generated.input_types import RevokeImageShareInput
+from app.client.generated.revoke_share import RevokeShareRevokeImageShare
 from app.client.terminal.showing_shares import share_text, show_shares
 
 With = Annotated[
@@ -37,7 +41,7 @@ def share(
     Said again, with or without --edit, it changes what the other project may do.
     """
     with command(as_json=as_json) as output:
-        grant = "LAUNCH_AND_EDIT" if edit else "LAUNCH"
+        grant = ShareGrant.LAUNCH_AND_EDIT if edit else ShareGrant.LAUNCH
         made = run(_shared(options.connection_of(connection, project), image, with_, grant, offer))
         if as_json:
             output.json(made)
@@ -56,9 +60,9 @@ def unshare(
     with command(as_json=as_json) as output:
         gone, payload = run(_unshared(options.connection_of(connection, project), image, with_))
         if as_json:
-            output.json({"revokedShareId": payload["revokedShareId"], "cursor": payload["cursor"]})
+            output.json({"revokedShareId": payload.revoked_share_id, "cursor": payload.cursor})
         else:
-            output.line(f"{gone['imageName']} is not shared with {gone['project']['name']} any more: {gone['id']}")
+            output.line(f"{gone.image_name} is not shared with {gone.project.name} any more: {gone.id}")
 
 
 def shares(
@@ -78,22 +82,23 @@ def shares(
             output.note("The image is shared with no other project.")
 
 
-async def _shared(connection: Connection, wanted: str, project: str, grant: str, offer: bool) -> Share:
+async def _shared(connection: Connection, wanted: str, project: str, grant: ShareGrant, offer: bool) -> Share:
     async with session(connection) as at:
         image = await find_image(at.api, wanted, connection.project)
-        return await share_image(at.api, image, project, grant, offer=offer)
+        return await share_image(at.api, image.id, project, grant, offer=offer)
 
 
-async def _unshared(connection: Connection, wanted: str, project: str) -> tuple[Share, dict[str, Any]]:
+async def _unshared(connection: Connection, wanted: str, project: str) -> tuple[Share, RevokeShareRevokeImageShare]:
     async with session(connection) as at:
         image = await find_image(at.api, wanted, connection.project)
-        known = share_with(await shares_of(at.api, image["id"]), project)
+        known = share_with(await shares_of(at.api, image.id), project)
         if known is None:
-            raise NotFound(f"{image['name']} is not shared with {project}.", hint="`images shares` lists with whom.")
-        return known, await at.api.mutate(documents.REVOKE_SHARE, shareId=known["id"])
+            raise NotFound(f"{image.name} is not shared with {project}.", hint="`images shares` lists with whom.")
+        payload = (await at.api.revoke_share(RevokeImageShareInput(share_id=known.id))).revoke_image_share
+        return known, present(payload)
 
 
 async def _listed(connection: Connection, wanted: str) -> Sequence[Share]:
     async with session(connection) as at:
         image = await find_image(at.api, wanted, connection.project)
-        return await shares_of(at.api, image["id"])
+        return await shares_of(at.api, image.id)

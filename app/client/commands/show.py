@@ -1,6 +1,6 @@
 """`images show`"""
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -8,6 +8,7 @@ from app.client.api.catalogue import find_image
 from app.client.api.connection import Connection
 from app.client.commands import options
 from app.client.commands.session import command, run, session
+from app.client.generated.image import ImageImage
 from app.client.terminal.showing import show_image
 
 Image = Annotated[str, typer.Argument(help="An image, by id or name.", show_default=False)]
@@ -28,7 +29,7 @@ def show(
             show_image(output, found)
 
 
-async def found_image(connection: Connection, wanted: str) -> dict[str, Any]:
+async def found_image(connection: Connection, wanted: str) -> ImageImage:
     """The image of this id or name, as `find_image` gives it."""
     async with session(connection) as at:
         return await find_image(at.api, wanted, connection.project)

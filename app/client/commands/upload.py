@@ -4,7 +4,7 @@ import asyncio
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -14,7 +14,10 @@ from app.client.api.settling import settled
 from app.client.commands import options
 from app.client.commands.session import command, run, session
 from app.client.errors import ImageFailed
-from app.client.patience import Patience
+from app.client.generated.enums import Architecture, DiskFormat, ImageStatus
+from app.client.generated.fragments import ImageFields
+from app.client.generated.input_types import CreateImageInput
+from app.client.retrying import RetryPolicy
 from app.client.terminal.output import Output
 from app.client.terminal.reporting import Reporter, reporter_for
 from app.client.transfer.disk_file import DiskFile, opened
@@ -27,14 +30,24 @@ def upload(
     file: Annotated[Path, typer.Argument(help="A disk image: qcow2, raw, vmdk, vhd or vhdx.", show_default=False)],
     name: Annotated[str | None, typer.Option(help="Name of the image; without it, the file's.")] = None,
     format: Annotated[
-        options.Format | None,
-        typer.Option(case_sensitive=False, help="Format of the file; without it, by its ending or its first bytes."),
+        DiskFormat | None,
+        typer.Option(
+            parser=options.word_of(DiskFormat),
+            metavar=f"<{options.words(DiskFormat)}>",
+            help="Format of the file; without it, by its ending or its first bytes.",
+        ),
     ] = None,
     os_family: Annotated[str | None, typer.Option("--os", help="Operating system, for example ubuntu.")] = None,
     os_version: Annotated[str | None, typer.Option(help="Its version, for example 24.04.")] = None,
     arch: Annotated[
-        options.Architecture, typer.Option(case_sensitive=False, help="Processor that it is made for.")
-    ] = options.Architecture.X86_64,
+        Architecture,
+        typer.Option(
+            parser=options.word_of(Architecture),
+            metavar=f"<{options.words(Architecture)}>",
+            help="Processor that it is made for.",
+            show_default="x86_64",
+        ),
+    ] = Architecture.X86_64,
     label: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="A label; may be repeated.")] = None,
     sha256: Annotated[str | None, typer.Option(metavar="HEX", help="SHA-256 of the file, checked on arrival.")] = None,
     checksum: Annotated[bool, typer.Option("--checksum", help="Compute the SHA-256 first, to be checked.")] = False,
@@ -60,25 +73,25 @@ def upload(
             sha256=sha256,
             checksum=checksum,
         )
-        effort = _Effort(jobs, Patience(patience), wait)
+        effort = _Effort(jobs, RetryPolicy(patience), wait)
         act = _upload(options.connection_of(connection, project), output, disk, new, effort)
         image = run(act, resumed_by="Run the same command again: it goes on where it stopped.")
         if as_json:
             output.json(image)
         else:
-            output.line(f"{image['name']} is {image['status']}: {image['id']}")
+            output.line(f"{image.name} is {image.status}: {image.id}")
 
 
 @dataclass(frozen=True, slots=True)
 class _Effort:
     jobs: int
-    patience: Patience
+    policy: RetryPolicy
     wait: bool
 
 
 async def _upload(
     connection: Connection, output: Output, disk: DiskFile, new: NewImage, effort: _Effort
-) -> dict[str, Any]:
+) -> ImageFields:
     async with session(connection) as at:
         project_id = await find_project(at.api, connection.project)
         identity = {
@@ -90,20 +103,20 @@ async def _upload(
         source = {**asdict(disk.state), **new.content()}
         with claimed(cache_folder(os.environ), identity) as record, reporter_for(output) as reporter:
 
-            async def described() -> dict[str, Any]:
+            async def described() -> CreateImageInput:
                 return new.as_input(project_id, await _checksum(disk, new, reporter))
 
             uploading = Uploading(
-                at.api, at.http, disk, source, described, record, reporter, effort.patience, effort.jobs
+                at.api, at.http, disk, source, described, record, reporter, effort.policy, effort.jobs
             )
-            image = await uploading.bring()
+            image: ImageFields = await uploading.bring()
             if effort.wait:
-                image = await settled(at.api, image["id"], reporter, effort.patience)
-            for warning in image["warnings"]:
+                image = await settled(at.api, image.id, reporter, effort.policy)
+            for warning in image.warnings:
                 reporter.note(f"warning: {warning}")
             # From here on, the same command makes a new image.
             record.forget()
-    if image["status"] == "ERROR":
+    if image.status == ImageStatus.ERROR:
         raise ImageFailed.of(image)
     return image
 

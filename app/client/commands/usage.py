@@ -1,18 +1,20 @@
 """`images usage`"""
 
-from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 
 import typer
 
-from app.client.api import project_documents as documents
 from app.client.api.catalogue import find_project
 from app.client.api.connection import Connection
+from app.client.api.paging import nodes_of
 from app.client.commands import options
 from app.client.commands.session import command, run, session
 from app.client.errors import Misconfigured, NotFound
-from app.client.terminal.output import Output
+from app.client.generated.usage import UsageProject, UsageProjectUsage
+from app.client.generated.usage import UsageProjectUsageByImageNodes as Line
+from app.client.terminal.output import Output, as_received
 
 # Before the first instant that Python knows, there is no other.
 _INSTANT_TWO = datetime.min.replace(microsecond=1, tzinfo=UTC)
@@ -43,7 +45,7 @@ def usage(
         interval = interval_of(since, until, datetime.now(UTC))
         found = run(_used(options.connection_of(connection, project), interval))
         if as_json:
-            output.json(found)
+            output.json(_as_json(found))
         else:
             _show(output, found)
 
@@ -69,34 +71,48 @@ def _first_of_month(instant: datetime) -> datetime:
     return instant.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
 
 
-async def _used(connection: Connection, interval: Interval) -> dict[str, Any]:
-    """The bill, with the lines of all images; what is still stored counts up to the moment of the first page."""
+@dataclass(frozen=True, slots=True)
+class _Bill:
+    """What a project had stored, as of the first page of its lines, and the lines of all images."""
+
+    project: UsageProject
+    total: UsageProjectUsage
+    lines: list[Line]
+
+
+async def _used(connection: Connection, interval: Interval) -> _Bill:
+    """The bill; what is still stored counts up to the moment of the first page."""
     since, until = (instant.isoformat() for instant in interval)
-    found: dict[str, Any] | None = None
+    bill: _Bill | None = None
     after: str | None = None
     async with session(connection) as at:
         project_id = await find_project(at.api, connection.project)
         while True:
-            data = await at.api.query(documents.USAGE, project=project_id, since=since, until=until, after=after)
-            project = data["project"] or {}
-            if project.get("usage") is None:
+            project = (await at.api.usage(project_id, since, until, after)).project
+            if project is None or project.usage is None or project.usage.by_image is None:
                 raise NotFound("There is no such project.")
-            page = project["usage"].pop("byImage")
-            if found is None:
-                found = {"project": {"id": project["id"], "name": project["name"]}, **project["usage"], "byImage": []}
-            found["byImage"] += page["nodes"]
-            if not page["pageInfo"]["hasNextPage"]:
-                return found
-            after = page["pageInfo"]["endCursor"]
+            page = project.usage.by_image
+            bill = bill or _Bill(project, project.usage, [])
+            bill.lines.extend(nodes_of(page))
+            if not page.page_info.has_next_page:
+                return bill
+            after = page.page_info.end_cursor
 
 
-def _show(output: Output, found: Mapping[str, Any]) -> None:
-    output.line(f"{found['project']['name']}, from {found['from']} to {found['to']}")
-    rows = [(one["imageName"], *_amounts(one), (one["image"] or {}).get("id", "deleted")) for one in found["byImage"]]
+def _as_json(bill: _Bill) -> dict[str, Any]:
+    total = as_received(bill.total) | {"byImage": bill.lines}
+    return {"project": {"id": bill.project.id, "name": bill.project.name}, **total}
+
+
+def _show(output: Output, bill: _Bill) -> None:
+    output.line(f"{bill.project.name}, from {bill.total.from_} to {bill.total.to}")
+    rows = [(line.image_name, *_amounts(line), line.image.id if line.image else "deleted") for line in bill.lines]
     output.table(
-        ("IMAGE", "GiB HOURS", "COST", "ID"), [*rows, ("total", *_amounts(found), "")], right=("GiB HOURS", "COST")
+        ("IMAGE", "GiB HOURS", "COST", "ID"),
+        [*rows, ("total", *_amounts(bill.total), "")],
+        right=("GiB HOURS", "COST"),
     )
 
 
-def _amounts(line: Mapping[str, Any]) -> tuple[str, str]:
-    return f"{line['gibHours']:.3f}", f"{line['cost']['amount']} {line['cost']['currency']}"
+def _amounts(line: Line | UsageProjectUsage) -> tuple[str, str]:
+    return f"{line.gib_hours:.3f}", f"{line.cost.amount} {line.cost.currency}"

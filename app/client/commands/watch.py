@@ -1,20 +1,23 @@
 """`images watch`"""
 
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from app.client.api.catalogue import find_image, find_project, image_by_id
 from app.client.api.connection import Connection
 from app.client.api.settling import SETTLED
-from app.client.api.watching import Item, Watched, follow, missed, newest_cursor
+from app.client.api.watching import Watched, follow, missed, newest_cursor
 from app.client.commands import options
 from app.client.commands.session import Session, command, run, session
 from app.client.errors import ImageFailed, Interrupted, Misconfigured, NotFound
-from app.client.patience import Patience
+from app.client.feed import Deleted, Item, ResyncRequired, StatusChanged
+from app.client.generated.enums import ImageStatus
+from app.client.generated.image import ImageImage
+from app.client.retrying import RetryPolicy
 from app.client.terminal.output import Output
-from app.client.terminal.showing import event_text
+from app.client.terminal.showing_events import event_text
 
 
 def watch(
@@ -36,7 +39,7 @@ def watch(
         if until_settled and image is None:
             raise Misconfigured("--until-settled needs an image.", hint="Name one, by id or name.")
         where = options.connection_of(connection, project)
-        watching = _Watching(output, Patience(patience), progress, until_settled, after)
+        watching = _Watching(output, RetryPolicy(patience), progress, until_settled, after)
         try:
             run(watching.watch(where, image))
         except Interrupted as interrupted:
@@ -49,7 +52,7 @@ class _Watching:
     """Prints a feed. `newest` is the cursor of what was printed last."""
 
     output: Output
-    patience: Patience
+    policy: RetryPolicy
     progress: bool
     until_settled: bool
     newest: str | None
@@ -59,51 +62,48 @@ class _Watching:
         async with session(connection) as at:
             image = await find_image(at.api, wanted, connection.project) if wanted is not None else None
             # The image's own project is the one whose feed tells of it.
-            project = (image["project"] or {}).get("id") if image else None
+            project_id = image.project.id if image and image.project else None
             after = self.newest or await newest_cursor(at.api)
             watched = Watched(
-                project or await find_project(at.api, connection.project),
-                image["id"] if image else None,
+                project_id or await find_project(at.api, connection.project),
+                image.id if image else None,
                 after,
                 self.progress,
             )
             # Read after the cursor: what happens from here on is in the feed behind it.
-            if self.until_settled and image and await self._settled(at, image["id"]):
+            if self.until_settled and image and await self._settled(at, image.id):
                 async for event in missed(at.api, watched):
                     self._print(event)
-                return await self._end(at, image["id"])
+                return await self._end(at, image.id)
             await self._follow(at, watched)
 
     async def _follow(self, at: Session, watched: Watched) -> None:
-        async for item in follow(at.api, watched, self.patience):
+        async for item in follow(at.api, watched, self.policy):
             self._print(item)
             if self.until_settled and watched.image_id and await self._may_be_over(at, item, watched.image_id):
                 return await self._end(at, watched.image_id)
 
     async def _may_be_over(self, at: Session, item: Item, image_id: str) -> bool:
-        match item["__typename"]:
-            case "ImageDeleted":
-                raise NotFound("The image has been deleted.")
-            case "ImageStatusChanged" | "ResyncRequired":
-                return await self._settled(at, image_id)
-        return False
+        if isinstance(item, Deleted):
+            raise NotFound("The image has been deleted.")
+        return isinstance(item, StatusChanged | ResyncRequired) and await self._settled(at, image_id)
 
     async def _settled(self, at: Session, image_id: str) -> bool:
-        return (await self._read(at, image_id))["status"] in SETTLED
+        return (await self._read(at, image_id)).status in SETTLED
 
     async def _end(self, at: Session, image_id: str) -> None:
         image = await self._read(at, image_id)
-        if image["status"] == "ERROR":
+        if image.status == ImageStatus.ERROR:
             raise ImageFailed.of(image)
 
-    async def _read(self, at: Session, image_id: str) -> dict[str, Any]:
-        return await self.patience.until_done(lambda: image_by_id(at.api, image_id))
+    async def _read(self, at: Session, image_id: str) -> ImageImage:
+        return await self.policy.until_done(lambda: image_by_id(at.api, image_id))
 
     def _print(self, item: Item) -> None:
-        self.newest = item["cursor"]
+        self.newest = item.cursor
         if self.output.as_json:
             self.output.json(item, indent=None)
-        elif item["__typename"] == "ResyncRequired":
+        elif isinstance(item, ResyncRequired):
             self.output.note(event_text(item))
         else:
             self.output.line(event_text(item))

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any, Literal, TextIO
 
+from pydantic import BaseModel
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -31,8 +32,8 @@ class Output:
         return not self.as_json and self.err.is_terminal and not self.err.is_dumb_terminal
 
     def json(self, value: object, *, indent: int | None = 2) -> None:
-        """Print a value as JSON. ASCII only, so that no name in it does anything to a terminal."""
-        self.out.file.write(json.dumps(value, indent=indent) + "\n")
+        """Print a value as JSON, models as they came. ASCII only, so that no name does anything to a terminal."""
+        self.out.file.write(json.dumps(value, indent=indent, default=as_received) + "\n")
         self.out.file.flush()
 
     def line(self, text: str | Text) -> None:
@@ -70,6 +71,13 @@ class Output:
         for name, value in fields:
             if value not in (None, "", []):
                 self.line(Text.assemble((name.ljust(width + 2), "bold"), visible(str(value))))
+
+
+def as_received(value: object) -> dict[str, Any]:
+    """The answer that a model was read from: the same names, nulls and order. Raises TypeError for other objects."""
+    if not isinstance(value, BaseModel):
+        raise TypeError(f"{type(value).__name__} has no JSON.")
+    return value.model_dump(by_alias=True, exclude_unset=True)
 
 
 class _Console(Console):

@@ -1,22 +1,23 @@
 """Shows how far a file is: as a bar where there is a terminal, as a few lines where there is none, or not at all."""
 
-from collections.abc import Mapping
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from app.client.generated.enums import ImagePhase
+from app.client.generated.fragments import ImageFields, ProgressFields
 from app.client.terminal.output import Output
 from app.client.terminal.text import visible
 
-PHASES = {
-    "AWAITING_UPLOAD": "waiting for bytes",
-    "UPLOADING": "uploading",
-    "WAITING": "waiting for a worker",
-    "INSPECTING": "inspecting",
-    "CONVERTING": "converting",
-    "STORING": "storing",
-    "VERIFYING": "verifying",
+_PHASES = {
+    ImagePhase.AWAITING_UPLOAD: "waiting for bytes",
+    ImagePhase.UPLOADING: "uploading",
+    ImagePhase.WAITING: "waiting for a worker",
+    ImagePhase.INSPECTING: "inspecting",
+    ImagePhase.CONVERTING: "converting",
+    ImagePhase.STORING: "storing",
+    ImagePhase.VERIFYING: "verifying",
 }
 
 
@@ -36,7 +37,7 @@ class Reporter:
     def advance(self, count: int) -> None:
         """`count` bytes more are done; less, when it is negative."""
 
-    def show(self, image: Mapping[str, Any]) -> None:
+    def show(self, image: ImageFields) -> None:
         """The image is as far as its progress says."""
 
     def note(self, text: str) -> None:
@@ -55,9 +56,9 @@ class LineReporter(Reporter):
             self._last = what
             self._output.note(what)
 
-    def show(self, image: Mapping[str, Any]) -> None:
-        if progress := image.get("progress"):
-            self.begin(_stage(progress), 0, None)
+    def show(self, image: ImageFields) -> None:
+        if image.progress:
+            self.begin(phase_text(image.progress), 0, None)
 
     def note(self, text: str) -> None:
         self._output.note(text)
@@ -100,9 +101,9 @@ class BarReporter(Reporter):
         if self._task is not None:
             self._progress.advance(self._task, count)
 
-    def show(self, image: Mapping[str, Any]) -> None:
-        if progress := image.get("progress"):
-            self.begin(_stage(progress), progress["bytesDone"], progress["bytesTotal"])
+    def show(self, image: ImageFields) -> None:
+        if progress := image.progress:
+            self.begin(phase_text(progress), progress.bytes_done, progress.bytes_total)
 
     def note(self, text: str) -> None:
         self._output.note(text)  # above the bar: it is on the same console
@@ -115,6 +116,6 @@ def reporter_for(output: Output) -> Reporter:
     return BarReporter(output) if output.shows_bars else LineReporter(output)
 
 
-def _stage(progress: Mapping[str, Any]) -> str:
-    phase = str(progress["phase"])
-    return PHASES.get(phase, phase.lower())
+def phase_text(progress: ProgressFields) -> str:
+    """What is being done, for people."""
+    return _PHASES.get(progress.phase, progress.phase.lower())

@@ -1,39 +1,41 @@
 """Shares and offers as people read them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Any
 
+from app.client.generated.enums import ShareState
+from app.client.generated.fragments import ShareFields
 from app.client.terminal.output import Output
 from app.client.terminal.text import age, granted
 
-_STATES = {"ACCEPTED": "is shared with", "OFFERED": "is offered to", "DECLINED": "is declined by"}
+_STATES = {
+    ShareState.ACCEPTED: "is shared with",
+    ShareState.OFFERED: "is offered to",
+    ShareState.DECLINED: "is declined by",
+}
 
 
-def share_text(share: Mapping[str, Any]) -> str:
+def share_text(share: ShareFields) -> str:
     """What has become of a share, on one line."""
-    state = _STATES.get(share["state"], share["state"].lower())
-    allowed = "" if share["state"] == "DECLINED" else f", to {granted(share['grant'])}"
-    return f"{share['imageName']} {state} {share['project']['name']}{allowed}: {share['id']}"
+    state = _STATES.get(share.state, share.state.lower())
+    allowed = "" if share.state == ShareState.DECLINED else f", to {granted(share.grant)}"
+    return f"{share.image_name} {state} {share.project.name}{allowed}: {share.id}"
 
 
-def show_shares(output: Output, shares: Sequence[Mapping[str, Any]]) -> None:
+def show_shares(output: Output, shares: Sequence[ShareFields]) -> None:
     """Print the shares of an image, one row each."""
     rows = [
-        (share["project"]["name"], granted(share["grant"]), share["state"], share["sharedBy"], _age(share), share["id"])
+        (share.project.name, granted(share.grant), share.state, share.shared_by, _age(share), share.id)
         for share in shares
     ]
     output.table(("PROJECT", "MAY", "STATE", "BY", "CHANGED", "ID"), rows)
 
 
-def show_offers(output: Output, shares: Sequence[Mapping[str, Any]]) -> None:
+def show_offers(output: Output, shares: Sequence[ShareFields]) -> None:
     """Print what is offered to a project, one row each."""
-    rows = [
-        (share["imageName"] or "-", granted(share["grant"]), share["sharedBy"], _age(share), share["id"])
-        for share in shares
-    ]
+    rows = [(share.image_name or "-", granted(share.grant), share.shared_by, _age(share), share.id) for share in shares]
     output.table(("IMAGE", "MAY", "BY", "OFFERED", "ID"), rows)
 
 
-def _age(share: Mapping[str, Any]) -> str:
-    return age(datetime.fromisoformat(share["updatedAt"]), datetime.now(UTC))
+def _age(share: ShareFields) -> str:
+    return age(datetime.fromisoformat(share.updated_at), datetime.now(UTC))

@@ -3,6 +3,8 @@
 import unicodedata
 from datetime import datetime
 
+from app.client.generated.enums import ShareGrant
+
 # Control and format characters (the marks that change the writing direction are among the latter), halves of
 # characters, characters of nobody's, and what breaks lines.
 _INVISIBLE = ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
@@ -51,9 +53,9 @@ def _ago(amount: int, name: str) -> str:
     return f"{amount} {name}{'' if amount == 1 else 's'} ago"
 
 
-def granted(grant: str) -> str:
+_GRANTS = {ShareGrant.LAUNCH: "launch", ShareGrant.LAUNCH_AND_EDIT: "launch and edit"}
+
+
+def granted(grant: ShareGrant) -> str:
     """What a share lets one do."""
     return _GRANTS.get(grant, grant.lower())
-
-
-_GRANTS = {"LAUNCH": "launch", "LAUNCH_AND_EDIT": "launch and edit"}

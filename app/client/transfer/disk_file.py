@@ -10,14 +10,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from app.client.errors import UnusableFile
+from app.client.generated.enums import DiskFormat
 
 # Also the most that a part that is being sent has in memory.
 CHUNK = 1024 * 1024
 
-_BY_ENDING = {".qcow2": "QCOW2", ".raw": "RAW", ".vmdk": "VMDK", ".vhd": "VHD", ".vhdx": "VHDX"}
+_BY_ENDING = {f".{format.lower()}": format for format in DiskFormat}
 # What the first bytes of the formats are: QEMU's docs/interop/qcow2.rst; VMware's Virtual Disk Format 5.0;
 # Microsoft's MS-VHDX, section 2.2.1; Microsoft's Virtual Hard Disk Image Format Specification, "Hard Disk Footer".
-_BY_HEAD = {b"QFI\xfb": "QCOW2", b"KDMV": "VMDK", b"vhdxfile": "VHDX", b"conectix": "VHD"}
+_BY_HEAD = {
+    b"QFI\xfb": DiskFormat.QCOW2,
+    b"KDMV": DiskFormat.VMDK,
+    b"vhdxfile": DiskFormat.VHDX,
+    b"conectix": DiskFormat.VHD,
+}
 _FOOTER = 512
 
 
@@ -59,18 +65,18 @@ class DiskFile:
         """What the file is called, as text whatever its bytes are."""
         return os.fsencode(self.path.name).decode(errors="replace")
 
-    def format(self) -> str | None:
+    def format(self) -> DiskFormat | None:
         """The format by the file's ending, or else by its bytes; None when neither tells, as of a raw disk."""
         return _BY_ENDING.get(self.path.suffix.lower()) or self._detected()
 
-    def _detected(self) -> str | None:
+    def _detected(self) -> DiskFormat | None:
         head = os.pread(self.descriptor, 8, 0)
         for signature, name in _BY_HEAD.items():
             if head.startswith(signature):
                 return name
         # A fixed VHD begins with the disk's own bytes, and has a footer alone.
         foot = os.pread(self.descriptor, 8, max(0, self.size - _FOOTER))
-        return "VHD" if foot == b"conectix" else None
+        return DiskFormat.VHD if foot == b"conectix" else None
 
     async def chunks(self, offset: int, length: int) -> AsyncGenerator[bytes, None]:
         """`length` bytes from `offset` on, a piece at a time. Raises UnusableFile when the file has become shorter."""

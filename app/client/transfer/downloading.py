@@ -5,7 +5,7 @@ import fcntl
 import hashlib
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from io import FileIO
@@ -14,11 +14,13 @@ from typing import Any
 
 import httpx
 
-from app.client.api import documents
-from app.client.api.catalogue import image_by_id
-from app.client.api.gateway import Api
-from app.client.errors import AddressRefused, ClientError, NoAnswer, NotReachable, Refused, UnusableFile
-from app.client.patience import Patience, Trouble
+from app.client.api.catalogue import found
+from app.client.api.gateway import Api, present
+from app.client.errors import AddressRefused, NoAnswer, NotReachable, Refused, UnusableFile
+from app.client.generated.download import DownloadImage
+from app.client.generated.fragments import ImageFields, SignedRequestFields
+from app.client.generated.input_types import ImageLookup
+from app.client.retrying import RetryPolicy, succeeded
 from app.client.terminal.reporting import Reporter
 from app.client.transfer import signed
 
@@ -69,11 +71,11 @@ class Downloading:
 
     api: Api
     http: httpx.AsyncClient
-    image: Mapping[str, Any]
+    image: ImageFields
     target: Path
     overwrite: bool
     reporter: Reporter
-    patience: Patience
+    policy: RetryPolicy
 
     async def fetch(self) -> dict[str, Any]:
         """What was downloaded: path, size in bytes, SHA-256, and whether that is known to be right.
@@ -85,20 +87,20 @@ class Downloading:
             partial = Partial(file)
             await asyncio.to_thread(partial.read_earlier)
             await self._receive(partial)
-            expected = (await self._download())["sha256"]
-            found = partial.digest.hexdigest()
-            if expected is not None and found != expected:
+            expected = (await self._download()).sha256
+            digest = partial.digest.hexdigest()
+            if expected is not None and digest != expected:
                 os.unlink(file.name)
                 raise NoAnswer(
-                    f"What was downloaded has the SHA-256 {found}, not {expected}.", hint="Download it again."
+                    f"What was downloaded has the SHA-256 {digest}, not {expected}.", hint="Download it again."
                 )
             self._require_free()
             await asyncio.to_thread(self._keep, file)
         return {
-            "imageId": self.image["id"],
+            "imageId": self.image.id,
             "path": str(self.target),
             "size": partial.size,
-            "sha256": found,
+            "sha256": digest,
             "verified": expected is not None,
         }
 
@@ -110,42 +112,42 @@ class Downloading:
             raise UnusableFile(f"{self.target} can't be written: {error.strerror}.") from error
 
     async def _receive(self, partial: Partial) -> None:
-        trouble, refused, before = Trouble(self.patience), 0, partial.size
-        while True:
-            # An address lives for minutes and a download for hours: only those refused in a row are too many.
-            refused = refused if partial.size == before else 0
-            before = partial.size
-            try:
-                request = (await self._download())["download"]
-                return await self._receive_rest(request, partial)
-            except AddressRefused:
-                refused += 1
-                if refused == _ADDRESSES:
-                    raise
-            except ClientError as error:
-                if not error.temporary:
-                    raise
-                if partial.size > before:
-                    trouble.over()
-                await trouble.rest(error)
+        async for attempt in self.policy.attempts():
+            with attempt:
+                before = partial.size
+                try:
+                    return await self._receive_from_some_address(partial)
+                finally:
+                    if partial.size > before:
+                        succeeded(attempt)
 
-    async def _download(self) -> dict[str, Any]:
-        image = await self.patience.until_done(lambda: image_by_id(self.api, self.image["id"], documents.DOWNLOAD))
-        if image["download"] is None:
+    async def _receive_from_some_address(self, partial: Partial) -> None:
+        # An address lives for minutes and a download for hours: only those refused in a row are too many.
+        for _ in range(_ADDRESSES - 1):
+            try:
+                return await self._receive_rest(present((await self._download()).download), partial)
+            except AddressRefused:
+                continue
+        await self._receive_rest(present((await self._download()).download), partial)
+
+    async def _download(self) -> DownloadImage:
+        by_id = ImageLookup(id=self.image.id)
+        image = found((await self.policy.until_done(lambda: self.api.download(by_id))).image)
+        if image.download is None:
             raise Refused(
-                f"The image is {image['status']}: it can't be downloaded.",
+                f"The image is {image.status}: it can't be downloaded.",
                 hint="Only images that are ACTIVE have something to download.",
                 code="NOT_READY",
             )
         return image
 
-    async def _receive_rest(self, request: Mapping[str, Any], partial: Partial) -> None:
+    async def _receive_rest(self, request: SignedRequestFields, partial: Partial) -> None:
         headers = {**signed.headers_of(request), "Accept-Encoding": "identity"}
         if partial.size:
             headers["Range"] = f"bytes={partial.size}-"
         try:
             async with self.http.stream(
-                request["method"], request["url"], headers=headers, timeout=signed.TIMEOUT
+                request.method, request.url, headers=headers, timeout=signed.TIMEOUT
             ) as response:
                 total = await self._begin(response, partial)
                 # As it comes: what would be held back for a fuller piece would be lost when the connection breaks.
@@ -171,7 +173,7 @@ class Downloading:
             partial.start_over()
         length = response.headers.get("content-length", "")
         total = int(told[2]) if told else int(length) if length.isdecimal() else None
-        self.reporter.begin(f"downloading {self.image['name']}", partial.size, total)
+        self.reporter.begin(f"downloading {self.image.name}", partial.size, total)
         return total
 
     def _require_free(self) -> None:
@@ -184,14 +186,14 @@ class Downloading:
 
     def _partial_path(self) -> Path:
         """Beside the target, under a name that only this image has: the bytes of two never get mixed."""
-        mark = hashlib.sha256(self.image["id"].encode()).hexdigest()[:12]
+        mark = hashlib.sha256(self.image.id.encode()).hexdigest()[:12]
         return self.target.with_name(f"{self.target.name[:_MAXIMUM_NAME]}.{mark}.part")
 
 
-def file_name_for(image: Mapping[str, Any]) -> str:
+def file_name_for(image: ImageFields) -> str:
     """A harmless name for an image's file: what somebody called the image never becomes a path."""
-    name = re.sub(r"[^\w.-]+", "_", image["name"], flags=re.ASCII).lstrip(".-_")[:_MAXIMUM_NAME]
-    return (name or re.sub(r"\W+", "_", image["id"], flags=re.ASCII)).removesuffix(".qcow2") + ".qcow2"
+    name = re.sub(r"[^\w.-]+", "_", image.name, flags=re.ASCII).lstrip(".-_")[:_MAXIMUM_NAME]
+    return (name or re.sub(r"\W+", "_", image.id, flags=re.ASCII)).removesuffix(".qcow2") + ".qcow2"
 
 
 @contextmanager

@@ -6,6 +6,14 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from app.client.errors import Misconfigured
+from app.client.generated.enums import Architecture, DiskFormat
+from app.client.generated.input_types import (
+    CreateImageInput,
+    ImageSourceInput,
+    LabelInput,
+    OperatingSystemInput,
+    UploadInput,
+)
 from app.client.transfer.disk_file import DiskFile
 
 _MAXIMUM_NAME = 255
@@ -19,26 +27,26 @@ class NewImage:
     name: str
     file_name: str
     size: int
-    format: str
-    architecture: str
+    format: DiskFormat
+    architecture: Architecture
     os_family: str | None = None
     os_version: str | None = None
     labels: tuple[tuple[str, str], ...] = ()
     sha256: str | None = None
     checksum: bool = False
 
-    def as_input(self, project_id: str, sha256: str | None) -> dict[str, Any]:
+    def as_input(self, project_id: str, sha256: str | None) -> CreateImageInput:
         """The input of createImage, but for its idempotency key."""
-        os = {"family": self.os_family, "version": self.os_version} if self.os_family else None
-        file = {"fileName": self.file_name, "size": self.size, "format": self.format, "sha256": sha256}
-        return {
-            "projectId": project_id,
-            "name": self.name,
-            "architecture": self.architecture,
-            "os": os,
-            "labels": [{"key": key, "value": value} for key, value in self.labels] or None,
-            "source": {"upload": file},
-        }
+        os = OperatingSystemInput(family=self.os_family, version=self.os_version) if self.os_family else None
+        file = UploadInput(file_name=self.file_name, size=self.size, format=self.format, sha256=sha256)
+        return CreateImageInput(
+            project_id=project_id,
+            name=self.name,
+            architecture=self.architecture,
+            os=os,
+            labels=[LabelInput(key=key, value=value) for key, value in self.labels] or None,
+            source=ImageSourceInput(upload=file),
+        )
 
     def identity(self) -> dict[str, Any]:
         """What tells this wish from others: the same file under another name is another upload."""
@@ -54,8 +62,8 @@ def describe(
     disk: DiskFile,
     *,
     name: str | None,
-    format: str | None,
-    architecture: str,
+    format: DiskFormat | None,
+    architecture: Architecture,
     os: tuple[str | None, str | None],
     labels: Sequence[str],
     sha256: str | None,
@@ -71,8 +79,8 @@ def describe(
         name=_proper(name) if name is not None else _name_of(disk),
         file_name=disk.name,
         size=disk.size,
-        format=(format or _format_of(disk)).upper(),
-        architecture=architecture.upper(),
+        format=format or _format_of(disk),
+        architecture=architecture,
         os_family=family,
         os_version=version,
         labels=tuple(_label(text) for text in labels),
@@ -81,7 +89,7 @@ def describe(
     )
 
 
-def _format_of(disk: DiskFile) -> str:
+def _format_of(disk: DiskFile) -> DiskFormat:
     found = disk.format()
     if found is None:
         raise Misconfigured(

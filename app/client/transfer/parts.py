@@ -5,14 +5,15 @@ from collections import deque
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Any
 
 import httpx
 
-from app.client.api import documents
-from app.client.api.gateway import Api
+from app.client.api.gateway import Api, present
 from app.client.errors import AddressRefused, ClientError, NotAllowed, NotFound, UploadClosed
-from app.client.patience import Patience, Trouble
+from app.client.generated.enums import UploadState
+from app.client.generated.fragments import SignedRequestFields
+from app.client.generated.missing_parts import MissingPartsNodeImageUpload
+from app.client.retrying import RetryPolicy
 from app.client.terminal.reporting import Reporter
 from app.client.transfer import signed
 from app.client.transfer.disk_file import DiskFile
@@ -29,17 +30,17 @@ class Part:
     number: int
     offset: int
     size: int
-    request: dict[str, Any]
+    request: SignedRequestFields
     before: str | None
 
 
 class MissingParts:
     """The parts that have not arrived, by number, read from the gateway page by page as they are taken."""
 
-    def __init__(self, api: Api, upload_id: str, patience: Patience) -> None:
+    def __init__(self, api: Api, upload_id: str, policy: RetryPolicy) -> None:
         self._api = api
         self._upload_id = upload_id
-        self._patience = patience
+        self._policy = policy
         self._page: deque[Part] = deque()
         self._after: str | None = None
         self._more = True
@@ -59,20 +60,21 @@ class MissingParts:
         return parts[0] if parts and parts[0].number == part.number else None
 
     async def _read(self, first: int, after: str | None) -> tuple[list[Part], str | None, bool]:
-        data = await self._patience.until_done(
-            lambda: self._api.query(documents.MISSING_PARTS, upload=self._upload_id, first=first, after=after)
-        )
-        page = (data["node"] or {}).get("parts")
-        if page is None or data["node"]["state"] != "OPEN":
+        upload = (await self._policy.until_done(lambda: self._api.missing_parts(self._upload_id, first, after))).node
+        if (
+            not isinstance(upload, MissingPartsNodeImageUpload)
+            or upload.parts is None
+            or upload.state != UploadState.OPEN
+        ):
             raise UploadClosed("The upload takes no more bytes.")
         parts = []
-        for edge in page["edges"]:
-            node = edge["node"]
-            if node["request"] is None:
+        for edge in upload.parts.edges or ():
+            node = present(present(edge).node)
+            if node.request is None:
                 raise NotAllowed("You may not send bytes to this upload.", hint="It takes the role MEMBER.")
-            parts.append(Part(node["number"], node["offset"], node["size"], node["request"], after))
-            after = edge["cursor"]
-        return parts, after, page["pageInfo"]["hasNextPage"]
+            parts.append(Part(node.number, node.offset, node.size, node.request, after))
+            after = present(edge).cursor
+        return parts, after, upload.parts.page_info.has_next_page
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +84,7 @@ class PartSender:
     http: httpx.AsyncClient
     file: DiskFile
     reporter: Reporter
-    patience: Patience
+    policy: RetryPolicy
     jobs: int
 
     async def send(self, missing: MissingParts) -> None:
@@ -99,26 +101,23 @@ class PartSender:
             await self._send_part(part, missing)
 
     async def _send_part(self, part: Part, missing: MissingParts) -> None:
-        trouble, addresses = Trouble(self.patience), 1
-        while True:
-            try:
-                return await self._attempt(part)
-            except AddressRefused as error:
-                if addresses == _ADDRESSES:
-                    raise error
-                addresses += 1
-            except NotFound as error:  # S3 says so when the upload has been aborted
-                raise UploadClosed(error.message) from error
-            except ClientError as error:
-                if not error.temporary:
-                    raise
-                await trouble.rest(error)
-            # A broken connection may have hidden the answer: the part has arrived, or the upload takes none any more.
-            fresh = await missing.again(part)
-            if fresh is None:
+        given: Part | None = part
+        refused = 0
+        async for attempt in self.policy.attempts():
+            with attempt:
+                while (fresh := given or await missing.again(part)) is not None:
+                    # After a failure, ask again: the part may have arrived although its answer was lost, or the upload
+                    # may be closed.
+                    given = None
+                    try:
+                        return await self._attempt(fresh)
+                    except AddressRefused:
+                        refused += 1
+                        if refused == _ADDRESSES:
+                            raise
+                    except NotFound as error:  # S3 says so when the upload has been aborted
+                        raise UploadClosed(error.message) from error
                 self.reporter.advance(part.size)
-                return
-            part = fresh
 
     async def _attempt(self, part: Part) -> None:
         sent = 0
@@ -132,11 +131,10 @@ class PartSender:
                     self.reporter.advance(len(chunk))
 
         headers = {**signed.headers_of(part.request), "Content-Length": str(part.size)}
-        method, url = part.request["method"], part.request["url"]
         try:
             async with aclosing(body()) as content:
                 response = await self.http.request(
-                    method, url, content=content, headers=headers, timeout=signed.TIMEOUT
+                    part.request.method, part.request.url, content=content, headers=headers, timeout=signed.TIMEOUT
                 )
             if response.is_success:
                 return

@@ -1,7 +1,6 @@
 """Requests to signed addresses, of the gateway or of the object store behind it. They carry no token."""
 
 import json
-from collections.abc import Mapping
 from typing import Any
 
 import httpx
@@ -16,6 +15,7 @@ from app.client.errors import (
     Refused,
     UploadClosed,
 )
+from app.client.generated.fragments import SignedRequestFields
 
 # Before a part is acknowledged it is written to the disk, and the first one is inspected.
 TIMEOUT = httpx.Timeout(60, connect=10, read=300, pool=None)
@@ -24,9 +24,9 @@ TIMEOUT = httpx.Timeout(60, connect=10, read=300, pool=None)
 _NO_BYTES = "The object store does not have these bytes (any longer)."
 
 
-def headers_of(request: Mapping[str, Any]) -> dict[str, str]:
+def headers_of(request: SignedRequestFields) -> dict[str, str]:
     """The headers that have to be sent along with a SignedRequest of the API."""
-    return {header["name"]: header["value"] for header in request["headers"]}
+    return {header.name: header.value for header in request.headers}
 
 
 def broken(error: httpx.TransportError) -> NotReachable:

@@ -2,21 +2,20 @@
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import httpx
 
-from app.client.api import documents
-from app.client.api.catalogue import image_by_id
-from app.client.api.gateway import Api
+from app.client.api.catalogue import found
+from app.client.api.gateway import Api, present
 from app.client.errors import ClientError, NotFound, Refused, UnusableFile
-from app.client.patience import Patience, Trouble
+from app.client.generated.enums import ImageStatus, UserErrorCode
+from app.client.generated.fragments import ImageAndUploadFields, ImageFields, UploadFields
+from app.client.generated.input_types import AbortUploadInput, CompleteUploadInput, CreateImageInput, ImageLookup
+from app.client.retrying import RetryPolicy
 from app.client.terminal.reporting import Reporter
 from app.client.transfer.disk_file import DiskFile
 from app.client.transfer.parts import MissingParts, PartSender
 from app.client.transfer.resume import Begun, UploadRecord
-
-Image = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,32 +29,41 @@ class Uploading:
     http: httpx.AsyncClient
     file: DiskFile
     source: Mapping[str, object]
-    described: Callable[[], Awaitable[Mapping[str, Any]]]
+    described: Callable[[], Awaitable[CreateImageInput]]
     record: UploadRecord
     reporter: Reporter
-    patience: Patience
+    policy: RetryPolicy
     jobs: int
 
-    async def bring(self) -> Image:
+    async def bring(self) -> ImageFields:
         """The image, once all its bytes are with the gateway, or it takes none any more. Raises ClientError."""
         image = await self._resumed() or await self._created()
-        trouble = Trouble(self.patience)
-        while image.get("upload"):
-            try:
-                await self._send(image["upload"])
-                payload = await self._mutate(documents.COMPLETE_UPLOAD, uploadId=image["upload"]["id"])
-                return dict(payload["image"])
-            except UnusableFile:
-                await self._give_up(image["upload"])
-                raise
-            # A part had to be sent again after all, or the upload was ended meanwhile: the image tells which.
-            except Refused as error:
-                image = await self._read(image["id"])
-                if image.get("upload"):
-                    await trouble.rest(error)
-        return image
+        async for attempt in self.policy.attempts(lambda error: isinstance(error, Refused)):
+            with attempt:
+                if image.upload is None:
+                    return image
+                try:
+                    return await self._sent(image.upload)
+                except Refused:
+                    # A part has to be sent again after all, or the upload was ended meanwhile: the image tells which.
+                    image = await self._read(image.id)
+                    if image.upload is None:
+                        return image
+                    raise
+        raise AssertionError("the last attempt returns or raises")
 
-    async def _resumed(self) -> Image | None:
+    async def _sent(self, upload: UploadFields) -> ImageFields:
+        """The image, whose bytes are all with the gateway. Raises ClientError."""
+        try:
+            await self._send(upload)
+        except UnusableFile:
+            await self._give_up(upload)
+            raise
+        given = CompleteUploadInput(upload_id=upload.id)
+        completed = await self.policy.until_done(lambda: self.api.complete_upload(given))
+        return present(present(completed.complete_upload).image)
+
+    async def _resumed(self) -> ImageAndUploadFields | None:
         """The image of an earlier run that still waits for bytes, is being converted, or is done."""
         begun = self.record.read()
         if begun is None:
@@ -66,7 +74,7 @@ class Uploading:
         if begun.image_id is None:
             return None
         image = await self._image_of(begun)
-        if image is None or image["status"] == "ERROR":
+        if image is None or image.status == ImageStatus.ERROR:
             self.record.forget()
             return None
         return image
@@ -77,18 +85,18 @@ class Uploading:
         While the gateway can't be reached, it is remembered: the next run tries again.
         """
         image = await self._image_of(begun)
-        if image is not None and image["status"] != "ERROR":
+        if image is not None and image.status != ImageStatus.ERROR:
             known = (
-                f"{self.file.name}, or what is said about it, has changed since the upload of {image['name']} "
-                f"({image['id']}) began."
+                f"{self.file.name}, or what is said about it, has changed since the upload of {image.name} "
+                f"({image.id}) began."
             )
-            if not image.get("upload"):
+            if image.upload is None:
                 self.reporter.note(f"{known} That image stays; the file is uploaded as a new one.")
-            elif await self._aborted(image["upload"]):
+            elif await self._aborted(image.upload):
                 self.reporter.note(f"{known} That upload was aborted; the file is uploaded from the start.")
         self.record.forget()
 
-    async def _image_of(self, begun: Begun) -> Image | None:
+    async def _image_of(self, begun: Begun) -> ImageAndUploadFields | None:
         """The image of an earlier run; None when there is none, or none any more."""
         if begun.image_id is None:
             return None
@@ -97,19 +105,19 @@ class Uploading:
         except NotFound:
             return None
 
-    async def _aborted(self, upload: Mapping[str, Any]) -> bool:
+    async def _aborted(self, upload: UploadFields) -> bool:
         """Abort an upload; False when it has ended meanwhile, completed or not."""
         try:
-            await self._mutate(documents.ABORT_UPLOAD, uploadId=upload["id"])
+            await self.policy.until_done(lambda: self.api.abort_upload(AbortUploadInput(upload_id=upload.id)))
         except NotFound:
             return False
         except Refused as error:
-            if error.code != "CONFLICT":
+            if error.code != UserErrorCode.CONFLICT:
                 raise
             return False
         return True
 
-    async def _created(self) -> Image:
+    async def _created(self) -> ImageAndUploadFields:
         begun = self.record.read() or self.record.begin(self.source)
         try:
             return await self._create(begun)
@@ -119,44 +127,36 @@ class Uploading:
             # An earlier run had it made, did not hear of it, and somebody has deleted it since.
             return await self._create(self.record.begin(self.source))
 
-    async def _create(self, begun: Begun) -> Image:
-        given = {**await self.described(), "idempotencyKey": begun.idempotency_key}
-        trouble = Trouble(self.patience)
-        while True:
-            try:
-                payload = await self._mutate(documents.CREATE_IMAGE, **given)
-                break
-            except Refused as error:
-                # Without a field: the same request is under way, of a run that was cut off just now.
-                if error.code != "CONFLICT" or error.details.get("field"):
-                    self.record.forget()
-                    raise
-                await trouble.rest(error)
-        image: Image = payload["image"]
-        self.record.made(begun, image["id"])
-        if image["upload"] is None:  # an earlier run was cut off after its last byte
-            return await self._read(image["id"])
+    async def _create(self, begun: Begun) -> ImageAndUploadFields:
+        given = (await self.described()).model_copy(update={"idempotency_key": begun.idempotency_key})
+        try:
+            made = await self.policy.until_done(lambda: self.api.create_image(given))
+        except Refused:
+            self.record.forget()
+            raise
+        image = present(present(made.create_image).image)
+        self.record.made(begun, image.id)
+        if image.upload is None:  # an earlier run was cut off after its last byte
+            return await self._read(image.id)
         return image
 
-    async def _send(self, upload: Mapping[str, Any]) -> None:
-        self.reporter.begin(f"uploading {self.file.name}", upload["receivedBytes"] or 0, upload["size"])
-        if upload["size"] != self.file.size:
-            raise UnusableFile(f"The upload is of {upload['size']} bytes, the file has {self.file.size}.")
-        jobs = min(self.jobs, upload["partCount"])
-        sender = PartSender(self.http, self.file, self.reporter, self.patience, jobs)
-        await sender.send(MissingParts(self.api, upload["id"], self.patience))
+    async def _send(self, upload: UploadFields) -> None:
+        self.reporter.begin(f"uploading {self.file.name}", upload.received_bytes or 0, upload.size)
+        if upload.size != self.file.size:
+            raise UnusableFile(f"The upload is of {upload.size} bytes, the file has {self.file.size}.")
+        jobs = min(self.jobs, upload.part_count)
+        sender = PartSender(self.http, self.file, self.reporter, self.policy, jobs)
+        await sender.send(MissingParts(self.api, upload.id, self.policy))
         self.file.require_unchanged()
 
-    async def _give_up(self, upload: Mapping[str, Any]) -> None:
+    async def _give_up(self, upload: UploadFields) -> None:
         """The file is not any more what was begun with: what has arrived is of no use."""
         try:
-            await self.api.mutate(documents.ABORT_UPLOAD, uploadId=upload["id"])
+            await self.api.abort_upload(AbortUploadInput(upload_id=upload.id))
         except ClientError:
             return  # the next run aborts it, or it expires
         self.record.forget()
 
-    async def _read(self, image_id: str) -> Image:
-        return await self.patience.until_done(lambda: image_by_id(self.api, image_id, documents.IMAGE_AND_UPLOAD))
-
-    async def _mutate(self, document: str, **given: Any) -> dict[str, Any]:
-        return await self.patience.until_done(lambda: self.api.mutate(document, **given))
+    async def _read(self, image_id: str) -> ImageAndUploadFields:
+        by_id = ImageLookup(id=image_id)
+        return found((await self.policy.until_done(lambda: self.api.image_and_upload(by_id))).image)

@@ -19,26 +19,27 @@ from app.client.errors import (
     Refused,
 )
 from app.client.exits import ExitCode
-from app.client.patience import Patience
+from app.client.generated.input_types import DeleteImageInput
+from app.client.retrying import RetryPolicy
 from tests.support.scripted_server import Answer, Reply, data, errors, events, in_turn, session_with
 
-NO_PATIENCE = Patience(0)
-SHORT = Patience(20, first_pause=0.001, longest_pause=0.002)
+NEVER = RetryPolicy(0)
+SHORT = RetryPolicy(20, first_pause=0.001, longest_pause=0.002)
 
 
 async def queried(answer: Answer) -> dict[str, Any]:
     async with session_with(answer) as (at, _):
-        return await at.api.query("query Q { a }")
+        return await at.api.execute("query Q { a }", "Q", {})
 
 
 async def mutated(answer: Answer) -> dict[str, Any]:
     async with session_with(answer) as (at, _):
-        return await at.api.mutate("mutation M { act }", id="1", nothing=None)
+        return await at.api.execute("mutation M { act }", "M", {})
 
 
 async def subscribed(answer: Answer) -> list[dict[str, Any]]:
     async with session_with(answer) as (at, _):
-        return [item async for item in at.api.subscribe("subscription S { a }")]
+        return [item async for item in at.api.execute_ws("subscription S { a }", "S", {})]
 
 
 def user_error(code: str) -> Reply:
@@ -49,7 +50,7 @@ def user_error(code: str) -> Reply:
 def test_a_question_carries_the_token_and_its_variables() -> None:
     async def asked() -> None:
         async with session_with(in_turn(data(a=1))) as (at, server):
-            assert await at.api.query("query Q { a }", name="\udcff ü") == {"a": 1}
+            assert await at.api.execute("query Q { a }", "Q", {"name": "\udcff ü"}) == {"a": 1}
         (request,) = server.asked
         assert request.headers["authorization"] == "Bearer token"
         assert request.body.isascii()
@@ -106,7 +107,7 @@ def test_an_error_says_what_the_gateway_said() -> None:
 def test_where_nobody_listens_is_named() -> None:
     async def ask() -> None:
         async with client() as http:
-            await Api(Connection("http://127.0.0.1:1/graphql", "t"), http).query("query Q { a }")
+            await Api(Connection("http://127.0.0.1:1/graphql", "t"), http).execute("query Q { a }", "Q", {})
 
     with pytest.raises(NotReachable, match=r"127\.0\.0\.1:1/graphql"):
         asyncio.run(ask())
@@ -114,11 +115,25 @@ def test_where_nobody_listens_is_named() -> None:
 
 def test_a_mutation_sends_what_is_given_as_its_input() -> None:
     async def act() -> None:
-        async with session_with(in_turn(data(act={"userErrors": [], "id": "1"}))) as (at, server):
-            assert (await at.api.mutate("mutation M { act }", id="1", nothing=None))["id"] == "1"
-        assert server.asked[0].variables == {"input": {"id": "1"}}
+        done: dict[str, Any] = {"deletedImageId": "1", "cursor": None, "userErrors": []}
+        async with session_with(in_turn(data(deleteImage=done))) as (at, server):
+            answer = await at.api.delete_image(DeleteImageInput(image_id="1"))
+        assert answer.delete_image is not None
+        assert answer.delete_image.deleted_image_id == "1"
+        assert server.asked[0].variables == {"input": {"imageId": "1"}}
 
     asyncio.run(act())
+
+
+def test_an_answer_that_does_not_fit_the_schema_is_none() -> None:
+    async def ask() -> None:
+        async with session_with(in_turn(data(eventCursor=5))) as (at, _):
+            await at.api.event_cursor()
+
+    with pytest.raises(NoAnswer, match="eventCursor") as raised:
+        asyncio.run(ask())
+
+    assert raised.value.exit_code is ExitCode.NO_ANSWER
 
 
 @pytest.mark.parametrize(
@@ -165,14 +180,14 @@ def test_an_error_within_a_stream_is_raised() -> None:
 
 
 def test_what_passes_by_itself_is_waited_for_and_what_does_not_is_told_at_once() -> None:
-    async def asked(patience: Patience, *replies: Reply) -> tuple[object, int]:
+    async def asked(policy: RetryPolicy, *replies: Reply) -> tuple[object, int]:
         async with session_with(in_turn(*replies)) as (at, server):
             try:
-                return await patience.until_done(lambda: at.api.query("query Q { a }")), len(server.asked)
+                return await policy.until_done(lambda: at.api.execute("query Q { a }", "Q", {})), len(server.asked)
             except ClientError as error:
                 return type(error), len(server.asked)
 
     away, refused = Reply(b"", 503), errors("INVALID")
     assert asyncio.run(asked(SHORT, away, Reply(cut=True), away, data(a=1))) == ({"a": 1}, 4)
     assert asyncio.run(asked(SHORT, refused, data(a=1))) == (Refused, 1)
-    assert asyncio.run(asked(NO_PATIENCE, away, data(a=1))) == (Overloaded, 1)
+    assert asyncio.run(asked(NEVER, away, data(a=1))) == (Overloaded, 1)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from app.client.errors import Misconfigured, UnusableFile
+from app.client.generated.enums import Architecture, DiskFormat
 from app.client.transfer.disk_file import CHUNK, opened
 from app.client.transfer.new_image import NewImage, describe
 from tests.support.changed_files import Change, copied_over, replaced, rewritten
@@ -29,8 +30,8 @@ def made(path: Path, *options: str) -> Path:
 def wish(path: Path, **options: object) -> NewImage:
     given: dict[str, object] = {
         "name": None,
-        "format": "raw",
-        "architecture": "x86_64",
+        "format": DiskFormat.RAW,
+        "architecture": Architecture.X86_64,
         "os": (None, None),
         "labels": (),
         "sha256": None,
@@ -76,7 +77,7 @@ def test_raw_is_never_guessed_but_asked_for(tmp_path: Path, content: bytes) -> N
     with pytest.raises(Misconfigured) as refused:
         wish(path, format=None)
     assert "--format" in str(refused.value.hint)
-    assert wish(path, format="raw").format == "RAW"
+    assert wish(path, format=DiskFormat.RAW).format == "RAW"
 
 
 async def read(path: Path, offset: int, length: int) -> list[bytes]:
@@ -141,9 +142,9 @@ def test_a_file_that_was_changed_is_another_one(tmp_path: Path, change: Change) 
 
 def test_what_is_said_about_the_bytes_does_not_make_another_wish(tmp_path: Path) -> None:
     path = with_name(tmp_path, b"disk")
-    first = wish(path, format="raw", sha256="ab" * 32)
+    first = wish(path, format=DiskFormat.RAW, sha256="ab" * 32)
     path.write_bytes(b"longer")
-    second = wish(path, format="qcow2", sha256="cd" * 32)
+    second = wish(path, format=DiskFormat.QCOW2, sha256="cd" * 32)
 
     assert first.identity() == second.identity() != wish(path, name="other").identity()
     assert first.content() != second.content()
@@ -173,7 +174,7 @@ def test_file_names_that_are_no_proper_text_still_give_one(tmp_path: Path) -> No
 def test_labels_and_operating_systems_become_input(tmp_path: Path) -> None:
     new = wish(with_name(tmp_path, b"disk.raw"), name="web", os=("ubuntu", "24.04"), labels=["a=1", "b=x=y", "c="])
 
-    assert new.as_input("prj_1", "ab" * 32) == {
+    assert new.as_input("prj_1", "ab" * 32).model_dump(by_alias=True, exclude_unset=True) == {
         "projectId": "prj_1",
         "name": "web",
         "architecture": "X86_64",

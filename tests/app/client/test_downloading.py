@@ -11,12 +11,14 @@ from typing import Any
 import pytest
 
 from app.client.errors import ClientError, NoAnswer, NotAllowed, NotFound, Refused, UnusableFile
-from app.client.patience import Patience
+from app.client.generated.fragments import ImageFields
+from app.client.retrying import RetryPolicy
 from app.client.terminal.reporting import Reporter
 from app.client.transfer.downloading import Downloading, file_name_for
+from tests.support import answers
 from tests.support.scripted_server import Asked, Reply, ScriptedServer, data, session_with
 
-PATIENCE = Patience(20, first_pause=0.001, longest_pause=0.002)
+POLICY = RetryPolicy(20, first_pause=0.001, longest_pause=0.002)
 CONTENT = os.urandom(300_000)
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
 
@@ -52,11 +54,11 @@ class Store:
 
 
 async def fetch(
-    store: Store, target: Path, *, overwrite: bool = False, patience: Patience = PATIENCE
+    store: Store, target: Path, *, overwrite: bool = False, policy: RetryPolicy = POLICY
 ) -> tuple[dict[str, Any], ScriptedServer]:
     async with session_with(store) as (at, server):
-        image = {"id": "img_1", "name": "disk"}
-        download = Downloading(at.api, at.http, image, target, overwrite, Reporter(), patience)
+        image = ImageFields.model_validate(answers.image())
+        download = Downloading(at.api, at.http, image, target, overwrite, Reporter(), policy)
         return await download.fetch(), server
 
 
@@ -85,7 +87,7 @@ def test_a_download_that_was_cut_off_goes_on_where_it_ended(tmp_path: Path) -> N
     target = tmp_path / "disk.qcow2"
     cut = Store(lambda _times: Reply(CONTENT[:1000], cut=True))
     with pytest.raises(ClientError):
-        asyncio.run(fetch(cut, target, patience=Patience(0)))
+        asyncio.run(fetch(cut, target, policy=RetryPolicy(0)))
     assert only_part_of(tmp_path).read_bytes() == CONTENT[:1000]
     assert not target.exists()
 
@@ -149,7 +151,7 @@ def test_a_download_whose_right_is_gone_ends_at_once(tmp_path: Path) -> None:
 def test_a_download_of_which_only_the_last_step_was_missing_is_finished(tmp_path: Path) -> None:
     target = tmp_path / "disk.qcow2"
     with pytest.raises(ClientError):
-        asyncio.run(fetch(Store(lambda _times: Reply(CONTENT, cut=True)), target, patience=Patience(0)))
+        asyncio.run(fetch(Store(lambda _times: Reply(CONTENT, cut=True)), target, policy=RetryPolicy(0)))
 
     asyncio.run(fetch(Store(), target))
 
@@ -257,4 +259,4 @@ def test_an_address_that_is_refused_however_new_it_is_ends_the_download(tmp_path
     ],
 )
 def test_a_name_never_becomes_a_path(name: str, file_name: str) -> None:
-    assert file_name_for({"id": "img_1", "name": name}) == file_name
+    assert file_name_for(ImageFields.model_validate(answers.image(name=name))) == file_name

@@ -5,18 +5,22 @@ from typing import Any
 
 import pytest
 
-from app.client.api.watching import Item, newest_events
-from app.client.terminal.showing import event_text
+from app.client.api.watching import newest_events
+from app.client.feed import Event
+from app.client.generated.events import EventsImageEvents
+from app.client.terminal.showing_events import event_text
+from tests.support import answers
 from tests.support.scripted_server import Reply, ScriptedServer, data, in_turn, session_with
 
 
 def page(first: int, last: int, *, earlier: bool) -> Reply:
-    nodes = [{"cursor": f"c{number}"} for number in range(first, last + 1)]
-    return data(imageEvents={"nodes": nodes, "pageInfo": {"hasPreviousPage": earlier, "startCursor": f"c{first}"}})
+    nodes = [answers.event(cursor=f"c{number}") for number in range(first, last + 1)]
+    info = answers.page_info(hasPreviousPage=earlier, startCursor=f"c{first}")
+    return data(imageEvents={"nodes": nodes, "pageInfo": info})
 
 
-def newest(count: int, *replies: Reply) -> tuple[list[Item], ScriptedServer]:
-    async def run() -> tuple[list[Item], ScriptedServer]:
+def newest(count: int, *replies: Reply) -> tuple[list[Event], ScriptedServer]:
+    async def run() -> tuple[list[Event], ScriptedServer]:
         async with session_with(in_turn(*replies)) as (at, server):
             return await newest_events(at.api, "prj_1", None, count), server
 
@@ -30,7 +34,7 @@ def test_pages_are_read_backwards_until_there_are_enough_events() -> None:
         page(151, 200, earlier=True),
     )
 
-    assert [event["cursor"] for event in events] == [f"c{number}" for number in range(151, 301)]
+    assert [event.cursor for event in events] == [f"c{number}" for number in range(151, 301)]
     assert [(asked.variables["last"], asked.variables["before"]) for asked in server.asked] == [
         (100, None),
         (50, "c201"),
@@ -45,11 +49,10 @@ def test_a_feed_that_is_shorter_is_given_whole() -> None:
 
 
 def event(**fields: Any) -> dict[str, Any]:
-    known = {"occurredAt": "T", "imageId": "img_1", "actor": "ada", "image": {"name": "web"}}
-    return known | {"__typename": "ImageShareChanged"} | fields
+    return answers.event("ImageShareChanged") | fields
 
 
-OFFER = {"imageName": "web", "project": {"name": "beta"}, "grant": "LAUNCH"}
+OFFER = {"imageName": "web", "project": {"id": "prj_2", "name": "beta"}, "grant": "LAUNCH", "share": None}
 
 
 @pytest.mark.parametrize(
@@ -62,7 +65,12 @@ OFFER = {"imageName": "web", "project": {"name": "beta"}, "grant": "LAUNCH"}
         (event(state=None, image=None, **OFFER), "web: not shared with beta any more (by ada)"),
         (event(__typename="ImageCreated", actor=None), "web: created"),
         (event(__typename="ImageDeleted", imageName="old", image=None), "old: deleted (by ada)"),
+        (event(__typename="ImageFrozen", temperature=-5), "web: ImageFrozen (by ada)"),
     ],
 )
 def test_an_event_says_what_happened_and_who_did_it(happened: dict[str, Any], told: str) -> None:
-    assert event_text(happened) == f"T  img_1  {told}"
+    page = EventsImageEvents.model_validate({"nodes": [happened], "pageInfo": answers.page_info()})
+
+    assert page.nodes is not None
+    assert page.nodes[0] is not None
+    assert event_text(page.nodes[0]) == f"T  img_1  {told}"

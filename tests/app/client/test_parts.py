@@ -12,13 +12,13 @@ from urllib.parse import urlsplit
 import pytest
 
 from app.client.errors import ClientError, NotAllowed, Overloaded, Refused, UploadClosed
-from app.client.patience import Patience
+from app.client.retrying import RetryPolicy
 from app.client.terminal.reporting import Reporter
 from app.client.transfer.disk_file import CHUNK, opened
 from app.client.transfer.parts import MissingParts, PartSender
 from tests.support.scripted_server import Asked, Reply, ScriptedServer, data, session_with
 
-PATIENCE = Patience(20, first_pause=0.001, longest_pause=0.002)
+POLICY = RetryPolicy(20, first_pause=0.001, longest_pause=0.002)
 PART = CHUNK + 7
 
 
@@ -86,12 +86,12 @@ def disk(tmp_path: Path) -> Path:
     return path
 
 
-async def send(store: Store, path: Path, jobs: int = 3, patience: Patience = PATIENCE) -> tuple[int, ScriptedServer]:
+async def send(store: Store, path: Path, jobs: int = 3, policy: RetryPolicy = POLICY) -> tuple[int, ScriptedServer]:
     reporter = Counting()
     with opened(path) as file:
         async with session_with(store) as (at, server):
-            sender = PartSender(at.http, file, reporter, patience, jobs)
-            await sender.send(MissingParts(at.api, "upl_1", patience))
+            sender = PartSender(at.http, file, reporter, policy, jobs)
+            await sender.send(MissingParts(at.api, "upl_1", policy))
     return reporter.done, server
 
 
@@ -244,6 +244,6 @@ def test_what_does_not_pass_ends_the_upload_and_all_that_is_under_way(
     store = Store(disk.stat().st_size, lambda number, _: reply if number == 2 else None)
 
     with pytest.raises(ClientError) as raised:
-        asyncio.run(send(store, disk, patience=Patience(0.01, first_pause=0.001)))
+        asyncio.run(send(store, disk, policy=RetryPolicy(0.01, first_pause=0.001)))
 
     assert type(raised.value) is error

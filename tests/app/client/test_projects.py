@@ -17,6 +17,7 @@ from app.client.errors import Misconfigured
 from tests.support.scripted_server import Asked, Reply, ScriptedServer, data
 
 PROJECT = {"id": "prj_1", "name": "alpha"}
+LIMITED = PROJECT | {"revision": 1}
 QUOTA = {
     "customImages": {"limit": 50, "used": 3},
     "imageStorage": {"limit": 500 << 30, "used": 3 << 29, "reserved": 1 << 30},
@@ -53,11 +54,11 @@ def ran(*arguments: str, **answers: list[Reply]) -> Run:
 
 
 def limited() -> Reply:
-    return data(setProjectQuota={"project": PROJECT | {"quota": QUOTA}, "userErrors": []})
+    return data(setProjectQuota={"project": LIMITED | {"quota": QUOTA}, "userErrors": []})
 
 
 def test_a_quota_is_shown_for_people_and_for_programs() -> None:
-    answer = data(project=PROJECT | {"quota": QUOTA})
+    answer = data(project=LIMITED | {"quota": QUOTA})
 
     people, programs = ran("quota", Quota=[answer]), ran("quota", "--json", Quota=[answer])
 
@@ -105,9 +106,9 @@ def test_what_is_no_limit_is_refused_before_anything_is_asked(wrong: str) -> Non
 def test_a_member_is_given_a_role_or_removed(
     said: tuple[str, ...], operation: str, name: str, role: str | None
 ) -> None:
-    run = ran("member", "ada", *said, "--json", **{operation: [data(**{name: {"project": PROJECT, "userErrors": []}})]})
+    run = ran("member", "ada", *said, "--json", **{operation: [data(**{name: {"project": LIMITED, "userErrors": []}})]})
 
-    assert json.loads(run.out) == {"subject": "ada", "role": role, "project": PROJECT}
+    assert json.loads(run.out) == {"subject": "ada", "role": role, "project": LIMITED}
     given = {"projectId": "prj_1", "subject": "ada"}
     assert [asked.variables["input"] for asked in run.asked] == [given if role is None else given | {"role": role}]
 

@@ -9,21 +9,12 @@ import pytest
 from app.client.api.gateway import Api
 from app.client.api.sharing import find_offer, offers_to, share_image, shares_of
 from app.client.errors import ClientError, Misconfigured, NotAllowed, NotFound
+from app.client.generated.enums import ShareGrant
+from app.client.generated.fragments import ShareFields
+from tests.support.answers import share
 from tests.support.scripted_server import Answer, Reply, ScriptedServer, data, in_turn, session_with
 
 T = TypeVar("T")
-IMAGE = {"id": "img_1", "name": "web"}
-
-
-def share(number: int = 1, **fields: Any) -> dict[str, Any]:
-    known: dict[str, Any] = {
-        "id": f"shr_{number}",
-        "grant": "LAUNCH",
-        "state": "ACCEPTED",
-        "imageName": "web",
-        "project": {"id": f"prj_{number}", "name": f"project {number}"},
-    }
-    return known | fields
 
 
 def page(*nodes: dict[str, Any], more: str | None = None) -> dict[str, Any]:
@@ -59,15 +50,15 @@ def ran(act: Callable[[Api], Awaitable[T]], answer: Answer) -> tuple[T, Scripted
 
 
 def shared(
-    wanted: str, *replies: Reply, grant: str = "LAUNCH", offer: bool = False
-) -> tuple[dict[str, Any], ScriptedServer]:
-    return ran(lambda api: share_image(api, IMAGE, wanted, grant, offer=offer), in_turn(*replies))
+    wanted: str, *replies: Reply, grant: ShareGrant = ShareGrant.LAUNCH, offer: bool = False
+) -> tuple[ShareFields, ScriptedServer]:
+    return ran(lambda api: share_image(api, "img_1", wanted, grant, offer=offer), in_turn(*replies))
 
 
 def test_the_shares_of_an_image_are_read_to_the_last_page() -> None:
     found, server = ran(lambda api: shares_of(api, "img_1"), in_turn(shares(share(1), more="c1"), shares(share(2))))
 
-    assert [one["id"] for one in found] == ["shr_1", "shr_2"]
+    assert [one.id for one in found] == ["shr_1", "shr_2"]
     assert [asked.variables["after"] for asked in server.asked] == [None, "c1"]
 
 
@@ -91,15 +82,16 @@ def test_an_image_that_is_shared_as_asked_for_is_left_alone() -> None:
     for wanted in ("prj_2", "project 2"):
         made, server = shared(wanted, shares(share(1), share(2)))
 
-        assert made["id"] == "shr_2"
+        assert made.id == "shr_2"
         assert [asked.operation for asked in server.asked] == ["Shares"]
 
 
 def test_another_grant_changes_the_share_that_is_there() -> None:
     more = share(1, grant="LAUNCH_AND_EDIT")
-    made, server = shared("project 1", shares(share(1)), mutated("updateImageShare", more), grant="LAUNCH_AND_EDIT")
+    replies = shares(share(1)), mutated("updateImageShare", more)
+    made, server = shared("project 1", *replies, grant=ShareGrant.LAUNCH_AND_EDIT)
 
-    assert made == more
+    assert made == ShareFields.model_validate(more)
     assert [asked.operation for asked in server.asked] == ["Shares", "UpdateShare"]
     assert server.asked[-1].variables == {"input": {"shareId": "shr_1", "grant": "LAUNCH_AND_EDIT"}}
 

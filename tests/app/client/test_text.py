@@ -8,25 +8,21 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from app.client.errors import Refused
+from app.client.generated.fragments import ImageFields
 from app.client.terminal.output import Output
 from app.client.terminal.showing import show_images
 from app.client.terminal.text import age, size, visible
+from tests.support import answers
 
 HOSTILE = "[red]a[/red]\x1b]0;title\x07\x1b[2J\u202egpj.exe\n\r\u2028\x00\ud800\u200b é 画"
 
 
-def image(**fields: object) -> dict[str, object]:
-    known: dict[str, object] = {
-        "id": "img_1",
-        "name": "one",
-        "type": "CUSTOM",
-        "os": None,
-        "minBootDiskGib": None,
-        "status": "ACTIVE",
-        "visibility": "PROJECT",
-        "createdAt": "2026-01-01T00:00:00Z",
-    }
-    return known | fields
+def image(**fields: object) -> ImageFields:
+    return ImageFields.model_validate(answers.image() | fields)
+
+
+def system(name: str) -> dict[str, object]:
+    return {"family": "any", "version": None, "displayName": name}
 
 
 def test_what_would_act_on_a_terminal_is_spelled_out_and_the_rest_stays() -> None:
@@ -39,7 +35,7 @@ def test_a_hostile_name_is_shown_as_it_is_in_every_kind_of_output(capsys: pytest
     output.note(HOSTILE)
     output.error(Refused(HOSTILE, hint=HOSTILE))
     output.details([("name", HOSTILE)])
-    show_images(output, [image(name=HOSTILE, os={"displayName": HOSTILE}, id=HOSTILE)])
+    show_images(output, [image(name=HOSTILE, os=system(HOSTILE), id=HOSTILE)])
 
     printed = "".join(capsys.readouterr())
     assert printed.count(visible(HOSTILE)) == 8
@@ -92,7 +88,7 @@ def test_ids_can_be_copied_whole_from_a_narrow_terminal(
     output = Output(as_json=False)
     output.out.width = 80
 
-    show_images(output, [image(id=long, os={"displayName": "Windows Server 2025"})])
+    show_images(output, [image(id=long, os=system("Windows Server 2025"))])
 
     lines = capsys.readouterr().out.splitlines()
     assert max(len(line.rstrip()) for line in lines) <= 80
