@@ -169,7 +169,7 @@ def test_a_service_may_do_no_more_than_it_needs(service: dict[str, Any]) -> None
     assert "mem_limit" in service
 
 
-def test_only_the_proxy_and_the_store_are_published_and_to_this_machine_alone_unless_told() -> None:
+def test_only_proxy_and_store_are_published_and_by_default_to_this_machine_alone() -> None:
     published = {name: service["ports"] for name, service in SERVICES.items() if "ports" in service}
 
     assert set(published) == {"proxy", "minio"}

@@ -91,7 +91,7 @@ def only(found: list[dict[str, Any]]) -> dict[str, Any]:
     return one
 
 
-def test_an_image_that_is_shared_is_seen_and_copied_and_only_the_copy_outlives_the_share(people: People) -> None:
+def test_a_shared_image_can_be_seen_and_copied_and_only_the_copy_outlives_the_share(people: People) -> None:
     web = people.image("web")
     assert "web" not in names(people.bert)
 
@@ -116,7 +116,7 @@ def test_an_image_that_is_shared_is_seen_and_copied_and_only_the_copy_outlives_t
     assert people.ruth.done("show", "web")["visibility"] == "PROJECT"
 
 
-def test_sharing_again_changes_what_the_other_project_may_do_and_nothing_when_that_is_so(people: People) -> None:
+def test_sharing_again_changes_the_grant_and_changes_nothing_when_it_is_the_same(people: People) -> None:
     people.image("tools")
     share = people.olga.done("share", "tools", "--with", "blue")
 

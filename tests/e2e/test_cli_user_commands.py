@@ -202,7 +202,7 @@ def moves(events: list[dict[str, Any]], image_id: str) -> list[str]:
     return [f"{event['from']} {event['to']}" for event in changes if event["imageId"] == image_id]
 
 
-def test_watching_ends_with_1_for_an_image_that_failed_and_names_what_it_cannot_watch(cli: Cli, tmp_path: Path) -> None:
+def test_watching_a_failed_image_ends_with_1_and_names_what_it_cannot_watch(cli: Cli, tmp_path: Path) -> None:
     bad = tmp_path / "bad.vhdx"
     bad.write_bytes(os.urandom(MIB))
     failed = cli("upload", bad, "--json").json["error"]["image"]["id"]

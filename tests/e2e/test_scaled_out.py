@@ -120,7 +120,7 @@ def test_bytes_go_straight_to_the_store_and_come_straight_from_it(
     assert urlsplit(download["url"]).port == cluster.minio.port
 
 
-def test_a_part_of_another_length_is_refused_by_the_store_and_never_gets_into_an_image(
+def test_the_store_refuses_a_part_of_another_length_and_no_image_contains_it(
     clients: tuple[Client, Client], disks: Path
 ) -> None:
     one, _ = clients

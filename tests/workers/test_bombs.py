@@ -189,7 +189,7 @@ def test_tables_that_snapshots_share_with_the_active_state_are_accepted(
     holds(workbench.result, raw)
 
 
-def test_compressed_clusters_that_share_a_cluster_and_sectors_of_the_file_are_accepted(
+def test_compressed_clusters_that_share_a_cluster_and_sectors_are_accepted(
     workbench: Workbench, holds: Holds, tmp_path: Path
 ) -> None:
     raw = tmp_path / "disk.raw"

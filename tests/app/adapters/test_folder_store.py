@@ -534,7 +534,7 @@ def test_a_part_cut_off_by_kill_9_is_missing_and_can_be_sent_again(store: Folder
         assert place.content() == content
 
 
-def test_a_part_that_has_arrived_is_let_go_of_even_while_a_process_that_starts_has_its_files(
+def test_an_arrived_part_is_released_even_while_a_starting_process_holds_its_files(
     store: FolderStore, runner: asyncio.Runner
 ) -> None:
     upload = runner.run(store.open_upload("uploads/one", PART, PART))

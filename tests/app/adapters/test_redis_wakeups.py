@@ -53,7 +53,7 @@ async def test_a_listener_is_told_to_look_as_soon_as_it_listens(redis: Redis, st
 
 
 @pytest.mark.anyio
-async def test_a_redis_that_was_away_is_listened_to_again_and_what_may_be_missed_is_looked_for(
+async def test_a_redis_that_is_back_is_subscribed_to_again_and_missed_events_are_read(
     tmp_path: Path, stack: ExitStack
 ) -> None:
     server = stack.enter_context(Redis(tmp_path))

@@ -211,7 +211,7 @@ def test_a_key_that_the_issuer_published_since_is_fetched(issuer: Issuer) -> Non
     assert asyncio.run(tokens.viewer(issuer.token("two"))).subject == "ada"
 
 
-def test_tokens_of_unknown_keys_are_refused_and_do_not_have_the_issuer_asked_each_time(issuer: Issuer) -> None:
+def test_tokens_of_unknown_keys_are_refused_without_asking_the_issuer_each_time(issuer: Issuer) -> None:
     tokens = trusting(issuer)
     stranger = Issuer()
     stranger.address = issuer.address

@@ -135,7 +135,7 @@ async def test_a_lesser_role_in_the_target_does_not_suffice(gateway: Gateway, ro
     assert refused["code"] == "NOT_TARGET_ADMIN"
 
 
-async def test_an_offer_is_seen_by_the_admins_of_the_target_and_shows_them_no_more_than_a_name(
+async def test_an_offer_shows_the_admins_of_the_target_only_the_name_of_the_image(
     gateway: Gateway,
 ) -> None:
     other = await neighbour(gateway, **{READER: ProjectRole.READER, MEMBER: ProjectRole.MEMBER})

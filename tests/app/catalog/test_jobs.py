@@ -69,7 +69,7 @@ async def test_what_does_not_exist_is_not_claimed(gateway: Gateway) -> None:
     assert await claimed(gateway.database, "job_x", LEASE) is None
 
 
-async def test_a_job_whose_worker_fell_silent_is_given_on_and_the_first_can_not_write_any_more(
+async def test_the_job_of_a_silent_worker_is_reassigned_and_the_first_can_no_longer_write(
     gateway: Gateway,
 ) -> None:
     job_id = await start(gateway)

@@ -128,7 +128,7 @@ async def test_projects_that_share_bytes_pay_each_for_themselves(
     assert await storing.lines(other) == [("copy", 2, day(2), day(4))]
 
 
-async def test_an_image_that_gets_other_bytes_pays_for_the_new_ones_from_the_same_instant_on(
+async def test_an_image_that_gets_other_bytes_pays_for_them_from_the_same_instant(
     storing: Storing, gateway: Gateway, project: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     image_id = await storing.store(project, "base", 2, day(1))

@@ -159,7 +159,7 @@ def image_file(way: Way, folder: Path) -> tuple[Path, Path, DiskFormat]:
 @pytest.mark.needs_program("qemu-img")
 @pytest.mark.parametrize("late", [False, True], ids=["early", "in-the-end"])
 @pytest.mark.parametrize("way", Way)
-async def test_an_image_that_overruns_leaves_its_upload_and_becomes_active_once_there_is_room(
+async def test_an_image_that_overruns_keeps_its_upload_and_is_active_once_there_is_room(
     start_gateway: StartGateway, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: Way, late: bool
 ) -> None:
     raw, path, format_ = image_file(way, tmp_path)

@@ -101,7 +101,7 @@ async def test_a_line_does_not_end_before_it_begins_where_clocks_differ(
     assert await storing.lines(project) == [("base", 2, day(3), day(3))]
 
 
-async def test_the_line_of_a_deleted_image_passes_on_to_the_oldest_copy_from_when_it_was_deleted(
+async def test_the_oldest_copy_takes_over_the_line_of_a_deleted_image_at_its_deletion(
     storing: Storing, gateway: Gateway, project: str
 ) -> None:
     base = await storing.store(project, "base", 2, day(1))

@@ -120,7 +120,7 @@ async def test_one_range_that_fails_fails_the_image_once_and_ends_the_others(gat
         await jobs.renew(gateway.database, found[1], LEASE)
 
 
-async def test_a_range_that_goes_on_alone_has_ended_the_others_and_counts_those_that_were_done(
+async def test_a_range_that_continues_alone_ends_the_others_and_counts_the_finished_ones(
     gateway: Gateway,
 ) -> None:
     image = await shared_image(gateway)

@@ -108,7 +108,7 @@ async def test_one_worker_goes_round_the_projects(hall: Hall) -> None:
     assert await hall.take() is None
 
 
-async def test_the_first_image_of_a_project_is_the_next_although_two_hundred_of_another_wait(hall: Hall) -> None:
+async def test_the_first_image_of_a_project_is_next_although_200_of_another_wait(hall: Hall) -> None:
     await hall.come(*(f"a{number}" for number in range(200)))
     assert [await hall.served() for _ in range(3)] == ["a0", "a1", "a2"]
     await hall.come("b1")
@@ -123,7 +123,7 @@ async def test_who_has_fewer_images_under_way_goes_before_who_was_served_longer_
     assert await hall.name() == "a2"
 
 
-async def test_among_those_with_equally_many_the_one_that_was_served_longest_ago_goes_first(hall: Hall) -> None:
+async def test_among_projects_with_equally_many_the_one_served_longest_ago_goes_first(hall: Hall) -> None:
     await hall.come("a1", "b1")
     assert [await hall.served() for _ in range(2)] == ["a1", "b1"]
     await hall.come("b2", "a2")
@@ -213,7 +213,7 @@ async def test_a_project_whose_workers_fell_silent_does_not_come_last_for_it(hal
 # ---------------------------------------------------------------- everybody at once
 
 
-async def test_of_many_who_come_at_once_each_gets_another_job_and_no_project_more_than_its_limit(
+async def test_concurrent_claims_get_different_jobs_and_no_project_exceeds_its_limit(
     hall: Hall, other: Database
 ) -> None:
     await hall.come(*(f"{project}{number}" for project in "abc" for number in range(8)))

@@ -136,7 +136,7 @@ def test_a_process_that_was_killed_leaves_the_way_free(tmp_path: Path) -> None:
         record.begin(SOURCE)
 
 
-def test_what_nobody_came_back_to_for_a_month_is_dropped_and_what_is_under_way_is_not(tmp_path: Path) -> None:
+def test_uploads_left_alone_for_a_month_are_dropped_and_those_in_progress_are_kept(tmp_path: Path) -> None:
     old = time.time() - 31 * 24 * 3600
     with claimed(tmp_path, IDENTITY) as record:
         record.begin(SOURCE)

@@ -192,7 +192,7 @@ def test_a_database_is_behind_that_was_never_migrated_or_by_an_older_version_alo
     assert all(is_behind(revision) for revision in older)
 
 
-def test_own_column_types_are_written_into_migrations_as_what_they_are_in_the_database() -> None:
+def test_migrations_contain_own_column_types_as_their_types_in_the_database() -> None:
     folder = Path(app.database.migrations.__file__).parent / "versions"
     for path in folder.glob("[0-9]*.py"):
         assert not any(kind.__name__ in path.read_text() for kind in (Instant, Word)), path

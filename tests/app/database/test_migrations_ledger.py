@@ -81,7 +81,7 @@ def test_what_is_stored_already_counts_from_the_migration_on(new_place: Places) 
     assert all(line.id.startswith("ent_") and len(line.id) == 30 for line in lines)
 
 
-def test_where_nothing_is_stored_the_ledger_is_empty_and_stays_so_however_often_it_is_opened(
+def test_the_ledger_of_an_empty_catalogue_stays_empty_however_often_it_is_opened(
     new_place: Places,
 ) -> None:
     place = new_place()

@@ -149,7 +149,7 @@ async def test_who_reads_while_the_server_starts_waits_for_it(
             assert await reading == []
 
 
-async def test_a_transaction_whose_connection_is_lost_changes_nothing_and_may_be_tried_again(
+async def test_a_transaction_that_loses_its_connection_changes_nothing_and_may_be_retried(
     database: Database,
 ) -> None:
     async def interrupted() -> None:

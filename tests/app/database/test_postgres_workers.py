@@ -108,7 +108,7 @@ async def test_of_two_workers_that_hold_a_job_by_turns_only_the_later_can_end_it
     assert await blob(gateway, assignment.result_id) is None
 
 
-async def test_of_two_conversions_that_wait_for_the_last_room_of_a_project_only_the_first_gets_it(
+async def test_of_two_conversions_that_need_the_last_room_of_a_project_the_first_gets_it(
     gateway: Gateway, other: Database
 ) -> None:
     project = await gateway.project()
@@ -238,7 +238,7 @@ async def convert(gateway: Gateway, database: Database, image_id: str, chance: r
             await conversions.fail(database, claim, assignment, FAILURE)
 
 
-async def test_whatever_happens_to_many_images_at_once_nothing_waits_in_a_circle_and_nothing_is_left_over(
+async def test_many_concurrent_changes_of_images_never_deadlock_and_leave_nothing_behind(
     gateway: Gateway, other: Database
 ) -> None:
     chance = random.Random(4)
