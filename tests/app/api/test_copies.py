@@ -30,7 +30,7 @@ async def copied(
     return made
 
 
-async def test_a_copy_is_active_in_its_first_transaction_and_has_no_bytes_of_its_own(gateway: Gateway) -> None:
+async def test_a_copy_is_active_in_its_own_transaction_and_has_no_bytes_of_its_own(gateway: Gateway) -> None:
     project = await gateway.project()
     origin = await gateway.active(
         projectId=project, name="ubuntu", os={"family": "ubuntu", "version": "24.04"},

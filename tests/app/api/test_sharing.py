@@ -135,7 +135,7 @@ async def test_a_lesser_role_in_the_target_does_not_suffice(gateway: Gateway, ro
     assert refused["code"] == "NOT_TARGET_ADMIN"
 
 
-async def test_an_offer_shows_the_admins_of_the_target_only_the_name_of_the_image(
+async def test_admins_of_the_target_see_an_offer_and_only_the_name_of_the_image(
     gateway: Gateway,
 ) -> None:
     other = await neighbour(gateway, **{READER: ProjectRole.READER, MEMBER: ProjectRole.MEMBER})

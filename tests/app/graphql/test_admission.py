@@ -341,7 +341,7 @@ def test_a_start_is_followed_by_a_rest_in_which_others_have_the_loop(
     run(scenario)
 
 
-def test_a_subscription_cancelled_before_it_starts_gives_its_turn_to_the_next() -> None:
+def test_a_subscription_cancelled_while_it_waits_to_start_passes_its_turn_on() -> None:
     async def scenario() -> None:
         turns = Turns(at_once=2)
         async with turns.taken("ann") as first:
