@@ -394,23 +394,28 @@ class ConversionTurn(SQLModel, table=True):
 _SEQUENCE = BigInteger().with_variant(Integer, "sqlite")
 
 
-class Event(SQLModel, table=True):
-    """A row of the feed of one project. `seq` is assigned in the order of commits and never given twice.
+# The feed of what every project sees. The feed of a project has the project's id as its name.
+PUBLIC_FEED = "public"
 
-    What several projects can see is told to each by a row of its own. `least_role` is what a member has to be to be
-    told of it. `actor` is who did it, by the `sub` of their token; null stands for the gateway itself.
+
+class Event(SQLModel, table=True):
+    """A row of one feed. `seq` is assigned in the order of commits over all feeds and never used twice.
+
+    `feed` is the id of a project, or PUBLIC_FEED. An event that several projects see has a row in the feed of each; one
+    that every project sees has a single row in the public feed. `least_role` is the lowest role in a project that sees
+    the event. `actor` is the `sub` of the token that caused it; null stands for the gateway itself.
     """
 
     __table_args__ = (
-        Index("event_project", "project_id", "seq"),
-        Index("event_image", "image_id", "seq"),
+        Index("event_feed", "feed", "seq"),
+        Index("event_image", "image_id", "feed", "seq"),
         {"sqlite_autoincrement": True},
     )
 
     seq: int | None = Field(default=None, sa_type=_SEQUENCE, primary_key=True)
     occurred_at: datetime = Field(default_factory=now, sa_type=Instant)
     kind: EventKind = Field(sa_type=Word(EventKind))
-    project_id: str = Field(sa_type=_ID, foreign_key="project.id")
+    feed: str = Field(sa_type=_ID)
     image_id: str = Field(sa_type=_ID)
     least_role: ProjectRole = Field(default=ProjectRole.READER, sa_type=Word(ProjectRole))
     actor: str | None = Field(default=None, sa_type=_NAME)

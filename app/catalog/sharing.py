@@ -275,7 +275,7 @@ def _tell_project(
 ) -> None:
     """Tell one project of a share; `ends` says that it does not see the image any more."""
     share = told.share
-    event_log.tell(
+    event_log.publish(
         tx,
         EventKind.SHARE_CHANGED,
         project_id,

@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from app.catalog import images
 from app.catalog.feed import event_log
 from app.catalog.feed.event_log import Wanted
-from app.catalog.feed.items import Happened, happened, resync_required
+from app.catalog.feed.items import happened, resync_required
 from app.catalog.images import ImageOrder, sort_key
 from app.catalog.people import access, tenancy
 from app.errors import InvalidInput, NotFound, UserMistake
@@ -30,7 +30,7 @@ from app.graphql.types.connections import (
     page_size,
     paged,
 )
-from app.graphql.types.events import ImageEventConnection, ImageEventEdge, event_node
+from app.graphql.types.events import ImageEventConnection, ImageEventEdge, StoredEvent, event_node
 from app.graphql.types.images import Image, ImageConnection
 from app.graphql.types.node import Node
 from app.graphql.types.sharing import ImageShare
@@ -171,18 +171,18 @@ class Query:
             role = await tenancy.reader_role(session, context.viewer, project_id)
             if "after" in bounds and bounds["after"] < await event_log.oldest_position(session):
                 raise resync_required("after")
-            wanted = Wanted(project_id, role, image_id)
+            wanted = Wanted(access.feeds_followed_by(project_id), role, image_id)
             events = await event_log.events_for(session, wanted, limit + 1, newest=backward, **bounds)
             more = len(events) > limit
             kept = events[-limit:] if backward else events[:limit]
             page = await happened(session, kept, context.epoch)
+        nodes = [event_node(info, item, project_id) for item in page]
         if backward:
-            return _event_page(info, page, later=before is not None, earlier=more)
-        return _event_page(info, page, later=more, earlier=after is not None)
+            return _event_page(nodes, later=before is not None, earlier=more)
+        return _event_page(nodes, later=more, earlier=after is not None)
 
 
-def _event_page(info: Info, page: Sequence[Happened], *, later: bool, earlier: bool) -> ImageEventConnection:
-    nodes = [event_node(info, item) for item in page]
+def _event_page(nodes: Sequence[StoredEvent], *, later: bool, earlier: bool) -> ImageEventConnection:
     return ImageEventConnection(
         edges=[ImageEventEdge(cursor=node.cursor, node=node) for node in nodes],
         nodes=list(nodes),

@@ -93,7 +93,7 @@ class Subscription:
         )
         async with aclosing(cast("AsyncGenerator[Item, None]", items)):
             async for item in items:
-                node = feed_item(info, item)
+                node = feed_item(info, item, project_id)
                 if node is not None:
                     context.event_id = node.cursor
                     yield node

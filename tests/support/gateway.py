@@ -20,7 +20,7 @@ from app.adapters.folder.store import FolderStore
 from app.adapters.messaging.dramatiq_queue import DramatiqQueue, local_broker
 from app.adapters.messaging.local_wakeups import LocalWakeups
 from app.adapters.tokens import SecretTokens
-from app.catalog import conversions, members
+from app.catalog import conversions, images, members
 from app.catalog.conversions import Assignment
 from app.catalog.outcome import Outcome, Way
 from app.catalog.texts import name_key
@@ -31,7 +31,7 @@ from app.database.migrations import migrate
 from app.database.sessions import Database
 from app.errors import ImageFailed
 from app.graphql.transport.asgi import GatewayGraphQL
-from app.lifecycle import DiskFormat, FailureCode, JobKind, JobState, ProjectRole
+from app.lifecycle import DiskFormat, FailureCode, ImageVisibility, JobKind, JobState, ProjectRole
 from app.main import create_app
 from app.models import Blob, Event, Image, Job, Source, Upload
 from app.settings import GIB, MIB, Settings
@@ -209,6 +209,12 @@ class Gateway:
         await conversions.fail(self.database, claim, assignment, failure)
         return image
 
+    async def make_public(self, image_id: str) -> None:
+        """Show an image to every project, as nothing in the API does yet."""
+        async with self.database.transaction() as tx:
+            image = await tx.session.get_one(Image, image_id)
+            await images.change(tx, image, ["visibility"], visibility=ImageVisibility.PUBLIC)
+
     async def refused_early(self, **given: Any) -> dict[str, Any]:
         """An image whose upload was refused for its first bytes, while the rest was missing."""
         image = await self.create(**{"upload": {"size": 49 * MIB}} | given)
@@ -227,9 +233,9 @@ class Gateway:
     async def stock(self, project_id: str, *rows: dict[str, Any]) -> list[str]:
         """Put images into a project as rows alone, one millisecond after the other; gives their ids."""
         async with self.database.transaction() as tx:
-            images = [_row(project_id, at, values) for at, values in enumerate(rows)]
-            tx.session.add_all(images)
-        return [image.id for image in images]
+            stocked = [_row(project_id, at, values) for at, values in enumerate(rows)]
+            tx.session.add_all(stocked)
+        return [image.id for image in stocked]
 
     # ------------------------------------------------------------ looking
 

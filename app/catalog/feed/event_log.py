@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import Select, delete, false, func
+import sqlalchemy
+from sqlalchemy import Select, delete, false, func, union_all
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
@@ -14,42 +15,42 @@ from app.catalog.people.tenancy import is_id
 from app.database.postgres import Lock
 from app.database.sessions import Database, Transaction
 from app.lifecycle import EventKind, ProjectRole
-from app.models import Event, Image, now
+from app.models import TABLES, Event, Image, now
 from app.viewer import includes
+
+_EVENT = TABLES.tables["event"].c
 
 
 async def append(
     tx: Transaction, kind: EventKind, image: Image, *, actor: str | None = None, **detail: Any
 ) -> Sequence[Event]:
-    """Add an event about `image` to the feed of every project that can see it.
+    """Add an event about `image` to the feeds of its audience.
 
-    They get their places, and are announced, when the transaction commits. `actor` is who did it, None the gateway.
+    They get their positions, and are announced, when the transaction commits. `actor` is who did it, None the gateway.
     """
-    projects = await access.audience(tx.session, image)
-    return [tell(tx, kind, project_id, image.id, actor=actor, **detail) for project_id in projects]
+    feeds = await access.audience(tx.session, image)
+    return [publish(tx, kind, feed, image.id, actor=actor, **detail) for feed in feeds]
 
 
-def tell(
+def publish(
     tx: Transaction,
     kind: EventKind,
-    project_id: str,
+    feed: str,
     image_id: str,
     *,
     actor: str | None,
     least_role: ProjectRole = ProjectRole.READER,
     **detail: Any,
 ) -> Event:
-    """Add an event about an image to the feed of one project; members that are less than `least_role` don't see it."""
-    event = Event(
-        kind=kind, project_id=project_id, image_id=image_id, actor=actor, least_role=least_role, detail=detail
-    )
+    """Add an event about an image to one feed; readers with less than `least_role` in their project don't see it."""
+    event = Event(kind=kind, feed=feed, image_id=image_id, actor=actor, least_role=least_role, detail=detail)
     tx.events.append(event)
     return event
 
 
 def members_changed(tx: Transaction, project_id: str, *, actor: str | None = None) -> None:
-    """Have every process look anew at who may watch a project. No watcher is told of it."""
-    tx.events.append(Event(kind=EventKind.MEMBERS_CHANGED, project_id=project_id, image_id="", actor=actor))
+    """Have every process read again who may watch a project. Watchers don't see this event."""
+    tx.events.append(Event(kind=EventKind.MEMBERS_CHANGED, feed=project_id, image_id="", actor=actor))
 
 
 async def newest_position(session: AsyncSession) -> int:
@@ -65,38 +66,38 @@ async def oldest_position(session: AsyncSession) -> int:
 
 
 async def events_after(session: AsyncSession, position: int, limit: int) -> Sequence[Event]:
-    """Events of all projects newer than `position`, oldest first, at most `limit`."""
+    """Events of all feeds newer than `position`, oldest first, at most `limit`."""
     query = select(Event).where(col(Event.seq) > position).order_by(col(Event.seq)).limit(limit)
     return (await session.execute(query)).scalars().all()
 
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """Which events somebody may be told: of a project, as what they are there, and of one image if asked."""
+    """The events that a reader gets: of the feeds that they follow, by their role, and of one image if asked."""
 
-    project_id: str
+    feeds: Sequence[str]
     role: ProjectRole
     image_id: str | None = None
 
     def includes(self, event: Event) -> bool:
         """Whether an event is among them."""
         return (
-            event.project_id == self.project_id
+            event.feed in self.feeds
             and self.image_id in (None, event.image_id)
             and event.kind != EventKind.MEMBERS_CHANGED
             and includes(self.role, event.least_role)
         )
 
-    def narrow(self, query: Select[Any]) -> Select[Any]:
-        """The same as a condition of a query."""
+    def narrow(self, query: Select[Any], feed: str) -> Select[Any]:
+        """The same, of one of the feeds, as a condition of a query."""
         query = query.where(
-            col(Event.project_id) == self.project_id,
-            col(Event.kind) != EventKind.MEMBERS_CHANGED,
-            col(Event.least_role).in_([role for role in ProjectRole if includes(self.role, role)]),
+            _EVENT.feed == feed,
+            _EVENT.kind != EventKind.MEMBERS_CHANGED,
+            _EVENT.least_role.in_([role for role in ProjectRole if includes(self.role, role)]),
         )
         if self.image_id is None:
             return query
-        return query.where(col(Event.image_id) == self.image_id) if is_id(self.image_id) else query.where(false())
+        return query.where(_EVENT.image_id == self.image_id) if is_id(self.image_id) else query.where(false())
 
 
 async def events_for(
@@ -109,13 +110,17 @@ async def events_for(
     newest: bool = False,
 ) -> Sequence[Event]:
     """Events between two positions, oldest first, at most `limit`: of more, the oldest, or the `newest`."""
-    query = wanted.narrow(select(Event))
+    order = _EVENT.seq.desc() if newest else _EVENT.seq.asc()
+    positions = sqlalchemy.select(_EVENT.seq)
     if after is not None:
-        query = query.where(col(Event.seq) > after)
+        positions = positions.where(_EVENT.seq > after)
     if before is not None:
-        query = query.where(col(Event.seq) < before)
-    seq = col(Event.seq)
-    query = query.order_by(seq.desc() if newest else seq.asc()).limit(limit)
+        positions = positions.where(_EVENT.seq < before)
+    # Each feed is read from its index in order, as far as the page goes, and the positions are merged: see `pages`.
+    pages = (wanted.narrow(positions, feed).order_by(order).limit(limit).subquery() for feed in wanted.feeds)
+    merged = union_all(*(sqlalchemy.select(page.c.seq) for page in pages)).subquery()
+    ordered = sqlalchemy.select(merged.c.seq).order_by(merged.c.seq.desc() if newest else merged.c.seq.asc())
+    query = select(Event).where(_EVENT.seq.in_(ordered.limit(limit))).order_by(order)
     found: Sequence[Event] = (await session.execute(query)).scalars().all()
     return found[::-1] if newest else found
 

@@ -17,7 +17,7 @@ from app.models import Event, Image
 class Happened:
     """An event of the feed, with its image as it was when this process read the event.
 
-    The image is None when it was deleted, or when the project whose event it is could not see it any more. `live`
+    The image is None when it was deleted, or could no longer be seen by those who follow the event's feed. `live`
     says that the event was read when it came, and not later for somebody who had fallen behind.
     """
 
@@ -70,11 +70,11 @@ def resync_required(field: str) -> ResyncRequired:
 
 
 async def happened(session: AsyncSession, events: Sequence[Event], epoch: bytes) -> list[Happened]:
-    """Events with their images, as far as the projects whose events they are can see them by now."""
-    seen = await access.seen_by_projects(session, {(event.project_id, event.image_id) for event in events})
-    return [Happened(event, seen.get((event.project_id, event.image_id)), epoch) for event in events]
+    """Events with their images, where the followers of the feed can see them now."""
+    seen = await access.seen_in_feeds(session, {(event.feed, event.image_id) for event in events})
+    return [Happened(event, seen.get((event.feed, event.image_id)), epoch) for event in events]
 
 
 def takes_sight(event: Event) -> bool:
-    """Whether with this event its project stops to see an image that was shared with it."""
+    """Whether this event ends its feed's sight of an image that was shared."""
     return event.kind == EventKind.SHARE_CHANGED and bool(event.detail["ends"])

@@ -4,7 +4,7 @@ import asyncio
 import secrets
 from bisect import bisect_right
 from collections import Counter, OrderedDict
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
@@ -22,7 +22,7 @@ from app.catalog.people import access, tenancy
 from app.database.sessions import Database
 from app.errors import DatabaseUnavailable, NotFound
 from app.lifecycle import SETTLED, EventKind, ProjectRole
-from app.models import Event, Image
+from app.models import PUBLIC_FEED, Event, Image
 from app.ports import Wakeups
 from app.viewer import Viewer
 
@@ -120,8 +120,7 @@ class Feed:
                     await self._look_at_members()
                 for item in news:
                     self._take(replace(item, live=True))
-                for project_id in {item.event.project_id for item in news}:
-                    self._wake(project_id)
+                self._wake_followers({item.event.feed for item in news})
                 more = len(news) == _BATCH
             metrics.FEED.read(behind=0)
 
@@ -160,12 +159,11 @@ class Feed:
         self.epoch, self._newest, self._newest_at = head.epoch, head.position, head.occurred_at
         self._ring_begins = head.position
         self._ring, self._positions, self._images = [], [], OrderedDict()
-        for project_id in list(self._grown):
-            self._wake(project_id)
+        self._wake_followers({PUBLIC_FEED})
 
     def _take(self, item: Happened) -> None:
         if takes_sight(item.event):
-            self._hide(item.event.project_id, item.event.image_id)
+            self._hide(item.event.feed, item.event.image_id)
         self._ring.append(item)
         self._positions.append(item.position)
         self._newest, self._newest_at = item.position, item.event.occurred_at
@@ -178,10 +176,10 @@ class Feed:
             self._ring_begins = self._positions[self.ring_size - 1]
             del self._ring[: self.ring_size], self._positions[: self.ring_size]
 
-    def _hide(self, project_id: str, image_id: str) -> None:
-        """What a project may not see any more, it is not shown by older events either, to watchers that come late."""
+    def _hide(self, feed: str, image_id: str) -> None:
+        """Take an image that a feed no longer shows out of its older events, for watchers that come late."""
         for at, item in enumerate(self._ring):
-            if item.image is not None and (item.event.project_id, item.event.image_id) == (project_id, image_id):
+            if item.image is not None and (item.event.feed, item.event.image_id) == (feed, image_id):
                 self._ring[at] = replace(item, image=None, live=False)
 
     def _at_hand(self, image: Image) -> None:
@@ -189,6 +187,11 @@ class Feed:
         self._images.move_to_end(image.id)
         while len(self._images) > _IMAGES_AT_HAND:
             self._images.popitem(last=False)
+
+    def _wake_followers(self, feeds: Set[str]) -> None:
+        """Wake the watchers that follow any of the feeds."""
+        for project_id in list(self._grown) if PUBLIC_FEED in feeds else feeds:
+            self._wake(project_id)
 
     def _wake(self, project_id: str) -> None:
         grown = self._grown.pop(project_id, None)
@@ -237,7 +240,7 @@ class Feed:
         progress: bool = True,
         waiting: Callable[[], None] = lambda: None,
     ) -> AsyncIterator[Item]:
-        """What happens in a project after a mark, or, without one, from now on.
+        """What happens in the feeds that a project follows after a mark, or, without one, from now on.
 
         Gives a Resync where events may be missing: at the start, when the mark is of another epoch; later, when a new
         epoch begins. Raises NotFound when the viewer may not see the project, or the one image that is followed, at
@@ -256,7 +259,8 @@ class Feed:
                     epoch, position = self.epoch, self._newest
                     yield Resync(Mark(epoch, position), position)
                 grown = self._grown.setdefault(project_id, asyncio.Event())
-                wanted = Wanted(project_id, await self._require_role(viewer, project_id), image_id)
+                role = await self._require_role(viewer, project_id)
+                wanted = Wanted(access.feeds_followed_by(project_id), role, image_id)
                 items, position = await self._since(epoch, position, wanted)
                 for item in items:
                     yield item
@@ -308,7 +312,7 @@ class Feed:
     async def _require_sight(self, project_id: str, image_id: str) -> None:
         # It may have been shared again since.
         async with self.database.read() as session:
-            if not await access.seen_by_projects(session, {(project_id, image_id)}):
+            if not await access.seen_in_feeds(session, {(project_id, image_id)}):
                 raise NotFound("This image can't be seen any more: it is not shared with the project now.")
 
     async def _since(self, epoch: bytes, position: int, wanted: Wanted) -> tuple[Sequence[Item], int]:

@@ -17,7 +17,7 @@ from app.catalog.people import tenancy
 from app.catalog.people.tenancy import LOCKED, is_id
 from app.errors import Forbidden, NotFound, NotReady
 from app.lifecycle import ROLE_RANK, ImageStatus, ImageVisibility, ProjectRole, ShareGrant, ShareState
-from app.models import TABLES, Image, ImageShare
+from app.models import PUBLIC_FEED, TABLES, Image, ImageShare
 from app.viewer import Viewer, includes
 
 _IMAGE = TABLES.tables["image"].c
@@ -148,7 +148,7 @@ async def image_and_access(
 
 async def project_to_see_from(session: AsyncSession, viewer: Viewer, image: Image, preferred: str | None = None) -> str:
     """A project through which the viewer sees an image: the `preferred` one if it does, else the image's own."""
-    projects = await audience(session, image)
+    projects = await _projects_with(session, image)
     roles = await tenancy.roles_in(session, viewer, projects)
     order = [preferred, *projects]
     return next((project_id for project_id in order if project_id in roles), image.project_id)
@@ -174,30 +174,49 @@ def any_shared_with(project_id: str) -> ColumnElement[bool]:
     return shared_with(project_id).exists()
 
 
+def feeds_followed_by(project_id: str) -> Sequence[str]:
+    """The feeds that a watcher in a project follows: the project's own and the public one."""
+    return project_id, PUBLIC_FEED
+
+
 async def audience(session: AsyncSession, image: Image) -> Sequence[str]:
-    """The projects that can see an image, by id: its own, and then those that have accepted a share."""
+    """The feeds that an event about an image goes to, so that each project that sees the image gets it once."""
+    if image.visibility == ImageVisibility.PUBLIC:
+        return [PUBLIC_FEED]
+    return await _projects_with(session, image)
+
+
+async def _projects_with(session: AsyncSession, image: Image) -> Sequence[str]:
+    """The project of an image, and then those that have accepted a share of it, by id."""
     if image.visibility != ImageVisibility.SHARED:
         return [image.project_id]
     query = sqlalchemy.select(_SHARE.project_id).where(_SHARE.image_id == image.id, _SHARE.state == ShareState.ACCEPTED)
     return [image.project_id, *(await session.execute(query.order_by(_SHARE.project_id))).scalars()]
 
 
-async def seen_by_projects(session: AsyncSession, pairs: Collection[tuple[str, str]]) -> dict[tuple[str, str], Image]:
-    """Of pairs of a project and an image, those where the project can see the image, which is not deleted."""
+async def seen_in_feeds(session: AsyncSession, pairs: Collection[tuple[str, str]]) -> dict[tuple[str, str], Image]:
+    """Of pairs of a feed and an image, those where all who follow the feed can see the image, which is not deleted.
+
+    A project's feed stands for that project.
+    """
     ids = {image_id for _, image_id in pairs}
     if not ids:
         return {}
     query = select(Image).where(col(Image.id).in_(ids), col(Image.deleted_at).is_(None))
     images = {image.id: image for image in (await session.execute(query)).scalars()}
-    own = {(image.project_id, image.id) for image in images.values()}
-    foreign = {image_id for project_id, image_id in pairs if image_id in images and (project_id, image_id) not in own}
-    accepted: set[tuple[str, str]] = set()
+    seen = {
+        (feed, image_id)
+        for feed, image_id in pairs
+        if image_id in images
+        and (images[image_id].visibility == ImageVisibility.PUBLIC or images[image_id].project_id == feed)
+    }
+    foreign = {image_id for feed, image_id in pairs if image_id in images and (feed, image_id) not in seen}
     if foreign:
         shares = select(ImageShare.project_id, ImageShare.image_id).where(
             col(ImageShare.image_id).in_(foreign), ImageShare.state == ShareState.ACCEPTED
         )
-        accepted = {(project_id, image_id) for project_id, image_id in (await session.execute(shares)).all()}
-    return {pair: images[pair[1]] for pair in pairs if pair in own | accepted}
+        seen |= {(project_id, image_id) for project_id, image_id in (await session.execute(shares)).all()}
+    return {pair: images[pair[1]] for pair in pairs if pair in seen}
 
 
 def is_launchable(image: Image) -> bool:

@@ -123,8 +123,8 @@ class ImageEventConnection:
     page_info: PageInfo = strawberry.field(description="Where the page lies.")
 
 
-def event_node(info: Info, happened: Happened) -> StoredEvent:
-    """The GraphQL form of a stored event."""
+def event_node(info: Info, happened: Happened, project_id: str) -> StoredEvent:
+    """The GraphQL form of a stored event, as seen from a project."""
     event, detail = happened.event, happened.event.detail
     common: dict[str, Any] = {
         "cursor": info.context.cursor_of(happened.mark),
@@ -132,7 +132,7 @@ def event_node(info: Info, happened: Happened) -> StoredEvent:
         "image_id": strawberry.ID(event.image_id),
         "actor": event.actor,
         "row": happened.image,
-        "project_id": event.project_id,
+        "project_id": project_id,
         "share_key": f"{happened.epoch.hex()} {happened.position}" if happened.live else None,
     }
     match event.kind:
@@ -163,11 +163,11 @@ def event_node(info: Info, happened: Happened) -> StoredEvent:
             )
 
 
-def feed_item(info: Info, item: Item) -> FeedItem | None:
-    """The GraphQL form of what a watcher is sent; None for progress that has been overtaken."""
+def feed_item(info: Info, item: Item, project_id: str) -> FeedItem | None:
+    """The GraphQL form of an item of the feed, as seen from a project; None for progress that is out of date."""
     match item:
         case Happened():
-            return event_node(info, item)
+            return event_node(info, item, project_id)
         case Resync():
             newest, oldest = item.mark.unlinked(), Mark(item.mark.epoch, item.oldest).unlinked()
             return ResyncRequired(cursor=info.context.cursor_of(newest), oldest=info.context.cursor_of(oldest))
@@ -181,7 +181,7 @@ def feed_item(info: Info, item: Item) -> FeedItem | None:
                 image_id=strawberry.ID(item.image.id),
                 actor=None,
                 row=item.image,
-                project_id=item.image.project_id,
+                project_id=project_id,
                 progress=progress,
             )
 

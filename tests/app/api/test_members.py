@@ -166,7 +166,7 @@ async def test_changes_of_members_are_written_down_and_not_told_to_watchers_of_i
     project = await gateway.project()
     await done(gateway, "setProjectMember", projectId=project, subject="new", role="READER")
     async with gateway.database.read() as session:
-        (event,) = (await session.execute(select(Event).where(Event.project_id == project))).scalars()
+        (event,) = (await session.execute(select(Event).where(Event.feed == project))).scalars()
     assert (event.kind, event.actor) == ("MEMBERS_CHANGED", ADMIN)
     document = "query ($id: ID!) { imageEvents(projectId: $id, first: 5) { nodes { cursor } } }"
     assert (await gateway.ask(document, id=project))["imageEvents"]["nodes"] == []

@@ -1,15 +1,11 @@
 """A page of few images among many is read without looking at the many, in every order and wherever it begins."""
 
-import json
-import sqlite3
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
-from contextlib import closing
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from itertools import product
-from typing import Any
 
 import pytest
-from sqlalchemy import delete, event
+from sqlalchemy import delete
 from sqlmodel import col
 
 from app.catalog import images, members
@@ -22,6 +18,14 @@ from app.settings import load_settings
 from app.viewer import Viewer
 from tests.app.conftest import NewDatabase
 from tests.bench.filling import ADMIN, fill, middle_of
+from tests.support.plans import (
+    Statement,
+    instructions_of_sqlite,
+    looked_at,
+    plan_of_sqlite,
+    reads_of,
+    steps_of_postgresql,
+)
 
 pytestmark = pytest.mark.anyio
 
@@ -54,14 +58,6 @@ class Large:
         return self.address.startswith("sqlite")
 
 
-@dataclass(frozen=True, slots=True)
-class Read:
-    """The statement of a page, with its parameters."""
-
-    statement: str
-    parameters: Any
-
-
 @pytest.fixture(scope="module")
 async def large(new_database: NewDatabase, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Large]:
     folder = tmp_path_factory.mktemp("pages") / "data"
@@ -76,71 +72,26 @@ async def large(new_database: NewDatabase, tmp_path_factory: pytest.TempPathFact
     await database.close()
 
 
-async def reads(large: Large, wanted: ImageFilter, *, rows: int = PAGE, shared: bool = False) -> list[Read]:
+async def reads(large: Large, wanted: ImageFilter, *, rows: int = PAGE, shared: bool = False) -> list[Statement]:
     """How pages are read in every order and direction: the first, the last, and those beside the middle.
 
     `shared` says that there are others than the project's own: then a page is read once more, with them.
     """
-    found: list[Read] = []
-
-    def keep(_connection: object, _cursor: object, statement: str, parameters: Any, *_others: object) -> None:
-        if statement.startswith("SELECT"):
-            found.append(Read(statement, parameters))
-
-    event.listen(large.database._reading.sync_engine, "before_cursor_execute", keep)
     pages = list(product(ORDERS, (False, True), (False, True), (False, True)))
-    for order, descending, backward, inside in pages:
-        place = large.middles[order] if inside else None
-        after, before = (None, place) if backward else (place, None)
-        window = Window(PAGE, after, before, backward)
-        async with large.database.read() as session:
-            page = await images.list_images(
-                session, Viewer(ADMIN), large.project_id, wanted, order, window, descending=descending
-            )
-        assert len(page.rows) == rows
-    event.remove(large.database._reading.sync_engine, "before_cursor_execute", keep)
+    with reads_of(large.database) as found:
+        for order, descending, backward, inside in pages:
+            place = large.middles[order] if inside else None
+            after, before = (None, place) if backward else (place, None)
+            window = Window(PAGE, after, before, backward)
+            async with large.database.read() as session:
+                page = await images.list_images(
+                    session, Viewer(ADMIN), large.project_id, wanted, order, window, descending=descending
+                )
+            assert len(page.rows) == rows
     # Where there are no rows, it is asked whether the project may be seen, and whether anything is shared with it.
     each = 2 if shared else 1 if rows else 3
     assert len(found) == each * len(pages)
     return found[each - 1 :: each] if shared else found[::each]
-
-
-async def explained(large: Large, how: str, read: Read) -> list[Any]:
-    async with large.database.read() as session:
-        connection = await session.connection()
-        return list((await connection.exec_driver_sql(how + read.statement, read.parameters)).all())
-
-
-async def plan(large: Large, read: Read) -> list[Mapping[str, Any]]:
-    """The steps in which PostgreSQL has read a page."""
-    ((told,),) = await explained(large, "EXPLAIN (ANALYZE, FORMAT JSON) ", read)
-    (whole,) = told if isinstance(told, list) else json.loads(told)
-
-    def steps(step: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-        yield step
-        for below in step.get("Plans", ()):
-            yield from steps(below)
-
-    return list(steps(whole["Plan"]))
-
-
-def looked_at(scans: Iterable[Mapping[str, Any]]) -> int:
-    """How many rows PostgreSQL has looked at in these steps."""
-    return sum(step["Actual Loops"] * (step["Actual Rows"] + step.get("Rows Removed by Filter", 0)) for step in scans)
-
-
-def steps_of_sqlite(large: Large, read: Read) -> int:
-    """How many instructions of its machine SQLite needs for a page, in hundreds."""
-    hundreds = 0
-
-    def count() -> None:
-        nonlocal hundreds
-        hundreds += 1
-
-    with closing(sqlite3.connect(large.address.removeprefix("sqlite+aiosqlite:///"))) as connection:
-        connection.set_progress_handler(count, 100)
-        connection.execute(read.statement, read.parameters).fetchall()
-    return hundreds
 
 
 @pytest.mark.parametrize("wanted", FILTERS.values(), ids=FILTERS)
@@ -148,9 +99,11 @@ async def test_a_filtered_page_looks_at_few_images_more_than_it_has(large: Large
     for read in await reads(large, wanted):
         if large.on_sqlite:
             # To look at each of the images takes several steps: at all of those that could match, or to sort them.
-            assert steps_of_sqlite(large, read) * 100 < MANY / 2, read
+            assert instructions_of_sqlite(large.database, read) < MANY / 2, read
             continue
-        scans = [step for step in await plan(large, read) if step.get("Relation Name") == "image"]
+        scans = [
+            step for step in await steps_of_postgresql(large.database, read) if step.get("Relation Name") == "image"
+        ]
         # One of each kind, those of the page, and these again by their ids.
         assert looked_at(scans) <= 12 + 2 * (PAGE + 1), read
         assert all("Index" in step["Node Type"] for step in scans), read
@@ -162,13 +115,13 @@ async def test_kinds_are_merged_in_their_order_and_no_more_is_sorted_than_a_page
 ) -> None:
     for read in await reads(large, wanted):
         if large.on_sqlite:
-            told = [row[3] for row in await explained(large, "EXPLAIN QUERY PLAN ", read)]
+            told = await plan_of_sqlite(large.database, read)
             assert "MERGE (UNION ALL)" in told
             # Nothing but what has been limited to a page: what each kind gives, and what is found by its id.
             assert not any(step.startswith("SCAN image") for step in told)
             assert sum("TEMP B-TREE" in step for step in told) == sum("MERGE" in step for step in told) + 2
             continue
-        steps = await plan(large, read)
+        steps = await steps_of_postgresql(large.database, read)
         assert "Merge Append" in [step["Node Type"] for step in steps]
         assert all(step["Actual Rows"] <= PAGE + 1 for step in steps if "Sort" in step["Node Type"])
 
@@ -178,9 +131,11 @@ async def test_a_filter_that_no_image_can_pass_looks_at_none(large: Large) -> No
         for read in await reads(large, wanted, rows=0):
             if large.on_sqlite:
                 # What it takes to begin; each image would take some more.
-                assert steps_of_sqlite(large, read) * 100 < MANY / 20, read
+                assert instructions_of_sqlite(large.database, read) < MANY / 20, read
             else:
-                assert all(step.get("Relation Name") != "image" for step in await plan(large, read)), read
+                assert all(
+                    step.get("Relation Name") != "image" for step in await steps_of_postgresql(large.database, read)
+                ), read
 
 
 @pytest.fixture
@@ -222,7 +177,9 @@ async def test_with_shared_images_a_page_looks_at_these_and_few_more_than_it_has
 ) -> None:
     for read in await reads(large, wanted, shared=True):
         if large.on_sqlite:
-            assert steps_of_sqlite(large, read) * 100 < MANY / 2, read
+            assert instructions_of_sqlite(large.database, read) < MANY / 2, read
             continue
-        scans = [step for step in await plan(large, read) if step.get("Relation Name") == "image"]
+        scans = [
+            step for step in await steps_of_postgresql(large.database, read) if step.get("Relation Name") == "image"
+        ]
         assert looked_at(scans) <= 12 + 3 + 3 * (PAGE + 1), read

@@ -1,6 +1,5 @@
 """The ledger on PostgreSQL: two who let go of the same bytes at once, and bills that are read from an index."""
 
-import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
@@ -20,10 +19,10 @@ from app.database.sessions import Database
 from app.models import Blob, Image, Project
 from app.settings import ArchiveRate, Settings
 from tests.app.conftest import NewDatabase, new_on_server
-from tests.app.database.test_postgres_pages import nodes, statements
 from tests.servers.postgresql import PostgreSQL
 from tests.support.contention import one_after_the_other
 from tests.support.gateway import Gateway
+from tests.support.plans import looked_at, reads_of, steps_of_postgresql
 from tests.support.storing import ADA, Storing
 
 T = TypeVar("T")
@@ -127,22 +126,16 @@ async def read_from(
     database: Database, read: Callable[[AsyncSession], Awaitable[T]]
 ) -> tuple[T, list[tuple[str, int]]]:
     """What a read gives, and where its statements found lines: the index or table, and how many were looked at."""
-    with statements(database) as seen:
+    with reads_of(database) as seen:
         async with database.read() as session:
             result = await read(session)
     scans: list[tuple[str, int]] = []
-    async with database.read() as session:
-        connection = await session.connection()
-        for statement, parameters in seen:
-            explained = await connection.exec_driver_sql("EXPLAIN (ANALYZE, FORMAT JSON) " + statement, parameters)
-            told = explained.scalar_one()
-            ((plan,),) = [told if isinstance(told, list) else json.loads(told)]
-            for step in nodes(plan["Plan"]):
-                # A bitmap is made from an index by one step, and another one fetches its rows.
-                name = step.get("Index Name") or (step["Node Type"] == "Seq Scan" and step["Relation Name"]) or ""
-                if name.startswith("storage_entry"):
-                    rows = step["Actual Rows"] + step.get("Rows Removed by Filter", 0)
-                    scans.append((name, step["Actual Loops"] * rows))
+    for statement in seen:
+        for step in await steps_of_postgresql(database, statement):
+            # A bitmap is made from an index by one step, and another one fetches its rows.
+            name = step.get("Index Name") or (step["Node Type"] == "Seq Scan" and step["Relation Name"]) or ""
+            if name.startswith("storage_entry"):
+                scans.append((name, looked_at([step])))
     return result, scans
 
 

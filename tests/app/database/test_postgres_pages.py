@@ -1,12 +1,10 @@
 """Pages of images on PostgreSQL come out of an index, in order, wherever in a large project they begin."""
 
-import json
-from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from sqlalchemy import event, text
+from sqlalchemy import text
 
 from app.catalog import images, members
 from app.catalog.images import ImageFilter, ImageOrder
@@ -16,6 +14,7 @@ from app.lifecycle import ImageStatus, ImageType
 from app.models import Image, Project
 from app.viewer import Viewer
 from tests.servers.postgresql import PostgreSQL
+from tests.support.plans import looked_at, reads_of, steps_of_postgresql
 
 VIEWER = Viewer("ada")
 MANY = 20_000
@@ -47,45 +46,17 @@ async def large(postgresql: PostgreSQL) -> AsyncIterator[tuple[Database, Project
     await database.close()
 
 
-@contextmanager
-def statements(database: Database) -> Iterator[list[tuple[str, Any]]]:
-    """What is run in reads during the block, with its parameters."""
-    seen: list[tuple[str, Any]] = []
-
-    def keep(_connection: object, _cursor: object, statement: str, parameters: Any, *_others: object) -> None:
-        seen.append((statement, parameters))
-
-    engine = database._reading.sync_engine
-    event.listen(engine, "before_cursor_execute", keep)
-    yield seen
-    event.remove(engine, "before_cursor_execute", keep)
-
-
-def nodes(plan: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    """A plan's steps, each with the rows that it gave and threw away."""
-    yield plan
-    for below in plan.get("Plans", ()):
-        yield from nodes(below)
-
-
 async def walked(database: Database, project: Project, order: ImageOrder, window: Window, **given: Any) -> list[str]:
     """Read a page; gives the indexes of images that it came from. Fails when more rows were looked at than needed."""
     descending, wanted = given.pop("descending", False), ImageFilter(**given)
-    with statements(database) as seen:
+    with reads_of(database) as seen:
         async with database.read() as session:
             page = await images.list_images(session, VIEWER, project.id, wanted, order, window, descending=descending)
     assert len(page.rows) == window.limit
-    ((statement, parameters),) = seen
-    async with database.read() as session:
-        connection = await session.connection()
-        explained = await connection.exec_driver_sql("EXPLAIN (ANALYZE, FORMAT JSON) " + statement, parameters)
-        told = explained.scalar_one()
-    ((plan,),) = [told if isinstance(told, list) else json.loads(told)]
-    scans = [step for step in nodes(plan["Plan"]) if step.get("Relation Name") == "image"]
-    looked_at = sum(
-        step["Actual Loops"] * (step["Actual Rows"] + step.get("Rows Removed by Filter", 0)) for step in scans
-    )
-    assert looked_at < 40 * window.limit, plan
+    (statement,) = seen
+    steps = await steps_of_postgresql(database, statement)
+    scans = [step for step in steps if step.get("Relation Name") == "image"]
+    assert looked_at(scans) < 40 * window.limit, steps
     return [step.get("Index Name", step["Node Type"]) for step in scans]
 
 

@@ -1,6 +1,5 @@
 """The ledger is mended on PostgreSQL beside others who are at the same bytes, and without going through all images."""
 
-import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import timedelta
 from functools import partial
@@ -17,10 +16,10 @@ from app.models import Blob, now
 from tests.app.catalog.test_reconciling import day, deleted, stored
 from tests.app.conftest import NewDatabase, new_on_server
 from tests.app.database.test_postgres_ledger import FILL_IMAGES, MANY
-from tests.app.database.test_postgres_pages import nodes, statements
 from tests.servers.postgresql import PostgreSQL
 from tests.support.contention import one_after_the_other
 from tests.support.gateway import Gateway
+from tests.support.plans import looked_at, reads_of, steps_of_postgresql
 from tests.support.storing import Storing
 
 pytestmark = pytest.mark.anyio
@@ -99,7 +98,7 @@ async def test_two_that_mend_at_once_open_one_line(
 # ------------------------------------------------------------ from indexes
 
 FILL_EVENTS = text("""
-INSERT INTO event (occurred_at, kind, project_id, image_id, least_role, detail)
+INSERT INTO event (occurred_at, kind, feed, image_id, least_role, detail)
 SELECT :at, 'CREATED', project_id, id, 'READER', '{}' FROM (SELECT * FROM image ORDER BY id LIMIT :many) AS changed""")
 FILL_BLOBS = text("""
 INSERT INTO blob (id, key, virtual_size, stored_size, file_size, created_at)
@@ -127,18 +126,10 @@ async def large(postgresql: PostgreSQL) -> AsyncIterator[Database]:
 
 
 async def test_few_images_are_looked_at_where_few_have_changed(large: Database) -> None:
-    with statements(large) as seen:
+    with reads_of(large) as seen:
         await reconciling.reconcile(large)
-    indexes, looked_at = set(), 0
-    async with large.read() as session:
-        connection = await session.connection()
-        for statement, parameters in seen:
-            explained = await connection.exec_driver_sql("EXPLAIN (ANALYZE, FORMAT JSON) " + statement, parameters)
-            told = explained.scalar_one()
-            ((plan,),) = [told if isinstance(told, list) else json.loads(told)]
-            for step in nodes(plan["Plan"]):
-                if "Relation Name" in step:
-                    indexes.add(step.get("Index Name", step["Node Type"]))
-                    looked_at += step["Actual Loops"] * (step["Actual Rows"] + step.get("Rows Removed by Filter", 0))
+    steps = [step for statement in seen for step in await steps_of_postgresql(large, statement)]
+    scans = [step for step in steps if "Relation Name" in step]
+    indexes = {step.get("Index Name", step["Node Type"]) for step in scans}
     assert indexes == {"event_pkey", "image_pkey", "storage_entry_project", "storage_entry_open"}
-    assert looked_at < 10 * 50
+    assert looked_at(scans) < 10 * 50
