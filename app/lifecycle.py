@@ -101,6 +101,20 @@ class FailureCode(StrEnum):
     INTERNAL = "INTERNAL"
 
 
+class Aspect(StrEnum):
+    """What of an image a change concerns, other than its status."""
+
+    NAME = "NAME"
+    OS = "OS"
+    LABELS = "LABELS"
+    PROTECTION = "PROTECTION"
+    VISIBILITY = "VISIBILITY"
+    UPLOAD = "UPLOAD"
+    PROGRESS = "PROGRESS"
+    FAILURE = "FAILURE"
+    SHA256 = "SHA256"
+
+
 class EventKind(StrEnum):
     """What the feed tells. MEMBERS_CHANGED is about no image: processes look anew at who may watch a project."""
 

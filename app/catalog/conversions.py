@@ -23,7 +23,7 @@ from app.catalog.work.jobs import Claim
 from app.catalog.work.kinds import Conversion, Erase, Hash, InspectHead
 from app.database.sessions import Database
 from app.errors import ImageFailed
-from app.lifecycle import DiskFormat, ImageStatus, JobKind, JobState, UploadState
+from app.lifecycle import Aspect, DiskFormat, ImageStatus, JobKind, JobState, UploadState
 from app.models import Blob, Image, Job, Project, Source, Upload, now
 from app.object_keys import id_of_blob_before_0006, is_ours
 from app.ports import ObjectStore, UploadHandle
@@ -163,7 +163,7 @@ async def keep_hash(database: Database, claim: Claim[Hash], sha256: str) -> None
         named_by = (await tx.session.execute(query)).scalars().all()
         await jobs.finish(tx, claim)
         for image in named_by:
-            await images.change(tx, image, ["sha256"], sha256=sha256)
+            await images.change(tx, image, [Aspect.SHA256], sha256=sha256)
 
 
 @dataclass(frozen=True, slots=True)

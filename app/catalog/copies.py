@@ -8,12 +8,13 @@ from sqlmodel import col, select
 from app.catalog import quotas
 from app.catalog.bill import ledger
 from app.catalog.feed import event_log
+from app.catalog.feed.details import Created
 from app.catalog.new_images import NewCopy, described, made_before, remembered
 from app.catalog.people import access, tenancy
 from app.catalog.people.access import Right
 from app.database.sessions import Database
 from app.errors import Forbidden
-from app.lifecycle import EventKind, ImageStatus, ProjectRole, SourceKind
+from app.lifecycle import ImageStatus, ProjectRole, SourceKind
 from app.models import Blob, Image
 from app.settings import Settings
 from app.viewer import Viewer
@@ -58,7 +59,7 @@ async def copy_image(database: Database, settings: Settings, viewer: Viewer, new
         await ledger.stored(tx, copy)
         if (key := remembered(new, copy)) is not None:
             tx.session.add(key)
-        await event_log.append(tx, EventKind.CREATED, copy, actor=viewer.subject)
+        await event_log.append(tx, copy, Created(), actor=viewer.subject)
     return copy, tx.position
 
 

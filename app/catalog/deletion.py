@@ -6,6 +6,7 @@ from sqlmodel import col, select
 from app.catalog import sharing, sources
 from app.catalog.bill import ledger
 from app.catalog.feed import event_log
+from app.catalog.feed.details import Deleted
 from app.catalog.people import access
 from app.catalog.people.access import Right
 from app.catalog.revisions import require_revision
@@ -13,7 +14,7 @@ from app.catalog.work import jobs
 from app.catalog.work.kinds import Erase
 from app.database.sessions import Database, Transaction
 from app.errors import ProtectedImage
-from app.lifecycle import EventKind, UploadState
+from app.lifecycle import UploadState
 from app.models import Blob, Image, now
 from app.viewer import Viewer
 
@@ -40,7 +41,7 @@ async def _delete(
             )
         await jobs.cancel_of_image(tx, image.id)
         await sources.drop_source(tx, image, UploadState.ABORTED)
-        await event_log.append(tx, EventKind.DELETED, image, actor=viewer.subject, imageName=image.name)
+        await event_log.append(tx, image, Deleted(image.name), actor=viewer.subject)
         await sharing.end_all(tx, image, actor=viewer.subject)
         blob_id, image.blob_id = image.blob_id, None
         image.deleted_at = image.updated_at = now()

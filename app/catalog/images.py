@@ -14,6 +14,7 @@ from sqlmodel import col, select
 
 from app import metrics
 from app.catalog.feed import event_log
+from app.catalog.feed.details import Failure, StatusChanged, Updated
 from app.catalog.pages import Page, Window, merged_ids, read_page
 from app.catalog.people import access, tenancy
 from app.catalog.people.access import Right
@@ -22,7 +23,7 @@ from app.catalog.text_search import contains
 from app.catalog.texts import is_text, name_key
 from app.database.sessions import Database, Transaction
 from app.errors import Conflict, ImageFailed
-from app.lifecycle import TRANSITIONS, EventKind, ImageStatus, ImageType, ImageVisibility
+from app.lifecycle import TRANSITIONS, Aspect, ImageStatus, ImageType, ImageVisibility
 from app.models import TABLES, Image, now
 from app.viewer import Viewer
 
@@ -212,9 +213,9 @@ async def image_named(session: AsyncSession, project_id: str, name: str) -> Imag
 
 @dataclass(frozen=True, slots=True)
 class ImagePatch:
-    """What to change of an image: by field of the API, its columns. What is not in it stays as it is."""
+    """What to change of an image: the columns of each aspect. What is not in it stays as it is."""
 
-    values: Mapping[str, Mapping[str, Any]]
+    values: Mapping[Aspect, Mapping[str, Any]]
 
 
 async def update_image(
@@ -226,12 +227,12 @@ async def update_image(
     """
     async with database.transaction() as tx:
         image, held = await access.image_and_access(tx.session, viewer, image_id, Right.EDIT, lock=True)
-        if "protected" in patch.values:
+        if Aspect.PROTECTION in patch.values:
             held.require(Right.MANAGE, ("protected",))
         require_revision(image.revision, expected_revision)
         changed = {
-            field: columns
-            for field, columns in patch.values.items()
+            aspect: columns
+            for aspect, columns in patch.values.items()
             if any(getattr(image, name) != value for name, value in columns.items())
         }
         if changed:
@@ -241,14 +242,14 @@ async def update_image(
 
 
 async def change(
-    tx: Transaction, image: Image, fields: Sequence[str], *, actor: str | None = None, **values: Any
+    tx: Transaction, image: Image, aspects: Sequence[Aspect], *, actor: str | None = None, **values: Any
 ) -> None:
-    """Set columns of an image, whose row is locked, and tell the feed which `fields` of the API differ now."""
+    """Set columns of an image, whose row is locked, and publish which of its `aspects` changed."""
     for name, value in values.items():
         setattr(image, name, value)
     image.revision += 1
     image.updated_at = now()
-    await event_log.append(tx, EventKind.UPDATED, image, actor=actor, fields=list(fields))
+    await event_log.append(tx, image, Updated(aspects), actor=actor)
 
 
 async def move(tx: Transaction, image: Image, to: ImageStatus, *, actor: str | None = None, **values: Any) -> None:
@@ -270,10 +271,8 @@ async def move(tx: Transaction, image: Image, to: ImageStatus, *, actor: str | N
     if moved.scalar_one_or_none() is None:
         raise Conflict("The image has been changed by somebody else.", field=("imageId",), hint="Try again.")
     await tx.session.refresh(image)
-    detail: dict[str, Any] = {"from": before, "to": to}
-    if to == ImageStatus.ERROR:
-        detail["failure"] = failure_detail(image)
-    await event_log.append(tx, EventKind.STATUS_CHANGED, image, actor=actor, **detail)
+    failure = failure_of(image) if to == ImageStatus.ERROR else None
+    await event_log.append(tx, image, StatusChanged(before, to, failure), actor=actor)
 
 
 async def fail(tx: Transaction, image: Image, failure: ImageFailed, *, actor: str | None = None, **values: Any) -> None:
@@ -293,12 +292,14 @@ async def fail(tx: Transaction, image: Image, failure: ImageFailed, *, actor: st
     metrics.IMAGES_FAILED.labels(failure.code).inc()
 
 
-def failure_detail(image: Image) -> dict[str, Any]:
-    """The failure of an image as the feed keeps it."""
-    return {
-        "code": image.failure_code,
-        "message": image.failure_message,
-        "hint": image.failure_hint,
-        "retriable": image.failure_retriable,
-        "occurredAt": image.failed_at.isoformat() if image.failed_at else None,
-    }
+def failure_of(image: Image) -> Failure | None:
+    """Why an image failed last; None if it has not."""
+    if image.failure_code is None or image.failed_at is None:
+        return None
+    return Failure(
+        code=image.failure_code,
+        message=image.failure_message or "",
+        hint=image.failure_hint or "",
+        retriable=bool(image.failure_retriable),
+        failed_at=image.failed_at,
+    )

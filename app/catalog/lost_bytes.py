@@ -13,7 +13,7 @@ from app.catalog.people.tenancy import LOCKED
 from app.catalog.uploads import NO_FAILURE
 from app.database.sessions import Database, Transaction
 from app.errors import ImageFailed
-from app.lifecycle import FailureCode, ImageStatus
+from app.lifecycle import Aspect, FailureCode, ImageStatus
 from app.models import Blob, Image, Project
 
 _LOST = ImageFailed(
@@ -66,7 +66,7 @@ async def lose_source(database: Database, image_id: str) -> bool:
         await images.change(
             tx,
             image,
-            ["failure"],
+            [Aspect.FAILURE],
             failure_code=_SOURCE_LOST.code,
             failure_message=_SOURCE_LOST.message,
             failure_hint=_SOURCE_LOST.hint,

@@ -15,6 +15,7 @@ from sqlmodel.sql.expression import SelectOfScalar
 
 from app.catalog import images
 from app.catalog.feed import event_log
+from app.catalog.feed.details import ShareChanged
 from app.catalog.pages import Page, Window, read_page
 from app.catalog.people import access, tenancy
 from app.catalog.people.access import Right
@@ -24,7 +25,7 @@ from app.database.sessions import Database, Transaction
 from app.errors import Conflict, DifferentOrganization, InvalidInput, NotFound, NotTargetAdmin
 from app.lifecycle import (
     SHARE_ANSWERS,
-    EventKind,
+    Aspect,
     ImageStatus,
     ImageType,
     ImageVisibility,
@@ -258,7 +259,7 @@ async def _tell(
     shared = await _count(tx.session, is_shared) > 0
     visibility = ImageVisibility.SHARED if shared else ImageVisibility.PROJECT
     if image.visibility != visibility:
-        await images.change(tx, image, ["visibility"], actor=viewer.subject, visibility=visibility)
+        await images.change(tx, image, [Aspect.VISIBILITY], actor=viewer.subject, visibility=visibility)
 
 
 class _Told(NamedTuple):
@@ -275,20 +276,15 @@ def _tell_project(
 ) -> None:
     """Tell one project of a share; `ends` says that it does not see the image any more."""
     share = told.share
-    event_log.publish(
-        tx,
-        EventKind.SHARE_CHANGED,
-        project_id,
-        share.image_id,
-        actor=told.actor,
-        least_role=least_role,
-        share=share.id,
-        project=share.project_id,
+    detail = ShareChanged(
+        share_id=share.id,
+        project_id=share.project_id,
         grant=share.grant,
         state=None if told.revoked else share.state,
-        imageName=told.image_name,
-        ends=ends,
+        image_name=told.image_name,
+        ends_sight=ends,
     )
+    event_log.publish(tx, project_id, share.image_id, detail, actor=told.actor, least_role=least_role)
 
 
 async def _state_to_begin_with(session: AsyncSession, viewer: Viewer, project_id: str, *, offer: bool) -> ShareState:

@@ -10,6 +10,7 @@ from sqlmodel import col, select
 
 from app.catalog import images, quotas, sources
 from app.catalog.feed import event_log
+from app.catalog.feed.details import Created
 from app.catalog.new_images import NewUpload, draft, made_before, remembered
 from app.catalog.people import access, tenancy
 from app.catalog.people.access import Right
@@ -30,7 +31,7 @@ from app.errors import (
     UserMistake,
     WrongPart,
 )
-from app.lifecycle import EventKind, FailureCode, ImageStatus, ProjectRole, UploadState
+from app.lifecycle import Aspect, FailureCode, ImageStatus, ProjectRole, UploadState
 from app.models import Image, Source, Upload, now
 from app.ports import ObjectStore, UploadHandle, UploadReceipt
 from app.settings import GIB, KIB, MIB, Settings
@@ -96,7 +97,7 @@ class Uploads:
             tx.session.add(image)
             await tx.session.flush()
             tx.session.add_all(row for row in (upload, remembered(new, image)) if row is not None)
-            await event_log.append(tx, EventKind.CREATED, image, actor=viewer.subject)
+            await event_log.append(tx, image, Created(), actor=viewer.subject)
         return image, tx.position
 
     # ------------------------------------------------------------ while bytes arrive
@@ -296,7 +297,7 @@ async def open_uploads_of(session: AsyncSession, image_ids: Sequence[str]) -> di
 async def mark_completed(tx: Transaction, upload: Upload, image: Image, *, actor: str | None = None) -> None:
     """The bytes are sealed: have them converted. The image's row is locked."""
     upload.state = UploadState.COMPLETED
-    await images.change(tx, image, ["upload", "progress"], actor=actor)
+    await images.change(tx, image, [Aspect.UPLOAD, Aspect.PROGRESS], actor=actor)
     jobs.start(tx, Convert(source=upload.source_id), image_id=image.id)
 
 

@@ -16,7 +16,16 @@ from app.catalog.new_images import NewCopy, NewUpload
 from app.errors import InvalidInput
 from app.graphql.enums import OrderDirection
 from app.graphql.scalars import ByteSize
-from app.lifecycle import Architecture, DiskFormat, ImageStatus, ImageType, ImageVisibility, ProjectRole, ShareGrant
+from app.lifecycle import (
+    Architecture,
+    Aspect,
+    DiskFormat,
+    ImageStatus,
+    ImageType,
+    ImageVisibility,
+    ProjectRole,
+    ShareGrant,
+)
 from app.settings import GIB
 
 Given = TypeVar("Given")
@@ -215,18 +224,18 @@ class UpdateImageInput:
 
     def patch(self) -> ImagePatch:
         """The changes as the catalogue takes them. Raises InvalidInput."""
-        values: dict[str, dict[str, Any]] = {}
+        values: dict[Aspect, dict[str, Any]] = {}
         if self.name is not None:
             name = texts.clean_name(_not_cleared(self.name.value, "name"))
-            values["name"] = {"name": name, "name_key": texts.name_key(name)}
+            values[Aspect.NAME] = {"name": name, "name_key": texts.name_key(name)}
         if self.os is not None:
             system = self.os.value
             family, version = texts.clean_os(system.family, system.version) if system else (None, None)
-            values["os"] = {"os_family": family, "os_version": version}
+            values[Aspect.OS] = {"os_family": family, "os_version": version}
         if self.labels is not None:
-            values["labels"] = {"labels": texts.clean_labels(_pairs(self.labels.value or []))}
+            values[Aspect.LABELS] = {"labels": texts.clean_labels(_pairs(self.labels.value or []))}
         if self.protected is not None:
-            values["protected"] = {"protected": _not_cleared(self.protected.value, "protected")}
+            values[Aspect.PROTECTION] = {"protected": _not_cleared(self.protected.value, "protected")}
         return ImagePatch(values)
 
 

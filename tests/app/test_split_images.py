@@ -177,7 +177,7 @@ async def test_ranges_that_overrun_the_quota_at_the_same_time_fail_the_image_onc
     failures = [
         event
         for event in await shop.gateway.events(shop.image)
-        if event.kind == EventKind.STATUS_CHANGED and event.detail["to"] == ImageStatus.ERROR
+        if event.kind == EventKind.STATUS_CHANGED and event.detail["after"] == ImageStatus.ERROR
     ]
     assert len(failures) == 1
     await assert_a_retry_succeeds(shop, raw)

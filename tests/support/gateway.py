@@ -31,7 +31,7 @@ from app.database.migrations import migrate
 from app.database.sessions import Database
 from app.errors import ImageFailed
 from app.graphql.transport.asgi import GatewayGraphQL
-from app.lifecycle import DiskFormat, FailureCode, ImageVisibility, JobKind, JobState, ProjectRole
+from app.lifecycle import Aspect, DiskFormat, FailureCode, ImageVisibility, JobKind, JobState, ProjectRole
 from app.main import create_app
 from app.models import Blob, Event, Image, Job, Source, Upload
 from app.settings import GIB, MIB, Settings
@@ -213,7 +213,7 @@ class Gateway:
         """Show an image to every project, as nothing in the API does yet."""
         async with self.database.transaction() as tx:
             image = await tx.session.get_one(Image, image_id)
-            await images.change(tx, image, ["visibility"], visibility=ImageVisibility.PUBLIC)
+            await images.change(tx, image, [Aspect.VISIBILITY], visibility=ImageVisibility.PUBLIC)
 
     async def refused_early(self, **given: Any) -> dict[str, Any]:
         """An image whose upload was refused for its first bytes, while the rest was missing."""

@@ -10,6 +10,7 @@ from sqlalchemy import Select, delete, false, func, union_all
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
+from app.catalog.feed.details import Detail, MembersChanged
 from app.catalog.people import access
 from app.catalog.people.tenancy import is_id
 from app.database.postgres import Lock
@@ -21,36 +22,40 @@ from app.viewer import includes
 _EVENT = TABLES.tables["event"].c
 
 
-async def append(
-    tx: Transaction, kind: EventKind, image: Image, *, actor: str | None = None, **detail: Any
-) -> Sequence[Event]:
+async def append(tx: Transaction, image: Image, detail: Detail, *, actor: str | None = None) -> Sequence[Event]:
     """Add an event about `image` to the feeds of its audience.
 
     They get their positions, and are announced, when the transaction commits. `actor` is who did it, None the gateway.
     """
     feeds = await access.audience(tx.session, image)
-    return [publish(tx, kind, feed, image.id, actor=actor, **detail) for feed in feeds]
+    return [publish(tx, feed, image.id, detail, actor=actor) for feed in feeds]
 
 
 def publish(
     tx: Transaction,
-    kind: EventKind,
     feed: str,
     image_id: str,
+    detail: Detail,
     *,
     actor: str | None,
     least_role: ProjectRole = ProjectRole.READER,
-    **detail: Any,
 ) -> Event:
     """Add an event about an image to one feed; readers with less than `least_role` in their project don't see it."""
-    event = Event(kind=kind, feed=feed, image_id=image_id, actor=actor, least_role=least_role, detail=detail)
+    event = Event(
+        kind=detail.kind,
+        feed=feed,
+        image_id=image_id,
+        actor=actor,
+        least_role=least_role,
+        detail=dict(detail.to_row()),
+    )
     tx.events.append(event)
     return event
 
 
 def members_changed(tx: Transaction, project_id: str, *, actor: str | None = None) -> None:
     """Have every process read again who may watch a project. Watchers don't see this event."""
-    tx.events.append(Event(kind=EventKind.MEMBERS_CHANGED, feed=project_id, image_id="", actor=actor))
+    publish(tx, project_id, "", MembersChanged(), actor=actor)
 
 
 async def newest_position(session: AsyncSession) -> int:

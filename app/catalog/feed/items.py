@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.catalog.feed.cursors import Mark
+from app.catalog.feed.details import Detail, ShareChanged, detail_of
 from app.catalog.feed.progress import Progress
 from app.catalog.people import access
 from app.errors import ResyncRequired
-from app.lifecycle import EventKind
 from app.models import Event, Image
 
 
@@ -22,6 +22,7 @@ class Happened:
     """
 
     event: Event
+    detail: Detail
     image: Image | None
     epoch: bytes
     live: bool = False
@@ -72,9 +73,9 @@ def resync_required(field: str) -> ResyncRequired:
 async def happened(session: AsyncSession, events: Sequence[Event], epoch: bytes) -> list[Happened]:
     """Events with their images, where the followers of the feed can see them now."""
     seen = await access.seen_in_feeds(session, {(event.feed, event.image_id) for event in events})
-    return [Happened(event, seen.get((event.feed, event.image_id)), epoch) for event in events]
+    return [Happened(event, detail_of(event), seen.get((event.feed, event.image_id)), epoch) for event in events]
 
 
-def takes_sight(event: Event) -> bool:
+def takes_sight(item: Happened) -> bool:
     """Whether this event ends its feed's sight of an image that was shared."""
-    return event.kind == EventKind.SHARE_CHANGED and bool(event.detail["ends"])
+    return isinstance(item.detail, ShareChanged) and item.detail.ends_sight

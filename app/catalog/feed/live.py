@@ -162,7 +162,7 @@ class Feed:
         self._wake_followers({PUBLIC_FEED})
 
     def _take(self, item: Happened) -> None:
-        if takes_sight(item.event):
+        if takes_sight(item):
             self._hide(item.event.feed, item.event.image_id)
         self._ring.append(item)
         self._positions.append(item.position)
@@ -264,7 +264,7 @@ class Feed:
                 items, position = await self._since(epoch, position, wanted)
                 for item in items:
                     yield item
-                    if image_id is not None and isinstance(item, Happened) and takes_sight(item.event):
+                    if image_id is not None and isinstance(item, Happened) and takes_sight(item):
                         await self._require_sight(project_id, image_id)
                 if progress:
                     version, seen = seen, self.board.version

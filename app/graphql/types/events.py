@@ -1,11 +1,13 @@
 """What happens to images: the items of the feed."""
 
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Annotated, Any
 
 import strawberry
 
 from app.catalog.feed.cursors import Mark
+from app.catalog.feed.details import Created, Deleted, MembersChanged, ShareChanged, StatusChanged, Updated
 from app.catalog.feed.items import Happened, Item, Progressed, Resync
 from app.graphql.context import Info
 from app.graphql.scalars import EventCursor
@@ -13,7 +15,7 @@ from app.graphql.types.connections import Edge, PageInfo
 from app.graphql.types.images import Image, ImageFailure, ImageProgress, progress_on_board
 from app.graphql.types.sharing import ImageShare, project_of_share
 from app.graphql.types.tenancy import Project
-from app.lifecycle import EventKind, FailureCode, ImageStatus, ShareGrant, ShareState
+from app.lifecycle import Aspect, ImageStatus, ShareGrant, ShareState
 from app.models import Image as ImageRow
 
 
@@ -123,9 +125,23 @@ class ImageEventConnection:
     page_info: PageInfo = strawberry.field(description="Where the page lies.")
 
 
+# The fields of Image that differ after a change.
+_FIELDS: Mapping[Aspect, str] = {
+    Aspect.NAME: "name",
+    Aspect.OS: "os",
+    Aspect.LABELS: "labels",
+    Aspect.PROTECTION: "protected",
+    Aspect.VISIBILITY: "visibility",
+    Aspect.UPLOAD: "upload",
+    Aspect.PROGRESS: "progress",
+    Aspect.FAILURE: "failure",
+    Aspect.SHA256: "sha256",
+}
+
+
 def event_node(info: Info, happened: Happened, project_id: str) -> StoredEvent:
     """The GraphQL form of a stored event, as seen from a project."""
-    event, detail = happened.event, happened.event.detail
+    event = happened.event
     common: dict[str, Any] = {
         "cursor": info.context.cursor_of(happened.mark),
         "occurred_at": event.occurred_at,
@@ -135,32 +151,27 @@ def event_node(info: Info, happened: Happened, project_id: str) -> StoredEvent:
         "project_id": project_id,
         "share_key": f"{happened.epoch.hex()} {happened.position}" if happened.live else None,
     }
-    match event.kind:
-        case EventKind.CREATED:
+    match happened.detail:
+        case Created():
             return ImageCreated(**common)
-        case EventKind.UPDATED:
-            return ImageUpdated(fields=detail["fields"], **common)
-        case EventKind.DELETED:
-            return ImageDeleted(image_name=detail["imageName"], **common)
-        case EventKind.SHARE_CHANGED:
-            state = detail["state"]
+        case Updated(aspects):
+            return ImageUpdated(fields=[_FIELDS[aspect] for aspect in aspects], **common)
+        case Deleted(image_name):
+            return ImageDeleted(image_name=image_name, **common)
+        case ShareChanged() as share:
             return ImageShareChanged(
-                state=None if state is None else ShareState(state),
-                grant=ShareGrant(detail["grant"]),
-                image_name=detail["imageName"],
-                share_id=detail["share"],
-                other_id=detail["project"],
+                state=share.state,
+                grant=share.grant,
+                image_name=share.image_name,
+                share_id=share.share_id,
+                other_id=share.project_id,
                 **common,
             )
-        case EventKind.MEMBERS_CHANGED:
-            raise LookupError("watchers are not told of members")
-        case EventKind.STATUS_CHANGED:
-            return ImageStatusChanged(
-                from_=ImageStatus(detail["from"]),
-                to=ImageStatus(detail["to"]),
-                failure=_failure(detail.get("failure")),
-                **common,
-            )
+        case StatusChanged(before, after, failure):
+            why = None if failure is None else ImageFailure.of(failure)
+            return ImageStatusChanged(from_=before, to=after, failure=why, **common)
+        case MembersChanged():
+            raise LookupError("watchers don't see changes of members")
 
 
 def feed_item(info: Info, item: Item, project_id: str) -> FeedItem | None:
@@ -184,15 +195,3 @@ def feed_item(info: Info, item: Item, project_id: str) -> FeedItem | None:
                 project_id=project_id,
                 progress=progress,
             )
-
-
-def _failure(detail: dict[str, Any] | None) -> ImageFailure | None:
-    if detail is None:
-        return None
-    return ImageFailure(
-        code=FailureCode(detail["code"]),
-        message=detail["message"],
-        hint=detail["hint"],
-        retriable=detail["retriable"],
-        occurred_at=datetime.fromisoformat(detail["occurredAt"]),
-    )

@@ -5,9 +5,10 @@ from typing import Annotated
 
 import strawberry
 
-from app.catalog import sharing
+from app.catalog import images, sharing
 from app.catalog.bill import billing
 from app.catalog.conversions import minimum_boot_disk
+from app.catalog.feed.details import Failure
 from app.catalog.people import access
 from app.catalog.people.access import Access, Right
 from app.graphql.context import Info
@@ -104,6 +105,17 @@ class ImageFailure:
     hint: str = strawberry.field(description="What to do now.")
     retriable: bool = strawberry.field(description="Whether retryImage can help.")
     occurred_at: datetime = strawberry.field(description="When it happened.")
+
+    @staticmethod
+    def of(failure: Failure) -> "ImageFailure":
+        """The GraphQL form of a failure."""
+        return ImageFailure(
+            code=failure.code,
+            message=failure.message,
+            hint=failure.hint,
+            retriable=failure.retriable,
+            occurred_at=failure.failed_at,
+        )
 
 
 @made_of(ImageRow)
@@ -215,16 +227,8 @@ class Image(Node):
 
     @strawberry.field(description="Why it is in ERROR.")
     def failure(self) -> ImageFailure | None:
-        row = self.row
-        if row.failure_code is None or row.failed_at is None or row.status != ImageStatus.ERROR:
-            return None
-        return ImageFailure(
-            code=row.failure_code,
-            message=row.failure_message or "",
-            hint=row.failure_hint or "",
-            retriable=bool(row.failure_retriable),
-            occurred_at=row.failed_at,
-        )
+        failure = images.failure_of(self.row) if self.status == ImageStatus.ERROR else None
+        return None if failure is None else ImageFailure.of(failure)
 
     @strawberry.field(description="What you may do with it now.")
     async def viewer_can(self, info: Info) -> ImagePermissions:

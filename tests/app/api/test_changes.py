@@ -61,8 +61,10 @@ async def test_the_feed_names_the_fields_that_differ_and_no_others(gateway: Gate
     system = {"family": "UBUNTU", "version": "24.04"}
     await update(gateway, image, name="disk", os=system, labels=[{"key": "a", "value": "2"}], protected=True)
     await update(gateway, image, name="other", os={"family": "ubuntu"}, protected=True)
-    updates = [event.detail["fields"] for event in await gateway.events(image["id"]) if event.kind == EventKind.UPDATED]
-    assert updates == [["labels", "protected"], ["name", "os"]]
+    updates = [
+        event.detail["aspects"] for event in await gateway.events(image["id"]) if event.kind == EventKind.UPDATED
+    ]
+    assert updates == [["LABELS", "PROTECTION"], ["NAME", "OS"]]
 
 
 async def test_a_change_that_changes_nothing_leaves_no_trace(gateway: Gateway) -> None:
@@ -225,7 +227,7 @@ async def test_a_failure_that_another_attempt_may_mend_is_retried_from_the_kept_
     assert payload["userErrors"] == []
     assert payload["image"] == {"status": "SAVING", "failure": None}
     event = (await gateway.events(image["id"]))[-1]
-    assert (event.kind, event.detail["from"], event.detail["to"]) == (EventKind.STATUS_CHANGED, "ERROR", "SAVING")
+    assert (event.kind, event.detail["before"], event.detail["after"]) == (EventKind.STATUS_CHANGED, "ERROR", "SAVING")
     assert event.actor == "ada"
     _claim, assignment = await gateway.begun(image["id"])
     assert assignment.source_key == await gateway.source_key(image)

@@ -125,7 +125,7 @@ async def test_completing_twice_and_at_once_starts_one_conversion(gateway: Gatew
     jobs = [job for job in await gateway.all_jobs() if job.image_id == image["id"] and job.kind == JobKind.CONVERT]
     assert len(jobs) == 1
     updates = [event for event in await gateway.events(image["id"]) if event.kind == EventKind.UPDATED]
-    assert [event.detail["fields"] for event in updates] == [["upload", "progress"]]
+    assert [event.detail for event in updates] == [{"aspects": ["UPLOAD", "PROGRESS"]}]
 
 
 async def test_a_completed_upload_takes_no_byte_and_can_not_be_aborted(gateway: Gateway) -> None:
@@ -341,7 +341,7 @@ async def test_an_uploaded_disk_becomes_active_and_its_source_is_dropped(
         qemu_img("compare", "-f", "raw", "-F", "qcow2", str(raw), str(folder / "answer.qcow2"))
         blob = await gateway.blob(image)
         assert [file for file in gateway.files() if not file.endswith(".json")] == [f"objects/{blob.key}"]
-        statuses = [event.detail.get("to") for event in await gateway.events(image["id"])]
+        statuses = [event.detail.get("after") for event in await gateway.events(image["id"])]
         assert [status for status in statuses if status] == ["SAVING", "ACTIVE"]
         await gateway.mutate("deleteImage", {"imageId": image["id"]})
         await until(gateway.idle)

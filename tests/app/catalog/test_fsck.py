@@ -82,7 +82,7 @@ async def test_an_active_image_without_its_object_is_found_and_ends_in_error(apa
     assert (row.status, row.failure_code, row.failure_retriable) == (ImageStatus.ERROR, FailureCode.DATA_LOST, False)
     assert row.stored_size is None
     last = (await apart.events(image["id"]))[-1]
-    assert last.detail["from"] == "ACTIVE"
+    assert last.detail["before"] == "ACTIVE"
     assert last.detail["failure"]["code"] == "DATA_LOST"
     seen = await apart.ask("query ($id: ID!) { image(by: {id: $id}) { status download { url } } }", id=image["id"])
     assert seen["image"] == {"status": "ERROR", "download": None}

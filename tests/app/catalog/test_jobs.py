@@ -224,7 +224,7 @@ async def test_a_hash_is_kept_and_told(gateway: Gateway) -> None:
     assert (blob.key, blob.sha256) == ((await gateway.blob(image)).key, None)
     await conversions.keep_hash(gateway.database, claim, "0" * 64)
     assert (await gateway.image(image["id"])).sha256 == "0" * 64
-    assert (await gateway.events(image["id"]))[-1].detail["fields"] == ["sha256"]
+    assert (await gateway.events(image["id"]))[-1].detail["aspects"] == ["SHA256"]
 
 
 # ---------------------------------------------------------------- how a conversion begins and ends

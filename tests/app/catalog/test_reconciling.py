@@ -11,7 +11,8 @@ from structlog.testing import capture_logs
 
 from app.catalog.bill import ledger, reconciling
 from app.catalog.feed import event_log
-from app.lifecycle import EventKind, ImageType
+from app.catalog.feed.details import Created
+from app.lifecycle import ImageType
 from app.models import Event, Image, now
 from tests.support.gateway import Gateway, until
 from tests.support.storing import Storing
@@ -56,7 +57,7 @@ async def copied(storing: Storing, image_id: str, project: str, name: str, at: d
     with version_before():
         copy = await storing.copy(image_id, project, name, at, created_at=at, updated_at=at, **given)
     async with storing.gateway.database.transaction() as tx:
-        await event_log.append(tx, EventKind.CREATED, await tx.session.get_one(Image, copy), actor=None)
+        await event_log.append(tx, await tx.session.get_one(Image, copy), Created(), actor=None)
     return copy
 
 

@@ -312,7 +312,7 @@ async def steps(gateway: Gateway) -> list[tuple[str, str]]:
     query = select(Event).where(Event.kind == EventKind.STATUS_CHANGED).order_by(col(Event.seq))
     async with gateway.database.read() as session:
         found = (await session.execute(query)).scalars().all()
-    return [(event.feed, event.detail["to"]) for event in found]
+    return [(event.feed, event.detail["after"]) for event in found]
 
 
 async def active(gateway: Gateway) -> list[str]:

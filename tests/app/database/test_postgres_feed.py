@@ -12,12 +12,13 @@ from app.adapters.messaging.local_wakeups import LocalWakeups
 from app.catalog import members
 from app.catalog.feed import event_log
 from app.catalog.feed.cursors import Mark
+from app.catalog.feed.details import Deleted, Updated
 from app.catalog.feed.items import Happened
 from app.catalog.feed.live import Feed
 from app.catalog.feed.progress import ProgressBoard
 from app.database.postgres import Lock
 from app.database.sessions import Database, Transaction
-from app.lifecycle import EventKind
+from app.lifecycle import Aspect
 from app.models import Event, Image
 from app.viewer import Viewer
 from tests.servers.postgresql import PostgreSQL
@@ -74,7 +75,7 @@ async def image(database: Database) -> Image:
 
 async def append(database: Database, image: Image) -> int:
     async with database.transaction() as tx:
-        await event_log.append(tx, EventKind.UPDATED, image)
+        await event_log.append(tx, image, Updated([Aspect.NAME]))
     assert tx.position is not None
     return tx.position
 
@@ -179,11 +180,7 @@ async def test_readers_by_cursor_see_every_row_once_and_in_order_while_many_writ
 async def test_the_events_of_a_transaction_follow_each_other(database: Database, other: Database, image: Image) -> None:
     async def write(here: Database) -> list[int | None]:
         async with here.transaction() as tx:
-            made = [
-                event
-                for number in range(5)
-                for event in await event_log.append(tx, EventKind.UPDATED, image, number=number)
-            ]
+            made = [event for number in range(5) for event in await event_log.append(tx, image, Deleted(str(number)))]
             await asyncio.sleep(0)
         return [event.seq for event in made]
 
@@ -230,7 +227,7 @@ async def test_who_waits_for_a_row_keeps_nobody_from_the_feed(
 
     async def patient() -> None:
         async with other.transaction() as tx:
-            await event_log.append(tx, EventKind.UPDATED, image)
+            await event_log.append(tx, image, Updated([Aspect.NAME]))
             (await tx.session.get_one(Image, image.id, with_for_update=True)).name = "b"
 
     async def patient_waits() -> bool:
@@ -251,7 +248,7 @@ async def test_a_transaction_that_fails_leaves_a_gap_and_nothing_else(database: 
 
     async def fail() -> None:
         async with database.transaction() as tx:
-            await event_log.append(tx, EventKind.UPDATED, image)
+            await event_log.append(tx, image, Updated([Aspect.NAME]))
             await tx.write_events()
             raise RuntimeError
 

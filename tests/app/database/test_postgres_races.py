@@ -28,7 +28,7 @@ from app.errors import (
     StaleRevision,
     UserMistake,
 )
-from app.lifecycle import EventKind, FailureCode, ImageStatus, JobKind, JobState, ProjectRole, UploadState
+from app.lifecycle import Aspect, EventKind, FailureCode, ImageStatus, JobKind, JobState, ProjectRole, UploadState
 from app.models import Image, Job, Project, Upload
 from app.settings import MIB
 from app.viewer import Viewer
@@ -159,7 +159,7 @@ async def test_of_two_changes_to_one_revision_one_is_refused(gateway: Gateway, o
     image = await gateway.create()
 
     def rename(database: Database, name: str) -> Callable[[], Awaitable[Any]]:
-        patch = ImagePatch({"name": {"name": name, "name_key": name}})
+        patch = ImagePatch({Aspect.NAME: {"name": name, "name_key": name}})
         return lambda: images.update_image(database, VIEWER, image["id"], patch, image["revision"])
 
     first, second = await one_after_the_other(
@@ -173,8 +173,8 @@ async def test_of_two_changes_to_one_revision_one_is_refused(gateway: Gateway, o
 
 async def test_two_changes_of_different_fields_at_once_both_stay(gateway: Gateway, other: Database) -> None:
     image = await gateway.create()
-    rename = ImagePatch({"name": {"name": "new", "name_key": "new"}})
-    protect = ImagePatch({"protected": {"protected": True}})
+    rename = ImagePatch({Aspect.NAME: {"name": "new", "name_key": "new"}})
+    protect = ImagePatch({Aspect.PROTECTION: {"protected": True}})
     await one_after_the_other(
         gateway.database,
         Image,
@@ -188,7 +188,7 @@ async def test_two_changes_of_different_fields_at_once_both_stay(gateway: Gatewa
 
 async def test_an_image_that_is_protected_while_somebody_deletes_it_stays(gateway: Gateway, other: Database) -> None:
     image = await gateway.create()
-    protect = ImagePatch({"protected": {"protected": True}})
+    protect = ImagePatch({Aspect.PROTECTION: {"protected": True}})
     _, refused = await one_after_the_other(
         gateway.database,
         Image,
@@ -280,7 +280,7 @@ async def test_an_upload_that_expires_in_two_processes_ends_once(gateway: Gatewa
     )
     assert results == [None, None]
     moves = [event for event in await gateway.events(image["id"]) if event.kind == EventKind.STATUS_CHANGED]
-    assert [event.detail["to"] for event in moves] == [ImageStatus.ERROR]
+    assert [event.detail["after"] for event in moves] == [ImageStatus.ERROR]
 
 
 async def test_of_two_retries_at_once_one_starts_a_job(gateway: Gateway, other: Database) -> None:

@@ -17,7 +17,7 @@ from app.catalog.work import jobs, turns
 from app.catalog.work.jobs import Claim
 from app.database.sessions import Database
 from app.errors import ImageFailed, LeaseLost, UserMistake
-from app.lifecycle import EventKind, FailureCode, ImageStatus, JobKind, JobState
+from app.lifecycle import Aspect, EventKind, FailureCode, ImageStatus, JobKind, JobState
 from app.models import Blob, Event, Image, Job, Project, Upload, now
 from app.settings import MIB
 from app.viewer import Viewer
@@ -247,7 +247,7 @@ async def test_many_concurrent_changes_of_images_never_deadlock_and_leave_nothin
     def acts(image: dict[str, Any], database: Database) -> list[Awaitable[Any]]:
         uploads = Uploads(database, gateway.store, gateway.settings)
         upload_id, image_id = image["upload"]["id"], image["id"]
-        name = ImagePatch({"name": {"name": str(chance.random()), "name_key": "n"}})
+        name = ImagePatch({Aspect.NAME: {"name": str(chance.random()), "name_key": "n"}})
         return [
             uploads.complete(VIEWER, upload_id),
             uploads.abort(VIEWER, upload_id),
@@ -277,8 +277,8 @@ async def _require_sense(gateway: Gateway, image_id: str) -> None:
     status = ImageStatus.QUEUED
     for event in events:
         if event.kind == EventKind.STATUS_CHANGED:
-            assert event.detail["from"] == status
-            status = ImageStatus(event.detail["to"])
+            assert event.detail["before"] == status
+            status = ImageStatus(event.detail["after"])
     assert (status, image.revision) == (image.status, len(events))
     assert (image.deleted_at is not None) == (events[-1].kind == EventKind.DELETED)
     assert (stored is not None) == (image.status == ImageStatus.ACTIVE and image.deleted_at is None)

@@ -10,11 +10,11 @@ from sqlalchemy.exc import IntegrityError
 from sqlmodel import select
 
 from app.catalog.feed import event_log
+from app.catalog.feed.details import Created
 from app.catalog.work import jobs
 from app.catalog.work.kinds import Erase
 from app.database.sessions import Database, Transaction
 from app.errors import DatabaseUnavailable
-from app.lifecycle import EventKind
 from app.models import Event, Image, Job, Organization, Project
 from app.settings import load_settings
 from tests.app.conftest import NewDatabase
@@ -72,7 +72,7 @@ async def count(database: Database, table: type[Event] | type[Job]) -> int:
 
 async def write(tx: Transaction, image: Image) -> Event:
     jobs.start(tx, Erase())
-    (event,) = await event_log.append(tx, EventKind.CREATED, image)
+    (event,) = await event_log.append(tx, image, Created())
     return event
 
 
@@ -124,7 +124,7 @@ async def test_a_place_in_the_feed_is_never_given_twice(database: Database, imag
     for _ in range(3):
         async with database.transaction() as tx:
             await tx.session.execute(text("DELETE FROM event"))
-            await event_log.append(tx, EventKind.CREATED, image)
+            await event_log.append(tx, image, Created())
         places.append(tx.position)
     assert places == [1, 2, 3]
 

@@ -193,7 +193,7 @@ async def test_a_slow_watcher_gets_every_status_and_of_progress_the_newest(gatew
         await caught_up(gateway, other)
         news = await take(items, 4)
         moved = [item.event for item in news if isinstance(item, Happened)]
-        assert [(event.image_id, event.detail["to"]) for event in moved] == [
+        assert [(event.image_id, event.detail["after"]) for event in moved] == [
             (image["id"], "SAVING") for image in images
         ]
         made = [item for item in news if isinstance(item, Progressed)]

@@ -9,8 +9,9 @@ from sqlmodel import col, select
 
 from app.catalog.feed import event_log
 from app.catalog.feed.cursors import Mark
+from app.catalog.feed.details import Created
 from app.catalog.feed.items import Happened
-from app.lifecycle import EventKind, ProjectRole
+from app.lifecycle import ProjectRole
 from app.models import PUBLIC_FEED, Event, Organization, Project
 from app.viewer import Viewer
 from tests.app.feed.test_following import caught_up, following, position, position_of, positions_of, reading, take
@@ -154,7 +155,7 @@ async def test_a_watcher_gets_no_more_of_the_public_feed_than_their_role_may_see
     start = await position(gateway.database)
     async with gateway.database.transaction() as tx:
         for role in (ProjectRole.ADMIN, ProjectRole.READER):
-            event_log.publish(tx, EventKind.UPDATED, PUBLIC_FEED, image["id"], actor=None, least_role=role)
+            event_log.publish(tx, PUBLIC_FEED, image["id"], Created(), actor=None, least_role=role)
     async with following(gateway) as other:
         for subject, seen in ((ADMIN, [start + 1, start + 2]), (READER, [start + 2])):
             items = other.follow(Viewer(subject), project, after=Mark(other.epoch, start))

@@ -1,9 +1,11 @@
 """Events name a feed, not a project: that of a project, which has its id as its name, or the public one.
 
-Events keep their positions, and on PostgreSQL the table stays the same one: cursors of before go on working.
+What events say is stored under names of the catalogue's own; before, these were names of the API. Events keep their
+positions, and on PostgreSQL the table stays the same one: cursors of before go on working.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import sqlalchemy as sa
 from alembic import op
@@ -15,6 +17,19 @@ depends_on: str | Sequence[str] | None = None
 
 ID = sa.String(length=40).with_variant(sa.String(length=40, collation="C"), "postgresql")
 TEXT = sa.Text().with_variant(sa.Text(collation="C"), "postgresql")
+EVENT = sa.table("event", sa.column("seq"), sa.column("kind"), sa.column("detail", sa.JSON()))
+BATCH = 1000
+ASPECTS = {
+    "name": "NAME",
+    "os": "OS",
+    "labels": "LABELS",
+    "protected": "PROTECTION",
+    "visibility": "VISIBILITY",
+    "upload": "UPLOAD",
+    "progress": "PROGRESS",
+    "failure": "FAILURE",
+    "sha256": "SHA256",
+}
 COLUMNS = "seq, occurred_at, kind, {feed}, image_id, least_role, actor, detail"
 
 
@@ -29,6 +44,7 @@ def upgrade() -> None:
         op.alter_column("event", "least_role", server_default=None)
     op.create_index("event_feed", "event", ["feed", "seq"])
     op.create_index("event_image", "event", ["image_id", "feed", "seq"])
+    rewrite_details()
 
 
 def replace_table() -> None:
@@ -50,6 +66,47 @@ def replace_table() -> None:
     op.execute(f"INSERT INTO event_of_feed ({into}) SELECT {of} FROM event ORDER BY seq")  # noqa: S608
     op.drop_table("event")
     op.rename_table("event_of_feed", "event")
+
+
+def rewrite_details() -> None:
+    """Store what each event says under its new names, a batch after the other."""
+    connection = op.get_bind()
+    place, said = EVENT.c.seq, EVENT.c.detail
+    change = sa.update(EVENT).where(place == sa.bindparam("at")).values(detail=sa.bindparam("new"))
+    query = sa.select(place, EVENT.c.kind, said).order_by(place).limit(BATCH)
+    last = 0
+    while rows := connection.execute(query.where(place > last)).all():
+        changes = [{"at": row.seq, "new": renamed(row.kind, row.detail)} for row in rows if row.detail]
+        if changes:
+            connection.execute(change, changes)
+        last = rows[-1].seq
+
+
+def renamed(kind: str, old: Mapping[str, Any]) -> dict[str, Any]:
+    """What an event of a kind says, with the new names."""
+    if kind == "UPDATED":
+        return {"aspects": [ASPECTS[field] for field in old["fields"]]}
+    if kind == "STATUS_CHANGED":
+        failure = {"failure": renamed_failure(old["failure"])} if "failure" in old else {}
+        return {"before": old["from"], "after": old["to"]} | failure
+    if kind == "SHARE_CHANGED":
+        return {
+            "share_id": old["share"],
+            "project_id": old["project"],
+            "grant": old["grant"],
+            "state": old["state"],
+            "image_name": old["imageName"],
+            "ends_sight": old["ends"],
+        }
+    if kind == "DELETED":
+        return {"image_name": old["imageName"]}
+    return {}
+
+
+def renamed_failure(old: Mapping[str, Any]) -> dict[str, Any]:
+    """Why an image failed, with the new names."""
+    kept = {name: old[name] for name in ("code", "message", "hint", "retriable")}
+    return kept | {"failed_at": old["occurredAt"]}
 
 
 def downgrade() -> None:
