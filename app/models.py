@@ -183,6 +183,14 @@ def _live(name: str, *columns: str) -> Index:
     return Index(name, *columns, sqlite_where=_LIVE, postgresql_where=_LIVE)
 
 
+_PUBLIC = text("deleted_at IS NULL AND visibility = 'PUBLIC'")
+
+
+def _public(name: str, *columns: str) -> Index:
+    """An index over the images that every project sees; it costs nothing for others."""
+    return Index(name, "visibility", *columns, sqlite_where=_PUBLIC, postgresql_where=_PUBLIC)
+
+
 def _words(name: str, column: str) -> Index:
     """An index for what the texts of images that are not deleted contain: PostgreSQL alone has one."""
     return Index(
@@ -214,6 +222,11 @@ class Image(SQLModel, table=True):
         _live("image_of_kind_by_created_at", "project_id", "status", "type", "created_at", "id"),
         _live("image_of_kind_by_name", "project_id", "status", "type", "name_key", "id"),
         _live("image_of_kind_by_size", "project_id", "status", "type", "size_key", "id"),
+        _public("image_public_by_status", "status", "id"),
+        _public("image_public_by_type", "type", "id"),
+        _public("image_public_of_kind_by_created_at", "status", "type", "created_at", "id"),
+        _public("image_public_of_kind_by_name", "status", "type", "name_key", "id"),
+        _public("image_public_of_kind_by_size", "status", "type", "size_key", "id"),
         _words("image_name_words", "name_key"),
         Index("image_blob", "blob_id"),
     )

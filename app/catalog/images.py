@@ -5,19 +5,20 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
 from itertools import product
+from operator import attrgetter
 from typing import Any
 
 import sqlalchemy
-from sqlalchemy import ColumnElement, Select, func, update
+from sqlalchemy import Select, func, update
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
 from app import metrics
 from app.catalog.feed import event_log
 from app.catalog.feed.details import Failure, StatusChanged, Updated
-from app.catalog.pages import Page, Window, merged_ids, read_page
+from app.catalog.pages import Page, Window, merged_ids, merged_pages, read_page
 from app.catalog.people import access, tenancy
-from app.catalog.people.access import Right
+from app.catalog.people.access import Right, Sight
 from app.catalog.revisions import require_revision
 from app.catalog.text_search import contains
 from app.catalog.texts import is_text, name_key
@@ -81,7 +82,7 @@ async def list_images(
     *,
     descending: bool,
 ) -> Page[Image]:
-    """A page of the images that a project can see, its own and those that it accepted a share of.
+    """A page of the images that a project can see.
 
     They are rows with the attributes of Image, which can't be changed.
 
@@ -89,30 +90,34 @@ async def list_images(
     """
     if not tenancy.is_id(project_id):
         raise tenancy.no_project()
-    any_shared = access.any_shared_with(project_id)
+    own, *others = access.sights_of(project_id)
+    any_others = sqlalchemy.or_(*(sight.any for sight in others))
 
-    async def read(*, shared: bool) -> Page[Any]:
-        query = _page_of(project_id, wanted, order, window, descending=descending, shared=shared)
-        query = query.add_columns(any_shared.label("any_shared")).where(tenancy.may_see(viewer, project_id))
+    async def read(*sights: Sight) -> Page[Any]:
+        query = _page_of(sights, wanted, order, window, descending=descending)
+        query = query.add_columns(any_others.label("any_others")).where(tenancy.may_see(viewer, project_id))
         return await read_page(session, query, _SORT_KEYS[order], _TABLE.c.id, window, descending=descending)
 
-    # The rows prove the right to see them, and say whether there are more than the project's own, which is rare; only
-    # where there are none, either has to be asked for by itself.
-    page = await read(shared=False)
+    # The rows prove the right to see them, and say whether the project sees others than its own; only where there are
+    # none, either has to be asked for by itself.
+    page = await read(own)
     if not page.rows:
         await tenancy.reader_role(session, viewer, project_id)
-        more = (await session.execute(sqlalchemy.select(any_shared))).scalar_one()
+        more = (await session.execute(sqlalchemy.select(any_others))).scalar_one()
     else:
-        more = page.rows[0].any_shared
-    return await read(shared=True) if more else page
+        more = page.rows[0].any_others
+    if not more:
+        return page
+    place = attrgetter(_SORT_KEYS[order].key, _TABLE.c.id.key)
+    return merged_pages([page, await read(*others)], place, window, descending=descending)
 
 
 async def count_images(session: AsyncSession, project_id: str, wanted: ImageFilter) -> int:
     """How many of the images that a project can see match."""
     count = 0
-    # Counted one after the other: of either, an index tells.
-    for belonging in (_own(project_id), _shared(project_id)):
-        query = _matching(sqlalchemy.select(func.count(_TABLE.c.id)), belonging, wanted)
+    # Counted one after the other: of each, an index tells.
+    for sight in access.sights_of(project_id):
+        query = _matching(sqlalchemy.select(func.count(_TABLE.c.id)), sight, wanted)
         count += (await session.execute(query)).scalar_one()
     return count
 
@@ -122,26 +127,28 @@ _MERGED = (ImageOrder.NAME, ImageOrder.CREATED_AT, ImageOrder.SIZE)
 
 
 def _page_of(
-    project_id: str, wanted: ImageFilter, order: ImageOrder, window: Window, *, descending: bool, shared: bool
+    sights: Sequence[Sight], wanted: ImageFilter, order: ImageOrder, window: Window, *, descending: bool
 ) -> Select[Any]:
-    """Images that match: all of them, or, where these would have to be searched for, those of the page alone.
-
-    `shared` says whether there are others than the project's own.
-    """
+    """Images that match: all of them, or, where these would have to be searched for, those of the page alone."""
     kinds = _kinds(wanted)
     if not kinds:
         return _COLUMNS.where(sqlalchemy.false())
-    by_kind = order in _MERGED and (wanted.statuses, wanted.types, wanted.launchable) != (None, None, None)
-    if not by_kind and not shared:
-        return _matching(_COLUMNS, _own(project_id), wanted)
+    of_kinds = (wanted.statuses, wanted.types, wanted.launchable) != (None, None, None)
+
+    def is_split(sight: Sight) -> bool:
+        return order in _MERGED and sight.by_kind and (of_kinds or not sight.together)
+
+    if len(sights) == 1 and not is_split(sights[0]):
+        return _matching(_COLUMNS, sights[0], wanted)
     key, id_ = _SORT_KEYS[order], _TABLE.c.id
     places = sqlalchemy.select(key, id_)
-    parts = [_matching(places, _own(project_id), wanted)]
-    if by_kind:
-        rest = _matching(places, _own(project_id), replace(wanted, statuses=None, types=None, launchable=None))
-        parts = [rest.where(_TABLE.c.status == status, _TABLE.c.type == type_) for status, type_ in kinds]
-    if shared:
-        parts.append(_matching(places, _shared(project_id), wanted))
+    parts = []
+    for sight in sights:
+        if not is_split(sight):
+            parts.append(_matching(places, sight, wanted))
+            continue
+        rest = _matching(places, sight, replace(wanted, statuses=None, types=None, launchable=None))
+        parts += [rest.where(_TABLE.c.status == status, _TABLE.c.type == type_) for status, type_ in kinds]
     return _COLUMNS.where(id_.in_(merged_ids(parts, key, id_, window, descending=descending)))
 
 
@@ -157,17 +164,9 @@ def _kinds(wanted: ImageFilter) -> Sequence[tuple[ImageStatus, ImageType]]:
     return list(product(statuses, types))
 
 
-def _own(project_id: str) -> ColumnElement[bool]:
-    return _TABLE.c.project_id == project_id
-
-
-def _shared(project_id: str) -> ColumnElement[bool]:
-    return _TABLE.c.id.in_(access.shared_with(project_id))
-
-
-def _matching(query: Select[Any], belonging: ColumnElement[bool], wanted: ImageFilter) -> Select[Any]:
+def _matching(query: Select[Any], sight: Sight, wanted: ImageFilter) -> Select[Any]:
     image = _TABLE.c
-    query = query.where(belonging, image.deleted_at.is_(None))
+    query = query.where(sight.condition, image.deleted_at.is_(None))
     chosen: tuple[tuple[Any, Sequence[Any] | None], ...] = (
         (image.type, wanted.types),
         (image.status, wanted.statuses),
@@ -189,16 +188,16 @@ def _matching(query: Select[Any], belonging: ColumnElement[bool], wanted: ImageF
 
 
 async def image_named(session: AsyncSession, project_id: str, name: str) -> Image | None:
-    """The image of that name that a project can see, its own before those that are shared with it.
+    """The image of that name that a project can see: its own, else one that is shared with it, else a public one.
 
     Names need not be unique: of several, it is the newest that is ACTIVE, else the newest.
     """
     if not is_text(name):
         return None
-    for belonging in (_own(project_id), _shared(project_id)):
+    for sight in access.sights_of(project_id):
         query = (
             select(Image)
-            .where(belonging, Image.name_key == name_key(name.strip()), col(Image.deleted_at).is_(None))
+            .where(sight.condition, Image.name_key == name_key(name.strip()), col(Image.deleted_at).is_(None))
             .order_by((col(Image.status) == ImageStatus.ACTIVE).desc(), col(Image.created_at).desc())
             .limit(1)
         )

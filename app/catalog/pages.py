@@ -6,7 +6,7 @@ several at once, databases read all of their rows to sort them, or walk another 
 a query of its own, and what they give is merged: SQLite runs it as MERGE (UNION ALL), PostgreSQL as Merge Append.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -77,6 +77,19 @@ def _page(found: Sequence[Any], window: Window) -> Page[Any]:
     if window.backward:
         return Page(rows[::-1], has_next=window.before is not None, has_previous=more)
     return Page(rows, has_next=more, has_previous=window.after is not None)
+
+
+def merged_pages(
+    pages: Sequence[Page[Row]], place: Callable[[Row], Any], window: Window, *, descending: bool = False
+) -> Page[Row]:
+    """One page out of several of the same window, each read from other rows. `place` gives a row's sort key and id."""
+    rows = sorted((row for page in pages for row in page.rows), key=place, reverse=descending)
+    more = len(rows) > window.limit
+    if window.backward:
+        earlier = more or any(page.has_previous for page in pages)
+        return Page(rows[-window.limit :], has_next=window.before is not None, has_previous=earlier)
+    later = more or any(page.has_next for page in pages)
+    return Page(rows[: window.limit], has_next=later, has_previous=window.after is not None)
 
 
 def between(query: Select[Any], key: Any, id_: Any, window: Window, *, descending: bool) -> Select[Any]:

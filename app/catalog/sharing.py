@@ -246,7 +246,7 @@ async def _change(tx: Transaction, image: Image, share: ImageShare, viewer: View
 async def _tell(
     tx: Transaction, image: Image, share: ImageShare, viewer: Viewer, *, accepted: bool, revoked: bool = False
 ) -> None:
-    """Tell both projects of a share that has changed, and let the image's visibility follow the facts.
+    """Publish the change of a share to both projects, and let the image's visibility follow, unless it is public.
 
     `accepted` says that it is, or just was: then it concerns every member of the other project, else its admins.
     """
@@ -255,6 +255,8 @@ async def _tell(
     least_role = ProjectRole.READER if accepted else ProjectRole.ADMIN
     ends = accepted and (revoked or share.state != ShareState.ACCEPTED)
     _tell_project(tx, share.project_id, told, least_role, ends=ends)
+    if image.visibility == ImageVisibility.PUBLIC:
+        return
     is_shared = _of_image(image.id).where(_SHARE.state == ShareState.ACCEPTED)
     shared = await _count(tx.session, is_shared) > 0
     visibility = ImageVisibility.SHARED if shared else ImageVisibility.PROJECT
@@ -322,7 +324,8 @@ async def _require_sibling(session: AsyncSession, image: Image, project_id: str)
 
 def is_shareable(image: Image) -> bool:
     """Whether an image can be shared at all, by whoever has the right."""
-    return image.type == ImageType.CUSTOM and image.status == ImageStatus.ACTIVE
+    wanted = image.type == ImageType.CUSTOM and image.visibility != ImageVisibility.PUBLIC
+    return wanted and image.status == ImageStatus.ACTIVE
 
 
 def _require_shareable(image: Image) -> None:
@@ -331,6 +334,12 @@ def _require_shareable(image: Image) -> None:
             f"The image is a {image.type}: only custom images can be shared.",
             field=("imageId",),
             hint="Make a custom image of it by createImage, and share that.",
+        )
+    if image.visibility == ImageVisibility.PUBLIC:
+        raise InvalidInput(
+            "The image is public: every project can use it without a share.",
+            field=("imageId",),
+            hint="To let another project edit it, copy it by createImage and share the copy.",
         )
     access.require_active(image, "shared", ("imageId",))
 

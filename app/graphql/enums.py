@@ -33,7 +33,7 @@ _DESCRIPTIONS: dict[type[StrEnum], tuple[str, str, dict[str, str]]] = {
         {
             "PROJECT": "The members of its project.",
             "SHARED": "Other projects of the organization too.",
-            "PUBLIC": "Everybody.",
+            "PUBLIC": "The members of every project.",
         },
     ),
     lifecycle.ImagePhase: (

@@ -78,7 +78,7 @@ class Query:
         async with info.context.gateway.database.read() as session:
             return Project.of(await tenancy.project_for(session, info.context.viewer, id, field=("id",)))
 
-    @paged(description="Every image that the project can see: its own, and those shared with it.")
+    @paged(description="Every image that the project can see: its own, those shared with it, and public ones.")
     async def images(
         self,
         info: Info,

@@ -44,7 +44,12 @@ EVENTS = {
     "S": "ImageShareChanged",
     "D": "ImageDeleted",
 }
-SEES = {"own": ("home",), "shared": ("home", "launching", "editing"), "foreign": ("abroad",)}
+SEES = {
+    "own": ("home",),
+    "shared": ("home", "launching", "editing"),
+    "foreign": ("abroad",),
+    "public": ("home", "launching", "editing", "asked", "aside", "abroad", "overseas", "islands"),
+}
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Who may do what, as tables: every operation of the schema, for everybody who could call, on three kinds of images.
+"""Who may do what, as tables: every operation of the schema, for everybody who could call, on four kinds of images.
 
 Columns are the callers, in this order (see CALLERS in `access_cells`):
 
@@ -14,6 +14,7 @@ Kinds of images are the tables:
     own             of `home`, and shared with nobody: foreign to `launching`, `editing` and `asked`
     shared          of `home`, and shared with `launching` and `editing`, and offered to `asked`
     foreign         of `abroad`, a project of another organization, which the last of `outside` administers
+    public          of `abroad` too, and seen by every project
 
 What may not be seen is answered word for word as what does not exist: `-`, `n`, `0` and `O` are compared with that.
 """
@@ -139,6 +140,29 @@ READING = {
     node of an organization                    | - - - | - - - | - - - | - - | ? - + | - +
     viewerIsOwner of an organization           | - - - | - - - | - - - | - - | ? - no | - no
     """,
+    "public": """
+    image by id                                | + + + | + + + | + + + | + + | ? - + | + +
+    image by name, in its project              | - - - | - - - | - - - | - - | ? - + | - +
+    image by name, in one's own project        | + + + | + + + | + + + | + + | ? - + | + +
+    node of an image                           | + + + | + + + | + + + | + + | ? - + | + +
+    nodes                                      | + + + | + + + | + + + | + + | ? - + | + +
+    images of its project                      | - - - | - - - | - - - | - - | ? - + | - +
+    images of one's own project                | + + + | + + + | + + + | + + | ? - + | + +
+    imageEvents of its project                 | - - - | - - - | - - - | - - | ? - + | - +
+    imageEvents of its project, backward       | - - - | - - - | - - - | - - | ? - + | - +
+    imageEvents of one's own project           | + + + | + + + | + + + | + + | ? - + | + +
+    imageEvents of one's own project, backward | + + + | + + + | + + + | + + | ? - + | + +
+    viewerCan of an image                      | no L L | no L L | no L L | L L | ? - LED | L LED
+    project of an image                        | . . . | . . . | . . . | . . | ? - + | . +
+    shares of an image                         | . . . | . . . | . . . | . . | ? - + | . +
+    download of an image                       | + + + | + + + | + + + | + + | ? - + | + +
+    monthlyCost of an image                    | . . . | . . . | . . . | . . | ? - + | . +
+    source of an image                         | + + + | + + + | + + + | + + | ? - + | + +
+    node of an upload                          | - - - | - - - | - - - | - - | ? - + | - +
+    upload of an image                         | . . . | . . . | . . . | . . | ? - + | . +
+    progress of an image                       | + + + | + + + | + + + | + + | ? - + | + +
+    request of a part of an upload             | - - - | - - - | - - - | - - | ? - + | - +
+    """,
 }
 
 # What comes first: the thing (+), NOT_FOUND (-), or, of a feed, everything but that (0).
@@ -157,6 +181,11 @@ WATCHING = {
     image                                      | - - - | - - - | - - - | - - | ? - + | - +
     imageEvents of its project                 | - - - | - - - | - - - | - - | ? - + | - +
     imageEvents of one's own project           | 0 0 0 | 0 0 0 | 0 0 0 | 0 0 | ? - + | 0 0
+    """,
+    "public": """
+    image                                      | + + + | + + + | + + + | + + | ? - + | + +
+    imageEvents of its project                 | - - - | - - - | - - - | - - | ? - + | - +
+    imageEvents of one's own project           | + + + | + + + | + + + | + + | ? - + | + +
     """,
 }
 
@@ -186,6 +215,14 @@ LISTING = {
     acceptedShares                             | 0 0 0 | 0 0 0 | 0 0 0 | 0 0 | ? 0 + | 0 +
     usage                                      | 0 0 0 | 0 0 0 | 0 0 0 | 0 0 | ? 0 + | 0 +
     """,
+    "public": """
+    images                                     | + + + | + + + | + + + | + + | ? 0 + | + +
+    nodes                                      | + + + | + + + | + + + | + + | ? 0 + | + +
+    imageEvents                                | + + + | + + + | + + + | + + | ? 0 + | + +
+    shareOffers                                | 0 0 0 | 0 0 0 | 0 0 0 | 0 0 | ? 0 0 | 0 0
+    acceptedShares                             | 0 0 0 | 0 0 0 | 0 0 0 | 0 0 | ? 0 0 | 0 0
+    usage                                      | 0 0 0 | 0 0 0 | 0 0 0 | 0 0 | ? 0 + | 0 +
+    """,
 }
 
 # ---------------------------------------------------------------- changing
@@ -196,6 +233,7 @@ LISTING = {
 #   -  NOT_FOUND: the thing                     A  NOT_TARGET_ADMIN
 #   n  NOT_FOUND: the project beside it         O  DIFFERENT_ORGANIZATION, as of a project that does not exist
 #   ?  UNAUTHENTICATED                          C  CONFLICT
+#   I  INVALID: what every project sees is not shared
 #
 # The last column says who is told when it is done: `sees` is every project that can see the image, `both` its own and
 # the one that it is offered to; and the letters are the events, in order: Created, Updated, (status) Moved, Share
@@ -284,5 +322,23 @@ CHANGING = {
     setProjectMember, the last admin           | - - - | - - - | - - - | - - | ? - C | - C
     removeProjectMember                        | - - - | - - - | - - - | - - | ? - + | - +
     removeProjectMember, the last admin        | - - - | - - - | - - - | - - | ? - C | - C
+    """,
+    "public": """
+    createImage, a copy beside it              | n n n | n n n | n n n | n n | ? n + | n + | project C
+    createImage, a copy in one's own project   | f + + | f + + | f + + | + + | ? n + | + + | place C
+    completeUpload                             | - - - | - - - | - - - | - - | ? - + | - + | sees U
+    abortUpload                                | - - - | - - - | - - - | - - | ? - + | - + | sees M
+    retryImage                                 | F F F | F F F | F F F | F F | ? - + | F + | sees M
+    updateImage, name                          | F F F | F F F | F F F | F F | ? - + | F + | sees U
+    updateImage, os                            | F F F | F F F | F F F | F F | ? - + | F + | sees U
+    updateImage, labels                        | F F F | F F F | F F F | F F | ? - + | F + | sees U
+    updateImage, protected                     | F F F | F F F | F F F | F F | ? - + | F + | sees U
+    updateImage, not protected                 | F F F | F F F | F F F | F F | ? - + | F + | sees U
+    deleteImage                                | F F F | F F F | F F F | F F | ? - + | F + | sees D
+    shareImage, with a project of theirs       | F F F | F F F | F F F | F F | ? - I | F I
+    shareImage, with another one               | F F F | F F F | F F F | F F | ? - I | F I
+    shareImage, with an offer                  | F F F | F F F | F F F | F F | ? - I | F I
+    shareImage, with another organization      | F F F | F F F | F F F | F F | ? - O | F O
+    shareImage, with what is no project        | F F F | F F F | F F F | F F | ? - n | F n
     """,
 }

@@ -33,6 +33,7 @@ PLACES = {
     "foreign": {"project": "abroad", "theirs": "overseas", "another": "islands", "beyond": "home"}
     | {"invited": "islands"},
 }
+PLACES["public"] = PLACES["foreign"]
 # What of a mutation's payload tells what it was about.
 RESULTS = {
     "deleteImage": "deletedImageId",
@@ -96,7 +97,7 @@ class World:
 
     async def _make_images(self) -> None:
         gateway = self.gateway
-        for kind, project in (("own", "home"), ("shared", "home"), ("foreign", "abroad")):
+        for kind, project in (("own", "home"), ("shared", "home"), ("foreign", "abroad"), ("public", "abroad")):
             given: dict[str, Any] = {"subject": OPERATOR, "projectId": self.ids[project]}
             for state in ("active", "protected", "with shares"):
                 self.images[kind, state] = await gateway.active(CONTENT, name=f"{kind}-{state}", **given)
@@ -106,6 +107,9 @@ class World:
                 self.images[kind, "uploading"] = await gateway.create(**given, **upload)
                 await gateway.send(self.images[kind, "uploading"], CONTENT)
                 self.images[kind, "failed"] = await gateway.failed(content=CONTENT, name=f"{kind}-failed", **given)
+        for (kind, _), image in self.images.items():
+            if kind == "public":
+                await gateway.make_public(image["id"])
         self.images["shared", "with shares"] = self.images["shared", "active"]
         self.images["own", "with shares"] = self.images["own", "active"]
 
@@ -186,16 +190,17 @@ class World:
         image = self.images.get((kind, state)) or self.images[kind, "protected" if state == "declined" else "active"]
         staff = ("admin", "member", "reader")
         subject, place = CALLERS[caller].subject or "", CALLERS[caller].place
+        project = PLACES[kind]["project"]
         return {
             **{name: self.ids[project] for name, project in PLACES[kind].items()},
             **{name: self.ids.get(f"{kind} {name}", "") for name in ("share", "offer")},
             **{name: self.ids[name] for name in ("declined", "copy", "orphan")},
-            **{role: f"abroad-{role}" if kind == "foreign" else role for role in staff},
+            **{role: f"abroad-{role}" if project == "abroad" else role for role in staff},
             "image": image["id"],
             "name": image["name"],
             "upload": image["upload"]["id"],
             "place": self.ids[place],
-            "organization": self.ids["globex" if kind == "foreign" else "acme"],
+            "organization": self.ids["globex" if project == "abroad" else "acme"],
             "subject": subject,
             "me": f"usr_{subject}",
             "somebody": "usr_islander",

@@ -1,15 +1,16 @@
-"""Who can see an image, and what they may do with it.
+"""Who can see an image, and what they may do with it: decided here for single images, pages, rights and the feed.
 
-An image is seen by the members of its own project, and by those of the projects that have accepted a share of it.
-What may be done through a share depends on its grant and on what somebody is in the project that it is shared with.
+An image is seen by the members of its own project, by those of the projects that have accepted a share of it, and, if
+it is public, by the members of every project. Through a share, its grant and the role in the project that it is shared
+with decide what may be done. A public image may be launched and copied; only its own project changes it.
 """
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 import sqlalchemy
-from sqlalchemy import ColumnElement, Select
+from sqlalchemy import ColumnElement, literal_column
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
@@ -22,6 +23,10 @@ from app.viewer import Viewer, includes
 
 _IMAGE = TABLES.tables["image"].c
 _SHARE = TABLES.tables["image_share"].c
+# Spelled out, since a database uses the indexes of public images only when it reads the word in the statement.
+_PUBLIC: ColumnElement[str] = literal_column(f"'{ImageVisibility.PUBLIC}'")
+_IS_PUBLIC = _IMAGE.visibility == _PUBLIC
+_ANY = TABLES.tables["image"].alias("any_image")
 
 
 class Right(StrEnum):
@@ -42,6 +47,8 @@ _NEEDED = {
     Right.MANAGE: ProjectRole.MEMBER,
     Right.SHARE: ProjectRole.ADMIN,
 }
+# What the members of other projects may do with a public image.
+_OF_PUBLIC = frozenset({Right.SEE, Right.LAUNCH})
 # What the members of another project may do through a share.
 _GRANTED = {
     ShareGrant.LAUNCH: frozenset({Right.SEE, Right.LAUNCH}),
@@ -51,10 +58,15 @@ _GRANTED = {
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """What somebody is to an image: their role in its own project, and in each project that has a share of it."""
+    """A caller's roles in the projects through which they see an image.
+
+    `own` is their role in its own project, `shared` those in projects that have a share of it. `public` are all their
+    roles if every project sees it.
+    """
 
     own: ProjectRole | None = None
     shared: tuple[tuple[ShareGrant, ProjectRole], ...] = ()
+    public: frozenset[ProjectRole] = frozenset()
 
     def may(self, right: Right) -> bool:
         """Whether they hold a right."""
@@ -63,6 +75,8 @@ class Access:
     def roles_for(self, right: Right) -> Sequence[ProjectRole]:
         """What they are in the projects through which the right can be had."""
         through = [role for grant, role in self.shared if right in _GRANTED[grant]]
+        if right in _OF_PUBLIC:
+            through += self.public
         return through if self.own is None else [self.own, *through]
 
     def require(self, right: Right, field: Sequence[str]) -> None:
@@ -80,10 +94,11 @@ class Access:
 async def accesses(
     session: AsyncSession, viewer: Viewer, ids: Sequence[str], *, through: str | None = None
 ) -> dict[str, Access]:
-    """What the viewer is to those of the images that they can see, by id; only `through` that project, if given."""
+    """The viewer's access to those of the images that they can see, by id; only `through` one project, if given."""
     roles = tenancy.roles_of(viewer)
+    none = sqlalchemy.null()
     own = (
-        sqlalchemy.select(_IMAGE.id, roles.c.role, sqlalchemy.null().label("grant"))
+        sqlalchemy.select(_IMAGE.id, roles.c.role, none.label("grant"))
         .join(roles, roles.c.project_id == _IMAGE.project_id)
         .where(_IMAGE.id.in_(ids), _IMAGE.deleted_at.is_(None))
     )
@@ -92,16 +107,22 @@ async def accesses(
         .join(roles, roles.c.project_id == _SHARE.project_id)
         .where(_SHARE.image_id.in_(ids), _SHARE.state == ShareState.ACCEPTED)
     )
+    public = sqlalchemy.select(_IMAGE.id, none, none).where(_IMAGE.id.in_(ids), _IS_PUBLIC, _IMAGE.deleted_at.is_(None))
     if through is not None:
         own, shared = (query.where(roles.c.project_id == through) for query in (own, shared))
     found: dict[str, Access] = {}
-    for image_id, role, grant in [*(await session.execute(own)).all(), *(await session.execute(shared)).all()]:
+    seen_by_all: list[str] = []
+    for image_id, role, grant in (await session.execute(sqlalchemy.union_all(own, shared, public))).all():
         known = found.get(image_id, Access())
-        role = ProjectRole(role)
-        if grant is None:
-            found[image_id] = Access(role, known.shared)
+        if role is None:
+            seen_by_all.append(image_id)
+        elif grant is None:
+            found[image_id] = replace(known, own=ProjectRole(role))
         else:
-            found[image_id] = Access(known.own, (*known.shared, (ShareGrant(grant), role)))
+            found[image_id] = replace(known, shared=(*known.shared, (ShareGrant(grant), ProjectRole(role))))
+    held = frozenset(await tenancy.roles_held(session, viewer, through)) if seen_by_all else frozenset()
+    if held:
+        found |= {image_id: replace(found.get(image_id, Access()), public=held) for image_id in seen_by_all}
     return found
 
 
@@ -148,10 +169,11 @@ async def image_and_access(
 
 async def project_to_see_from(session: AsyncSession, viewer: Viewer, image: Image, preferred: str | None = None) -> str:
     """A project through which the viewer sees an image: the `preferred` one if it does, else the image's own."""
-    projects = await _projects_with(session, image)
-    roles = await tenancy.roles_in(session, viewer, projects)
-    order = [preferred, *projects]
-    return next((project_id for project_id in order if project_id in roles), image.project_id)
+    projects: list[str | None] = [*await _projects_with(session, image)]
+    if image.visibility == ImageVisibility.PUBLIC:
+        projects += [preferred, await tenancy.first_project_of(session, viewer)]
+    roles = await tenancy.roles_in(session, viewer, [project_id for project_id in projects if project_id])
+    return next((id_ for id_ in (preferred, *projects) if id_ is not None and id_ in roles), image.project_id)
 
 
 def no_image(field: Sequence[str] = ("imageId",)) -> NotFound:
@@ -162,16 +184,39 @@ def no_image(field: Sequence[str] = ("imageId",)) -> NotFound:
 # ---------------------------------------------------------------- projects
 
 
-def shared_with(project_id: str) -> Select[tuple[str]]:
-    """The ids of the images that a project may use through shares."""
-    return sqlalchemy.select(_SHARE.image_id).where(
+@dataclass(frozen=True, slots=True)
+class Sight:
+    """One of the ways in which a project sees images.
+
+    `condition` holds for the images that are seen in this way; `any` says whether there are some. In the orders of
+    name, age and size, an index has those of each status and type (`by_kind`), or all of them (`together`), or they are
+    few.
+    """
+
+    condition: ColumnElement[bool]
+    any: ColumnElement[bool]
+    by_kind: bool
+    together: bool
+
+
+def sights_of(project_id: str) -> tuple[Sight, Sight, Sight]:
+    """The ways in which a project sees images: its own, those shared with it, and public ones. No image is in two."""
+    shares = sqlalchemy.select(_SHARE.image_id).where(
         _SHARE.project_id == project_id, _SHARE.state == ShareState.ACCEPTED
     )
-
-
-def any_shared_with(project_id: str) -> ColumnElement[bool]:
-    """Whether a project may use any image through a share."""
-    return shared_with(project_id).exists()
+    # With an order, PostgreSQL takes the first of an index. Asked whether any exists, it may go through all images.
+    public = (
+        sqlalchemy.select(_ANY.c.id)
+        .where(_ANY.c.visibility == _PUBLIC, _ANY.c.deleted_at.is_(None))
+        .order_by(_ANY.c.status, _ANY.c.type, _ANY.c.created_at, _ANY.c.id)
+        .limit(1)
+        .scalar_subquery()
+    )
+    return (
+        Sight(_IMAGE.project_id == project_id, sqlalchemy.true(), by_kind=True, together=True),
+        Sight(_IMAGE.id.in_(shares) & ~_IS_PUBLIC, shares.exists(), by_kind=False, together=False),
+        Sight(_IS_PUBLIC & (_IMAGE.project_id != project_id), public.is_not(None), by_kind=True, together=False),
+    )
 
 
 def feeds_followed_by(project_id: str) -> Sequence[str]:

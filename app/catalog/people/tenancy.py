@@ -164,6 +164,22 @@ async def roles_in(session: AsyncSession, viewer: Viewer, ids: Sequence[str]) ->
     return {project_id: ProjectRole(role) for project_id, role in (await session.execute(query)).all()}
 
 
+async def roles_held(session: AsyncSession, viewer: Viewer, project_id: str | None = None) -> set[ProjectRole]:
+    """The roles that the viewer has in any project; only in one, if given. Empty for outsiders of all projects."""
+    roles = roles_of(viewer)
+    query = sqlalchemy.select(roles.c.role).distinct()
+    if project_id is not None:
+        query = query.where(roles.c.project_id == project_id)
+    return {ProjectRole(role) for role in (await session.execute(query)).scalars()}
+
+
+async def first_project_of(session: AsyncSession, viewer: Viewer) -> str | None:
+    """The oldest project that the viewer may see; None for outsiders of all projects."""
+    roles = roles_of(viewer)
+    query = sqlalchemy.select(roles.c.project_id).order_by(roles.c.project_id).limit(1)
+    return (await session.execute(query)).scalar_one_or_none()
+
+
 async def visible_organizations(session: AsyncSession, viewer: Viewer, ids: Sequence[str]) -> dict[str, Organization]:
     """Those of the organizations that the viewer owns, or of which they may see a project, by id."""
     query = select(Organization).where(col(Organization.id).in_(ids))

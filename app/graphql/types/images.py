@@ -182,7 +182,7 @@ class Image(Node):
     def labels(self) -> list[Label]:
         return [Label(key=label["key"], value=label["value"]) for label in self.row.labels]
 
-    @strawberry.field(description="The project that owns it; null for who sees it through a share alone.")
+    @strawberry.field(description="The project that owns it; null for members of other projects.")
     async def project(self, info: Info) -> Project | None:
         row = await info.context.loaders.projects.load(self.row.project_id)
         return None if row is None else Project.of(row)
@@ -203,9 +203,12 @@ class Image(Node):
             sha256=self.row.source_sha256,
         )
 
-    @strawberry.field(description="Where its bytes go, while they are still expected.")
+    @strawberry.field(
+        description="Where its bytes go, while they are still expected; null for members of other projects."
+    )
     async def upload(self, info: Info) -> ImageUpload | None:
-        if self.status != ImageStatus.QUEUED:
+        # Uploads are seen in the image's own project alone.
+        if self.status != ImageStatus.QUEUED or await info.context.loaders.roles.load(self.row.project_id) is None:
             return None
         row = await info.context.loaders.open_uploads.load(self.id)
         return None if row is None else ImageUpload.of(row)
@@ -242,7 +245,7 @@ class Image(Node):
         )
 
     @paged(
-        description="With whom it is shared, or offered to, the first one first; null for who sees it through a share."
+        description="With whom it is shared, or offered to, the first one first; null for members of other projects."
     )
     async def shares(self, info: Info, paging: Paging) -> Connection[ImageShare] | None:
         if await info.context.loaders.roles.load(self.row.project_id) is None:
@@ -256,7 +259,7 @@ class Image(Node):
 
     @strawberry.field(
         description="What a whole month of its bytes costs at today's rate: nothing, when another image of its project "
-        "pays for the same ones. Null until it is ACTIVE, and for who sees it through a share."
+        "pays for the same ones. Null until it is ACTIVE, and for members of other projects."
     )
     async def monthly_cost(self, info: Info) -> Money | None:
         loaders, settings = info.context.loaders, info.context.gateway.settings

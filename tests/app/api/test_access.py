@@ -249,6 +249,7 @@ def mistake_of(change: Change, outcome: str) -> tuple[str, list[str]]:
         "P": ("FORBIDDEN", ["protected"]),
         "A": ("NOT_TARGET_ADMIN", project if change.mutation == "shareImage" else thing),
         "O": ("DIFFERENT_ORGANIZATION", project),
+        "I": ("INVALID", thing),
         "C": ("CONFLICT", [change.conflict] if change.conflict else thing),
     }[outcome]
 

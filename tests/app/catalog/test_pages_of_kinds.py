@@ -2,17 +2,18 @@
 
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from itertools import product
 
 import pytest
-from sqlalchemy import delete
+from sqlalchemy import delete, insert, text
 from sqlmodel import col
 
 from app.catalog import images, members
 from app.catalog.images import ImageFilter, ImageOrder
 from app.catalog.pages import Place, Window
 from app.database.sessions import Database
-from app.lifecycle import ImageStatus, ImageType, ShareGrant, ShareState
+from app.lifecycle import ImageStatus, ImageType, ImageVisibility, ShareGrant, ShareState
 from app.models import Image, ImageShare
 from app.settings import load_settings
 from app.viewer import Viewer
@@ -31,6 +32,7 @@ pytestmark = pytest.mark.anyio
 
 MANY = 20_000
 PAGE = 10
+PUBLIC = 3_000
 ORDERS = (ImageOrder.NAME, ImageOrder.CREATED_AT, ImageOrder.SIZE)
 # These let a hundred images through, some fifty, 2,000, 700 and almost all.
 FILTERS = {
@@ -72,10 +74,10 @@ async def large(new_database: NewDatabase, tmp_path_factory: pytest.TempPathFact
     await database.close()
 
 
-async def reads(large: Large, wanted: ImageFilter, *, rows: int = PAGE, shared: bool = False) -> list[Statement]:
+async def reads(large: Large, wanted: ImageFilter, *, rows: int = PAGE, others: bool = False) -> list[Statement]:
     """How pages are read in every order and direction: the first, the last, and those beside the middle.
 
-    `shared` says that there are others than the project's own: then a page is read once more, with them.
+    `others` says that there are others than the project's own: then a page of these is read as well.
     """
     pages = list(product(ORDERS, (False, True), (False, True), (False, True)))
     with reads_of(large.database) as found:
@@ -89,9 +91,9 @@ async def reads(large: Large, wanted: ImageFilter, *, rows: int = PAGE, shared: 
                 )
             assert len(page.rows) == rows
     # Where there are no rows, it is asked whether the project may be seen, and whether anything is shared with it.
-    each = 2 if shared else 1 if rows else 3
+    each = 2 if others else 1 if rows else 3
     assert len(found) == each * len(pages)
-    return found[each - 1 :: each] if shared else found[::each]
+    return found if others else found[::each]
 
 
 @pytest.mark.parametrize("wanted", FILTERS.values(), ids=FILTERS)
@@ -133,9 +135,9 @@ async def test_a_filter_that_no_image_can_pass_looks_at_none(large: Large) -> No
                 # What it takes to begin; each image would take some more.
                 assert instructions_of_sqlite(large.database, read) < MANY / 20, read
             else:
-                assert all(
-                    step.get("Relation Name") != "image" for step in await steps_of_postgresql(large.database, read)
-                ), read
+                assert all(step.get("Alias") != "image" for step in await steps_of_postgresql(large.database, read)), (
+                    read
+                )
 
 
 @pytest.fixture
@@ -175,11 +177,67 @@ def _image(project_id: str, number: int) -> Image:
 async def test_with_shared_images_a_page_looks_at_these_and_few_more_than_it_has(
     large: Large, wanted: ImageFilter
 ) -> None:
-    for read in await reads(large, wanted, shared=True):
+    for read in await reads(large, wanted, others=True):
         if large.on_sqlite:
             assert instructions_of_sqlite(large.database, read) < MANY / 2, read
             continue
-        scans = [
-            step for step in await steps_of_postgresql(large.database, read) if step.get("Relation Name") == "image"
-        ]
+        steps = await steps_of_postgresql(large.database, read)
+        scans = [step for step in steps if step.get("Relation Name") == "image"]
         assert looked_at(scans) <= 12 + 3 + 3 * (PAGE + 1), read
+
+
+# ---------------------------------------------------------------- with public images
+
+
+@pytest.fixture
+async def public(large: Large, sharing: None) -> AsyncIterator[None]:
+    """Many images of another project are public, beside the few that are shared."""
+    (vendor,) = await members.found(large.database, "bench", ["vendor"], None)
+    rows = []
+    for number in range(PUBLIC):
+        row = _image(vendor.id, number)
+        row.visibility, row.size_key = ImageVisibility.PUBLIC, (7 * number) << 25
+        row.type = ImageType.STOCK
+        row.status = ImageStatus.ERROR if number % 100 == 0 else ImageStatus.ACTIVE
+        row.created_at = datetime(2024, 1, 1, tzinfo=UTC) + timedelta(minutes=5 * number)
+        rows.append(row.model_dump())
+    async with large.database.transaction() as tx:
+        await tx.session.execute(insert(Image), rows)
+        if not large.on_sqlite:
+            await tx.session.execute(text("ANALYZE"))
+    yield
+    async with large.database.transaction() as tx:
+        await tx.session.execute(delete(Image).where(col(Image.project_id) == vendor.id))
+
+
+@pytest.mark.usefixtures("public")
+@pytest.mark.parametrize("wanted", [ImageFilter(), *FILTERS.values()], ids=["all", *FILTERS])
+async def test_with_public_images_a_page_looks_at_few_more_of_each_than_it_has(
+    large: Large, wanted: ImageFilter
+) -> None:
+    for read in await reads(large, wanted, others=True):
+        if large.on_sqlite:
+            # To go through the public images would take several times as many.
+            assert instructions_of_sqlite(large.database, read) < 2 * PUBLIC, read
+            told = await plan_of_sqlite(large.database, read)
+            assert not any(step.startswith("SCAN image") for step in told), told
+            continue
+        steps = await steps_of_postgresql(large.database, read)
+        scans = [step for step in steps if step.get("Relation Name") == "image"]
+        assert looked_at(scans) <= 12 + 12 + 3 + 4 * (PAGE + 1), read
+        assert not any(step["Node Type"] == "Seq Scan" for step in scans), steps
+        assert all(step["Actual Rows"] <= PAGE + 1 for step in steps if "Sort" in step["Node Type"]), steps
+
+
+async def test_without_public_images_one_probe_of_an_empty_index_is_all_that_they_cost(large: Large) -> None:
+    for read in await reads(large, ImageFilter()):
+        if large.on_sqlite:
+            told = await plan_of_sqlite(large.database, read)
+            (probe,) = [step for step in told if "any_image" in step]
+            assert probe.startswith("SEARCH any_image USING"), told
+            assert "INDEX image_public_of_kind_by_created_at" in probe
+            continue
+        steps = await steps_of_postgresql(large.database, read)
+        (scan,) = [step for step in steps if step.get("Alias") == "any_image"]
+        assert scan["Index Name"] == "image_public_of_kind_by_created_at"
+        assert looked_at([scan]) == 0

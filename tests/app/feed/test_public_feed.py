@@ -15,9 +15,9 @@ from app.lifecycle import ProjectRole
 from app.models import PUBLIC_FEED, Event, Organization, Project
 from app.viewer import Viewer
 from tests.app.feed.test_following import caught_up, following, position, position_of, positions_of, reading, take
-from tests.support.gateway import ADMIN, MEMBER, READER, Gateway
+from tests.support.gateway import ADMIN, MEMBER, READER, STRANGER, Gateway
 from tests.support.sharing import done
-from tests.support.watchers import Wanted, served, watching
+from tests.support.watchers import TRANSPORTS, Wanted, served, watching
 
 pytestmark = pytest.mark.anyio
 
@@ -25,6 +25,7 @@ PROJECTS = 10_000
 EVENTS = """subscription ($project: ID!, $image: ID, $after: EventCursor) {
   imageEvents(projectId: $project, imageId: $image, after: $after, progress: false) {
     __typename ... on ImageEvent { cursor imageId image { name } } ... on ResyncRequired { cursor } } }"""
+IMAGE = "subscription ($id: ID!) { image(id: $id) { name } }"
 PAGE = """query ($p: ID!, $image: ID, $first: Int, $last: Int, $after: EventCursor, $before: EventCursor) {
   imageEvents(projectId: $p, imageId: $image, first: $first, last: $last, after: $after, before: $before) {
     nodes { cursor imageId } pageInfo { hasNextPage hasPreviousPage } } }"""
@@ -86,6 +87,22 @@ async def test_what_ten_thousand_projects_see_is_one_row_and_wakes_the_watchers_
     assert got == [[expected[n] for n in (0, 1, 3, 4)], [expected[n] for n in (1, 2, 3)]]
     feeds = [event.feed for event in await events_after(gateway, start)]
     assert feeds == [one, PUBLIC_FEED, other, PUBLIC_FEED, one]
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+async def test_who_sees_an_image_as_everybody_does_watches_it_alone(
+    gateway: Gateway, address: str, transport: str
+) -> None:
+    image, other = await public(gateway), await public(gateway)
+    wanted = Wanted(address, IMAGE, {"id": image["id"]}, gateway.token(STRANGER))
+    async with watching(transport, wanted) as watcher:
+        assert await watcher.item() == {"name": "public"}
+        await rename(gateway, other)
+        await done(gateway, "updateImage", imageId=image["id"], name="renamed")
+        assert await watcher.item() == {"name": "renamed"}
+        await done(gateway, "deleteImage", imageId=image["id"])
+        assert await watcher.item() is None
+        assert await watcher.ended()
 
 
 async def test_who_is_removed_from_a_project_watches_the_public_feed_no_longer(gateway: Gateway, address: str) -> None:

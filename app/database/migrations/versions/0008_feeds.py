@@ -1,7 +1,8 @@
 """Events name a feed, not a project: that of a project, which has its id as its name, or the public one.
 
 What events say is stored under names of the catalogue's own; before, these were names of the API. Events keep their
-positions, and on PostgreSQL the table stays the same one: cursors of before go on working.
+positions, and on PostgreSQL the table stays the same one: cursors of before go on working. Pages of public images are
+read from indexes of their own.
 """
 
 from collections.abc import Mapping, Sequence
@@ -30,6 +31,14 @@ ASPECTS = {
     "failure": "FAILURE",
     "sha256": "SHA256",
 }
+PUBLIC = sa.text("deleted_at IS NULL AND visibility = 'PUBLIC'")
+PUBLIC_INDEXES = {
+    "image_public_by_status": ["status"],
+    "image_public_by_type": ["type"],
+    "image_public_of_kind_by_created_at": ["status", "type", "created_at"],
+    "image_public_of_kind_by_name": ["status", "type", "name_key"],
+    "image_public_of_kind_by_size": ["status", "type", "size_key"],
+}
 COLUMNS = "seq, occurred_at, kind, {feed}, image_id, least_role, actor, detail"
 
 
@@ -45,6 +54,8 @@ def upgrade() -> None:
     op.create_index("event_feed", "event", ["feed", "seq"])
     op.create_index("event_image", "event", ["image_id", "feed", "seq"])
     rewrite_details()
+    for name, columns in PUBLIC_INDEXES.items():
+        op.create_index(name, "image", ["visibility", *columns, "id"], sqlite_where=PUBLIC, postgresql_where=PUBLIC)
 
 
 def replace_table() -> None:
