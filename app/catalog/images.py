@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from enum import StrEnum
+from enum import Enum, StrEnum, auto
 from itertools import product
 from operator import attrgetter
 from typing import Any
@@ -130,26 +130,44 @@ def _page_of(
     sights: Sequence[Sight], wanted: ImageFilter, order: ImageOrder, window: Window, *, descending: bool
 ) -> Select[Any]:
     """Images that match: all of them, or, where these would have to be searched for, those of the page alone."""
-    kinds = _kinds(wanted)
-    if not kinds:
+    if not _kinds(wanted):
         return _COLUMNS.where(sqlalchemy.false())
-    of_kinds = (wanted.statuses, wanted.types, wanted.launchable) != (None, None, None)
-
-    def is_split(sight: Sight) -> bool:
-        return order in _MERGED and sight.by_kind and (of_kinds or not sight.together)
-
-    if len(sights) == 1 and not is_split(sights[0]):
+    splits = [_split_of(sight, wanted, order) for sight in sights]
+    if splits == [_Split.WHOLE]:
         return _matching(_COLUMNS, sights[0], wanted)
     key, id_ = _SORT_KEYS[order], _TABLE.c.id
     places = sqlalchemy.select(key, id_)
-    parts = []
-    for sight in sights:
-        if not is_split(sight):
-            parts.append(_matching(places, sight, wanted))
-            continue
-        rest = _matching(places, sight, replace(wanted, statuses=None, types=None, launchable=None))
-        parts += [rest.where(_TABLE.c.status == status, _TABLE.c.type == type_) for status, type_ in kinds]
+    divided = zip(sights, splits, strict=True)
+    parts = [part for sight, split in divided for part in _parts(places, sight, wanted, split)]
     return _COLUMNS.where(id_.in_(merged_ids(parts, key, id_, window, descending=descending)))
+
+
+class _Split(Enum):
+    """How to divide images so that an index has each part in order."""
+
+    WHOLE = auto()
+    BY_TYPE = auto()
+    BY_KIND = auto()
+
+
+def _split_of(sight: Sight, wanted: ImageFilter, order: ImageOrder) -> _Split:
+    of_status = (wanted.statuses, wanted.launchable) != (None, None)
+    if order not in _MERGED or not sight.by_kind:
+        return _Split.WHOLE
+    if sight.together and not of_status and wanted.types is None:
+        return _Split.WHOLE
+    return _Split.BY_TYPE if sight.by_type and not of_status else _Split.BY_KIND
+
+
+def _parts(query: Select[Any], sight: Sight, wanted: ImageFilter, split: _Split) -> Sequence[Select[Any]]:
+    """Images that match and are seen in one way, divided as said."""
+    if split is _Split.WHOLE:
+        return [_matching(query, sight, wanted)]
+    rest = _matching(query, sight, replace(wanted, statuses=None, types=None, launchable=None))
+    kinds = _kinds(wanted)
+    if split is _Split.BY_TYPE:
+        return [rest.where(_TABLE.c.type == type_) for type_ in dict.fromkeys(type_ for _, type_ in kinds)]
+    return [rest.where(_TABLE.c.status == status, _TABLE.c.type == type_) for status, type_ in kinds]
 
 
 def _kinds(wanted: ImageFilter) -> Sequence[tuple[ImageStatus, ImageType]]:

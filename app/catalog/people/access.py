@@ -189,14 +189,15 @@ class Sight:
     """One of the ways in which a project sees images.
 
     `condition` holds for the images that are seen in this way; `any` says whether there are some. In the orders of
-    name, age and size, an index has those of each status and type (`by_kind`), or all of them (`together`), or they are
-    few.
+    name, age and size, indexes have those of each status and type (`by_kind`), those of each type (`by_type`), or all
+    (`together`). Without an index, they are few.
     """
 
     condition: ColumnElement[bool]
     any: ColumnElement[bool]
-    by_kind: bool
-    together: bool
+    by_kind: bool = False
+    by_type: bool = False
+    together: bool = False
 
 
 def sights_of(project_id: str) -> tuple[Sight, Sight, Sight]:
@@ -214,8 +215,8 @@ def sights_of(project_id: str) -> tuple[Sight, Sight, Sight]:
     )
     return (
         Sight(_IMAGE.project_id == project_id, sqlalchemy.true(), by_kind=True, together=True),
-        Sight(_IMAGE.id.in_(shares) & ~_IS_PUBLIC, shares.exists(), by_kind=False, together=False),
-        Sight(_IS_PUBLIC & (_IMAGE.project_id != project_id), public.is_not(None), by_kind=True, together=False),
+        Sight(_IMAGE.id.in_(shares) & ~_IS_PUBLIC, shares.exists()),
+        Sight(_IS_PUBLIC & (_IMAGE.project_id != project_id), public.is_not(None), by_kind=True, by_type=True),
     )
 
 

@@ -35,6 +35,9 @@ PUBLIC = sa.text("deleted_at IS NULL AND visibility = 'PUBLIC'")
 PUBLIC_INDEXES = {
     "image_public_by_status": ["status"],
     "image_public_by_type": ["type"],
+    "image_public_of_type_by_created_at": ["type", "created_at"],
+    "image_public_of_type_by_name": ["type", "name_key"],
+    "image_public_of_type_by_size": ["type", "size_key"],
     "image_public_of_kind_by_created_at": ["status", "type", "created_at"],
     "image_public_of_kind_by_name": ["status", "type", "name_key"],
     "image_public_of_kind_by_size": ["status", "type", "size_key"],
