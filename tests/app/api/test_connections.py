@@ -12,7 +12,8 @@ from graphql import build_schema
 import app
 from app.catalog import members
 from app.catalog.feed import event_log
-from app.lifecycle import EventKind, ImageStatus, ProjectRole, ShareGrant, ShareState
+from app.catalog.feed.details import Created
+from app.lifecycle import ImageStatus, ProjectRole, ShareGrant, ShareState
 from app.models import ImageShare, Membership, StorageEntry
 from app.settings import MIB
 from tests.app.conftest import NewDatabase
@@ -106,7 +107,7 @@ async def filled(gateway: Gateway) -> dict[str, str]:
         for n, image in enumerate(images):
             tx.session.add(Membership(project_id=home.id, subject=f"member {n}", role=ProjectRole.READER))
             tx.session.add(entry(home.id, image, n))
-            event_log.tell(tx, EventKind.CREATED, home.id, image, actor=WALT)
+            event_log.publish(tx, home.id, image, Created(), actor=WALT)
     upload = await gateway.create(WALT, projectId=home.id, upload={"size": 70 * MIB})
     return {
         "project": home.id,
