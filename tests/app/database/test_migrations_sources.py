@@ -299,7 +299,7 @@ async def test_to_go_back_gives_the_rows_that_there_were(place: Place) -> None:
         for _ in range(2):
             uploads = "SELECT id, image_id, state, key, size, part_size, format, source_kept, result_id FROM upload"
             found.append([rows(place.url, f"{uploads} ORDER BY id"), rows(place.url, "SELECT id FROM job ORDER BY id")])
-            migrate(place.url)
+            upgraded_to(place, "0007")
             config = Config()
             config.set_main_option("script_location", scripts().dir)
             config.attributes["url"] = place.url
