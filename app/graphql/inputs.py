@@ -31,6 +31,14 @@ from app.settings import GIB
 Given = TypeVar("Given")
 Member = TypeVar("Member", bound=StrEnum)
 
+_EXPECTED_REVISION = (
+    "The revision that you have read: the mutation fails with STALE_REVISION if the {} has changed since. "
+    "Null skips the check."
+)
+_IMAGE_REVISION = _EXPECTED_REVISION.format("image")
+_SHARE_REVISION = _EXPECTED_REVISION.format("share")
+_PROJECT_REVISION = _EXPECTED_REVISION.format("project")
+
 _MAXIMUM_TEXT = 255
 _MAXIMUM_TEXTS = 100
 
@@ -42,11 +50,12 @@ class ExactlyOne(OneOf):
     """Strawberry's own, which is what `one_of=True` stands for, has no description in the exported schema."""
 
 
-@strawberry.input(description="The name of an image in a project.")
+@strawberry.input(description="The name of an image that a project can see.")
 class ProjectImageName:
-    project_id: strawberry.ID = strawberry.field(description="The project.")
+    project_id: strawberry.ID = strawberry.field(description="Id of the project.")
     name: str = strawberry.field(
-        description="The name, without regard to case; of several, the newest that is ACTIVE is taken."
+        description="Name, ignoring case. The project's own images come first; of several, the newest ACTIVE one "
+        "is returned, or else the newest."
     )
 
 
@@ -56,22 +65,31 @@ class ImageLookup:
     name: ProjectImageName | None = strawberry.field(default=strawberry.UNSET, description="By its name.")
 
 
-@strawberry.input(description="Which images are wanted. What is left out does not matter.")
+@strawberry.input(
+    description="Conditions that an image has to meet, all of them. A condition that is null or left out is ignored."
+)
 class ImageFilter:
-    types: list[ImageType] | None = strawberry.field(default=None, description="Any of these types.")
-    statuses: list[ImageStatus] | None = strawberry.field(default=None, description="Any of these statuses.")
+    types: list[ImageType] | None = strawberry.field(default=None, description="The type is one of these.")
+    statuses: list[ImageStatus] | None = strawberry.field(default=None, description="The status is one of these.")
     visibilities: list[ImageVisibility] | None = strawberry.field(
-        default=None, description="Any of these visibilities."
+        default=None, description="The visibility is one of these."
     )
     os_families: list[str] | None = strawberry.field(
-        default=None, description="Any of these families of operating systems."
+        default=None, description="The family of the operating system is one of these, ignoring case."
     )
     name_contains: str | None = strawberry.field(
-        default=None, description="This text in the name, ignoring case; at most 64 characters."
+        default=None, description="The name contains this text, ignoring case; at most 64 characters."
     )
-    launchable: bool | None = strawberry.field(default=None, description="Whether servers can be launched from it now.")
-    created_after: datetime | None = strawberry.field(default=None, description="Created later than this.")
-    created_before: datetime | None = strawberry.field(default=None, description="Created earlier than this.")
+    launchable: bool | None = strawberry.field(
+        default=None,
+        description="True returns only images that servers can be launched from now; false only the others.",
+    )
+    created_after: datetime | None = strawberry.field(
+        default=None, description="The image was created later than this."
+    )
+    created_before: datetime | None = strawberry.field(
+        default=None, description="The image was created earlier than this."
+    )
 
     def wanted(self) -> Wanted:
         """The filter as the catalogue takes it. Raises InvalidInput."""
@@ -97,69 +115,86 @@ class ImageFilter:
         )
 
 
-@strawberry.input(name="ImageOrder", description="How images are sorted; those that are equal, by id.")
+@strawberry.input(name="ImageOrder", description="Sort order of images. Images that are equal are sorted by id.")
 class ImageOrderInput:
-    field: ImageOrder = strawberry.field(description="What by.")
-    direction: OrderDirection = strawberry.field(description="Which way.")
+    field: ImageOrder = strawberry.field(description="What to sort by.")
+    direction: OrderDirection = strawberry.field(description="Which direction to sort in.")
 
 
 @strawberry.input(description="The operating system on an image.")
 class OperatingSystemInput:
-    family: str = strawberry.field(description="For example ubuntu, rocky or windows.")
-    version: str | None = strawberry.field(default=None, description="For example 24.04.")
+    family: str = strawberry.field(
+        description="Family, such as ubuntu, rocky or windows; 1 to 64 characters, converted to lower case."
+    )
+    version: str | None = strawberry.field(
+        default=None, description="Version, such as 24.04; 1 to 64 characters. Null states none."
+    )
 
 
-@strawberry.input(description="A label to put on an image.")
+@strawberry.input(description="A key and a value to attach to an image.")
 class LabelInput:
-    key: str = strawberry.field(description="The key, 1 to 63 characters.")
-    value: str = strawberry.field(description="The value, at most 255 characters.")
+    key: str = strawberry.field(description="Key, 1 to 63 characters, unique within the image.")
+    value: str = strawberry.field(description="Value, at most 255 characters.")
 
 
-@strawberry.input(description="A file that will be uploaded.")
+@strawberry.input(description="A file to upload.")
 class UploadInput:
     file_name: str = strawberry.field(
-        description="What the file is called. Its ending tells the format, unless format does."
+        description="Name of the file. Its extension (.qcow2, .raw, .vmdk, .vhd or .vhdx) states the format if "
+        "`format` is null."
     )
-    size: ByteSize = strawberry.field(description="Bytes of the file.")
-    format: DiskFormat | None = strawberry.field(default=None, description="The format of the file.")
+    size: ByteSize = strawberry.field(description="Size of the file, in bytes.")
+    format: DiskFormat | None = strawberry.field(
+        default=None, description="Format of the file; null takes it from the file name."
+    )
     sha256: str | None = strawberry.field(
-        default=None, description="SHA-256 of the file in hex, checked before the image becomes ACTIVE."
+        default=None,
+        description="SHA-256 of the file in hex, checked before the image becomes ACTIVE. Null skips the check.",
     )
     multipart: bool | None = strawberry.field(
         default=None,
-        description="False asks for one part, allowed up to 50 GiB; larger images are always sent in parts.",
+        description="False sends the file as one part, which may have up to 50 GiB. True or null sends it in as "
+        "many parts as its size needs.",
     )
 
 
-@strawberry.input(description="An image to make a copy of. No byte is copied, and the copy outlives the original.")
+@strawberry.input(description="An image to copy. No bytes are copied, and the copy stays when the original is deleted.")
 class CopyImageInput:
-    image_id: strawberry.ID = strawberry.field(description="The image: ACTIVE, and one that the project may launch.")
-
-
-@strawberry.input(directives=[ExactlyOne()], description="Where the image comes from.")
-class ImageSourceInput:
-    upload: UploadInput | None = strawberry.field(
-        default=strawberry.UNSET, description="From a file that will be uploaded."
+    image_id: strawberry.ID = strawberry.field(
+        description="Id of the original: an ACTIVE image that the project may launch."
     )
+
+
+@strawberry.input(directives=[ExactlyOne()], description="What to make the image from.")
+class ImageSourceInput:
+    upload: UploadInput | None = strawberry.field(default=strawberry.UNSET, description="A file that you will upload.")
     image: CopyImageInput | None = strawberry.field(
         default=strawberry.UNSET,
-        description="From another image: the new one is ACTIVE at once. What is not said about it is taken over.",
+        description="Another image. The copy is ACTIVE at once.",
     )
 
 
 @strawberry.input(description="An image to create.")
 class CreateImageInput:
-    project_id: strawberry.ID = strawberry.field(description="The project that will own it.")
-    name: str = strawberry.field(description="Its name, 1 to 255 characters.")
-    source: ImageSourceInput = strawberry.field(description="Where it comes from.")
-    os: OperatingSystemInput | None = strawberry.field(default=None, description="The operating system on it.")
+    project_id: strawberry.ID = strawberry.field(description="Id of the project that will own the image.")
+    name: str = strawberry.field(description="Name, 1 to 255 characters.")
+    source: ImageSourceInput = strawberry.field(description="What to make the image from.")
+    os: OperatingSystemInput | None = strawberry.field(
+        default=None,
+        description="Operating system on the image. Null states none; a copy then takes that of its original.",
+    )
     architecture: Architecture | None = strawberry.field(
         default=Architecture.X86_64,
-        description="The processor that it is made for; a copy is made for that of its original.",
+        description="Processor architecture that the image is made for; null states none. A copy always has that "
+        "of its original.",
     )
-    labels: list[LabelInput] | None = strawberry.field(default=None, description="Labels to put on it.")
+    labels: list[LabelInput] | None = strawberry.field(
+        default=None, description="Labels to attach, at most 64. If there are none, a copy takes those of its original."
+    )
     idempotency_key: str | None = strawberry.field(
-        default=None, description="The same key and input again give the same image, not another one."
+        default=None,
+        description="Key that makes the request safe to repeat, 1 to 255 characters: the same key and input "
+        "return the same image; other input with that key is a CONFLICT.",
     )
 
     def new_image(self) -> NewUpload | NewCopy:
@@ -187,39 +222,37 @@ class CreateImageInput:
         raise InvalidInput("Say where the image comes from.", field=("source",))
 
 
-@strawberry.input(description="An upload whose parts have all been sent.")
+@strawberry.input(description="An upload to complete: all its parts have been sent.")
 class CompleteUploadInput:
-    upload_id: strawberry.ID = strawberry.field(description="The upload.")
+    upload_id: strawberry.ID = strawberry.field(description="Id of the upload.")
 
 
-@strawberry.input(description="An upload to give up.")
+@strawberry.input(description="An upload to abort.")
 class AbortUploadInput:
-    upload_id: strawberry.ID = strawberry.field(description="The upload.")
+    upload_id: strawberry.ID = strawberry.field(description="Id of the upload.")
 
 
 @strawberry.input(description="An image in ERROR to convert again.")
 class RetryImageInput:
-    image_id: strawberry.ID = strawberry.field(description="The image.")
-    expected_revision: int | None = strawberry.field(
-        default=None, description="Refuse when the image has another revision by now."
-    )
+    image_id: strawberry.ID = strawberry.field(description="Id of the image.")
+    expected_revision: int | None = strawberry.field(default=None, description=_IMAGE_REVISION)
 
 
-@strawberry.input(description="Changes to an image. What is left out stays as it is; null clears what may be cleared.")
+@strawberry.input(description="Changes to an image. What is left out stays as it is.")
 class UpdateImageInput:
-    image_id: strawberry.ID = strawberry.field(description="The image.")
-    expected_revision: int | None = strawberry.field(
-        default=None, description="Refuse the change when the image has another revision by now."
+    image_id: strawberry.ID = strawberry.field(description="Id of the image.")
+    expected_revision: int | None = strawberry.field(default=None, description=_IMAGE_REVISION)
+    name: strawberry.Maybe[str | None] = strawberry.field(
+        description="New name, 1 to 255 characters. Must not be null.", default=None
     )
-    name: strawberry.Maybe[str | None] = strawberry.field(description="A new name.", default=None)
     os: strawberry.Maybe[OperatingSystemInput | None] = strawberry.field(
-        description="Another operating system; null clears it.", default=None
+        description="New operating system; null removes it.", default=None
     )
     labels: strawberry.Maybe[list[LabelInput] | None] = strawberry.field(
-        description="All labels from now on; null clears them.", default=None
+        description="New labels, at most 64, in place of all present ones; null removes them.", default=None
     )
     protected: strawberry.Maybe[bool | None] = strawberry.field(
-        description="Whether it is protected against deletion.", default=None
+        description="Whether to protect the image against deletion. Must not be null.", default=None
     )
 
     def patch(self) -> ImagePatch:
@@ -241,64 +274,64 @@ class UpdateImageInput:
 
 @strawberry.input(description="An image to delete.")
 class DeleteImageInput:
-    image_id: strawberry.ID = strawberry.field(description="The image.")
-    expected_revision: int | None = strawberry.field(
-        default=None, description="Refuse when the image has another revision by now."
-    )
+    image_id: strawberry.ID = strawberry.field(description="Id of the image.")
+    expected_revision: int | None = strawberry.field(default=None, description=_IMAGE_REVISION)
 
 
-_SHARE_REVISION = "Refuse when the share has another revision by now."
-_PROJECT_REVISION = "Refuse when the project has another revision by now."
-
-
-@strawberry.input(description="A share to make of a custom, ACTIVE image.")
+@strawberry.input(description="An ACTIVE custom image to share.")
 class ShareImageInput:
-    image_id: strawberry.ID = strawberry.field(description="The image.")
-    project_id: strawberry.ID = strawberry.field(description="The project of the same organization to share it with.")
-    grant: ShareGrant = strawberry.field(description="What its members may do with the image.")
+    image_id: strawberry.ID = strawberry.field(description="Id of the image.")
+    project_id: strawberry.ID = strawberry.field(
+        description="Id of the project to share it with, in the same organization."
+    )
+    grant: ShareGrant = strawberry.field(description="What the members of the other project may do with the image.")
     offer: bool = strawberry.field(
-        default=False, description="Offer it to the admins of that project, when you are none of them."
+        default=False,
+        description="If you are not an admin of the other project: true offers the image to its admins; false "
+        "fails with NOT_TARGET_ADMIN.",
     )
 
 
-@strawberry.input(description="A share whose grant is to change.")
+@strawberry.input(description="A share whose grant to change.")
 class UpdateImageShareInput:
-    share_id: strawberry.ID = strawberry.field(description="The share.")
-    grant: ShareGrant = strawberry.field(description="What the project's members may do from now on.")
+    share_id: strawberry.ID = strawberry.field(description="Id of the share.")
+    grant: ShareGrant = strawberry.field(
+        description="What the members of the other project may do with the image from now on."
+    )
     expected_revision: int | None = strawberry.field(default=None, description=_SHARE_REVISION)
 
 
 @strawberry.input(description="An offered share to accept.")
 class AcceptImageShareInput:
-    share_id: strawberry.ID = strawberry.field(description="The share.")
+    share_id: strawberry.ID = strawberry.field(description="Id of the share.")
     expected_revision: int | None = strawberry.field(default=None, description=_SHARE_REVISION)
 
 
 @strawberry.input(description="An offered share to decline, or an accepted one to give up.")
 class DeclineImageShareInput:
-    share_id: strawberry.ID = strawberry.field(description="The share.")
+    share_id: strawberry.ID = strawberry.field(description="Id of the share.")
     expected_revision: int | None = strawberry.field(default=None, description=_SHARE_REVISION)
 
 
-@strawberry.input(description="A share to take back.")
+@strawberry.input(description="A share to revoke.")
 class RevokeImageShareInput:
-    share_id: strawberry.ID = strawberry.field(description="The share.")
+    share_id: strawberry.ID = strawberry.field(description="Id of the share.")
     expected_revision: int | None = strawberry.field(default=None, description=_SHARE_REVISION)
 
 
 @strawberry.input(
-    description="Limits of a project. What is left out stays as it is; null takes the default of this installation."
+    description="Limits of a project. What is left out stays as it is; null restores the default of this installation."
 )
 class SetProjectQuotaInput:
-    project_id: strawberry.ID = strawberry.field(description="The project.")
+    project_id: strawberry.ID = strawberry.field(description="Id of the project.")
     custom_images: strawberry.Maybe[int | None] = strawberry.field(
-        description="How many custom images there may be.", default=None
+        description="Maximum number of custom images.", default=None
     )
     image_storage_gib: strawberry.Maybe[int | None] = strawberry.field(
-        description="How many GiB custom images and snapshots may take together.", default=None
+        description="Maximum storage of custom images and snapshots together, in GiB.", default=None
     )
     snapshots_per_volume: strawberry.Maybe[int | None] = strawberry.field(
-        description="How many snapshots of a volume are kept.", default=None
+        description="Maximum number of snapshots kept per volume.", default=None
     )
     expected_revision: int | None = strawberry.field(default=None, description=_PROJECT_REVISION)
 
@@ -314,18 +347,18 @@ class SetProjectQuotaInput:
         return limits | ({"image_storage_limit": storage * GIB} if storage is not None else {})
 
 
-@strawberry.input(description="What somebody is to be in a project, whether or not they belong to it.")
+@strawberry.input(description="A user to add to a project, or a member whose role to change.")
 class SetProjectMemberInput:
-    project_id: strawberry.ID = strawberry.field(description="The project.")
-    subject: str = strawberry.field(description="Who it is: the `sub` of their token.")
-    role: ProjectRole = strawberry.field(description="What they may do.")
+    project_id: strawberry.ID = strawberry.field(description="Id of the project.")
+    subject: str = strawberry.field(description="The user: the `sub` claim of their token.")
+    role: ProjectRole = strawberry.field(description="Role in the project from now on.")
     expected_revision: int | None = strawberry.field(default=None, description=_PROJECT_REVISION)
 
 
-@strawberry.input(description="Somebody to take out of a project.")
+@strawberry.input(description="A member to remove from a project.")
 class RemoveProjectMemberInput:
-    project_id: strawberry.ID = strawberry.field(description="The project.")
-    subject: str = strawberry.field(description="Who it is: the `sub` of their token.")
+    project_id: strawberry.ID = strawberry.field(description="Id of the project.")
+    subject: str = strawberry.field(description="The member: the `sub` claim of their token.")
     expected_revision: int | None = strawberry.field(default=None, description=_PROJECT_REVISION)
 
 

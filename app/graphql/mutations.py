@@ -43,14 +43,17 @@ from app.graphql.payloads import (
 )
 from app.lifecycle import ShareState
 
-_INPUT = strawberry.argument(description="What to do.")
+_INPUT = strawberry.argument(description="Input of the mutation.")
 
 
-@strawberry.type(description="What can be changed.")
+@strawberry.type(
+    description="Everything that can be changed. Errors that you can correct are in `userErrors` of the "
+    "payload; top-level `errors` are for authentication, limits and bugs."
+)
 class Mutation:
     @strawberry.mutation(
-        description="Create an image. With an upload as the source, send the parts next, then completeUpload; "
-        "with another image, it is ACTIVE at once."
+        description="Create an image. If the source is an upload, send its parts next, then call "
+        "`completeUpload`. If it is another image, the new one is ACTIVE at once."
     )
     async def create_image(self, info: Info, input: Annotated[CreateImageInput, _INPUT]) -> CreateImagePayload | None:
         try:
@@ -65,8 +68,9 @@ class Mutation:
         return await CreateImagePayload.answer(info, act)
 
     @strawberry.mutation(
-        description="All parts are sent: convert them. When the upload was aborted, was refused or has expired, "
-        "userErrors contain the message and the hint of the image's failure."
+        description="Complete an upload when all its parts have been sent; the conversion then begins. If the "
+        "upload was aborted, was refused or has expired, `userErrors` contains the message and the "
+        "hint of the image's failure."
     )
     async def complete_upload(
         self, info: Info, input: Annotated[CompleteUploadInput, _INPUT]
@@ -74,17 +78,20 @@ class Mutation:
         act = info.context.gateway.uploads.complete(info.context.viewer, input.upload_id)
         return await CompleteUploadPayload.answer(info, act)
 
-    @strawberry.mutation(description="Give an upload up. Its bytes are freed, its image ends in ERROR.")
+    @strawberry.mutation(description="Abort an upload. Its bytes are deleted, and its image is set to ERROR.")
     async def abort_upload(self, info: Info, input: Annotated[AbortUploadInput, _INPUT]) -> AbortUploadPayload | None:
         act = info.context.gateway.uploads.abort(info.context.viewer, input.upload_id)
         return await AbortUploadPayload.answer(info, act)
 
-    @strawberry.mutation(description="Convert an image in ERROR again, from the bytes that were kept.")
+    @strawberry.mutation(
+        description="Convert an image in ERROR again, from the uploaded bytes, which are kept until it is ACTIVE "
+        "or deleted."
+    )
     async def retry_image(self, info: Info, input: Annotated[RetryImageInput, _INPUT]) -> RetryImagePayload | None:
         act = info.context.gateway.uploads.retry(info.context.viewer, input.image_id, input.expected_revision)
         return await RetryImagePayload.answer(info, act)
 
-    @strawberry.mutation(description="Change what is said about an image.")
+    @strawberry.mutation(description="Change the name, operating system, labels or protection of an image.")
     async def update_image(self, info: Info, input: Annotated[UpdateImageInput, _INPUT]) -> UpdateImagePayload | None:
         try:
             patch = input.patch()
@@ -99,15 +106,15 @@ class Mutation:
         )
         return await UpdateImagePayload.answer(info, act)
 
-    @strawberry.mutation(description="Remove an image from the catalogue and free its storage.")
+    @strawberry.mutation(description="Delete an image and free its storage.")
     async def delete_image(self, info: Info, input: Annotated[DeleteImageInput, _INPUT]) -> DeleteImagePayload | None:
         database, viewer = info.context.gateway.database, info.context.viewer
         act = deletion.delete_image(database, viewer, input.image_id, input.expected_revision)
         return await DeleteImagePayload.answer(info, act)
 
     @strawberry.mutation(
-        description="Share an image with another project of the organization: at once where you administer both, "
-        "else by an offer to its admins."
+        description="Share an image with another project of its organization: at once if you administer both "
+        "projects, otherwise, with `offer: true`, as an offer to the admins of the other one."
     )
     async def share_image(self, info: Info, input: Annotated[ShareImageInput, _INPUT]) -> ShareImagePayload | None:
         act = sharing.share_image(
@@ -120,7 +127,7 @@ class Mutation:
         )
         return await ShareImagePayload.answer(info, act)
 
-    @strawberry.mutation(description="Let the members of the other project do more with an image, or less.")
+    @strawberry.mutation(description="Change what the members of the other project may do with a shared image.")
     async def update_image_share(
         self, info: Info, input: Annotated[UpdateImageShareInput, _INPUT]
     ) -> UpdateImageSharePayload | None:
@@ -128,19 +135,21 @@ class Mutation:
         act = sharing.update_share(database, viewer, input.share_id, input.grant, input.expected_revision)
         return await UpdateImageSharePayload.answer(info, act)
 
-    @strawberry.mutation(description="Take a share that is offered to a project that you administer.")
+    @strawberry.mutation(description="Accept a share that is offered to a project that you administer.")
     async def accept_image_share(
         self, info: Info, input: Annotated[AcceptImageShareInput, _INPUT]
     ) -> AcceptImageSharePayload | None:
         return await AcceptImageSharePayload.answer(info, _answer_share(info, input, ShareState.ACCEPTED))
 
-    @strawberry.mutation(description="Decline a share that is offered to a project that you administer, or give it up.")
+    @strawberry.mutation(
+        description="Decline a share that is offered to a project that you administer, or give up an accepted one."
+    )
     async def decline_image_share(
         self, info: Info, input: Annotated[DeclineImageShareInput, _INPUT]
     ) -> DeclineImageSharePayload | None:
         return await DeclineImageSharePayload.answer(info, _answer_share(info, input, ShareState.DECLINED))
 
-    @strawberry.mutation(description="Take a share back: the other project does not see the image from here on.")
+    @strawberry.mutation(description="Revoke a share: the other project no longer sees the image.")
     async def revoke_image_share(
         self, info: Info, input: Annotated[RevokeImageShareInput, _INPUT]
     ) -> RevokeImageSharePayload | None:
@@ -149,8 +158,8 @@ class Mutation:
         return await RevokeImageSharePayload.answer(info, act)
 
     @strawberry.mutation(
-        description="Set limits of a project, as an owner of its organization or an operator. "
-        "Limits below what is used block only what is new."
+        description="Set limits of a project, as an owner of its organization or as an operator. A limit below "
+        "what is used blocks only additions."
     )
     async def set_project_quota(
         self, info: Info, input: Annotated[SetProjectQuotaInput, _INPUT]
@@ -159,7 +168,7 @@ class Mutation:
         act = quotas.set_quota(database, viewer, input.project_id, input.limits(), input.expected_revision)
         return await SetProjectQuotaPayload.answer(info, act)
 
-    @strawberry.mutation(description="Give somebody a role in a project that you administer.")
+    @strawberry.mutation(description="Add a member to a project that you administer, or change the role of one.")
     async def set_project_member(
         self, info: Info, input: Annotated[SetProjectMemberInput, _INPUT]
     ) -> SetProjectMemberPayload | None:
@@ -173,7 +182,9 @@ class Mutation:
         )
         return await SetProjectMemberPayload.answer(info, act)
 
-    @strawberry.mutation(description="Take somebody out of a project that you administer. The last admin stays.")
+    @strawberry.mutation(
+        description="Remove a member from a project that you administer. The last admin can't be removed."
+    )
     async def remove_project_member(
         self, info: Info, input: Annotated[RemoveProjectMemberInput, _INPUT]
     ) -> RemoveProjectMemberPayload | None:

@@ -23,32 +23,36 @@ from app.models import Project as ProjectRow
 Changed = TypeVar("Changed")
 
 
-@strawberry.interface(description="Something that you can mend.")
+@strawberry.interface(description="An error that you can correct.")
 class UserError:
-    message: str = strawberry.field(description="What is wrong, for people.")
-    field: list[str] | None = strawberry.field(description="Where in the input it is wrong.")
-    code: UserErrorCode = strawberry.field(description="What kind of mistake it is.")
-    hint: str | None = strawberry.field(description="What to do.")
+    message: str = strawberry.field(description="What is wrong, as text for people.")
+    field: list[str] | None = strawberry.field(
+        description="Path in the input to the value that is wrong; null if the error is not about one value."
+    )
+    code: UserErrorCode = strawberry.field(description="Kind of error.")
+    hint: str | None = strawberry.field(
+        description="What to do about it, as text for people; null if there is no advice."
+    )
 
 
-@strawberry.type(description="Something in the input, or about what it names, stands against the request.")
+@strawberry.type(description="The input is invalid, or the objects that it names don't allow the request.")
 class InputError(UserError):
     pass
 
 
-@strawberry.type(description="A limit on a number of things would be overrun.")
+@strawberry.type(description="The request would exceed a limit on a number of objects.")
 class CountQuotaError(UserError):
-    limit: int = strawberry.field(description="How many there may be.")
-    used: int = strawberry.field(description="How many there are.")
-    requested: int = strawberry.field(description="How many more were asked for.")
+    limit: int = strawberry.field(description="Maximum number.")
+    used: int = strawberry.field(description="Current number.")
+    requested: int = strawberry.field(description="Number requested in addition.")
 
 
-@strawberry.type(description="A limit on stored bytes would be overrun.")
+@strawberry.type(description="The request would exceed a limit on stored bytes.")
 class ByteQuotaError(UserError):
-    limit: ByteSize = strawberry.field(description="How many bytes may be stored.")
-    used: ByteSize = strawberry.field(description="How many bytes are stored.")
-    reserved: ByteSize = strawberry.field(description="Promised to uploads that have not finished.")
-    requested: ByteSize = strawberry.field(description="How many more were asked for.")
+    limit: ByteSize = strawberry.field(description="Maximum, in bytes.")
+    used: ByteSize = strawberry.field(description="Bytes stored.")
+    reserved: ByteSize = strawberry.field(description="Bytes reserved for uploads, each until its image is ACTIVE.")
+    requested: ByteSize = strawberry.field(description="Bytes requested in addition.")
 
 
 def user_error(mistake: UserMistake) -> UserError:
@@ -75,12 +79,14 @@ def user_error(mistake: UserMistake) -> UserError:
             return InputError(**said)
 
 
-@strawberry.type(description="What every mutation answers.")
+@strawberry.type(description="Result of a mutation.")
 class Payload:
-    user_errors: list[UserError] = strawberry.field(description="What you have to mend; empty when it was done.")
-    cursor: EventCursor | None = strawberry.field(description="The feed position as of which the change can be seen.")
+    user_errors: list[UserError] = strawberry.field(description="Errors in the input; empty on success.")
+    cursor: EventCursor | None = strawberry.field(
+        description="Feed position at which the change is visible; null if the mutation was refused."
+    )
 
-    @strawberry.field(description="Read on from here, in the same request.")
+    @strawberry.field(description="The root of all queries, to read more in the same request.")
     def query(self) -> Query:
         return Query()
 
@@ -101,10 +107,12 @@ class Payload:
         return cls(user_errors=[], cursor=await cursor_at(info, position), **show(changed))
 
 
-@strawberry.type(description="What a mutation answers that changes an image.")
+@strawberry.type(description="Result of a mutation that changes an image.")
 class ImagePayload(Payload):
     image: Image | None = strawberry.field(
-        default=None, description="The image as it is now; beside userErrors too when its upload has ended."
+        default=None,
+        description="The image after the change; null if the mutation was refused, unless the reason is that the "
+        "upload had already ended.",
     )
 
     @classmethod
@@ -121,9 +129,11 @@ class ImagePayload(Payload):
         return await cls.of_act(info, act, lambda row: {"image": Image.of(row)})
 
 
-@strawberry.type(description="What a mutation answers that changes a share.")
+@strawberry.type(description="Result of a mutation that changes a share.")
 class SharePayload(Payload):
-    share: ImageShare | None = strawberry.field(default=None, description="The share as it is now.")
+    share: ImageShare | None = strawberry.field(
+        default=None, description="The share after the change; null if the mutation was refused."
+    )
 
     @classmethod
     async def answer(cls, info: Info, act: Awaitable[tuple[ShareRow, int | None]]) -> Self:
@@ -131,9 +141,13 @@ class SharePayload(Payload):
         return await cls.of_act(info, act, lambda row: {"share": ImageShare.of(row)})
 
 
-@strawberry.type(description="What a mutation answers that changes a project.")
+@strawberry.type(description="Result of a mutation that changes a project.")
 class ProjectPayload(Payload):
-    project: Project | None = strawberry.field(default=None, description="The project as it is now.")
+    project: Project | None = strawberry.field(
+        default=None,
+        description="The project after the change; null if the mutation was refused, or if you no longer have a "
+        "role in the project.",
+    )
 
     @classmethod
     async def answer(cls, info: Info, act: Awaitable[tuple[ProjectRow, int | None]]) -> Self:
@@ -154,34 +168,36 @@ async def cursor_at(info: Info, position: int | None) -> EventCursor:
     return info.context.cursor_of(info.context.mark_at(position).unlinked())
 
 
-@strawberry.type(description="The answer to createImage.")
+@strawberry.type(description="Result of createImage.")
 class CreateImagePayload(ImagePayload):
     pass
 
 
-@strawberry.type(description="The answer to completeUpload.")
+@strawberry.type(description="Result of completeUpload.")
 class CompleteUploadPayload(ImagePayload):
     pass
 
 
-@strawberry.type(description="The answer to abortUpload.")
+@strawberry.type(description="Result of abortUpload.")
 class AbortUploadPayload(ImagePayload):
     pass
 
 
-@strawberry.type(description="The answer to retryImage.")
+@strawberry.type(description="Result of retryImage.")
 class RetryImagePayload(ImagePayload):
     pass
 
 
-@strawberry.type(description="The answer to updateImage.")
+@strawberry.type(description="Result of updateImage.")
 class UpdateImagePayload(ImagePayload):
     pass
 
 
-@strawberry.type(description="The answer to deleteImage.")
+@strawberry.type(description="Result of deleteImage.")
 class DeleteImagePayload(Payload):
-    deleted_image_id: strawberry.ID | None = strawberry.field(default=None, description="The image that is gone.")
+    deleted_image_id: strawberry.ID | None = strawberry.field(
+        default=None, description="Id of the deleted image; null if the mutation was refused."
+    )
 
     @classmethod
     async def answer(cls, info: Info, act: Awaitable[tuple[str, int | None]]) -> Self:
@@ -189,30 +205,34 @@ class DeleteImagePayload(Payload):
         return await cls.of_act(info, act, lambda image_id: {"deleted_image_id": strawberry.ID(image_id)})
 
 
-@strawberry.type(description="The answer to shareImage.")
+@strawberry.type(description="Result of shareImage.")
 class ShareImagePayload(SharePayload):
     pass
 
 
-@strawberry.type(description="The answer to updateImageShare.")
+@strawberry.type(description="Result of updateImageShare.")
 class UpdateImageSharePayload(SharePayload):
     pass
 
 
-@strawberry.type(description="The answer to acceptImageShare.")
+@strawberry.type(description="Result of acceptImageShare.")
 class AcceptImageSharePayload(SharePayload):
     pass
 
 
-@strawberry.type(description="The answer to declineImageShare.")
+@strawberry.type(description="Result of declineImageShare.")
 class DeclineImageSharePayload(SharePayload):
     pass
 
 
-@strawberry.type(description="The answer to revokeImageShare.")
+@strawberry.type(description="Result of revokeImageShare.")
 class RevokeImageSharePayload(Payload):
-    revoked_share_id: strawberry.ID | None = strawberry.field(default=None, description="The share that is gone.")
-    share: ImageShare | None = strawberry.field(default=None, description="The share as it was.")
+    revoked_share_id: strawberry.ID | None = strawberry.field(
+        default=None, description="Id of the revoked share; null if the mutation was refused."
+    )
+    share: ImageShare | None = strawberry.field(
+        default=None, description="The share as it was; null if the mutation was refused."
+    )
 
     @classmethod
     async def answer(cls, info: Info, act: Awaitable[tuple[ShareRow, int | None]]) -> Self:
@@ -222,16 +242,16 @@ class RevokeImageSharePayload(Payload):
         )
 
 
-@strawberry.type(description="The answer to setProjectQuota.")
+@strawberry.type(description="Result of setProjectQuota.")
 class SetProjectQuotaPayload(ProjectPayload):
     pass
 
 
-@strawberry.type(description="The answer to setProjectMember.")
+@strawberry.type(description="Result of setProjectMember.")
 class SetProjectMemberPayload(ProjectPayload):
     pass
 
 
-@strawberry.type(description="The answer to removeProjectMember.")
+@strawberry.type(description="Result of removeProjectMember.")
 class RemoveProjectMemberPayload(ProjectPayload):
     pass

@@ -39,7 +39,7 @@ from app.graphql.types.uploads import ImageUpload
 from app.lifecycle import ImageStatus, ImageType
 from app.models import Image as ImageRow
 
-ProjectId = Annotated[strawberry.ID, strawberry.argument(description="The project.")]
+ProjectId = Annotated[strawberry.ID, strawberry.argument(description="Id of the project.")]
 _MAXIMUM_NODES = 100
 _KEYS: dict[ImageOrder, type[datetime] | type[int] | type[StrEnum]] = {
     ImageOrder.CREATED_AT: datetime,
@@ -49,45 +49,54 @@ _KEYS: dict[ImageOrder, type[datetime] | type[int] | type[StrEnum]] = {
 }
 
 
-@strawberry.type(description="What can be read.")
+@strawberry.type(
+    description="Everything that can be read. Each nullable field, here and below, is also null if it can't "
+    "be read; the top-level `errors` state why."
+)
 class Query:
-    @strawberry.field(description="Anything that has an id.")
+    @strawberry.field(description="An object by its global id.")
     async def node(
-        self, info: Info, id: Annotated[strawberry.ID, strawberry.argument(description="Its id.")]
+        self, info: Info, id: Annotated[strawberry.ID, strawberry.argument(description="Id of the object.")]
     ) -> Node | None:
         return await find_node(info.context, id)
 
-    @strawberry.field(description="Several things by their ids, in that order; at most 100.")
+    @strawberry.field(
+        description="Objects by their global ids, in the order of the ids; null for each that does not exist or "
+        "that you can't see."
+    )
     async def nodes(
         self,
         info: Info,
-        ids: Annotated[list[strawberry.ID], strawberry.argument(description="Their ids, at most 100.")],
+        ids: Annotated[list[strawberry.ID], strawberry.argument(description="Ids of the objects, at most 100.")],
     ) -> list[Node | None]:
         if len(ids) > _MAXIMUM_NODES:
             raise InvalidInput(f"At most {_MAXIMUM_NODES} ids can be asked for at once.", field=("ids",))
         return [await _node_or_error(info.context, id_) for id_ in ids]
 
-    @strawberry.field(description="You: who the token speaks for.")
+    @strawberry.field(description="You, as your token identifies you.")
     async def viewer(self, info: Info) -> Viewer | None:
         return _viewer(info.context)
 
-    @strawberry.field(description="A project that you belong to.")
+    @strawberry.field(description="A project that you have a role in.")
     async def project(
-        self, info: Info, id: Annotated[strawberry.ID, strawberry.argument(description="Its id.")]
+        self, info: Info, id: Annotated[strawberry.ID, strawberry.argument(description="Id of the project.")]
     ) -> Project | None:
         async with info.context.gateway.database.read() as session:
             return Project.of(await tenancy.project_for(session, info.context.viewer, id, field=("id",)))
 
-    @paged(description="Every image that the project can see: its own, those shared with it, and public ones.")
+    @paged(description="All images that a project can see: its own, those shared with it, and public ones.")
     async def images(
         self,
         info: Info,
         project_id: ProjectId,
         paging: Paging,
-        filter: Annotated[ImageFilter | None, strawberry.argument(description="Which images.")] = None,
+        filter: Annotated[
+            ImageFilter | None,
+            strawberry.argument(description="Return only images that meet these conditions; null returns all."),
+        ] = None,
         order_by: Annotated[
             ImageOrderInput | None,
-            strawberry.argument(description="How sorted; the newest first by default."),
+            strawberry.argument(description="Sort order; null sorts the newest first."),
         ] = None,
     ) -> ImageConnection | None:
         wanted = (filter or ImageFilter()).wanted()
@@ -119,9 +128,9 @@ class Query:
         as_of = info.context.cursor_of(info.context.mark_at(position).unlinked())
         return ImageConnection(as_of=as_of, count=count, **fields)
 
-    @strawberry.field(description="One image.")
+    @strawberry.field(description="One image, by its id or name.")
     async def image(
-        self, info: Info, by: Annotated[ImageLookup, strawberry.argument(description="How to find it.")]
+        self, info: Info, by: Annotated[ImageLookup, strawberry.argument(description="How to find the image.")]
     ) -> Image | None:
         viewer = info.context.viewer
         async with info.context.gateway.database.read() as session:
@@ -136,7 +145,8 @@ class Query:
         return Image.of(row, by.name.project_id)
 
     @strawberry.field(
-        description="Position of the newest event: read the catalogue, subscribe after this, and nothing is missed."
+        description="Position of the newest event in the feed. Read it, then the images, then subscribe after "
+        "it: you miss no event."
     )
     async def event_cursor(self, info: Info) -> EventCursor | None:
         async with info.context.gateway.database.read() as session:
@@ -144,21 +154,28 @@ class Query:
         return info.context.cursor_of(info.context.mark_at(position).unlinked())
 
     @strawberry.field(
-        description="What has happened to images that a project can see, oldest first: the feed that the subscription "
-        "follows, as far back as it is kept. Page back through it with last and before."
+        description="Past events of the images that a project can see, oldest first, as far back as the feed "
+        "keeps them. The subscription `imageEvents` sends the same events as they happen. Set `last` "
+        "and `before` to page back."
     )
     async def image_events(
         self,
         info: Info,
         project_id: ProjectId,
-        image_id: Annotated[strawberry.ID | None, strawberry.argument(description="Only of this image.")] = None,
+        image_id: Annotated[
+            strawberry.ID | None,
+            strawberry.argument(description="Return only events of this image; null returns those of all images."),
+        ] = None,
         after: Annotated[
             EventCursor | None,
-            strawberry.argument(description="Only what came after this; else from the oldest kept."),
+            strawberry.argument(
+                description="Return only events after this position; null starts at the oldest that is kept."
+            ),
         ] = None,
         first: First = None,
         before: Annotated[
-            EventCursor | None, strawberry.argument(description="Only what came before this; else up to the newest.")
+            EventCursor | None,
+            strawberry.argument(description="Return only events before this position; null ends at the newest."),
         ] = None,
         last: Last = None,
     ) -> ImageEventConnection | None:

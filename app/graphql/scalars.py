@@ -74,26 +74,26 @@ def _parse_url(value: object) -> URL:
 SCALARS: Mapping[object, ScalarDefinition] = {
     ByteSize: strawberry.scalar(
         name="ByteSize",
-        description="A signed 64-bit count of bytes, sent as a JSON number.",
+        description="A number of bytes: a signed 64-bit integer, sent as a JSON number.",
         serialize=_serialize_byte_size,
         parse_value=_parse_byte_size,
     ),
     datetime: strawberry.scalar(
         name="DateTime",
-        description="An instant in UTC, RFC 3339. Other zones are taken in and converted.",
+        description="An instant in UTC, as in RFC 3339. Instants in other time zones are accepted and converted.",
         specified_by_url="https://www.rfc-editor.org/rfc/rfc3339",
         serialize=_serialize_instant,
         parse_value=_parse_instant,
     ),
     EventCursor: strawberry.scalar(
         name="EventCursor",
-        description=("An opaque position in the event feed. Later positions compare as later only to the server."),
+        description="An opaque position in the event feed. Only the server can tell which of two is later.",
         serialize=str,
         parse_value=_parse_event_cursor,
     ),
     URL: strawberry.scalar(
         name="URL",
-        description="An absolute address.",
+        description="An absolute http or https URL.",
         specified_by_url="https://www.rfc-editor.org/rfc/rfc3986",
         serialize=str,
         parse_value=_parse_url,

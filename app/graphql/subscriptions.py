@@ -20,17 +20,16 @@ from app.lifecycle import SETTLED, EventKind
 from app.models import Image as ImageRow
 
 
-@strawberry.type(description="What can be watched.")
+@strawberry.type(description="Everything that can be watched.")
 class Subscription:
     @strawberry.subscription(
-        description="One image, first as it is now, then after every change. "
-        "When it is deleted, null comes last. With untilSettled it completes on ACTIVE or ERROR. "
-        "It ends with NOT_FOUND when the right to see the image is taken away."
+        description="An image: first as it is now, then after every change. When the image is deleted, the last "
+        "result is null. If you lose the right to see the image, the stream ends with NOT_FOUND."
     )
     async def image(
         self,
         info: Info,
-        id: Annotated[strawberry.ID, strawberry.argument(description="The image.")],
+        id: Annotated[strawberry.ID, strawberry.argument(description="Id of the image.")],
         until_settled: Annotated[
             bool, strawberry.argument(description="Whether to complete when the image is ACTIVE or in ERROR.")
         ] = False,
@@ -67,19 +66,27 @@ class Subscription:
                     return
 
     @strawberry.subscription(
-        description="Everything that happens to the images that a project can see. "
-        "With after, first all that was missed since: nothing lost, nothing twice, in order."
+        description="Events of all images that a project can see, in order, each exactly once. With `after`, it "
+        "starts with those since that position; without, with the next event."
     )
     async def image_events(
         self,
         info: Info,
         project_id: ProjectId,
-        image_id: Annotated[strawberry.ID | None, strawberry.argument(description="Only of this image.")] = None,
+        image_id: Annotated[
+            strawberry.ID | None,
+            strawberry.argument(description="Send only events of this image; null sends those of all images."),
+        ] = None,
         after: Annotated[
             EventCursor | None,
-            strawberry.argument(description="From where to go on; over SSE, Last-Event-ID goes before it."),
+            strawberry.argument(
+                description="Position to continue from. Over server-sent events, the header Last-Event-ID takes "
+                "precedence."
+            ),
         ] = None,
-        progress: Annotated[bool, strawberry.argument(description="Whether to send progress too.")] = True,
+        progress: Annotated[
+            bool, strawberry.argument(description="Whether to send ImageProgressed events, too.")
+        ] = True,
     ) -> AsyncGenerator[ImageFeedItem, None]:
         context = info.context
         await context.starting()

@@ -21,8 +21,8 @@ _BY_IMAGE = "image-usage"
 
 @strawberry.type(description="An amount of money.")
 class Money:
-    amount: str = strawberry.field(description="A decimal number with six places.")
-    currency: str = strawberry.field(description="The currency, as ISO 4217 abbreviates it.")
+    amount: str = strawberry.field(description="Decimal number with six decimal places.")
+    currency: str = strawberry.field(description="Currency code (ISO 4217).")
 
     @staticmethod
     def of(amount: Decimal, currency: str) -> "Money":
@@ -30,11 +30,11 @@ class Money:
         return Money(amount=f"{amount:f}", currency=currency)
 
 
-@strawberry.type(description="What an image had stored, and what that costs.")
+@strawberry.type(description="Storage used by one image in an interval, and its cost.")
 class ImageUsage:
-    image_name: str = strawberry.field(description="What it is called, or was called last.")
-    gib_hours: float = strawberry.field(description="GiB that were stored, multiplied by the hours.")
-    cost: Money = strawberry.field(description="At the rates of the time.")
+    image_name: str = strawberry.field(description="Name of the image; if it was deleted, its last one.")
+    gib_hours: float = strawberry.field(description="Storage used, in GiB multiplied by hours.")
+    cost: Money = strawberry.field(description="Cost at the rates of the time.")
     image_id: strawberry.Private[str]
 
     @staticmethod
@@ -47,21 +47,22 @@ class ImageUsage:
             image_id=line.image_id,
         )
 
-    @strawberry.field(description="The image; null when it has been deleted.")
+    @strawberry.field(description="The image; null if it has been deleted.")
     async def image(self, info: Info) -> Annotated["Image", strawberry.lazy("app.graphql.types.images")] | None:
         row = await info.context.loaders.images.load(self.image_id)
         return None if row is None else node_of(row)
 
 
 @strawberry.type(
-    description="What a project had stored between two instants, up to now, and what that costs. Images that share "
-    "their bytes are paid for once, by the one that has had them for longest."
+    description="Storage used by a project in an interval, and its cost. What is still stored counts up to "
+    "now. Bytes that several images share are billed once, to the image that has had them "
+    "longest."
 )
 class StorageUsage:
-    from_: datetime = strawberry.field(name="from", description="From when on.")
-    to: datetime = strawberry.field(description="Until when.")
-    gib_hours: float = strawberry.field(description="GiB that were stored, multiplied by the hours.")
-    cost: Money = strawberry.field(description="At the rates of the time; worked out exactly, and rounded once.")
+    from_: datetime = strawberry.field(name="from", description="Start of the interval.")
+    to: datetime = strawberry.field(description="End of the interval.")
+    gib_hours: float = strawberry.field(description="Storage used, in GiB multiplied by hours.")
+    cost: Money = strawberry.field(description="Cost at the rates of the time, calculated exactly and rounded once.")
     row: strawberry.Private[Usage]
 
     @staticmethod
@@ -75,7 +76,7 @@ class StorageUsage:
             row=usage,
         )
 
-    @paged(description="The same by image, in the order in which they were created, deleted ones included.")
+    @paged(description="Usage by image, including deleted ones, in order of creation.")
     async def by_image(self, info: Info, paging: Paging) -> Connection[ImageUsage] | None:
         window, usage, gateway = paging.window(_BY_IMAGE), self.row, info.context.gateway
         interval = (usage.project_id, usage.since, usage.until)

@@ -35,10 +35,24 @@ _CURSOR_LENGTH = 16 * 1024
 _ALPHABET = re.compile(r"[A-Za-z0-9_-]+")
 _INT64 = range(-(2**63), 2**63)
 
-First = Annotated[int | None, strawberry.argument(description="How many, 1 to 100, from the start.")]
-After = Annotated[str | None, strawberry.argument(description="A cursor: only what comes behind it.")]
-Last = Annotated[int | None, strawberry.argument(description="How many, 1 to 100, from the end.")]
-Before = Annotated[str | None, strawberry.argument(description="A cursor: only what comes before it.")]
+First = Annotated[
+    int | None,
+    strawberry.argument(
+        description="Number of items from the start of the list, 1 to 100. Set exactly one of `first` and `last`."
+    ),
+]
+After = Annotated[
+    str | None, strawberry.argument(description="Return only items after this cursor; null starts at the first item.")
+]
+Last = Annotated[
+    int | None,
+    strawberry.argument(
+        description="Number of items from the end of the list, 1 to 100. Set exactly one of `first` and `last`."
+    ),
+]
+Before = Annotated[
+    str | None, strawberry.argument(description="Return only items before this cursor; null ends at the last item.")
+]
 
 _ARGUMENTS: dict[str, Any] = {"first": First, "after": After, "last": Last, "before": Before}
 
@@ -86,34 +100,38 @@ def paged(description: str) -> Any:
     return strawberry.field(description=description, extensions=[_TakesPaging()])
 
 
-@strawberry.type(description="Where a page lies among all that there is.")
+@strawberry.type(description="Position of a page in its list.")
 class PageInfo:
-    has_next_page: bool = strawberry.field(description="Whether there is more after this page.")
-    has_previous_page: bool = strawberry.field(description="Whether there is more before this page.")
-    start_cursor: str | None = strawberry.field(description="Cursor of the first edge.")
-    end_cursor: str | None = strawberry.field(description="Cursor of the last edge.")
+    has_next_page: bool = strawberry.field(description="Whether there are items after this page.")
+    has_previous_page: bool = strawberry.field(description="Whether there are items before this page.")
+    start_cursor: str | None = strawberry.field(
+        description="Cursor of the first item on the page; null if the page is empty."
+    )
+    end_cursor: str | None = strawberry.field(
+        description="Cursor of the last item on the page; null if the page is empty."
+    )
 
 
-@strawberry.type(description="A node of a page, and its cursor.")
+@strawberry.type(description="An item of a page, with its cursor.")
 class Edge(Generic[Node]):
-    cursor: str = strawberry.field(description="Send it as after or before to page on from here.")
-    node: Node | None = strawberry.field(description="What the edge leads to.")
+    cursor: str = strawberry.field(description="Cursor of the item, to send as `after` or `before`.")
+    node: Node | None = strawberry.field(description="The item.")
 
 
 @strawberry.type(description="A page of a list.")
 class Connection(Generic[Node]):
-    page_info: PageInfo = strawberry.field(description="Where the page lies.")
-    nodes: list[Node | None] | None = strawberry.field(description="What is on the page, without cursors.")
+    page_info: PageInfo = strawberry.field(description="Position of the page in the list.")
+    nodes: list[Node | None] | None = strawberry.field(description="Items of the page, without their cursors.")
     page: strawberry.Private[Page[Any]]
     cursor_of: strawberry.Private[Callable[[Any], str]]
     count: strawberry.Private[Callable[[], Awaitable[int]]]
 
-    @strawberry.field(description="What is on the page, with cursors.")
+    @strawberry.field(description="Items of the page, with their cursors.")
     def edges(self) -> list[Edge[Node] | None] | None:
         pairs = zip(self.page.rows, self.nodes or (), strict=True)
         return [Edge(cursor=self.cursor_of(row), node=node) for row, node in pairs]
 
-    @strawberry.field(description="How many there are on all pages.")
+    @strawberry.field(description="Number of items on all pages.")
     async def total_count(self) -> int | None:
         return await self.count()
 

@@ -21,11 +21,11 @@ from app.models import Image as ImageRow
 
 @strawberry.interface(description="Something that happened to an image.")
 class ImageEvent:
-    cursor: EventCursor = strawberry.field(description="Its place in the feed.")
+    cursor: EventCursor = strawberry.field(description="Position of the event in the feed.")
     occurred_at: datetime = strawberry.field(description="When it happened.")
-    image_id: strawberry.ID = strawberry.field(description="The image that it happened to.")
+    image_id: strawberry.ID = strawberry.field(description="Id of the image.")
     actor: str | None = strawberry.field(
-        description="Who did it: the `sub` of their token; null when it was the gateway itself."
+        description="Who caused the event: the `sub` claim of their token; null if it was the gateway itself."
     )
     row: strawberry.Private[ImageRow | None]
     project_id: strawberry.Private[str]
@@ -33,7 +33,8 @@ class ImageEvent:
     share_key: strawberry.Private[str | None] = None
 
     @strawberry.field(
-        description="The image as it is by now; null when it has been deleted, or the project does not see it."
+        description="The image as it is now, not as it was; null if it has been deleted or the project no longer "
+        "sees it."
     )
     def image(self) -> Image | None:
         return None if self.row is None else Image.of(self.row, self.project_id)
@@ -44,34 +45,39 @@ class ImageCreated(ImageEvent):
     pass
 
 
-@strawberry.type(description="The status of an image moved.")
+@strawberry.type(description="The status of an image changed.")
 class ImageStatusChanged(ImageEvent):
-    from_: ImageStatus = strawberry.field(name="from", description="The status before.")
-    to: ImageStatus = strawberry.field(description="The status after.")
-    failure: ImageFailure | None = strawberry.field(description="Why, when it went to ERROR.")
+    from_: ImageStatus = strawberry.field(name="from", description="Status before the change.")
+    to: ImageStatus = strawberry.field(description="Status after the change.")
+    failure: ImageFailure | None = strawberry.field(description="Why the image failed; null unless `to` is ERROR.")
 
 
-@strawberry.type(description="Something else about an image changed.")
+@strawberry.type(description="Something other than the status of an image changed.")
 class ImageUpdated(ImageEvent):
-    fields: list[str] = strawberry.field(description="The fields of Image that differ now.")
+    fields: list[str] = strawberry.field(description="Names of the fields of Image that changed.")
 
 
 @strawberry.type(
-    description="An image was shared with a project, offered to it, or that was answered, changed or taken back. "
-    "Both projects are told; of what is only offered or declined, admins alone in the one that it is offered to."
+    description="A share of an image was created, offered, accepted, declined, changed or revoked. Both "
+    "projects receive the event. As long as the share is only offered, or is declined, only "
+    "admins of the project that it was offered to receive it there."
 )
 class ImageShareChanged(ImageEvent):
-    state: ShareState | None = strawberry.field(description="What has become of the share; null when it is gone.")
-    grant: ShareGrant = strawberry.field(description="What it lets, or let, the other project do.")
-    image_name: str = strawberry.field(description="What the image was called.")
+    state: ShareState | None = strawberry.field(
+        description="State of the share after the change; null if the share no longer exists."
+    )
+    grant: ShareGrant = strawberry.field(
+        description="What the share allows, or allowed, the members of the other project to do."
+    )
+    image_name: str = strawberry.field(description="Name of the image at the time.")
     share_id: strawberry.Private[str]
     other_id: strawberry.Private[str]
 
-    @strawberry.field(description="The project that the image is, or was, shared with.")
+    @strawberry.field(description="The project that the image is, or was, shared with or offered to.")
     async def project(self, info: Info) -> Project:
         return await project_of_share(info, self.other_id)
 
-    @strawberry.field(description="The share as it is by now; null when it is gone, or can't be seen by you.")
+    @strawberry.field(description="The share as it is now; null if it no longer exists or you can't see it.")
     async def share(self, info: Info) -> ImageShare | None:
         row = await info.context.loaders.shares.load(self.share_id)
         return None if row is None else ImageShare.of(row)
@@ -79,24 +85,25 @@ class ImageShareChanged(ImageEvent):
 
 @strawberry.type(description="An image was deleted.")
 class ImageDeleted(ImageEvent):
-    image_name: str = strawberry.field(description="What it was called.")
+    image_name: str = strawberry.field(description="Name of the image when it was deleted.")
 
 
 @strawberry.type(
-    description="An image got further. It is not stored: of several, only the newest comes. "
-    "Its cursor is that of the newest stored event."
+    description="An image progressed. The feed does not keep this event: if you read slowly, you get only "
+    "the newest. Its `cursor` is that of the newest event that the feed keeps."
 )
 class ImageProgressed(ImageEvent):
-    progress: ImageProgress = strawberry.field(description="How far it is.")
+    progress: ImageProgress = strawberry.field(description="Progress of the image.")
 
 
 @strawberry.type(
-    description="Events after the cursor may be lost: the feed no longer keeps them, or the database was restored from "
-    "a backup. It may come at any time. Read the catalogue again, then continue from this cursor."
+    description="Events after your cursor may be lost, because the feed no longer keeps them or because the "
+    "database was restored from a backup. This can arrive at any time. Read the images again, "
+    "then continue from `cursor`."
 )
 class ResyncRequired:
-    cursor: EventCursor = strawberry.field(description="From where the feed goes on.")
-    oldest: EventCursor = strawberry.field(description="The oldest cursor that still works.")
+    cursor: EventCursor = strawberry.field(description="Position at which the feed continues.")
+    oldest: EventCursor = strawberry.field(description="Oldest position that the feed still keeps.")
 
 
 ImageFeedItem = Annotated[
@@ -107,22 +114,22 @@ ImageFeedItem = Annotated[
     | ImageDeleted
     | ImageProgressed
     | ResyncRequired,
-    strawberry.union("ImageFeedItem", description="What a watcher of a feed is sent."),
+    strawberry.union("ImageFeedItem", description="An item of the feed."),
 ]
 StoredEvent = ImageCreated | ImageStatusChanged | ImageUpdated | ImageShareChanged | ImageDeleted
 FeedItem = StoredEvent | ImageProgressed | ResyncRequired
 
 
-@strawberry.type(description="An event of a page, and its cursor.")
+@strawberry.type(description="An event of a page, with its cursor.")
 class ImageEventEdge(Edge[ImageEvent]):
     pass
 
 
-@strawberry.type(description="A page of what has happened, oldest first.")
+@strawberry.type(description="A page of past events, oldest first.")
 class ImageEventConnection:
-    edges: list[ImageEventEdge | None] | None = strawberry.field(description="The events, with cursors.")
-    nodes: list[ImageEvent | None] | None = strawberry.field(description="The events, without cursors.")
-    page_info: PageInfo = strawberry.field(description="Where the page lies.")
+    edges: list[ImageEventEdge | None] | None = strawberry.field(description="Events of the page, with their cursors.")
+    nodes: list[ImageEvent | None] | None = strawberry.field(description="Events of the page.")
+    page_info: PageInfo = strawberry.field(description="Position of the page in the feed.")
 
 
 # The fields of Image that differ after a change.

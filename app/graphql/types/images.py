@@ -36,75 +36,84 @@ from app.ports import UploadReceipt
 _UNDER_WAY = (ImageStatus.QUEUED, ImageStatus.SAVING)
 
 
-@strawberry.type(description="The operating system on an image, as its owner states it.")
+@strawberry.type(description="Operating system of an image, as its owner states it.")
 class OperatingSystem:
-    family: str = strawberry.field(description="For example ubuntu, rocky or windows; lower case.")
-    version: str | None = strawberry.field(description="For example 24.04.")
-    display_name: str = strawberry.field(description="Family and version, for people.")
+    family: str = strawberry.field(description="Family in lower case, such as ubuntu, rocky or windows.")
+    version: str | None = strawberry.field(description="Version, such as 24.04; null if none is stated.")
+    display_name: str = strawberry.field(description="Family and version for display, such as Ubuntu 24.04.")
 
 
-@strawberry.type(description="A key and a value that the owner put on an image.")
+@strawberry.type(description="A key and a value that the owner attached to an image.")
 class Label:
-    key: str = strawberry.field(description="The key; an image has each key once.")
-    value: str = strawberry.field(description="The value.")
+    key: str = strawberry.field(description="Key of the label, unique within the image.")
+    value: str = strawberry.field(description="Value of the label.")
 
 
 @strawberry.type(
-    description="What you may do with an image now: in the project that the query is about, else in the one that the "
-    "header X-Project names, else in any of yours."
+    description="What you may do with an image now: in the project that you query, else in the project that "
+    "the header X-Project names, else in any of your projects."
 )
 class ImagePermissions:
-    launch: bool = strawberry.field(description="Whether a server may be launched from it, or a copy made of it.")
+    launch: bool = strawberry.field(description="Whether you may launch a server from it or copy it.")
     edit: bool = strawberry.field(description="Whether you may change its name, operating system and labels.")
     share: bool = strawberry.field(description="Whether you may share it with another project.")
     delete: bool = strawberry.field(description="Whether you may delete it.")
 
 
-@strawberry.type(description="The image came from an uploaded file.")
+@strawberry.type(description="The image was made from an uploaded file.")
 class UploadSource:
-    file_name: str = strawberry.field(description="What the file was called. It is data, never a path.")
-    declared_format: DiskFormat | None = strawberry.field(description="The format that was declared.")
-    detected_format: DiskFormat | None = strawberry.field(description="The format that the file turned out to be.")
-    size: ByteSize = strawberry.field(description="Bytes of the file.")
-    sha256: str | None = strawberry.field(description="The file's SHA-256 as it was declared, lower-case hex.")
-
-
-@strawberry.type(description="The image is a copy of another one, of which it has all bytes.")
-class CopySource:
-    image_name: str = strawberry.field(description="What the other one was called when the copy was made.")
+    file_name: str = strawberry.field(description="Name of the file. It is data, never a path.")
+    declared_format: DiskFormat | None = strawberry.field(
+        description="Format that was declared, by `format` or by the file name."
+    )
+    detected_format: DiskFormat | None = strawberry.field(
+        description="Format that inspection found; null until the image is ACTIVE."
+    )
+    size: ByteSize = strawberry.field(description="Size of the file, in bytes.")
     sha256: str | None = strawberry.field(
-        description="SHA-256 of what was copied, lower-case hex; null until shortly after the other one was ACTIVE."
+        description="Declared SHA-256 of the file, in lower-case hex; null if none was declared."
+    )
+
+
+@strawberry.type(description="The image is a copy of another image and has all its bytes.")
+class CopySource:
+    image_name: str = strawberry.field(description="Name of the original when it was copied.")
+    sha256: str | None = strawberry.field(
+        description="SHA-256 of the copied qcow2, in lower-case hex; null until it is calculated, shortly after "
+        "the original becomes ACTIVE."
     )
     image_id: strawberry.Private[str]
 
-    @strawberry.field(description="The other one; null when it was deleted, or can't be seen by you any more.")
+    @strawberry.field(description="The original; null if it has been deleted or you can't see it.")
     async def image(self, info: Info) -> Annotated["Image", strawberry.lazy("app.graphql.types.images")] | None:
         row = await info.context.loaders.images.load(self.image_id)
         return None if row is None else Image.of(row)
 
 
 ImageSource = Annotated[
-    UploadSource | CopySource, strawberry.union("ImageSource", description="Where an image came from.")
+    UploadSource | CopySource, strawberry.union("ImageSource", description="What an image was made from.")
 ]
 
 
-@strawberry.type(description="How far an image is that is not there yet.")
+@strawberry.type(description="Progress of an image that is QUEUED or SAVING.")
 class ImageProgress:
-    phase: ImagePhase = strawberry.field(description="What is being done.")
-    percent: float = strawberry.field(description="How much of this phase is done, 0 to 100.")
-    bytes_done: ByteSize = strawberry.field(description="Bytes of this phase that are done.")
-    bytes_total: ByteSize | None = strawberry.field(description="Bytes of this phase in all, when that is known.")
-    eta_seconds: int | None = strawberry.field(description="Seconds that the phase will still take, estimated.")
-    updated_at: datetime = strawberry.field(description="When this was so.")
+    phase: ImagePhase = strawberry.field(description="Phase that the image is in.")
+    percent: float = strawberry.field(description="How much of the phase is done, in percent: 0 to 100.")
+    bytes_done: ByteSize = strawberry.field(description="Bytes processed in the phase so far.")
+    bytes_total: ByteSize | None = strawberry.field(description="Bytes to process in the phase; null if unknown.")
+    eta_seconds: int | None = strawberry.field(
+        description="Estimated time until the phase ends, in seconds; null if unknown."
+    )
+    updated_at: datetime = strawberry.field(description="When this progress was measured.")
 
 
-@strawberry.type(description="Why an image is in ERROR, and what to do.")
+@strawberry.type(description="Why an image is in ERROR, and what to do about it.")
 class ImageFailure:
-    code: FailureCode = strawberry.field(description="What kind of failure it is.")
-    message: str = strawberry.field(description="What went wrong, for people.")
-    hint: str = strawberry.field(description="What to do now.")
-    retriable: bool = strawberry.field(description="Whether retryImage can help.")
-    occurred_at: datetime = strawberry.field(description="When it happened.")
+    code: FailureCode = strawberry.field(description="Kind of failure.")
+    message: str = strawberry.field(description="What went wrong, as text for people.")
+    hint: str = strawberry.field(description="What to do about it, as text for people.")
+    retriable: bool = strawberry.field(description="Whether `retryImage` can help.")
+    occurred_at: datetime = strawberry.field(description="When the image failed.")
 
     @staticmethod
     def of(failure: Failure) -> "ImageFailure":
@@ -119,30 +128,39 @@ class ImageFailure:
 
 
 @made_of(ImageRow)
-@strawberry.type(description="A disk image that servers can be launched from, or that is on its way to that.")
+@strawberry.type(description="A disk image. Servers can be launched from it once it is ACTIVE.")
 class Image(Node):
     revision: int = strawberry.field(
-        description="Grows by one with every change; send it back as expectedRevision to overwrite nobody."
+        description="Number that grows by one with each change. Send it as `expectedRevision` so that a change "
+        "made in the meantime is not overwritten."
     )
-    name: str = strawberry.field(description="The name. It need not be unique.")
-    type: ImageType = strawberry.field(description="Where it comes from.")
-    status: ImageStatus = strawberry.field(description="How far it is.")
-    visibility: ImageVisibility = strawberry.field(description="Who can see it.")
-    architecture: Architecture | None = strawberry.field(description="The processor that it is made for.")
+    name: str = strawberry.field(description="Name, 1 to 255 characters. Several images may have the same name.")
+    type: ImageType = strawberry.field(description="Kind of image: STOCK, CUSTOM or SNAPSHOT.")
+    status: ImageStatus = strawberry.field(description="Lifecycle status: QUEUED, SAVING, ACTIVE or ERROR.")
+    visibility: ImageVisibility = strawberry.field(description="Who can see the image.")
+    architecture: Architecture | None = strawberry.field(
+        description="Processor architecture that the image is made for; null if none is stated."
+    )
     virtual_size: ByteSize | None = strawberry.field(
-        description="Bytes of the disk that a server sees; null until it is known."
+        description="Size of the disk that a server sees, in bytes; null until the image is ACTIVE."
     )
     min_boot_disk_gib: int | None = strawberry.field(
-        description="The virtual size rounded up to whole GiB: the smallest boot disk."
+        description="Size of the smallest boot disk, in GiB: `virtualSize` rounded up. Null until the image is ACTIVE."
     )
-    stored_size: ByteSize | None = strawberry.field(description="Bytes of the qcow2's clusters: what is stored.")
+    stored_size: ByteSize | None = strawberry.field(
+        description="Storage that the image takes, in bytes: the clusters of its qcow2. Null until the image is ACTIVE."
+    )
     sha256: str | None = strawberry.field(
-        description="SHA-256 of the stored qcow2, lower-case hex; null until shortly after ACTIVE."
+        description="SHA-256 of the stored qcow2, in lower-case hex; null until it is calculated, shortly after "
+        "the image becomes ACTIVE."
     )
-    protected: bool = strawberry.field(description="Whether it is protected against deletion.")
-    warnings: list[str] = strawberry.field(description="What its owner should know, for example what was left out.")
-    created_at: datetime = strawberry.field(description="When it was created.")
-    updated_at: datetime = strawberry.field(description="When it changed last.")
+    protected: bool = strawberry.field(description="Whether the image is protected against deletion.")
+    warnings: list[str] = strawberry.field(
+        description="What the owner should know, for example what the conversion left out. Empty until the image "
+        "is ACTIVE."
+    )
+    created_at: datetime = strawberry.field(description="When the image was created.")
+    updated_at: datetime = strawberry.field(description="When the image last changed.")
     row: strawberry.Private[ImageRow]
     seen_from: strawberry.Private[str | None] = None
 
@@ -170,7 +188,7 @@ class Image(Node):
             seen_from=seen_from,
         )
 
-    @strawberry.field(description="The operating system on it.")
+    @strawberry.field(description="Operating system on the image; null if none is stated.")
     def os(self) -> OperatingSystem | None:
         family, version = self.row.os_family, self.row.os_version
         if family is None:
@@ -178,16 +196,16 @@ class Image(Node):
         shown = f"{family.capitalize()} {version}" if version else family.capitalize()
         return OperatingSystem(family=family, version=version, display_name=shown)
 
-    @strawberry.field(description="The labels on it, by key.")
+    @strawberry.field(description="Labels of the image, by key.")
     def labels(self) -> list[Label]:
         return [Label(key=label["key"], value=label["value"]) for label in self.row.labels]
 
-    @strawberry.field(description="The project that owns it; null for members of other projects.")
+    @strawberry.field(description="The project that owns the image; null if you have no role in that project.")
     async def project(self, info: Info) -> Project | None:
         row = await info.context.loaders.projects.load(self.row.project_id)
         return None if row is None else Project.of(row)
 
-    @strawberry.field(description="Where it came from.")
+    @strawberry.field(description="What the image was made from.")
     def source(self) -> ImageSource | None:
         if self.row.source_kind == SourceKind.IMAGE:
             return CopySource(
@@ -204,7 +222,8 @@ class Image(Node):
         )
 
     @strawberry.field(
-        description="Where its bytes go, while they are still expected; null for members of other projects."
+        description="The upload of the image's file while bytes are expected; null otherwise, and if you have no role in "
+        "the image's project."
     )
     async def upload(self, info: Info) -> ImageUpload | None:
         # Uploads are seen in the image's own project alone.
@@ -213,7 +232,7 @@ class Image(Node):
         row = await info.context.loaders.open_uploads.load(self.id)
         return None if row is None else ImageUpload.of(row)
 
-    @strawberry.field(description="How far it is, while it is QUEUED or SAVING.")
+    @strawberry.field(description="Progress while the image is QUEUED or SAVING; null otherwise.")
     async def progress(self, info: Info) -> ImageProgress | None:
         if self.status not in _UNDER_WAY:
             return None
@@ -228,12 +247,12 @@ class Image(Node):
         phase = ImagePhase.AWAITING_UPLOAD if receipt.last_byte_at is None else ImagePhase.UPLOADING
         return _progress(phase, receipt.received_bytes, upload.source.size, receipt.last_byte_at or self.created_at)
 
-    @strawberry.field(description="Why it is in ERROR.")
+    @strawberry.field(description="Why the image failed; null unless it is in ERROR.")
     def failure(self) -> ImageFailure | None:
         failure = images.failure_of(self.row) if self.status == ImageStatus.ERROR else None
         return None if failure is None else ImageFailure.of(failure)
 
-    @strawberry.field(description="What you may do with it now.")
+    @strawberry.field(description="What you may do with the image now.")
     async def viewer_can(self, info: Info) -> ImagePermissions:
         project_id = self.seen_from or info.context.project_id
         held = await info.context.loaders.accesses(project_id).load(self.id) or Access()
@@ -245,7 +264,8 @@ class Image(Node):
         )
 
     @paged(
-        description="With whom it is shared, or offered to, the first one first; null for members of other projects."
+        description="Shares of the image with other projects, and offers to them, oldest first; null if you have "
+        "no role in the image's project."
     )
     async def shares(self, info: Info, paging: Paging) -> Connection[ImageShare] | None:
         if await info.context.loaders.roles.load(self.row.project_id) is None:
@@ -258,8 +278,9 @@ class Image(Node):
         )
 
     @strawberry.field(
-        description="What a whole month of its bytes costs at today's rate: nothing, when another image of its project "
-        "pays for the same ones. Null until it is ACTIVE, and for members of other projects."
+        description="Cost of storing the image for a whole month at today's rate; 0 if another image of its "
+        "project pays for the same bytes. Null until the image is ACTIVE, and if you have no role in "
+        "its project."
     )
     async def monthly_cost(self, info: Info) -> Money | None:
         loaders, settings = info.context.loaders, info.context.gateway.settings
@@ -269,7 +290,7 @@ class Image(Node):
         return Money.of(billing.monthly_cost(stored_size, settings, now()), settings.archive_currency)
 
     @strawberry.field(
-        description="From where the qcow2 can be downloaded, with range requests; null until the image is ACTIVE."
+        description="Request that downloads the qcow2; range requests are supported. Null unless the image is ACTIVE."
     )
     async def download(self, info: Info) -> SignedRequest | None:
         if self.row.blob_id is None or self.row.status != ImageStatus.ACTIVE:
@@ -286,7 +307,7 @@ class Image(Node):
 @strawberry.type(name="ImageConnection", description="A page of images.")
 class ImageConnection(Connection[Image]):
     as_of: EventCursor = strawberry.field(
-        description="Feed position as of which the page was read: subscribe after it, and nothing is missed."
+        description="Feed position at which the page was read. Subscribe after it and you miss no event."
     )
 
 

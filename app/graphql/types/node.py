@@ -10,9 +10,9 @@ Made = TypeVar("Made", bound="Node")
 _MAKERS: dict[type, Callable[[Any], Any]] = {}
 
 
-@strawberry.interface(description="Anything that has an id of its own, and can be read again by it.")
+@strawberry.interface(description="An object with a global id, by which `node` and `nodes` read it.")
 class Node:
-    id: strawberry.ID = strawberry.field(description="An opaque, global id.")
+    id: strawberry.ID = strawberry.field(description="Opaque, globally unique id.")
 
 
 def made_of(row_type: type) -> Callable[[type[Made]], type[Made]]:

@@ -6,24 +6,24 @@ from app.catalog.quotas import Quota
 from app.graphql.scalars import ByteSize
 
 
-@strawberry.type(description="A limit on a number of things.")
+@strawberry.type(description="A limit on a number of objects.")
 class CountQuota:
-    limit: int = strawberry.field(description="How many there may be.")
-    used: int = strawberry.field(description="How many there are.")
+    limit: int = strawberry.field(description="Maximum number.")
+    used: int = strawberry.field(description="Current number.")
 
 
 @strawberry.type(description="A limit on stored bytes.")
 class ByteQuota:
-    limit: ByteSize = strawberry.field(description="How many bytes may be stored.")
-    used: ByteSize = strawberry.field(description="How many bytes are stored; what several images share counts once.")
-    reserved: ByteSize = strawberry.field(description="Promised to uploads that have not finished.")
+    limit: ByteSize = strawberry.field(description="Maximum, in bytes.")
+    used: ByteSize = strawberry.field(description="Bytes stored. Bytes that several images share count once.")
+    reserved: ByteSize = strawberry.field(description="Bytes reserved for uploads, each until its image is ACTIVE.")
 
 
-@strawberry.type(description="The limits of a project, and what is used of them. Stock images count against none.")
+@strawberry.type(description="Limits of a project and what is used of them. Stock images don't count.")
 class ProjectQuota:
-    custom_images: CountQuota = strawberry.field(description="Custom images, finished or not.")
+    custom_images: CountQuota = strawberry.field(description="Number of custom images, in any status.")
     image_storage: ByteQuota = strawberry.field(description="Bytes of custom images and snapshots.")
-    snapshots_per_volume: int = strawberry.field(description="How many snapshots of a volume are kept.")
+    snapshots_per_volume: int = strawberry.field(description="Maximum number of snapshots kept per volume.")
 
     @staticmethod
     def of(quota: Quota) -> "ProjectQuota":

@@ -22,16 +22,17 @@ _BY_ID = "share"
 
 
 @made_of(ShareRow)
-@strawberry.type(description="What a project of the organization, other than its own, may do with an image.")
+@strawberry.type(description="An image that is shared with another project of its organization, or offered to it.")
 class ImageShare(Node):
     revision: int = strawberry.field(
-        description="Grows by one with every change; send it back as expectedRevision to overwrite nobody."
+        description="Number that grows by one with each change. Send it as `expectedRevision` so that a change "
+        "made in the meantime is not overwritten."
     )
-    grant: ShareGrant = strawberry.field(description="What its members may do with the image.")
-    state: ShareState = strawberry.field(description="Whether the project has taken it.")
-    shared_by: str = strawberry.field(description="Who shared it: the `sub` of their token.")
-    created_at: datetime = strawberry.field(description="When it was made.")
-    updated_at: datetime = strawberry.field(description="When it changed last.")
+    grant: ShareGrant = strawberry.field(description="What the members of the other project may do with the image.")
+    state: ShareState = strawberry.field(description="Whether the project has accepted the image.")
+    shared_by: str = strawberry.field(description="Who shared the image: the `sub` claim of their token.")
+    created_at: datetime = strawberry.field(description="When the share was created.")
+    updated_at: datetime = strawberry.field(description="When the share last changed.")
     row: strawberry.Private[ShareRow]
 
     @staticmethod
@@ -48,16 +49,16 @@ class ImageShare(Node):
             row=row,
         )
 
-    @strawberry.field(description="The image; null for a project that it is only offered to.")
+    @strawberry.field(description="The image; null if you can't see it because the project has not accepted it.")
     async def image(self, info: Info) -> Annotated["Image", strawberry.lazy("app.graphql.types.images")] | None:
         row = await info.context.loaders.images.load(self.row.image_id)
         return None if row is None else node_of(row)
 
-    @strawberry.field(description="What the image is called: all that a project sees of what it is offered.")
+    @strawberry.field(description="Name of the image, also if `image` is null.")
     async def image_name(self, info: Info) -> str | None:
         return await info.context.loaders.shared_image_names.load(self.row.image_id)
 
-    @strawberry.field(description="The project that it is shared with.")
+    @strawberry.field(description="The project that the image is shared with, or offered to.")
     async def project(self, info: Info) -> Annotated["Project", strawberry.lazy("app.graphql.types.tenancy")]:
         return await project_of_share(info, self.row.project_id)
 

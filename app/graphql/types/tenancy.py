@@ -31,43 +31,45 @@ def _member_cursor(row: Membership) -> str:
     return cursor_for(_BY_SUBJECT, row.subject, row.subject)
 
 
-@strawberry.type(description="Somebody who belongs to a project.")
+@strawberry.type(description="A member of a project.")
 class ProjectMember:
-    subject: str = strawberry.field(description="Who it is: the `sub` of their token.")
-    role: ProjectRole = strawberry.field(description="What they may do.")
+    subject: str = strawberry.field(description="The member: the `sub` claim of their token.")
+    role: ProjectRole = strawberry.field(description="Role of the member in the project.")
 
 
 @made_of(OrganizationRow)
-@strawberry.type(description="A group of projects under one owner.")
+@strawberry.type(description="A group of projects with the same owners.")
 class Organization(Node):
-    name: str = strawberry.field(description="The organization's name.")
+    name: str = strawberry.field(description="Name of the organization.")
 
     @staticmethod
     def of(row: OrganizationRow) -> "Organization":
         """The node of a row."""
         return Organization(id=strawberry.ID(row.id), name=row.name)
 
-    @strawberry.field(description="Whether you own it, and so administer all its projects and set their limits.")
+    @strawberry.field(
+        description="Whether you are an owner: owners administer all projects of the organization and set their limits."
+    )
     async def viewer_is_owner(self, info: Info) -> bool | None:
         async with info.context.gateway.database.read() as session:
             return await tenancy.is_owner(session, info.context.viewer, self.id)
 
-    @paged(description="Those of its projects that you may see, by name.")
+    @paged(description="Projects of the organization that you may see, by name.")
     async def projects(self, info: Info, paging: Paging) -> "Connection[Project] | None":
         return await project_page(info, paging, organization_id=self.id)
 
 
 @made_of(ProjectRow)
 @strawberry.type(
-    description="A tenant: what owns images and gives people roles. "
-    "Of a project that you don't belong to, and an image is shared with, you see the name alone."
+    description="A tenant: it owns images, and its members have roles. If you have no role in a project, but "
+    "an image is shared with it, you see little more than its name."
 )
 class Project(Node):
     revision: int = strawberry.field(
-        description="Grows by one when its limits or members change; send it back as expectedRevision to overwrite "
-        "nobody."
+        description="Number that grows by one when the project's limits or members change. Send it as "
+        "`expectedRevision` so that a change made in the meantime is not overwritten."
     )
-    name: str = strawberry.field(description="The project's name.")
+    name: str = strawberry.field(description="Name of the project.")
     row: strawberry.Private[ProjectRow]
 
     @staticmethod
@@ -82,7 +84,10 @@ class Project(Node):
             raise LookupError(f"project {self.id} has no organization")
         return Organization.of(row)
 
-    @strawberry.field(description="What you are in this project.")
+    @strawberry.field(
+        description="Your role in the project; null if you have none. Owners of the organization and operators "
+        "are ADMIN."
+    )
     async def viewer_role(self, info: Info) -> ProjectRole | None:
         return await self.viewer_role_here(info)
 
@@ -90,7 +95,9 @@ class Project(Node):
         """What the caller is in this project."""
         return await info.context.loaders.roles.load(self.id)
 
-    @strawberry.field(description="The project's limits.")
+    @strawberry.field(
+        description="Limits of the project and what is used of them; null if you have no role in the project."
+    )
     async def quota(self, info: Info) -> ProjectQuota | None:
         if await self.viewer_role_here(info) is None:
             return None
@@ -98,7 +105,7 @@ class Project(Node):
         async with gateway.database.read() as session:
             return ProjectQuota.of(await quotas.quota_of(session, self.row, gateway.settings))
 
-    @paged(description="Who belongs to the project, by subject.")
+    @paged(description="Members of the project, by subject; null if you have no role in the project.")
     async def members(self, info: Info, paging: Paging) -> Connection[ProjectMember] | None:
         window = paging.window(_BY_SUBJECT)
         if await self.viewer_role_here(info) is None:
@@ -114,12 +121,15 @@ class Project(Node):
         nodes = [ProjectMember(subject=row.subject, role=row.role) for row in page.rows]
         return Connection[ProjectMember](count=count, **page_fields(page, nodes, _member_cursor))
 
-    @strawberry.field(description="What the project had stored between two instants, ten years at most, and its cost.")
+    @strawberry.field(
+        description="Storage used by the project in an interval of at most ten years, and its cost; null if you "
+        "have no role in the project."
+    )
     async def usage(
         self,
         info: Info,
-        from_: Annotated[datetime, strawberry.argument(name="from", description="From when on.")],
-        to: Annotated[datetime, strawberry.argument(description="Until when.")],
+        from_: Annotated[datetime, strawberry.argument(name="from", description="Start of the interval.")],
+        to: Annotated[datetime, strawberry.argument(description="End of the interval.")],
     ) -> StorageUsage | None:
         if await self.viewer_role_here(info) is None:
             return None
@@ -127,13 +137,19 @@ class Project(Node):
         async with gateway.database.read() as session:
             return StorageUsage.of(await billing.usage_of(session, self.id, from_, to, gateway.settings))
 
-    @paged(description="Shares that are offered to the project and not answered yet; null for who is no admin of it.")
+    @paged(
+        description="Shares offered to the project and not answered yet, oldest first; null unless you are an "
+        "ADMIN of the project."
+    )
     async def share_offers(self, info: Info, paging: Paging) -> Connection[ImageShare] | None:
         if await self.viewer_role_here(info) != ProjectRole.ADMIN:
             return None
         return await self._shares(info, ShareState.OFFERED, paging)
 
-    @paged(description="Shares that the project has accepted: of what images of others it may use, and how.")
+    @paged(
+        description="Shares that the project has accepted, oldest first: the images of other projects that it "
+        "may use. Null if you have no role in the project."
+    )
     async def accepted_shares(self, info: Info, paging: Paging) -> Connection[ImageShare] | None:
         if await self.viewer_role_here(info) is None:
             return None
@@ -167,15 +183,17 @@ async def project_page(info: Info, paging: Paging, *, organization_id: str | Non
     )
 
 
-@strawberry.type(description="You: who the token speaks for.")
+@strawberry.type(description="You, as your token identifies you.")
 class Viewer(Node):
-    subject: str = strawberry.field(description="The `sub` of the token.")
-    name: str | None = strawberry.field(description="The name that the token gives.")
-    operator: bool = strawberry.field(description="Whether the token makes you an operator, who may do everything.")
+    subject: str = strawberry.field(description="The `sub` claim of your token.")
+    name: str | None = strawberry.field(description="Your name as your token states it; null if it states none.")
+    operator: bool = strawberry.field(
+        description="Whether your token makes you an operator. Operators may do everything."
+    )
 
     @paged(
-        description="The projects that you may see, by name: those that you belong to, and all of an organization "
-        "that you own."
+        description="Projects that you may see, by name: those that you are a member of, and all projects of the "
+        "organizations that you own."
     )
     async def projects(self, info: Info, paging: Paging) -> Connection[Project] | None:
         return await project_page(info, paging)

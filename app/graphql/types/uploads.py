@@ -23,18 +23,18 @@ from app.viewer import includes
 _BY_NUMBER = "part-number"
 
 
-@strawberry.type(description="An HTTP header to send along.")
+@strawberry.type(description="An HTTP header to send.")
 class Header:
-    name: str = strawberry.field(description="The header's name.")
-    value: str = strawberry.field(description="The header's value.")
+    name: str = strawberry.field(description="Name of the header.")
+    value: str = strawberry.field(description="Value of the header.")
 
 
-@strawberry.type(description="An HTTP request that whoever has it may make until it expires.")
+@strawberry.type(description="An HTTP request that anyone who knows its URL can make until it expires.")
 class SignedRequest:
-    method: str = strawberry.field(description="The HTTP method.")
-    url: URL = strawberry.field(description="The address; it holds the signature, so keep it to yourself.")
-    headers: list[Header] = strawberry.field(description="Headers that have to be sent exactly so.")
-    expires_at: datetime = strawberry.field(description="When the address stops working.")
+    method: str = strawberry.field(description="HTTP method.")
+    url: URL = strawberry.field(description="URL, with the signature. Keep it secret.")
+    headers: list[Header] = strawberry.field(description="Headers to send unchanged.")
+    expires_at: datetime = strawberry.field(description="When the URL expires.")
 
 
 def signed_request(context: Context, request: Signed) -> SignedRequest:
@@ -71,19 +71,20 @@ def asker_of(context: Context, target: str) -> Asker:
     return Asker(context.viewer.subject, context.viewer.operator, target)
 
 
-@strawberry.type(description="A run of bytes of the file, sent by one request.")
+@strawberry.type(description="A range of the file's bytes, sent in one request.")
 class UploadPart:
-    number: int = strawberry.field(description="1 for the first part.")
-    offset: ByteSize = strawberry.field(description="Where in the file the part begins, in bytes.")
-    size: ByteSize = strawberry.field(description="How long the part has to be, in bytes.")
+    number: int = strawberry.field(description="Number of the part, starting at 1.")
+    offset: ByteSize = strawberry.field(description="Where the part starts in the file, in bytes.")
+    size: ByteSize = strawberry.field(description="Exact size of the part, in bytes.")
     status: PartStatus = strawberry.field(
-        description="Whether it has arrived. Every part of a completed upload is RECEIVED, every part of one that was "
-        "aborted, was refused or has expired is DISCARDED."
+        description="Whether the part has arrived. All parts of a COMPLETED upload are RECEIVED; all parts of an "
+        "ABORTED, REFUSED or EXPIRED one are DISCARDED."
     )
     row: strawberry.Private[UploadRow]
 
     @strawberry.field(
-        description="How to send the part: its bytes are the body. Null when the upload takes none, or not from you."
+        description="Request that sends the part: its body is the bytes of the part. Null if the upload is not "
+        "OPEN or you may not send parts."
     )
     async def request(self, info: Info) -> SignedRequest | None:
         context = info.context
@@ -102,14 +103,14 @@ async def _project_of(context: Context, row: UploadRow) -> str | None:
     return None if image is None else image.project_id
 
 
-@strawberry.type(description="The bytes that an image waits for.")
+@strawberry.type(description="The upload of an image's file.")
 class ImageUpload(Node):
-    state: UploadState = strawberry.field(description="What became of the upload.")
-    size: ByteSize = strawberry.field(description="Bytes of the whole file.")
-    part_size: ByteSize = strawberry.field(description="Bytes of every part but the last.")
-    part_count: int = strawberry.field(description="How many parts there are.")
+    state: UploadState = strawberry.field(description="Whether the upload is OPEN, or how it ended.")
+    size: ByteSize = strawberry.field(description="Size of the file, in bytes.")
+    part_size: ByteSize = strawberry.field(description="Size of every part except the last, in bytes.")
+    part_count: int = strawberry.field(description="Number of parts.")
     expires_at: datetime = strawberry.field(
-        description="When the upload ends if no byte comes; every byte that does moves it on."
+        description="When the upload expires unless another byte arrives; each byte that arrives postpones it."
     )
     row: strawberry.Private[UploadRow]
 
@@ -127,21 +128,23 @@ class ImageUpload(Node):
         )
 
     @strawberry.field(
-        description="Bytes of the parts that have arrived; 0 when the upload ended before it was complete."
+        description="Size of the parts that have arrived, in bytes; 0 if the upload ended before it was complete."
     )
     async def received_bytes(self, info: Info) -> ByteSize | None:
         receipt = await self._receipt(info)
         return ByteSize(0 if receipt is None else receipt.received_bytes)
 
     @paged(
-        description="The parts, by number. An interrupted client asks for status: MISSING to learn what is left. "
-        "No part is MISSING when the upload is not OPEN."
+        description="Parts of the file, by number. To resume an upload, send the parts that have `status: "
+        "MISSING`. Only an OPEN upload has any."
     )
     async def parts(
         self,
         info: Info,
         paging: Paging,
-        status: Annotated[PartStatus | None, strawberry.argument(description="Only parts of this status.")] = None,
+        status: Annotated[
+            PartStatus | None, strawberry.argument(description="Return only parts with this status; null returns all.")
+        ] = None,
     ) -> Connection[UploadPart] | None:
         window = paging.window(_BY_NUMBER, int)
         statuses = await self._statuses(info)
