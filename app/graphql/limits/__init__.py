@@ -1,1 +1,1 @@
-"""What a document may ask for: its shape, its size, its cost, and introspection."""
+"""Limits on documents: their shape, size and cost, and introspection."""

@@ -1,4 +1,4 @@
-"""How deep and how wide a document is: what its tree alone tells, so that it can go before validation."""
+"""Measures how deep and wide a document is, by its syntax tree alone, so that it can run before validation."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from graphql import (
     SelectionSetNode,
 )
 
-# Introspection has a rule of its own in graphql-core, and its standard query is deeper than any other.
+# graphql-core has its own rule for introspection, and the standard introspection query is deeper than any other.
 _INTROSPECTION_ROOTS = frozenset({"__schema", "__type"})
 
 
@@ -27,9 +27,9 @@ class _Size:
 class DocumentShape:
     """Depth, aliases and repetitions of a document.
 
-    depth: the most fields on one way from an operation down to a leaf, leaf included, introspection excluded.
-    aliases: the most aliases in one operation, those in fragments counted wherever they are spread.
-    repeats: how often the most frequent field name stands in the text.
+    depth: maximum number of fields on a path from an operation to a leaf, including the leaf, without introspection.
+    aliases: maximum number of aliases in one operation; those in a fragment count each time that it is spread.
+    repeats: number of occurrences of the most frequent field name in the document.
     """
 
     def __init__(self, document: DocumentNode) -> None:
@@ -80,7 +80,7 @@ class DocumentShape:
 
     def _fragment_size(self, name: str) -> _Size:
         if name not in self._measured:
-            # Ends cycles; validation refuses them afterwards, as it does unknown fragments.
+            # Ends cycles. Validation rejects them later, and unknown fragments, too.
             self._measured[name] = _Size()
             fragment = self._fragments.get(name)
             self._measured[name] = self._size(fragment.selection_set if fragment else None)

@@ -1,6 +1,6 @@
-"""What introspection costs, and the answers that it has given.
+"""Calculates the cost of introspection, and caches its answers.
 
-The answer depends on the document, its variables and the schema alone: its size is known before it is made.
+An answer depends only on the document, its variables and the schema, so its size is known before it is executed.
 """
 
 from collections import OrderedDict
@@ -29,21 +29,21 @@ from app.graphql.masking import CodedError
 
 READS = frozenset({"__schema", "__type"})
 
-# An introspected field is a name or a flag. A node has some ten fields, and is read from a database.
+# An introspected field is a name or a flag. A node has about ten fields and is read from a database.
 _FIELDS_PER_NODE = 10
-# Tools ask for the standard query, and for little beside it.
+# Tools send the standard query, with few additions.
 _ROOM = 1.5
 _ANSWERS = 16
 _KEY_CHARACTERS = 8 * 1024
 
-# Things of a schema, and how many times each of them is in an answer. Not all of them can be hashed.
+# Elements of a schema by their id(), since not all can be hashed, and how often each occurs in an answer.
 _Population = dict[int, tuple[Any, int]]
 
 
 class Introspection:
-    """Counts what introspection of one schema costs.
+    """Calculates the cost of introspecting one schema.
 
-    An operation may read one and a half times the fields of the standard query with all its options.
+    An operation may read at most 1.5 times the fields that the standard query reads with all its options.
     """
 
     def __init__(self, schema: GraphQLSchema) -> None:
@@ -55,13 +55,13 @@ class Introspection:
         self.most_fields = int(standard * _ROOM)
 
     def meter(self, merger: FieldMerger, *, schema_reads: int, type_reads: int) -> "IntrospectionMeter":
-        """A meter for one operation, which may read `__schema` and `__type` that many times."""
+        """A meter for one operation, with the number of times that it may read `__schema` and `__type`."""
         counter = _Counter(self._schema, merger, self.most_fields)
         return IntrospectionMeter(counter, {"__schema": schema_reads, "__type": type_reads})
 
 
 class IntrospectionMeter:
-    """Adds up what one operation introspects."""
+    """Adds up the introspection of one operation."""
 
     def __init__(self, counter: "_Counter", most: dict[str, int]) -> None:
         self._counter = counter
@@ -69,9 +69,9 @@ class IntrospectionMeter:
         self._reads = dict.fromkeys(most, 0)
 
     def read(self, nodes: Sequence[FieldNode]) -> int:
-        """Count one `__schema` or `__type`, merged from `nodes`. Gives its cost in nodes, which are ten fields each.
+        """Count one `__schema` or `__type`, merged from `nodes`. Returns its cost in nodes, of ten fields each.
 
-        Raises CodedError when the operation introspects too much.
+        Raises CodedError if the operation introspects too much.
         """
         name = nodes[0].name.value
         self._reads[name] += 1
@@ -79,16 +79,16 @@ class IntrospectionMeter:
         if self._reads[name] > limit:
             times = "once" if limit == 1 else f"{limit} times"
             raise CodedError(
-                f"An operation may ask for `{name}` {times}.",
+                f"An operation may select `{name}` at most {times}.",
                 "TOO_MUCH_INTROSPECTION",
                 limit=limit,
-                hint="Ask for all of it in one field, or send several requests.",
+                hint="Select everything in one field, or send several requests.",
             )
         return -(-self._counter.count_read(nodes) // _FIELDS_PER_NODE)
 
 
 class _Counter:
-    """Counts fields of answers to introspection, deprecated ones included, up to `most` altogether."""
+    """Counts the fields of answers to introspection, including deprecated ones, up to a total of `most`."""
 
     def __init__(self, schema: GraphQLSchema, merger: FieldMerger, most: int | None) -> None:
         self._schema = schema
@@ -97,7 +97,7 @@ class _Counter:
         self._counted = 0
 
     def count_read(self, nodes: Sequence[FieldNode]) -> int:
-        """The fields of one `__schema` or `__type`. Raises CodedError above the limit."""
+        """The number of fields of one `__schema` or `__type`. Raises CodedError above the limit."""
         selected = [node.selection_set for node in nodes if node.selection_set]
         before = self._counted
         if nodes[0].name.value == "__schema":
@@ -110,7 +110,7 @@ class _Counter:
         for argument in node.arguments or ():
             if isinstance(argument.value, StringValueNode):
                 return [self._schema.type_map.get(argument.value.value)]
-        # A name from a variable may be any: counted as all of them, which takes no longer than one.
+        # A variable may contain any name: count all types, which takes no longer than one.
         return self._schema.type_map.values()
 
     def _count(self, owner: str, selected: list[SelectionSetNode], things: _Population) -> None:
@@ -130,10 +130,10 @@ class _Counter:
         self._counted += fields
         if self._most is not None and self._counted > self._most:
             raise CodedError(
-                f"The operation asks for more than {self._most:,} fields of the schema.",
+                f"The operation selects more than {self._most:,} fields of the schema.",
                 "TOO_MUCH_INTROSPECTION",
                 limit=self._most,
-                hint="Send the standard introspection query, or ask for fewer fields.",
+                hint="Send the standard introspection query, or select fewer fields.",
             )
 
     def _reached(self, name: str, things: _Population) -> _Population:
@@ -161,7 +161,7 @@ def _input_fields(_schema: GraphQLSchema, thing: Any) -> Iterable[Any]:
     return getattr(thing, "fields", {}).values() if is_input_object_type(thing) else ()
 
 
-# Where each composite field of introspection leads (GraphQL specification, section 4.2).
+# The elements that each composite field of introspection returns (GraphQL specification, section 4.2).
 _STEPS: dict[str, Callable[[GraphQLSchema, Any], Iterable[Any]]] = {
     "types": lambda schema, _: schema.type_map.values(),
     "queryType": lambda schema, _: [schema.query_type],
@@ -180,7 +180,7 @@ _STEPS: dict[str, Callable[[GraphQLSchema, Any], Iterable[Any]]] = {
 
 
 class IntrospectionAnswers:
-    """The newest answers to operations that only introspect: the schema does not change while a process runs."""
+    """Caches answers to operations that only introspect; the schema does not change while a process runs."""
 
     def __init__(self) -> None:
         self._kept: OrderedDict[tuple[str, ...], ExecutionResult] = OrderedDict()
@@ -189,14 +189,14 @@ class IntrospectionAnswers:
         return len(self._kept)
 
     def get(self, key: tuple[str, ...]) -> ExecutionResult | None:
-        """The answer that was put there."""
+        """The cached answer, or None."""
         found = self._kept.get(key)
         if found is not None:
             self._kept.move_to_end(key)
         return found
 
     def put(self, key: tuple[str, ...], answer: ExecutionResult) -> None:
-        """Keep an answer, unless its key is long or it has errors."""
+        """Cache an answer, unless its key is long or it has errors."""
         if answer.errors or sum(map(len, key)) > _KEY_CHARACTERS:
             return
         self._kept[key] = answer
@@ -205,7 +205,7 @@ class IntrospectionAnswers:
 
 
 def answer_key(query: str, operation: OperationDefinitionNode, variables: dict[str, Any] | None) -> tuple[str, ...]:
-    """What an answer to introspection depends on: the document, the operation, and the variables that it declares."""
+    """The cache key of an answer: the document, the operation, and the values of the variables that it declares."""
     declared = {definition.variable.name.value for definition in operation.variable_definitions or ()}
     given = {name: value for name, value in (variables or {}).items() if name in declared}
     return query, operation.name.value if operation.name else "", encode(sorted(given.items()))

@@ -1,4 +1,4 @@
-"""The fields of selection sets as they are executed: fragments spread, and fields of one name merged."""
+"""The fields of selection sets as they are executed: with fragments expanded and equal fields merged."""
 
 from collections.abc import Iterator
 
@@ -24,9 +24,9 @@ class FieldMerger:
     def merged(
         self, parent: GraphQLNamedType, selection_sets: list[SelectionSetNode]
     ) -> Iterator[tuple[GraphQLNamedType, list[FieldNode]]]:
-        """Fields that answer under the same name are one field (GraphQL specification, section 6.3.2).
+        """Merge the fields that have the same response name (GraphQL specification, section 6.3.2).
 
-        Gives each of them with the type that it belongs to.
+        Yields each merged field with the type that it belongs to.
         """
         merged: dict[tuple[str, str], tuple[GraphQLNamedType, list[FieldNode]]] = {}
         spread: set[str] = set()

@@ -1,4 +1,4 @@
-"""How many nodes an operation asks for, multiplied down nested connections, once its variables are known."""
+"""Calculates how many nodes an operation requests, multiplied down nested connections, with its variables."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,14 +12,14 @@ from app.graphql.masking import CodedError
 
 @dataclass(frozen=True, slots=True)
 class Bill:
-    """What an operation costs, in nodes; or why its sizes can't be taken."""
+    """The cost of an operation in nodes, and errors in its page sizes and lists of ids."""
 
     cost: int
     errors: Sequence[CodedError] = ()
 
 
 class CostPlan:
-    """Prices one operation. A page may have `page_size` nodes, a list of ids `node_ids`."""
+    """Calculates the cost of one operation. A page may have at most `page_size` nodes, `ids` at most `node_ids`."""
 
     def __init__(
         self, operation: OperationDefinitionNode, asks: tuple[Ask, ...], *, page_size: int, node_ids: int
@@ -34,7 +34,7 @@ class CostPlan:
         }
 
     def bill(self, variables: Mapping[str, Any]) -> Bill:
-        """The cost with these variables, as JSON values."""
+        """The cost with these variables, which are JSON values."""
         errors: list[CodedError] = []
         cost = self._cost(self._asks, {**self._defaults, **variables}, errors)
         return Bill(cost, errors)
@@ -65,11 +65,11 @@ class CostPlan:
         asked = [value for key in ("first", "last") if (value := _argument(ask, key, variables)) is not None]
         if len(asked) != 1:
             how = "`first` or `last`" if ask.takes_last else "`first`"
-            message = f"`{name}` needs {how}, from 1 to {limit}" + (", not both." if asked else ".")
+            message = f"`{name}` requires {how}, from 1 to {limit}" + (", not both." if asked else ".")
             raise CodedError(message, "BAD_PAGINATION", nodes=ask.field, field=name, limit=limit)
         size = _whole(asked[0])
         if not 1 <= size <= limit:
-            message = f"`{name}` gives 1 to {limit} at a time; {size} were asked for."
+            message = f"`{name}` returns 1 to {limit} items at a time; {size} requested."
             details = {"field": name, "limit": limit, "requested": size}
             raise CodedError(message, "BAD_PAGINATION", nodes=ask.field, **details)
         return size
@@ -79,7 +79,7 @@ class CostPlan:
         count = len(ids) if isinstance(ids, list) else 1
         if count > self._node_ids:
             name = ask.field.name.value
-            message = f"`{name}` takes {self._node_ids} ids at a time; {count} were given."
+            message = f"`{name}` accepts at most {self._node_ids} ids at a time; {count} sent."
             details = {"field": name, "limit": self._node_ids, "requested": count}
             raise CodedError(message, "TOO_MANY_IDS", nodes=ask.field, **details)
         return count
@@ -92,9 +92,9 @@ def _argument(ask: Ask, name: str, variables: dict[str, Any]) -> Any:
 
 
 def _whole(value: Any) -> int:
-    """A number as GraphQL's Int takes it from JSON, where 50 and 50.0 are the same.
+    """The value of a JSON number as GraphQL's Int, for which 50 and 50.0 are the same.
 
-    Anything else counts as 1: that it is no Int is told when the variables are coerced.
+    Anything else counts as 1; the coercion of variables reports that it is not an Int.
     """
     if isinstance(value, int) and not isinstance(value, bool):
         return value

@@ -1,8 +1,8 @@
-"""How large a document may be and what it may ask for, checked before anything is run.
+"""Limits on documents, checked before an operation runs.
 
-In this order, cheapest first: tokens and nesting while it is parsed; depth, aliases and repeated fields;
-which operation is meant; whether an anonymous caller may ask that; validation; introspection; pages, ids and cost
-with the variables. What depends on the text alone is found out once and kept with the parsed document.
+The order is cheapest first: tokens and nesting, during parsing; depth, aliases and repeated fields; which operation to
+run; whether an anonymous caller may run it; validation; introspection; pages, ids and cost, with the variables.
+Results that depend on the text alone are calculated once and cached with the parsed document.
 """
 
 from collections.abc import Callable
@@ -33,13 +33,13 @@ INTROSPECTION = frozenset({"__schema", "__type", "__typename"})
 
 @dataclass(frozen=True, slots=True)
 class QueryLimits:
-    """How much one caller may ask for at a time. Sizes are bytes.
+    """Limits on one request. Sizes are in bytes.
 
-    `cost` is the number of nodes asked for, multiplied down nested connections; a list whose size nobody
-    states counts as `unsized_list`. `repeats` is how often one field name may occur in a document: validation
-    compares such fields in pairs. Documents longer than `cached_document_bytes` are parsed and validated each
-    time. `variable_items` are elements of lists and fields of objects in variables, `json_values` all that a
-    request holds. An anonymous caller sends no more than `anonymous_body_bytes`.
+    `cost` is the number of requested nodes, multiplied down nested connections; a list without a stated size counts
+    as `unsized_list`. `repeats` is how often a field name may occur in a document: validation compares fields of one
+    name in pairs. Documents longer than `cached_document_bytes` are parsed and validated each time. `variable_items`
+    counts list elements and object fields in variables, `json_values` all JSON values in a request. The body of an
+    anonymous request may have at most `anonymous_body_bytes`.
     """
 
     depth: int = 12
@@ -59,13 +59,13 @@ class QueryLimits:
     body_bytes: int = 1024 * KIB
     anonymous_body_bytes: int = 64 * KIB
     document_bytes: int = 64 * KIB
-    # Parsed, a document takes some two hundred times the room of its text.
+    # A parsed document takes about two hundred times the memory of its text.
     cached_documents: int = 128
     cached_document_bytes: int = 4 * KIB
 
 
 class CheckedOperation:
-    """One operation of a document, and what it asks for."""
+    """One operation of a document, and what it requests."""
 
     def __init__(self, document: "CheckedDocument", node: OperationDefinitionNode) -> None:
         self.node = node
@@ -73,12 +73,12 @@ class CheckedOperation:
 
     @cached_property
     def introspects_only(self) -> bool:
-        """Whether it asks for nothing but the schema."""
+        """Whether it only reads the schema."""
         return root_fields(self._document.node, self.node) <= INTROSPECTION
 
     @cached_property
     def cost_plan(self) -> CostPlan:
-        """What the operation costs once its variables are known. Only for documents that are valid."""
+        """Calculates the cost of the operation for given variables. Requires a valid document."""
         limits = self._document.limits
         merger = FieldMerger(self._document.schema, self._document.node)
         introspection = _introspection_of(self._document.schema)
@@ -94,7 +94,7 @@ class CheckedOperation:
 
 
 class CheckedDocument:
-    """A parsed document within the limits of its text, with what has been found out about it."""
+    """A parsed document that is within the limits on its text, with cached results about it."""
 
     def __init__(self, schema: GraphQLSchema, node: DocumentNode, limits: QueryLimits) -> None:
         self.schema = schema
@@ -108,13 +108,13 @@ class CheckedDocument:
         ]
 
     def operation(self, name: str | None) -> CheckedOperation | None:
-        """The operation of that name, or without a name the only one. None when there is no such.
+        """The operation with this name, or without a name the only one; None if there is none.
 
-        Raises CodedError when there are several and no name.
+        Raises CodedError if there are several and no name.
         """
         if name is None and len(self._operations) > 1:
             raise CodedError(
-                "The document holds several operations: say by `operationName` which one to run.",
+                "The document contains several operations: set `operationName` to the one to run.",
                 "OPERATION_NAME_REQUIRED",
             )
         for operation in self._operations:
@@ -123,7 +123,7 @@ class CheckedDocument:
         return None
 
     def validation_errors(self, rules: tuple[type[Any], ...]) -> list[GraphQLError]:
-        """What validation says; asked again with the same rules, it answers from memory."""
+        """The errors that validation finds, cached for the last set of rules."""
         if self._validation is None or self._validation[0] != rules:
             errors = validate_document(self.schema, self.node, rules)
             for error in errors:
@@ -141,7 +141,7 @@ ReadDocument = Callable[[GraphQLSchema, str], CheckedDocument]
 
 
 def document_reader(limits: QueryLimits) -> ReadDocument:
-    """Reads documents within `limits`, and remembers short ones. What it returns raises CodedError."""
+    """A function that parses and checks documents, and caches short ones. It raises CodedError above `limits`."""
 
     def read(schema: GraphQLSchema, query: str) -> CheckedDocument:
         document = _parse(query, limits)
@@ -160,12 +160,14 @@ def _parse(query: str, limits: QueryLimits) -> DocumentNode:
     try:
         return parse(query, max_tokens=limits.tokens)
     except GraphQLSyntaxError as error:
-        # graphql-core tells its limits from other mistakes by their text only.
+        # graphql-core distinguishes its limits from other errors only by the text.
         if f"more than {limits.tokens} tokens" in error.message:
             message = f"The document has more than {limits.tokens} tokens."
             raise CodedError(message, "TOO_MANY_TOKENS", limit=limits.tokens) from error
         if "nested too deeply" in error.message:
-            message = f"The document is nested too deeply to be read; {limits.depth} fields are allowed."
+            message = (
+                f"The document is nested too deeply to be parsed; at most {limits.depth} levels of fields are allowed."
+            )
             raise CodedError(message, "QUERY_TOO_DEEP", limit=limits.depth) from error
         raise
 
@@ -173,10 +175,10 @@ def _parse(query: str, limits: QueryLimits) -> DocumentNode:
 def _check_shape(document: DocumentNode, limits: QueryLimits) -> None:
     shape = DocumentShape(document)
     for code, what, limit, requested in (
-        ("QUERY_TOO_DEEP", "fields deep", limits.depth, shape.depth),
-        ("TOO_MANY_ALIASES", "aliases long", limits.aliases, shape.aliases),
-        ("TOO_MANY_REPEATED_FIELDS", "fields of one name long", limits.repeats, shape.repeats),
+        ("QUERY_TOO_DEEP", "levels of fields", limits.depth, shape.depth),
+        ("TOO_MANY_ALIASES", "aliases in one operation", limits.aliases, shape.aliases),
+        ("TOO_MANY_REPEATED_FIELDS", "fields of one name", limits.repeats, shape.repeats),
     ):
         if requested > limit:
-            message = f"The document is {requested} {what}; {limit} are allowed."
+            message = f"The document has {requested} {what}; at most {limit} are allowed."
             raise CodedError(message, code, limit=limit, requested=requested)

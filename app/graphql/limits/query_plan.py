@@ -1,4 +1,4 @@
-"""What an operation asks for: a tree of the fields that lead to nodes. Knows the schema, but no variables."""
+"""Plans what an operation requests: a tree of the fields that lead to nodes. Knows the schema, not the variables."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -29,18 +29,18 @@ from app.graphql.masking import CodedError
 
 
 class Sizing(Enum):
-    """Where it stands how many things a field gives."""
+    """What determines how many objects a field returns."""
 
-    PAGE = "in its arguments first and last"
-    IDS = "in its argument ids, a list"
-    FIXED = "in the schema"
+    PAGE = "its arguments first and last"
+    IDS = "its argument ids, a list"
+    FIXED = "the schema"
 
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """A field that asks for nodes, itself or below. `counted` says whether what it gives are nodes.
+    """A field that requests nodes, itself or in its subfields. `counted` means that the field itself returns nodes.
 
-    `introspected` is what its introspection costs, in nodes.
+    `introspected` is the cost of its introspection, in nodes.
     """
 
     field: FieldNode
@@ -57,10 +57,10 @@ class Ask:
 
 
 class Planner:
-    """Makes the tree for one operation of a valid document, whose fields `merger` merges.
+    """Creates the tree for one operation of a valid document, whose fields `merger` merges.
 
-    `unsized_list` is what a list counts whose size nobody states. Raises CodedError after `most_fields`
-    fields, for fragments can multiply a short text, and when `meter` finds too much introspection.
+    A list without a stated size counts as `unsized_list`. Raises CodedError above `most_fields` fields, as fragments
+    can multiply a short text, and if `meter` finds too much introspection.
     """
 
     def __init__(
@@ -117,7 +117,7 @@ class Planner:
     def _count_field(self) -> None:
         self._fields += 1
         if self._fields > self._most_fields:
-            message = f"The query asks for more than {self._most_fields} fields that hold others."
+            message = f"The query selects more than {self._most_fields} fields that have subfields."
             raise CodedError(message, "QUERY_TOO_EXPENSIVE", limit=self._most_fields, requested=self._fields)
 
 
@@ -133,7 +133,7 @@ def _is_node(given: GraphQLNamedType) -> bool:
 
 
 def root_fields(document: DocumentNode, operation: OperationDefinitionNode) -> set[str]:
-    """The names of the fields at the top of an operation, those in fragments included."""
+    """The names of the root fields of an operation, including those in fragments."""
     fragments = fragments_of(document)
     names: set[str] = set()
     spread: set[str] = set()

@@ -1,4 +1,4 @@
-"""Holds the operations of a schema within limits, and answers introspection from memory."""
+"""Enforces the limits on operations, and answers introspection from a cache."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -18,14 +18,14 @@ from app.graphql.masking import CodedError
 
 
 def limit_extensions(limits: QueryLimits) -> list[Callable[[], SchemaExtension]]:
-    """The extensions of one schema that hold its operations within `limits`."""
+    """The extensions of one schema that enforce `limits` on its operations."""
     read = document_reader(limits)
     answers = IntrospectionAnswers()
     return [lambda: WithinLimits(read, limits, answers)]
 
 
 class WithinLimits(SchemaExtension):
-    """Refuses operations that ask for too much, and states what the others cost in `extensions.cost`."""
+    """Refuses operations above the limits, and reports the cost of the others in `extensions.cost`."""
 
     def __init__(self, read: ReadDocument, limits: QueryLimits, answers: IntrospectionAnswers) -> None:
         self._read = read
@@ -35,7 +35,7 @@ class WithinLimits(SchemaExtension):
         self._cost: int | None = None
 
     def on_parse(self) -> Iterator[None]:
-        """Takes the place of Strawberry's parsing. What it raises, `execution.py` answers."""
+        """Replaces Strawberry's parsing. `execution.py` answers the errors that it raises."""
         context = self.execution_context
         if context.query:
             self._checked = self._read(context.schema._schema, context.query)
@@ -43,13 +43,13 @@ class WithinLimits(SchemaExtension):
         yield
 
     def on_validate(self) -> Iterator[None]:
-        """Takes the place of Strawberry's validation."""
+        """Replaces Strawberry's validation."""
         if self._checked is not None:
             self.execution_context.pre_execution_errors = self._errors(self._checked)
         yield
 
     def on_execute(self) -> Iterator[None]:
-        """Answers from memory what only introspects."""
+        """Answers operations that only introspect from the cache."""
         context = self.execution_context
         operation = self._checked.operation(context._provided_operation_name) if self._checked else None
         if operation is None or not operation.introspects_only:
@@ -62,7 +62,7 @@ class WithinLimits(SchemaExtension):
             self._answers.put(key, context.result)
 
     def get_results(self) -> dict[str, Any]:
-        """What the operation cost; nothing for subscriptions, whose every event would carry it."""
+        """The cost of the operation; nothing for subscriptions, as each event would repeat it."""
         if self._cost is None:
             return {}
         return {"cost": {"requested": self._cost, "limit": self._limits.cost}}
@@ -70,12 +70,12 @@ class WithinLimits(SchemaExtension):
     def _errors(self, document: CheckedDocument) -> list[GraphQLError]:
         context = self.execution_context
         try:
-            # Without a name Strawberry would run the first operation; only this attribute tells.
+            # Without a name, Strawberry would run the first operation. Only this attribute shows that none was sent.
             operation = document.operation(context._provided_operation_name)
             if operation is None:
                 return []
             if context.context.viewer.anonymous and not operation.introspects_only:
-                message = "Send a token; without one only the schema can be read."
+                message = "Send a token: without one, only the schema can be read."
                 raise CodedError(message, "UNAUTHENTICATED")
             if errors := document.validation_errors(context.validation_rules):
                 return errors
@@ -90,7 +90,7 @@ class WithinLimits(SchemaExtension):
         if operation.node.operation is not OperationType.SUBSCRIPTION:
             self._cost = bill.cost
         if bill.cost > self._limits.cost:
-            message = f"The query asks for {bill.cost} nodes; {self._limits.cost} are allowed."
+            message = f"The query requests {bill.cost} nodes; at most {self._limits.cost} are allowed."
             details = {"limit": self._limits.cost, "requested": bill.cost}
             return [CodedError(message, "QUERY_TOO_EXPENSIVE", **details)]
         return []

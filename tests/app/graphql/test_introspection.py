@@ -1,4 +1,4 @@
-"""Introspection without a token: once per operation, priced by its fields, answered from memory."""
+"""Introspection without a token: once per operation, with a cost by its fields, answered from a cache."""
 
 import asyncio
 from typing import Any
@@ -28,7 +28,7 @@ DELETE = 'deleteImage(input: {imageId: "x", expectedRevision: 1}) { query { __sc
 
 
 def fields_in(value: Any) -> int:
-    """How many fields a result has, at any depth."""
+    """The number of fields in a result, at any depth."""
     if isinstance(value, dict):
         return len(value) + sum(map(fields_in, value.values()))
     return sum(map(fields_in, value)) if isinstance(value, list) else 0
@@ -36,7 +36,7 @@ def fields_in(value: Any) -> int:
 
 @pytest.fixture
 def executions(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What is executed rather than answered from memory."""
+    """Operations that are executed and not answered from the cache."""
     executed: list[str] = []
     original = GatewaySchema._get_execute_function
 

@@ -1,4 +1,4 @@
-"""How much one caller may ask for at a time, and what is told when it is too much."""
+"""Limits on one operation, and the errors above them."""
 
 import asyncio
 from typing import Any
@@ -30,7 +30,7 @@ def ask(
 
 
 def refused(document: str, variables: dict[str, Any] | None = None, **options: Any) -> dict[str, Any]:
-    """Asserts that the operation was not run; gives the code and details of the only reason."""
+    """Asserts that the operation was not run. Returns the code and details of the only error."""
     answer = ask(document, variables, **options)
     assert not answer.executed
     [error] = answer.body["errors"]
@@ -180,17 +180,17 @@ BAD_PAGES = [
 def test_a_page_has_a_size_from_1_to_100(
     document: str, variables: dict[str, Any] | None, requested: int | None
 ) -> None:
-    told = {} if requested is None else {"requested": requested}
-    expected = {"code": "BAD_PAGINATION", "field": "books", "limit": 100, **told}
+    details = {} if requested is None else {"requested": requested}
+    expected = {"code": "BAD_PAGINATION", "field": "books", "limit": 100, **details}
     assert refused(document, variables) == expected
 
 
 def test_the_message_says_which_arguments_there_are() -> None:
     both = ask("{ books { nodes { id } } }").body["errors"][0]
-    assert both["message"] == "`books` needs `first` or `last`, from 1 to 100."
+    assert both["message"] == "`books` requires `first` or `last`, from 1 to 100."
     assert both["locations"] == [{"line": 1, "column": 3}]
     one = ask("{ shelves { books { nodes { id } } } }").body["errors"][0]
-    assert one["message"] == "`books` needs `first`, from 1 to 100."
+    assert one["message"] == "`books` requires `first`, from 1 to 100."
 
 
 @pytest.mark.parametrize("size", ["many", True, 1.5, [1], {"a": 1}, float("inf"), float("nan"), 2**40])
