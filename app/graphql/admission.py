@@ -1,7 +1,7 @@
-"""What one caller may do to this process: anonymous requests per minute, and how much they have open at a time.
+"""Limits per caller and process: anonymous requests per minute, and operations and connections open at a time.
 
-A caller is the subject of a token. Without a token it is the client's address; for IPv6, its /64, since that is what
-one customer of a provider gets (RFC 6177).
+A caller is the subject of a token. Without a token it is the client's address; for IPv6 its /64 network, which is what
+a provider assigns to one customer (RFC 6177).
 """
 
 import asyncio
@@ -20,23 +20,25 @@ from app.graphql.protocols import Caller, Turn
 
 RATE_LIMITED = "RATE_LIMITED"
 _TOO_MANY_SUBSCRIPTIONS = "TOO_MANY_SUBSCRIPTIONS"
-# An operation that runs keeps its document, parsed to some 30 times its length, and its variables.
+# A running operation keeps its variables and its document, which takes about 30 times its length when parsed.
 _OPEN_CHARACTERS = 4 * 1024 * 1024
-# Operations of one caller that start or run at a time. Everything runs on one event loop: a caller's thousandth
-# operation would otherwise get as many turns as another caller's only one, and a thousand times as many in all.
+# Operations of one caller that start or run at a time. Everything runs on one event loop: without this limit, a caller
+# with a thousand operations would get a thousand times the time of a caller with one.
 _RUNNING_AT_ONCE = 8
-# After a start of a subscription, the next one of its caller waits three times as long as that took, so that a flood of
-# them leaves others most of the loop's time; but no longer than this, where something else was slow (seconds).
+# After a subscription has started, the caller's next one waits three times as long as that took, so that a flood of
+# starts leaves most of the loop's time to other callers. The wait has a maximum (seconds), as the start may have been
+# slow for other reasons.
 _REST, _LONGEST_REST = 3, 0.25
-# A forgotten address starts with a full bucket. With this many, that takes a minute of 10,000 addresses.
+# An address that was dropped starts with a full bucket. To exploit that, a client needs 10,000 addresses a minute.
 _REMEMBERED_ADDRESSES = 10_000
 
 
 @dataclass(frozen=True, slots=True)
 class CallerLimits:
-    """Limits per caller and process. `subscriptions` are operations on streams and sockets; streams count as sockets.
+    """Limits per caller and process.
 
-    `body_seconds` is how long the body of a request may take to arrive.
+    `subscriptions` counts operations on streams and sockets; `sockets` counts streams, too. `body_seconds` is how long
+    the body of a request may take to arrive.
     """
 
     anonymous_requests_per_minute: int = 60
@@ -46,7 +48,7 @@ class CallerLimits:
 
 
 class AnonymousRequests:
-    """A token bucket per client address: it holds the requests of a minute and refills evenly."""
+    """A token bucket per client address: its capacity is the requests of one minute, and it refills evenly."""
 
     def __init__(
         self,
@@ -58,7 +60,7 @@ class AnonymousRequests:
         self._per_minute = per_minute
         self._addresses = addresses
         self._clock = clock
-        # Requests left, and when that was counted; the address that was seen last comes last.
+        # Requests left and when they were counted, in order of last use.
         self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
 
     def __len__(self) -> int:
@@ -88,10 +90,10 @@ class AnonymousRequests:
 
 
 class OpenSlots:
-    """How much of one kind each caller has open, up to `limit`."""
+    """Counts the open operations or connections of each caller, up to `limit`."""
 
     def __init__(self, limit: int, code: str, things: tuple[str, str], hint: str) -> None:
-        """`things` is how the message calls one and several of them; `code` and `hint` are the error's."""
+        """`things` is the noun in the error message, singular and plural; `code` and `hint` are those of the error."""
         self._limit = limit
         self._code = code
         self._things = things
@@ -100,15 +102,15 @@ class OpenSlots:
 
     @property
     def total(self) -> int:
-        """How much is open now."""
+        """The number of slots taken now, over all callers."""
         return self._open.total()
 
     @contextmanager
     def taken(self, caller: str, count: int = 1) -> Iterator[None]:
-        """Some of the caller's slots, for the time of the block. Raises CodedError when too few are left."""
+        """Take `count` of the caller's slots for the block. Raises CodedError if fewer are left."""
         if self._open.get(caller, 0) + count > self._limit:
             raise CodedError(
-                f"This caller may have {self._limit:,} {self._things[self._limit != 1]} open on one server.",
+                f"A caller may have at most {self._limit:,} {self._things[self._limit != 1]} open on one server.",
                 self._code,
                 limit=self._limit,
                 hint=self._hint,
@@ -123,7 +125,7 @@ class OpenSlots:
 
 
 class Turns:
-    """Has the operations of each caller take turns, of which there are `at_once` at a time."""
+    """Lets at most `at_once` operations of each caller run at a time."""
 
     def __init__(self, at_once: int) -> None:
         self._at_once = at_once
@@ -132,7 +134,7 @@ class Turns:
 
     @asynccontextmanager
     async def taken(self, caller: str) -> AsyncIterator[Turn]:
-        """A turn, which ends with the block, or earlier where a subscription starts to wait."""
+        """Wait for a turn. It ends with the block, or earlier when a subscription starts to wait."""
         gates = self._gates.setdefault(caller, _Gates(asyncio.Semaphore(self._at_once)))
         self._callers[caller] += 1
         try:
@@ -150,7 +152,7 @@ class Turns:
 
 @dataclass(frozen=True, slots=True)
 class _Gates:
-    """What the operations of one caller pass: all of them, and those that start a subscription."""
+    """Semaphores of one caller: for all operations, and for those that start a subscription."""
 
     running: asyncio.Semaphore
     starting: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(1))
@@ -167,7 +169,7 @@ class _GateTurn:
         self._running = True
 
     async def start_alone(self) -> None:
-        # Who waits for others to start keeps no other operation of the caller from running.
+        # While this operation waits for others to start, the caller's other operations may run.
         self.end()
         await self._gates.starting.acquire()
         self._started_at = asyncio.get_running_loop().time()
@@ -185,7 +187,7 @@ class _GateTurn:
 
 
 class Admission:
-    """All limits of one process on its callers."""
+    """All limits per caller of one process."""
 
     def __init__(self, limits: CallerLimits) -> None:
         self.body_seconds = limits.body_seconds
@@ -200,7 +202,7 @@ class Admission:
         self.characters = OpenSlots(
             _OPEN_CHARACTERS,
             _TOO_MANY_SUBSCRIPTIONS,
-            ("character of subscriptions", "characters of subscriptions"),
+            ("character of subscription text", "characters of subscription text"),
             "Close subscriptions that you no longer need, or use shorter documents and variables.",
         )
         self.sockets = OpenSlots(
@@ -212,23 +214,23 @@ class Admission:
 
     @contextmanager
     def subscription(self, caller: str, characters: int) -> Iterator[None]:
-        """An operation of so many characters that may run for long. Raises CodedError when the caller has too many."""
+        """Count an operation that may run long, and its characters. Raises CodedError above the caller's limits."""
         with self.subscriptions.taken(caller), self.characters.taken(caller, characters):
             yield
 
     @contextmanager
     def stream(self, caller: str, characters: int) -> Iterator[None]:
-        """A stream holds a connection and a subscription. Raises CodedError when the caller has too many."""
+        """Count a stream, as a connection and a subscription. Raises CodedError above the caller's limits."""
         with self.sockets.taken(caller), self.subscription(caller, characters):
             yield
 
 
 def caller_key(caller: Caller, connection: HTTPConnection) -> str:
-    """What the open things of a caller are counted under."""
-    # No subject equals the key of an address: that one starts with a control character.
+    """The key under which the operations and connections of a caller are counted."""
+    # The key of an address starts with a control character, so it never equals a subject.
     return f"\0{client_address(connection)}" if caller.anonymous else caller.subject
 
 
 def client_address(connection: HTTPConnection) -> str:
-    """The address that a client is counted under; without one, the same for all."""
+    """The address or network under which a client is counted; clients without an address count as one."""
     return client_network(connection.client.host if connection.client else "")

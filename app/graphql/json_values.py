@@ -1,27 +1,27 @@
-"""JSON from clients, bounded in how many values it holds and how deeply they are nested.
+"""JSON from clients, with limits on how many values it contains and how deeply they are nested.
 
-Both are counted before the work that grows with them: Python objects for a document, coercion for variables. What one
-request may cost the event loop is bounded by that, and not only by its bytes.
+Both are counted before the work that grows with them: creating Python objects for a document, and coercing variables.
+This bounds the time that a request takes on the event loop, which its number of bytes alone does not.
 """
 
 import json
 import re
 from typing import Any
 
-# Whole strings, a last one without an end included. Possessive, so that no text makes it backtrack.
+# Whole strings, including an unterminated last one. Possessive quantifiers, so that no text causes backtracking.
 _STRINGS = re.compile(r'"[^"\\]*+(?:\\.?[^"\\]*+)*+(?:"|\Z)', re.DOTALL)
 
 
 class NotJson(ValueError):
-    """Raised when a text can't be read as JSON."""
+    """Raised when a text can't be parsed as JSON."""
 
 
 class TooManyValues(ValueError):
-    """Raised when a text holds more JSON values than the limit."""
+    """Raised when a text contains more JSON values than the limit."""
 
 
 def read_json(text: bytes | str, most_values: int) -> object:
-    """The value in a JSON text (UTF-8 when bytes). Raises NotJson or TooManyValues."""
+    """Parse a JSON text (bytes are UTF-8). Raises NotJson or TooManyValues."""
     try:
         decoded = text if isinstance(text, str) else text.decode(json.detect_encoding(text), "surrogatepass")
         if _separators(decoded) > most_values and _separators(_STRINGS.sub("", decoded)) > most_values:
@@ -29,13 +29,13 @@ def read_json(text: bytes | str, most_values: int) -> object:
         return json.loads(decoded)
     except TooManyValues:
         raise
-    # Brackets nested without end raise RecursionError, everything else ValueError.
+    # Brackets that are nested too deeply raise RecursionError, everything else ValueError.
     except (ValueError, RecursionError):
         raise NotJson from None
 
 
 def count_items(value: object, most_items: int) -> tuple[int, int]:
-    """How many elements of lists and fields of objects a value holds, and how deeply it nests them.
+    """The number of list elements and object fields in a value, and how deeply they are nested.
 
     Stops counting above `most_items`.
     """
@@ -65,5 +65,5 @@ def _separators(text: str) -> int:
 
 
 def encode(value: object) -> str:
-    """JSON on one line, ASCII only."""
+    """The value as JSON, on one line and in ASCII only."""
     return json.dumps(value, separators=(",", ":"))

@@ -1,8 +1,8 @@
-"""What a caller is shown of an error: a code, a correlation id, and never a Python text.
+"""Decides what a caller sees of an error: a code, a correlation id, and never the text of a Python exception.
 
-Shown as they are: mistakes of the caller (app.errors.UserMistake, ReadRefused, NotAuthenticated), what GraphQL
-itself says about a document or its variables, and errors that carry a code of ours. Everything else becomes INTERNAL,
-and is logged with its traceback under the correlation id.
+Shown unchanged: the caller's mistakes (app.errors.UserMistake, ReadRefused, NotAuthenticated), what GraphQL itself
+says about a document or its variables, and errors with a code of the gateway. Every other error becomes INTERNAL and
+is logged with its traceback under the correlation id.
 """
 
 from typing import Any
@@ -28,49 +28,49 @@ from app.errors import (
 )
 from app.graphql.uninterrupted import to_the_end
 
-INTERNAL_MESSAGE = "Something went wrong on our side. Tell the operator the correlation id."
-STORAGE_MESSAGE = "The object store can't take or give bytes now. Try again later."
-FULL_MESSAGE = "There is no room left on the gateway's disk."
-FULL_HINT = "Delete images that are no longer needed: deletions work on a full disk. Or try again later."
-DAMAGED_MESSAGE = "The catalogue is damaged. Tell the operator, who has to restore it from a backup."
+INTERNAL_MESSAGE = "The gateway failed. Report the correlation id to its operator."
+STORAGE_MESSAGE = "The object store can't write or read bytes at the moment. Try again later."
+FULL_MESSAGE = "The gateway's disk is full."
+FULL_HINT = "Delete images that you no longer need, which works on a full disk, or try again later."
+DAMAGED_MESSAGE = "The catalogue is damaged. Ask the operator to restore it from a backup."
 DATABASE_MESSAGE = (
-    "The catalogue does not answer now. Try again in a moment; an idempotencyKey keeps it from being done twice."
+    "The catalogue does not respond. Try again in a moment, with an idempotencyKey so that nothing is done twice."
 )
 
-# graphql-core quotes what a scalar's parser raised between these; that is a Python text.
+# graphql-core appends the text of an exception that a scalar's parser raised after this.
 _QUOTED_EXCEPTION = ", but encountered error '"
 
 log = structlog.get_logger()
 
 
 class GatewaySchema(strawberry.Schema):
-    """A schema that finishes its mutations, and leaves the logging of errors to the mask."""
+    """A schema that finishes every mutation it has started, and leaves the logging of errors to `shown`."""
 
     async def _execute_operation(self, execution_context: ExecutionContext, *arguments: Any, **options: Any) -> Any:
-        """Finishes a mutation whose client has gone, whatever it came by: half of it would be worse than all of it."""
+        """Run an operation. A mutation is finished even if its client disconnects: half of it would be worse."""
         running = super()._execute_operation(execution_context, *arguments, **options)
         if execution_context.operation_type is not OperationType.MUTATION:
             return await running
         return await to_the_end(running)
 
     def process_errors(self, errors: list[GraphQLError], execution_context: ExecutionContext | None = None) -> None:
-        """Does nothing; see `shown`."""
+        """Does nothing: `shown` logs errors."""
 
 
 class CodedError(GraphQLError):
-    """An error that is raised on purpose: code and details are shown to the caller as they are."""
+    """An error that is raised on purpose: the caller sees its message, code and details unchanged."""
 
     def __init__(self, message: str, code: str, *, nodes: Any = None, **details: Any) -> None:
         super().__init__(message, nodes, extensions={"code": code, **details})
 
 
 def shown(error: GraphQLError, correlation_id: str) -> dict[str, Any]:
-    """The error as the caller sees it: message, locations and path, a code and the correlation id.
+    """The error as the caller sees it: message, locations, path, code and correlation id.
 
-    Logs the error when its text has to be hidden.
+    Logs the error if its text is hidden.
     """
     cause = root_cause(error)
-    told = _told(error, cause)
+    told = _visible(error, cause)
     if told is None or isinstance(cause, StoreError | DatabaseUnavailable):
         _log_hidden(error, cause, correlation_id)
     if told is None:
@@ -84,15 +84,15 @@ def shown(error: GraphQLError, correlation_id: str) -> dict[str, Any]:
 
 
 def root_cause(error: GraphQLError) -> Exception:
-    """The exception that was raised first, below all that graphql-core wrapped around it."""
+    """The exception that was raised first, without the ones that graphql-core wrapped around it."""
     cause: Exception = error
     while isinstance(cause, GraphQLError) and cause.original_error is not None:
         cause = cause.original_error
     return cause
 
 
-def _told(error: GraphQLError, cause: Exception) -> tuple[str, dict[str, Any]] | None:
-    """Message and extensions that may be shown, or None."""
+def _visible(error: GraphQLError, cause: Exception) -> tuple[str, dict[str, Any]] | None:
+    """The message and extensions to show; None if the error has to be hidden."""
     match cause:
         case UserMistake() | ReadRefused():
             details = {"code": cause.code, "hint": cause.hint, "field": list(cause.field) or None}
@@ -110,25 +110,25 @@ def _told(error: GraphQLError, cause: Exception) -> tuple[str, dict[str, Any]] |
         case CannotGetOperationTypeError():
             return cause.as_http_error_reason(), {"code": "OPERATION_NOT_FOUND"}
         case InvalidOperationTypeError():
-            return "This kind of operation is not served here.", {"code": "OPERATION_NOT_ALLOWED"}
+            return "This kind of operation is not allowed here.", {"code": "OPERATION_NOT_ALLOWED"}
         case MissingQueryError():
-            return "The request holds no `query`.", {"code": "BAD_REQUEST"}
+            return "The request contains no `query`.", {"code": "BAD_REQUEST"}
         case GraphQLError():
-            return _told_by_graphql(error, cause)
+            return _visible_of_graphql(error, cause)
         case _ if error.nodes and _QUOTED_EXCEPTION in error.message:
-            return _told_by_graphql(error, error)
+            return _visible_of_graphql(error, error)
         case _:
             return None
 
 
-def _told_by_graphql(error: GraphQLError, cause: GraphQLError) -> tuple[str, dict[str, Any]] | None:
+def _visible_of_graphql(error: GraphQLError, cause: GraphQLError) -> tuple[str, dict[str, Any]] | None:
     message = error.message.split(_QUOTED_EXCEPTION)[0]
     for coded in (cause, error):
         if coded.extensions and "code" in coded.extensions:
             return message, dict(coded.extensions)
     if isinstance(cause, GraphQLSyntaxError):
         return message, {"code": "GRAPHQL_PARSE_FAILED"}
-    # Without a path nothing had been run yet: the variables are at fault. With one, only an argument can be.
+    # Without a path, nothing has run yet: a variable is wrong. With one, only an argument can be wrong.
     if error.path is None or _blames_argument(cause):
         return message, {"code": "BAD_USER_INPUT"}
     return None
@@ -140,7 +140,7 @@ def _blames_argument(error: GraphQLError) -> bool:
 
 def _log_hidden(error: GraphQLError, cause: Exception, correlation_id: str) -> None:
     log.error(
-        "graphql_error",
+        "graphql.failed",
         correlation_id=correlation_id,
         path=".".join(map(str, error.path or ())),
         exc_info=cause,

@@ -1,4 +1,4 @@
-"""What the transports expect of the application that they serve."""
+"""What the transports require from the application that they serve."""
 
 import asyncio
 import re
@@ -12,41 +12,41 @@ from starlette.requests import HTTPConnection
 
 from app.errors import NotAuthenticated
 
-# Sent back to the caller and written into logs, so only what can do no harm there is taken over.
-_HARMLESS_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+# The id is returned to the caller and logged, so only characters that are safe there are accepted.
+_SAFE_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
 
 class Caller(Protocol):
-    """Who is calling."""
+    """The caller of an operation."""
 
     @property
     def subject(self) -> str:
-        """The subject of the token; callers with the same one share its limits. Empty for an anonymous caller."""
+        """The subject of the token; callers with the same subject have common limits. Empty for an anonymous caller."""
 
     @property
     def anonymous(self) -> bool:
-        """Whether there was no token: such a caller may introspect, and nothing else."""
+        """Whether the caller sent no token, and so may only introspect."""
 
     @property
     def expires_at(self) -> datetime | None:
-        """When the token runs out (aware); streams end then. None when it never does."""
+        """When the token expires (timezone-aware), which ends the caller's streams; None if it never does."""
 
 
 class Turn(Protocol):
-    """One of the places at which a caller's operations run at a time."""
+    """Permission to run one operation: a caller has a limited number at a time."""
 
     async def start_alone(self) -> None:
-        """Wait until no other operation of the caller starts a subscription, nor has just done so.
+        """Wait until no other operation of the caller is starting a subscription, or has just started one.
 
-        They come in hundreds. An operation that waits for this leaves its place to others.
+        Clients start hundreds of them at once. While an operation waits here, others may use its turn.
         """
 
     def end(self) -> None:
-        """Leave it to the caller's next operation. Does nothing when that has been done."""
+        """Release the turn for the caller's next operation. Does nothing if it has been released."""
 
 
 class OperationContext(Protocol):
-    """What resolvers find in `info.context`. One is made for each operation, on a socket too."""
+    """What resolvers find in `info.context`. Each operation has its own, also on a socket."""
 
     @property
     def viewer(self) -> Caller:
@@ -54,69 +54,69 @@ class OperationContext(Protocol):
 
     @property
     def correlation_id(self) -> str:
-        """Names the operation in logs and in errors that are shown."""
+        """Identifies the operation in logs and in the errors that the caller sees."""
 
     event_id: str | None
-    """A subscription sets it before it yields: the id of that event, which SSE sends as its `id:` line."""
+    """The id of the next event, which SSE sends as its `id:` line. A subscription sets it before it yields."""
 
     turn: Turn | None
-    """The turn that the caller's operations take, while this one has it."""
+    """The turn of this operation, while it has one."""
 
     async def starting(self) -> None:
-        """Called when a subscription starts: wait for those of the same caller that start before it."""
+        """Called when a subscription starts: waits until the caller's earlier ones have started."""
 
     def waiting(self) -> None:
-        """Called when a subscription starts to wait: end the turn, so that the caller's next operation may start."""
+        """Called when a subscription starts to wait: ends the turn, so that the caller's next operation can run."""
 
     def finish_event(self) -> None:
-        """Called after each result of a subscription: forget what was loaded for it, and its event_id."""
+        """Called after each result of a subscription: clears its loaded objects and its event_id."""
 
 
 class Authenticate(Protocol):
-    """Tells who holds a token; None stands for no token at all. Raises NotAuthenticated."""
+    """Returns the caller with this token, or the anonymous one for None. Raises NotAuthenticated."""
 
     def __call__(self, token: str | None) -> Awaitable[Caller]: ...
 
 
 class MakeContext(Protocol):
-    """Makes the context of one operation. `connection` is its HTTP request or its WebSocket."""
+    """Creates the context of an operation. `connection` is its HTTP request or its WebSocket."""
 
     def __call__(self, connection: HTTPConnection, viewer: Caller, correlation_id: str) -> OperationContext: ...
 
 
 class Alarm(Protocol):
-    """Something that was set to happen, and may be called off."""
+    """A scheduled call that can be cancelled."""
 
     def cancel(self) -> None: ...
 
 
 class StreamEnd(Enum):
-    """Why the gateway ends what a client is still reading. The names are shown as error codes."""
+    """Why the gateway ends a stream or socket. The names are the error codes that clients see."""
 
     TOKEN_EXPIRED = "The token has expired or was revoked. Reconnect with a new one and the last cursor."  # noqa: S105  # nosec B105 (a message)
-    SHUTTING_DOWN = "This server is going away. Come back with the last cursor."
+    SHUTTING_DOWN = "This server is shutting down. Reconnect with the last cursor."
 
 
 SetAlarm = Callable[[datetime, Callable[[], None]], Alarm]
 
 
 def ring_at(instant: datetime, ring: Callable[[], None]) -> Alarm:
-    """Call `ring` in the running loop at `instant` (aware), or at once when that has passed."""
+    """Call `ring` in the running loop at `instant` (timezone-aware), or at once if that has passed."""
     seconds = (instant - datetime.now(UTC)).total_seconds()
     return asyncio.get_running_loop().call_later(max(0.0, seconds), ring)
 
 
 def correlation_id_of(connection: HTTPConnection) -> str:
-    """The id that the caller sent in X-Correlation-Id or X-Request-Id, or a new one."""
+    """The id from the header X-Correlation-Id or X-Request-Id if it is safe to log, otherwise a new one."""
     for header in ("x-correlation-id", "x-request-id"):
         sent = connection.headers.get(header, "")
-        if _HARMLESS_ID.fullmatch(sent):
+        if _SAFE_ID.fullmatch(sent):
             return sent
     return uuid.uuid4().hex
 
 
 def bearer_token(authorization: str | None) -> str | None:
-    """The token in the value of an Authorization header (RFC 6750, section 2.1); None without such a header.
+    """The token in the value of an Authorization header (RFC 6750, section 2.1); None if there is no such header.
 
     Raises NotAuthenticated for another scheme.
     """

@@ -1,4 +1,4 @@
-"""Work that is finished even when the caller who asked for it has gone."""
+"""Runs work to its end, or only as long as its client is connected."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
@@ -10,7 +10,7 @@ Result = TypeVar("Result")
 
 
 async def to_the_end(work: Coroutine[Any, Any, Result]) -> Result:
-    """Run `work` to its end. A cancellation in the meantime takes effect only then."""
+    """Run `work` to its end. If it is cancelled in the meantime, the cancellation is raised afterwards."""
     task = asyncio.create_task(work)
     cancellation: asyncio.CancelledError | None = None
     while not task.done():
@@ -20,13 +20,13 @@ async def to_the_end(work: Coroutine[Any, Any, Result]) -> Result:
             cancellation = error
     if cancellation is not None:
         if not task.cancelled():
-            task.exception()  # Retrieved, or asyncio would report it as forgotten.
+            task.exception()  # Otherwise asyncio would log that it was never retrieved.
         raise cancellation
     return task.result()
 
 
 async def while_connected(work: Awaitable[Result], disconnected: Callable[[], Awaitable[None]]) -> Result:
-    """Run `work`, and cancel it as soon as `disconnected` returns. Raises ClientDisconnect then."""
+    """Run `work`; if `disconnected` returns first, cancel it and raise ClientDisconnect."""
     running = cast("asyncio.Task[Any]", asyncio.current_task())
     gone = finished = False
 
@@ -41,7 +41,7 @@ async def while_connected(work: Awaitable[Result], disconnected: Callable[[], Aw
     try:
         return await work
     except asyncio.CancelledError:
-        # Somebody else may have cancelled the request as well, and that has to go on.
+        # The request may have been cancelled from elsewhere, too; that cancellation has to be raised.
         if gone and running.uncancel() == 0:
             raise ClientDisconnect from None
         raise

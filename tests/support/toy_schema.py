@@ -1,4 +1,4 @@
-"""A small library as a GraphQL API: what the transports and limits are tried on."""
+"""A small library as a GraphQL API, to test transports and limits."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable
@@ -51,7 +51,7 @@ async def authenticate(token: str | None) -> Caller:
 
 @dataclass
 class Hub:
-    """Hands news to whoever listens; `None` ends the news, an exception breaks them."""
+    """Sends news to all listeners; `None` ends the news, an exception breaks them."""
 
     queues: list[asyncio.Queue[Any]] = field(default_factory=list)
     listening: asyncio.Condition = field(default_factory=asyncio.Condition)
@@ -73,7 +73,7 @@ class Hub:
             queue.put_nowait(item)
 
     async def listeners(self, count: int) -> None:
-        """Returns once exactly `count` listen."""
+        """Returns as soon as there are exactly `count` listeners."""
         async with self.listening:
             await self.listening.wait_for(lambda: len(self.queues) == count)
 
@@ -244,7 +244,7 @@ class Mutation:
 
     @strawberry.mutation
     async def print_news(self, info: Info) -> str | None:
-        """Waits for the next news, and is done when they are printed."""
+        """Waits for the next news, and returns when they are printed."""
         text: str = await anext(info.context.hub.listen())
         await info.context.hub.printed.put(text)
         return text
@@ -304,7 +304,7 @@ def toy_schema(limits: QueryLimits | None = None) -> GatewaySchema:
 
 
 def toy_app(hub: Hub | None = None, limits: QueryLimits | None = None, **options: Any) -> GatewayGraphQL:
-    """The endpoint over the library. `options` go to GatewayGraphQL."""
+    """The endpoint of the library. `options` are those of GatewayGraphQL."""
     hub = hub or Hub()
 
     def make_context(connection: HTTPConnection, viewer: Caller, correlation_id: str) -> ToyContext:

@@ -1,7 +1,7 @@
 """GatewayGraphQL: the GraphQL endpoint as an ASGI application, over HTTP, WebSocket, SSE and multipart.
 
-What differs from Strawberry's own view: answers and refusals follow GraphQL over HTTP to the letter, bodies
-and documents are limited, errors are masked on every transport, and what is open can be ended from here.
+Unlike Strawberry's own view, it answers and refuses exactly as GraphQL over HTTP specifies, limits bodies and
+documents, masks errors on every transport, and can end open streams and sockets.
 """
 
 import asyncio
@@ -48,16 +48,16 @@ _STATUS_BY_CODE = {"UNAUTHENTICATED": 401, "INTERNAL": 500}
 
 
 class GatewayGraphQL(GraphQL[OperationContext, None]):
-    """The endpoint. Mount it with Starlette; `shutdown` before the server closes its connections.
+    """The endpoint. Mount it with Starlette; call `shutdown` before the server closes its connections.
 
-    authenticate            tells who holds a token, or that nobody does
-    make_context            makes the context of one operation
-    explorer                the page for browsers; without one they get JSON like everybody
-    allowed_origins         pages of other origins that may open a WebSocket ("*" for all)
-    caller_limits           what one caller may send and have open
-    heartbeat_seconds       how long a stream may be silent
-    connection_init_seconds how long a socket may wait to say who it is
-    set_alarm               sets when a token expires; tests have another one
+    authenticate            returns the caller who holds a token, or the anonymous one
+    make_context            creates the context of one operation
+    explorer                the page for browsers; without one, they get JSON like every client
+    allowed_origins         other origins whose pages may open a WebSocket ("*" for all)
+    caller_limits           limits per caller
+    heartbeat_seconds       how long a stream may be silent before it sends a heartbeat
+    connection_init_seconds how long a socket may wait before it sends connection_init
+    set_alarm               schedules the end of a token's validity; tests replace it
     """
 
     def __init__(
@@ -100,10 +100,10 @@ class GatewayGraphQL(GraphQL[OperationContext, None]):
             await respond(await self._response(request, body), body, scope, receive, send)
 
     async def shutdown(self, grace_seconds: float = 2.0) -> None:
-        """End every stream and close every socket (1001); wait up to `grace_seconds` for clients to notice.
+        """End every stream and close every socket (1001); wait up to `grace_seconds` for them to close.
 
-        A server that closes connections by itself tells sockets 1012 and waits for streams without end, so
-        this has to come first.
+        Call it before the server closes its connections: the server would close sockets with 1012, and would wait for
+        streams without end.
         """
         self._shutting_down = True
         for connection in list(self._open):
@@ -112,7 +112,7 @@ class GatewayGraphQL(GraphQL[OperationContext, None]):
             await asyncio.wait(set(self._open.values()), timeout=grace_seconds)
 
     def end_invalid(self, invalid: Callable[[Caller], bool]) -> None:
-        """End the streams and sockets of every caller whose token is found `invalid`."""
+        """End the streams and sockets of every caller for whom `invalid` returns true."""
         for connection in list(self._open):
             caller = connection.caller
             if caller is not None and invalid(caller):
@@ -129,7 +129,7 @@ class GatewayGraphQL(GraphQL[OperationContext, None]):
         except RequestRefused as refused:
             return _refused(refused, media, correlation_id)
         except ClientDisconnect:
-            # It went before it had its answer; this one is not read.
+            # The client has disconnected, so this response is never read.
             return Response(status_code=400)
         except Exception as error:
             return _json_response(refusal(error, correlation_id), MediaType.JSON, correlation_id)
@@ -137,9 +137,9 @@ class GatewayGraphQL(GraphQL[OperationContext, None]):
     async def _answer(
         self, request: Request, body: RequestBody, media: MediaType | None, correlation_id: str
     ) -> ASGIApp:
-        """All that the head of a request tells is checked before its body is read."""
+        """Answer a request. Everything in its head is checked before its body is read."""
         if request.method not in ("GET", "POST"):
-            message = "GraphQL is served by GET and POST."
+            message = "Send GraphQL requests by GET or POST."
             raise RequestRefused(405, "METHOD_NOT_ALLOWED", message, headers={"Allow": "GET, POST"})
         if media is None:
             message = f"Accept one of {', '.join(MediaType)} (with subscriptionSpec=1.0)."
@@ -181,9 +181,9 @@ class GatewayGraphQL(GraphQL[OperationContext, None]):
                 return await answer_once(self.schema, operation, context, allowed - {OperationType.SUBSCRIPTION})
         except InvalidOperationTypeError as error:
             if error.operation_type is OperationType.MUTATION:
-                message = "A mutation has to be sent by POST."
+                message = "Send mutations by POST."
                 raise RequestRefused(405, "METHOD_NOT_ALLOWED", message, headers={"Allow": "POST"}) from error
-            message = "A subscription needs a WebSocket, or an Accept of text/event-stream."
+            message = "A subscription requires a WebSocket, or an Accept header with text/event-stream."
             raise RequestRefused(406, "NOT_ACCEPTABLE", message) from error
 
     def _stream(
@@ -271,7 +271,7 @@ def _json_response(answer: Answer, media: MediaType, correlation_id: str) -> Res
 
 
 def _status_of_refusal(answer: Answer, media: MediaType) -> int:
-    """Clients of the older media type take every answer for a broken connection that is not a 200."""
+    """The status of a refusal: 200 for the older media type, whose clients take others for a broken connection."""
     code = answer.body["errors"][0]["extensions"]["code"]
     usual = 400 if media is MediaType.GRAPHQL_RESPONSE else 200
     return _STATUS_BY_CODE.get(code, usual)

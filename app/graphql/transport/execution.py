@@ -1,6 +1,6 @@
-"""Runs one operation and gives answers that may leave the process: errors masked, ready to be encoded.
+"""Runs one operation, and returns answers with masked errors, ready to be encoded.
 
-Every transport gets its answers here, so none can leak what the others hide.
+All transports get their answers from here, so none can leak what the others hide.
 """
 
 import json
@@ -25,7 +25,7 @@ ANY_OPERATION = frozenset(OperationType)
 
 @dataclass(frozen=True, slots=True)
 class OperationRequest:
-    """What a client asks to be run."""
+    """An operation that a client requests."""
 
     query: str
     variables: dict[str, Any] | None = None
@@ -33,7 +33,7 @@ class OperationRequest:
 
     @property
     def characters(self) -> int:
-        """How long document and variables are, as text."""
+        """Length of the document and of the variables as JSON."""
         return len(self.query) + len(json.dumps(self.variables))
 
 
@@ -41,7 +41,7 @@ class OperationRequest:
 class Answer:
     """One response of an operation, as JSON values.
 
-    `executed` is false when it was refused before anything ran; then `body` has no `data`
+    `executed` is false if the operation was refused before it ran; `body` then has no `data`
     (GraphQL specification, section 7.1).
     """
 
@@ -59,7 +59,7 @@ async def answer_once(
     context: OperationContext,
     allowed: Iterable[OperationType],
 ) -> Answer:
-    """Run a query or mutation. Raises InvalidOperationTypeError for kinds that are not `allowed`."""
+    """Run a query or mutation. Raises InvalidOperationTypeError if its type is not `allowed`."""
     try:
         result = await schema.execute(
             request.query,
@@ -81,7 +81,7 @@ async def answers(
     context: OperationContext,
     allowed: Iterable[OperationType] = ANY_OPERATION,
 ) -> AsyncGenerator[Answer, None]:
-    """Run any operation: one answer for each event of a subscription, else a single one."""
+    """Run an operation: yields an answer for each event of a subscription, otherwise a single one."""
     try:
         results = await schema.stream(
             request.query,
@@ -92,11 +92,11 @@ async def answers(
         )
         async with aclosing(results):
             async for result in results:
-                # However slowly it is read: sending it keeps none of the caller's operations waiting.
+                # Ends the turn, so that a client that reads slowly does not block the caller's other operations.
                 context.waiting()
                 yield _answer(result, context.correlation_id)
                 context.finish_event()
-    # Strawberry lets exceptions of parsing and validation hooks out of its stream.
+    # Strawberry's stream raises the exceptions of parsing and validation hooks.
     except Exception as error:
         yield refusal(error, context.correlation_id)
 
@@ -121,7 +121,7 @@ def _answer(result: Any, correlation_id: str) -> Answer:
 
 
 def _failed_before_execution(result: ExecutionResult) -> bool:
-    # Variables that can't be coerced come as an ordinary result; their errors have no path.
+    # If variables can't be coerced, the result is an ordinary one, with errors that have no path.
     return isinstance(result, PreExecutionError) or (
         result.data is None and all(error.path is None for error in result.errors or ())
     )

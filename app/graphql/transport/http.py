@@ -12,16 +12,16 @@ from app.graphql.masking import CodedError
 from app.graphql.transport.execution import OperationRequest
 from app.request_body import BodyTimeout, RequestBody
 
-_TOKEN_HINT = "Send a token; without one only the schema can be read."  # noqa: S105
+_TOKEN_HINT = "Send a token: without one, only the schema can be read."  # noqa: S105
 _FEWER_HINT = "Split the input over several requests."
 _CLOSE = {"Connection": "close"}
-_UPLOAD_HINT = "Bytes go around GraphQL: call `createImage` with an upload source and PUT them where it says."
+_UPLOAD_HINT = "Call `createImage` with an upload source, and PUT the bytes to the URLs that it returns."
 
 
 class RequestRefused(GatewayError):
-    """Raised when a request can't be taken. `status` is the HTTP status; `headers` go with the answer.
+    """Raised when a request is refused. `status` is the HTTP status, `headers` are those of the response.
 
-    `details` are shown beside the code.
+    `details` are shown in the error's extensions, next to the code.
     """
 
     def __init__(
@@ -43,17 +43,17 @@ class RequestRefused(GatewayError):
 
     @classmethod
     def of(cls, status: int, error: CodedError, headers: Mapping[str, str] | None = None) -> "RequestRefused":
-        """Refuse a request for a limit that it hit."""
+        """The refusal of a request that exceeds a limit."""
         details = dict(error.extensions or {})
         return cls(status, details.pop("code"), error.message, headers=headers, details=details)
 
     def as_error(self) -> CodedError:
-        """The error that the caller is shown."""
+        """The error that the caller sees."""
         return CodedError(self.message, self.code, **self.details)
 
 
 def check_head(request: Request, body: RequestBody, limits: QueryLimits, *, anonymous: bool) -> None:
-    """Decide by the head alone whether the body of a request is worth reading. Raises RequestRefused (413 or 415)."""
+    """Check the head of a request before its body is read. Raises RequestRefused (413 or 415)."""
     if request.method == "GET":
         return
     _check_content_type(request.headers.get("content-type", ""))
@@ -64,9 +64,9 @@ def check_head(request: Request, body: RequestBody, limits: QueryLimits, *, anon
 async def read_operation(
     request: Request, body: RequestBody, limits: QueryLimits, *, anonymous: bool, seconds: float
 ) -> OperationRequest:
-    """The operation in a GET's query string or a POST's body, which may take `seconds` to arrive.
+    """Read the operation from a GET's query string, or from a POST's body, which may take `seconds` to arrive.
 
-    Raises RequestRefused, and ClientDisconnect when the client goes while it sends.
+    Raises RequestRefused, and ClientDisconnect if the client disconnects while it sends.
     """
     if request.method == "GET":
         return operation_in(_query_parameters(request, limits), limits)
@@ -85,28 +85,28 @@ async def read_operation(
 def operation_in(parameters: object, limits: QueryLimits) -> OperationRequest:
     """The operation in the JSON object that a client sent. Raises RequestRefused (400 or 413)."""
     if isinstance(parameters, list):
-        raise _bad_request("Send one operation per request; batches are not taken.", code="BATCHING_OFF")
+        raise _bad_request("Send one operation per request; batches are not supported.", code="BATCHING_OFF")
     if not isinstance(parameters, dict):
-        raise _bad_request("The request has to be a JSON object.")
+        raise _bad_request("The request must be a JSON object.")
     query = parameters.get("query")
     if not isinstance(query, str) or not query:
-        raise _bad_request("`query` has to be a string that holds a GraphQL document.")
+        raise _bad_request("`query` must be a string that contains a GraphQL document.")
     if len(query.encode(errors="surrogatepass")) > limits.document_bytes:
         message = f"The document is longer than {_readable(limits.document_bytes)}."
         raise RequestRefused(413, "DOCUMENT_TOO_LARGE", message)
     name = parameters.get("operationName")
     if not isinstance(name, str | None):
-        raise _bad_request("`operationName` has to be a string or null.")
+        raise _bad_request("`operationName` must be a string or null.")
     for field in ("variables", "extensions"):
         if not isinstance(parameters.get(field), dict | None):
-            raise _bad_request(f"`{field}` has to be an object or null.")
+            raise _bad_request(f"`{field}` must be an object or null.")
     variables = parameters.get("variables")
     _check_variables(variables, limits)
     return OperationRequest(query, variables, name or None)
 
 
 def _check_variables(variables: dict[str, Any] | None, limits: QueryLimits) -> None:
-    """Coercion takes time for every item, even for a caller who may do nothing."""
+    """Limit the variables: coercion takes time for every item, even if the caller may do nothing."""
     items, depth = count_items(variables, limits.variable_items)
     if items > limits.variable_items:
         message = f"The variables contain more than {limits.variable_items:,} list elements and object fields."
@@ -125,15 +125,15 @@ def _query_parameters(request: Request, limits: QueryLimits) -> dict[str, Any]:
 
 
 def _check_content_type(content_type: str) -> None:
-    """Takes JSON only: a browser asks before it sends that across origins; forms and text it just sends."""
+    """Accept only JSON: browsers send it to other origins only after a preflight, but forms and text without one."""
     media_type, _, parameters = content_type.lower().partition(";")
     if media_type.strip() == "multipart/form-data":
         raise _unsupported_media("Files can't be sent in a GraphQL request.", hint=_UPLOAD_HINT)
     if media_type.strip() != "application/json":
-        raise _unsupported_media("The body has to be JSON, with `Content-Type: application/json`.")
+        raise _unsupported_media("The body must be JSON, with `Content-Type: application/json`.")
     charset = parameters.partition("charset=")[2].strip(" '\";")
     if charset not in ("", "utf-8", "utf8"):
-        raise _unsupported_media("The body has to be UTF-8.")
+        raise _unsupported_media("The body must be UTF-8.")
 
 
 def _body_limit(limits: QueryLimits, anonymous: bool) -> int:
@@ -150,7 +150,7 @@ def _json(text: bytes | str, limits: QueryLimits) -> object:
     try:
         return read_json(text, limits.json_values)
     except NotJson:
-        raise _bad_request("The request is not readable as JSON.") from None
+        raise _bad_request("The request can't be parsed as JSON.") from None
     except TooManyValues:
         message = f"The request contains more than {limits.json_values:,} JSON values."
         raise RequestRefused(400, "TOO_MANY_ITEMS", message, hint=_FEWER_HINT) from None

@@ -1,15 +1,15 @@
-"""Which media type an operation is answered with, by what the client accepts (RFC 9110, section 12.5.1)."""
+"""Chooses the media type of a response by the Accept header (RFC 9110, section 12.5.1)."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
-# Browsers send some eight media ranges. Without a bound, a header of 64 KiB takes a quarter of a second.
+# Browsers send about eight media ranges. Without a limit, a header of 64 KiB takes a quarter of a second.
 _MOST_RANGES = 32
 
 
 class MediaType(StrEnum):
-    """What an operation can be answered with. The first is the answer to a client that takes anything."""
+    """Media types of responses. The first is used for a client that accepts anything."""
 
     JSON = "application/json"
     GRAPHQL_RESPONSE = "application/graphql-response+json"
@@ -32,10 +32,10 @@ class MediaRange:
     position: int
 
     def specificity(self, offered: MediaType) -> int:
-        """How exactly it names `offered`: 2 by name, 1 by type, 0 as anything, -1 not at all.
+        """How exactly the range matches `offered`: 2 by name, 1 by type, 0 as `*/*`, -1 not at all.
 
-        Streams are never meant by a wildcard. A multipart one has to name the subscription protocol, for
-        other protocols share its media type.
+        Wildcards never match streams. A multipart range has to name the subscription protocol, because other
+        protocols use the same media type.
         """
         if self.name == offered:
             speaks = self.parameters.get("subscriptionspec", "").startswith("1.0")
@@ -46,7 +46,7 @@ class MediaRange:
 
 
 def media_ranges(accept: str) -> Iterator[MediaRange]:
-    """The first elements of an Accept header; those that can't be read are left out."""
+    """The first 32 elements of an Accept header, without those that can't be parsed."""
     for position, element in enumerate(accept.split(",", _MOST_RANGES)[:_MOST_RANGES]):
         name, *pairs = (part.strip() for part in element.split(";", _MOST_RANGES)[:_MOST_RANGES])
         parameters = {}
@@ -62,7 +62,7 @@ def media_ranges(accept: str) -> Iterator[MediaRange]:
 
 
 def negotiate(accept: str) -> MediaType | None:
-    """What to answer with: the highest quality wins, then what stands first. None when nothing fits.
+    """The media type with the highest quality, or of several, the first in the header; None if none is accepted.
 
     An empty header accepts anything.
     """
@@ -77,5 +77,5 @@ def negotiate(accept: str) -> MediaType | None:
 
 
 def wants_page(accept: str) -> bool:
-    """Whether a browser asks for something to look at."""
+    """Whether the client accepts HTML, as browsers do when they open a page."""
     return any(wanted.name == "text/html" and wanted.quality > 0 for wanted in media_ranges(accept))

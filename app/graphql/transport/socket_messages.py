@@ -19,7 +19,7 @@ _REASON_BYTES = 123
 
 
 class SocketMessages(AsyncWebSocketAdapter):
-    """JSON messages on a Starlette socket, each with at most as many characters as a request has bytes."""
+    """JSON messages on a Starlette socket, each of at most `body_bytes` characters."""
 
     def __init__(self, socket: WebSocket, limits: QueryLimits) -> None:
         self._socket = socket
@@ -34,14 +34,14 @@ class SocketMessages(AsyncWebSocketAdapter):
             if text is None:
                 raise NonTextMessageReceived
             if len(text) > self._limits.body_bytes:
-                await self.close(MESSAGE_TOO_BIG, f"Messages may have {self._limits.body_bytes:,} characters")
+                await self.close(MESSAGE_TOO_BIG, f"Messages may have at most {self._limits.body_bytes:,} characters")
                 return
             try:
                 message = read_json(text, self._limits.json_values)
             except NotJson:
                 raise NonJsonMessageReceived from None
             except TooManyValues:
-                reason = f"TOO_MANY_ITEMS: messages may have {self._limits.json_values:,} JSON values"
+                reason = f"TOO_MANY_ITEMS: messages may have at most {self._limits.json_values:,} JSON values"
                 await self.close(MESSAGE_TOO_BIG, reason)
                 return
             yield message
@@ -49,16 +49,16 @@ class SocketMessages(AsyncWebSocketAdapter):
     async def send_json(self, message: Mapping[str, object]) -> None:
         try:
             await self._socket.send_text(encode(message))
-        # Starlette tells by RuntimeError that the socket was closed before.
+        # Starlette raises RuntimeError if the socket is already closed.
         except (WebSocketDisconnect, RuntimeError):
             raise WebSocketDisconnected from None
 
     async def close(self, code: int, reason: str) -> None:
-        """Close the socket. Reasons may quote what the client sent; they are cut to what a close frame holds."""
+        """Close the socket. The reason may quote what the client sent, and is cut to fit into a close frame."""
         with suppress(WebSocketDisconnect, RuntimeError):
             await self._socket.close(code, close_reason(reason))
 
 
 def close_reason(text: str) -> str:
-    """A text cut to the 123 bytes that a close frame has for its reason (RFC 6455, section 5.5)."""
+    """The text, cut to the 123 bytes that fit into a close frame (RFC 6455, section 5.5)."""
     return text.encode(errors="replace")[:_REASON_BYTES].decode(errors="ignore")

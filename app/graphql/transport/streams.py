@@ -17,7 +17,7 @@ from app.graphql.transport.execution import Answer
 
 
 class StreamEncoding(Protocol):
-    """How answers are written into a response, in pieces that a client can read as they come."""
+    """Encodes answers into pieces of a response that a client can parse as they arrive."""
 
     @property
     def headers(self) -> Mapping[str, str]: ...
@@ -29,13 +29,13 @@ class StreamEncoding(Protocol):
     def completion(self) -> str: ...
     def item(self, answer: Answer, event_id: str | None) -> str: ...
     def ending(self, end: StreamEnd, correlation_id: str) -> str:
-        """What is written last when the gateway, not the subscription, ends the stream."""
+        """The last piece if the gateway, not the subscription, ends the stream."""
 
 
 class EventStreamEncoding:
-    """Server-sent events. Those that have an id can be resumed from by `Last-Event-ID`."""
+    """Server-sent events. `Last-Event-ID` resumes after one that has an id."""
 
-    # The last one asks nginx not to hold events back.
+    # The last header disables nginx's buffering of events.
     headers: Mapping[str, str] = {
         "content-type": "text/event-stream; charset=utf-8",
         "cache-control": "no-cache, no-transform",
@@ -46,12 +46,12 @@ class EventStreamEncoding:
     completion = "event: complete\ndata:\n\n"
 
     def item(self, answer: Answer, event_id: str | None) -> str:
-        # An id with a line break in it would forge further lines.
+        # An id with a line break would inject lines.
         line = f"id: {event_id}\n" if event_id and event_id.isprintable() else ""
         return f"{line}event: next\ndata: {answer.json()}\n\n"
 
     def ending(self, end: StreamEnd, correlation_id: str) -> str:
-        """A stream that just stops is opened again by the client; one that is complete is not."""
+        """Clients reconnect if a stream just stops, but not if it is completed."""
         if end is StreamEnd.SHUTTING_DOWN:
             return ""
         body = {"data": None, "errors": [_ending_error(end, correlation_id)]}
@@ -59,7 +59,7 @@ class EventStreamEncoding:
 
 
 class MultipartEncoding:
-    """Parts of multipart/mixed, each followed by the next delimiter, which shows that it is whole."""
+    """Parts of multipart/mixed, each followed by the next delimiter, which marks it as complete."""
 
     headers: Mapping[str, str] = {
         "content-type": 'multipart/mixed;boundary="graphql";subscriptionSpec=1.0',
@@ -85,10 +85,9 @@ class MultipartEncoding:
 
 
 class AnswerStream:
-    """An ASGI response that writes answers as they come, until they end, the client goes, or `end` is called.
+    """An ASGI response that writes answers as they arrive, until they end, the client disconnects, or `end` is called.
 
-    After `heartbeat_seconds` without an answer it writes a heartbeat, so that nothing on the way closes the
-    connection.
+    After `heartbeat_seconds` without an answer, it writes a heartbeat, so that no proxy closes the connection.
     """
 
     def __init__(
@@ -106,11 +105,11 @@ class AnswerStream:
 
     @property
     def caller(self) -> Caller:
-        """Who reads the stream."""
+        """The caller who reads the stream."""
         return self._context.viewer
 
     def end(self, end: StreamEnd) -> None:
-        """End the stream soon, telling the client why."""
+        """End the stream soon, and send the reason to the client."""
         if not self._end.done():
             self._end.set_result(end)
 
@@ -157,13 +156,13 @@ async def _write(send: Send, text: str, *, more: bool = True) -> None:
 
 
 async def disconnected(receive: Receive) -> None:
-    """Returns when the client has gone. What is left of its body is dropped."""
+    """Return when the client has disconnected. Drops the rest of its body."""
     while (await receive())["type"] != "http.disconnect":
         pass
 
 
 async def _cancelled(task: asyncio.Task[Answer | None]) -> None:
-    """Stop what is under way, and wait: a generator can't be closed while it runs."""
+    """Cancel a task and wait for its end: a generator can't be closed while it runs."""
     task.cancel()
     await asyncio.wait({task})
 

@@ -1,11 +1,10 @@
 """Subscriptions on a socket: the graphql-transport-ws protocol.
 
-https://github.com/enisdenjo/graphql-ws/blob/master/PROTOCOL.md. Strawberry's handler keeps the protocol's
-state; here is what differs: who is calling, messages that are malformed, and mistakes that cost one operation
-only.
+https://github.com/enisdenjo/graphql-ws/blob/master/PROTOCOL.md. Strawberry's handler keeps the protocol's state. This
+module adds authentication, checks messages, and ends only the operation if an operation is refused.
 
-A socket is closed with 4403 when its token is refused or has expired: clients of this protocol then connect
-again with new parameters, which they don't after 4401.
+A socket is closed with 4403 if its token is refused or has expired: clients of this protocol then reconnect with new
+parameters, which they don't after 4401.
 """
 
 import asyncio
@@ -53,14 +52,14 @@ from app.graphql.transport.http import RequestRefused, operation_in
 from app.graphql.transport.socket_messages import SocketMessages
 
 INTERNAL_ERROR = 1011
-# As the protocol's own "Too many initialisation requests": clients don't connect again by themselves.
+# The protocol's own code for "Too many initialisation requests", after which clients don't reconnect by themselves.
 TOO_MANY_REQUESTS = 4429
 CLOSE_CODES = {
     StreamEnd.TOKEN_EXPIRED: (4403, "Token expired"),
     StreamEnd.SHUTTING_DOWN: (1001, "Going away"),
 }
 
-# The id of an operation comes back with each of its messages.
+# Each message of an operation repeats its id.
 _ID_CHARACTERS = 256
 
 log = structlog.get_logger()
@@ -82,9 +81,9 @@ class SubscriptionSocket(BaseGraphQLTransportWSHandler[OperationContext, None]):
         connection_init_seconds: float,
     ) -> None:
         super().__init__(
-            view=None,  # type: ignore[arg-type]  # asked by connection_init only, which is handled here
+            view=None,  # type: ignore[arg-type]  # used only for connection_init, which is handled here
             websocket=SocketMessages(socket, limits),
-            context=None,  # type: ignore[arg-type]  # every operation has a context of its own
+            context=None,  # type: ignore[arg-type]  # every operation has its own context
             root_value=None,
             schema=schema,
             connection_init_wait_timeout=timedelta(seconds=connection_init_seconds),
@@ -94,8 +93,8 @@ class SubscriptionSocket(BaseGraphQLTransportWSHandler[OperationContext, None]):
         self._make_context = make_context
         self._limits = limits
         self._admission = admission
-        # The place among the caller's sockets, given back when the socket has gone.
-        self._place = ExitStack()
+        # The slot among the caller's sockets, released when the socket is closed.
+        self._slot = ExitStack()
         self._set_alarm = set_alarm
         self._caller: Caller | None = None
         self._expiry: Alarm | None = None
@@ -103,36 +102,36 @@ class SubscriptionSocket(BaseGraphQLTransportWSHandler[OperationContext, None]):
 
     @property
     def caller(self) -> Caller | None:
-        """Who is at the other end; None until connection_init says so."""
+        """The caller; None until connection_init has authenticated it."""
         return self._caller
 
     def end(self, end: StreamEnd) -> None:
-        """Close the socket soon, telling the client why."""
+        """Close the socket soon, with the reason in the close frame."""
         self._ending = asyncio.create_task(self.websocket.close(*CLOSE_CODES[end]))
 
     async def shutdown(self) -> None:
-        """Called when the socket has gone: stops its operations."""
+        """Called when the socket is closed: stops its operations."""
         if self._expiry:
             self._expiry.cancel()
         try:
             await super().shutdown()
         finally:
-            self._place.close()
+            self._slot.close()
 
     async def handle_message(self, message: Message) -> None:
-        """Serves one message, or closes the socket with 4400 when it is none of the protocol's."""
+        """Handle a message, or close the socket with 4400 if it is not one of the protocol."""
         if _is_well_formed(message):
             await super().handle_message(message)
         else:
             await self.handle_invalid_message("Invalid message")
 
     async def handle_connection_init(self, message: ConnectionInitMessage) -> None:
-        """Finds out who is calling: by the payload's Authorization, or the handshake's."""
+        """Authenticate the caller by the Authorization in the payload, or else in the handshake."""
         if self.connection_init_received:
             return await self.websocket.close(4429, "Too many initialisation requests")
         self.connection_init_received = True
         payload = message.get("payload") or {}
-        # What a browser can't send as a header with the handshake.
+        # A browser can't send this as a header of the handshake.
         self._socket.state.project_id = _named("x-project", payload)
         if self.connection_init_timeout_task:
             self.connection_init_timeout_task.cancel()
@@ -141,10 +140,10 @@ class SubscriptionSocket(BaseGraphQLTransportWSHandler[OperationContext, None]):
         except NotAuthenticated as error:
             return await self.websocket.close(4403, str(error) or "Forbidden")
         except Exception:
-            log.exception("websocket_authentication_failed")
-            return await self.websocket.close(INTERNAL_ERROR, "Something went wrong")
+            log.exception("websocket.authentication_failed")
+            return await self.websocket.close(INTERNAL_ERROR, "Internal error")
         try:
-            self._take_place(self._caller)
+            self._take_slot(self._caller)
         except CodedError as error:
             return await self.websocket.close(TOO_MANY_REQUESTS, _reason_of(error))
         await self.send_message({"type": "connection_ack"})
@@ -153,7 +152,7 @@ class SubscriptionSocket(BaseGraphQLTransportWSHandler[OperationContext, None]):
             self._expiry = self._set_alarm(self._caller.expires_at, lambda: self.end(StreamEnd.TOKEN_EXPIRED))
 
     async def handle_subscribe(self, message: SubscribeMessage) -> None:
-        """Starts an operation, or answers it with an error when it can't be taken."""
+        """Start an operation, or answer with an error if it is refused."""
         error = self._refuse(message) if self.connection_acknowledged else None
         if error and message["id"] not in self.operations:
             answer = refusal(error, uuid.uuid4().hex)
@@ -162,10 +161,10 @@ class SubscriptionSocket(BaseGraphQLTransportWSHandler[OperationContext, None]):
             await super().handle_subscribe(message)
 
     async def run_operation(self, operation: Operation[OperationContext, None]) -> None:
-        """Sends the answers of one operation."""
+        """Run an operation and send its answers."""
         correlation_id = uuid.uuid4().hex
         try:
-            # Operations start only after connection_init has found out who is calling.
+            # Operations start only after connection_init has authenticated the caller.
             caller = cast(Caller, self._caller)
             context = self._make_context(self._socket, caller, correlation_id)
             if caller.anonymous:
@@ -195,16 +194,16 @@ class SubscriptionSocket(BaseGraphQLTransportWSHandler[OperationContext, None]):
         with suppress(WebSocketDisconnected):
             await operation.send_operation_message({"id": operation.id, "type": "error", "payload": errors})
 
-    def _take_place(self, caller: Caller) -> None:
-        """Raises CodedError when the caller has too many sockets, or comes too often without a token."""
+    def _take_slot(self, caller: Caller) -> None:
+        """Raises CodedError if the caller has too many sockets, or sends too many requests without a token."""
         if caller.anonymous:
             self._admission.anonymous.admit(self._socket)
-        self._place.enter_context(self._admission.sockets.taken(caller_key(caller, self._socket)))
+        self._slot.enter_context(self._admission.sockets.taken(caller_key(caller, self._socket)))
 
     def _refuse(self, message: SubscribeMessage) -> CodedError | None:
         limit = self._limits.subscriptions_per_connection
         if len(self.operations) >= limit:
-            text = f"This connection has {limit} operations under way, and more are not allowed."
+            text = f"This connection has {limit} operations running, and more are not allowed."
             return CodedError(text, "TOO_MANY_SUBSCRIPTIONS", limit=limit)
         try:
             operation_in(message["payload"], self._limits)
@@ -218,13 +217,13 @@ class SubscriptionSocket(BaseGraphQLTransportWSHandler[OperationContext, None]):
 
 
 def _named(header: str, payload: Mapping[str, object]) -> str | None:
-    """What stands in the payload of connection_init under the name of a header, in whatever case."""
+    """The value in the payload of connection_init under the name of a header, in upper or lower case; None without."""
     given = (value for name, value in payload.items() if name.lower() == header and value is not None)
     return next((str(value) for value in given), None)
 
 
 def _is_well_formed(message: object) -> bool:
-    """Whether a message has the form that its type asks for. What `subscribe` carries is looked at later."""
+    """Whether a message has the form that its type requires. The payload of `subscribe` is checked later."""
     if not isinstance(message, dict) or not isinstance(message.get("type"), str):
         return False
     match message["type"]:

@@ -1,4 +1,4 @@
-"""Bodies of GraphQL requests: what is refused unread, what does not arrive, and what they contain."""
+"""Bodies of GraphQL requests: refused before they are read, incomplete, and with too much in them."""
 
 import asyncio
 import json
@@ -43,7 +43,7 @@ def head(*lines: str, method: str = "POST") -> bytes:
 
 
 async def exchanged(app: Any, *pieces: bytes) -> tuple[int, dict[str, Any], bytes]:
-    """Sends bytes, and reads until the server closes: status, the extensions of the error, and the head."""
+    """Sends bytes and reads until the server closes. Returns the status, the error's extensions and the head."""
     async with served(app) as address, connection_to(address) as (reader, writer):
         for piece in pieces:
             writer.write(piece)
@@ -205,7 +205,7 @@ def test_variables_of_too_many_items_cost_their_operation_on_a_socket() -> None:
             assert (await socket.receive())["type"] == "complete"
 
             await socket.subscribe("b", "{ hello }", variables={"labels": LABELS[:5_000]})
-            assert await socket.closed() == (1009, "TOO_MANY_ITEMS: messages may have 10,000 JSON values")
+            assert await socket.closed() == (1009, "TOO_MANY_ITEMS: messages may have at most 10,000 JSON values")
 
     run(scenario)
 

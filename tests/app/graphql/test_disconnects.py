@@ -1,4 +1,4 @@
-"""Clients that go while an operation runs: queries stop, mutations are finished."""
+"""Clients that disconnect while an operation runs: queries are cancelled, mutations finished."""
 
 import asyncio
 import json
@@ -28,7 +28,7 @@ def run(scenario: Callable[[], Awaitable[None]]) -> None:
 
 
 class Watched(GatewayGraphQL):
-    """The endpoint over the library; `noticed` is set when it has been told that a client went."""
+    """The endpoint of the library; `noticed` is set when it has received the disconnect of a client."""
 
     def __init__(self, app: GatewayGraphQL) -> None:
         self._app = app
@@ -48,7 +48,7 @@ class Watched(GatewayGraphQL):
 
 
 async def ask_and_go(address: str, document: str, accept: str, hub: Hub) -> None:
-    """Sends an operation, and closes the connection while it waits for news."""
+    """Sends an operation, and closes the connection while the operation waits for news."""
     body = json.dumps({"query": document}).encode()
     async with connection_to(address) as (_, writer):
         writer.write(head(GOOD, JSON, f"Accept: {accept}", f"Content-Length: {len(body)}") + body)

@@ -1,4 +1,4 @@
-"""Limits of the whole gateway on its callers, as its settings say them."""
+"""Limits of the whole gateway on its callers, as its settings state them."""
 
 import pytest
 from graphql import get_introspection_query

@@ -1,4 +1,4 @@
-"""What a caller is shown of an error, and what the log holds of it."""
+"""What a caller sees of an error, and what is logged about it."""
 
 import asyncio
 from typing import Any
@@ -79,10 +79,10 @@ def test_the_callers_mistakes_are_shown_and_not_logged() -> None:
 def test_what_is_raised_decides_what_is_shown(cause: Exception, code: str, message: str) -> None:
     with capture_logs() as logs:
         for error in (wrapped(cause), wrapped(cause, path=["a"]), wrapped(wrapped(cause), path=["a"])):
-            told = shown(error, "id-1")
-            assert told["message"] == message
-            assert told["extensions"]["code"] == code
-            assert told["extensions"]["correlationId"] == "id-1"
+            formatted = shown(error, "id-1")
+            assert formatted["message"] == message
+            assert formatted["extensions"]["code"] == code
+            assert formatted["extensions"]["correlationId"] == "id-1"
     assert len(logs) == (3 if code in ("INTERNAL", "STORAGE_UNAVAILABLE", "UNAVAILABLE") else 0)
 
 
@@ -111,8 +111,8 @@ def test_what_graphql_says_stays_readable(
 
 def test_a_graphql_error_of_a_resolver_is_not_taken_for_one_of_graphql() -> None:
     with capture_logs():
-        told = shown(GraphQLError(SECRET, path=["a"]), "id-1")
-    assert told["message"] == INTERNAL_MESSAGE
+        formatted = shown(GraphQLError(SECRET, path=["a"]), "id-1")
+    assert formatted["message"] == INTERNAL_MESSAGE
 
 
 def test_errors_that_are_remembered_are_not_changed_by_being_shown() -> None:

@@ -21,7 +21,7 @@ NEWS = "subscription { news { cursor text } }"
 
 @asynccontextmanager
 async def library(hub: Hub | None = None, **options: Any) -> AsyncGenerator[Socket, None]:
-    """A connection that has said who it is."""
+    """A connection that has sent connection_init."""
     async with served(toy_app(hub, **options)) as address, socket_to(address) as socket:
         assert await socket.init() == {"type": "connection_ack"}
         yield socket
@@ -37,7 +37,7 @@ def run(scenario: Callable[[], Awaitable[None]]) -> None:
 
 @dataclass
 class Alarms:
-    """Alarms that ring when the test says so."""
+    """Alarms that ring when the test rings them."""
 
     waiting: list[tuple[datetime, Callable[[], None]]] = field(default_factory=list)
     cancelled: int = 0
@@ -134,7 +134,7 @@ def test_what_breaks_a_field_of_an_event_is_masked_and_the_next_event_comes() ->
     run(scenario)
 
 
-def test_the_context_is_told_after_each_event_and_is_new_for_each_operation() -> None:
+def test_the_context_is_cleared_after_each_event_and_new_for_each_operation() -> None:
     async def scenario() -> None:
         hub = Hub()
         async with library(hub) as socket:
@@ -206,7 +206,7 @@ def test_the_token_can_come_with_the_handshake() -> None:
         ({"Authorization": "Bearer bad"}, 4403, "This token is not known."),
         ({"authorization": "Basic QWRhOg=="}, 4403, "Send the token as `Authorization: Bearer …`."),
         ({"AUTHORIZATION": 7}, 4403, "Send the token as `Authorization: Bearer …`."),
-        ({"Authorization": "Bearer broken"}, 1011, "Something went wrong"),
+        ({"Authorization": "Bearer broken"}, 1011, "Internal error"),
         ([], 4400, "Invalid message"),
     ],
 )
@@ -359,7 +359,7 @@ def test_a_client_that_goes_ends_what_it_listened_to() -> None:
     run(scenario)
 
 
-def test_sockets_are_told_when_the_server_goes_away() -> None:
+def test_sockets_are_closed_when_the_server_shuts_down() -> None:
     async def scenario() -> None:
         hub = Hub()
         async with served(toy_app(hub)) as address:

@@ -40,7 +40,7 @@ async def stream(
 
 
 async def pieces(response: httpx.Response, delimiter: str) -> AsyncIterator[str]:
-    # The first delimiter of a multipart body may stand without the line break that is part of the others.
+    # The first delimiter of a multipart body may come without the line break that the others begin with.
     text = "\r\n" if delimiter.startswith("\r\n") else ""
     async for chunk in response.aiter_text():
         text += chunk
@@ -52,14 +52,14 @@ async def pieces(response: httpx.Response, delimiter: str) -> AsyncIterator[str]
 
 
 def data_of(block: str) -> Any:
-    """What an event of type `next` carries."""
+    """The data of an event of type `next`."""
     fields = dict(line.split(": ", 1) for line in block.split("\n") if ": " in line)
     assert fields["event"] == "next"
     return json.loads(fields["data"])
 
 
 def part(piece: str) -> Any:
-    """What a part carries."""
+    """The content of a part."""
     headers, content = piece.split("\r\n\r\n", 1)
     assert headers.strip() == "Content-Type: application/json"
     return json.loads(content)
@@ -227,7 +227,7 @@ def test_a_token_that_expires_ends_the_stream_and_says_so(accept: str) -> None:
 def test_a_client_that_goes_ends_what_it_listened_to() -> None:
     async def scenario() -> None:
         hub = Hub()
-        # Noticed at once, not with the next heartbeat.
+        # Noticed at once, and not only at the next heartbeat.
         async with served(toy_app(hub, heartbeat_seconds=3600)) as address:
             async with stream(address, NEWS) as (_, blocks):
                 await hub.listeners(1)

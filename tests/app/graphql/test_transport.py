@@ -1,4 +1,4 @@
-"""GraphQL over HTTP: requests, media types and refusals. Streams and sockets have tests of their own."""
+"""GraphQL over HTTP: requests, media types and refusals. Streams and sockets have their own tests."""
 
 import asyncio
 import json
@@ -19,7 +19,7 @@ GRAPHQL_RESPONSE = {"Accept": "application/graphql-response+json"}
 
 
 def ask(method: str = "POST", *, app: Any = None, **request: Any) -> httpx.Response:
-    """Sends one request to the endpoint, with a valid token unless `headers` hold another."""
+    """Sends one request to the endpoint, with a valid token unless `headers` contain another."""
     request["headers"] = {**GOOD, **request.get("headers", {})}
 
     async def send() -> httpx.Response:
@@ -112,7 +112,7 @@ def test_other_methods_are_405(method: str) -> None:
     assert response.headers["allow"] == "GET, POST"
 
 
-def test_a_subscription_without_a_stream_is_told_where_to_go() -> None:
+def test_the_error_of_a_subscription_without_a_stream_names_the_transports() -> None:
     response = query("subscription { count(to: 1) }")
     assert response.status_code == 406
     assert "text/event-stream" in response.json()["errors"][0]["message"]
