@@ -1,4 +1,4 @@
-"""What resolvers find in `info.context`: who calls, the use cases, and loaders that live for one operation or event."""
+"""What resolvers find in `info.context`: the caller, the use cases, and the loaders of an operation or event."""
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
@@ -22,8 +22,8 @@ from app.catalog.searching import Searches
 from app.catalog.uploads import Uploads
 from app.database.sessions import Database
 from app.graphql.protocols import Turn
+from app.graphql.reused_results import ReusedResults
 from app.graphql.scalars import EventCursor
-from app.graphql.shared_results import SharedResults
 from app.lifecycle import ProjectRole
 from app.models import Image, ImageShare, Organization, Project, Upload
 from app.ports import ObjectStore, SignedRequest
@@ -36,7 +36,7 @@ Loaded = TypeVar("Loaded")
 
 @dataclass(frozen=True, slots=True)
 class Gateway:
-    """The use cases and what they stand on, wired together once by `app.main`."""
+    """The use cases and what they depend on, created once by `app.main`."""
 
     settings: Settings
     database: Database
@@ -44,14 +44,14 @@ class Gateway:
     uploads: Uploads
     feed: Feed
     board: ProgressBoard
-    shared_results: SharedResults = field(default_factory=SharedResults)
+    reused_results: ReusedResults = field(default_factory=ReusedResults)
     searches: Searches = field(default_factory=Searches)
 
 
 class Loaders:
-    """Batches of look-ups. Each batch opens a session of its own, since resolvers run side by side.
+    """Loaders of objects in batches. Each batch opens its own session, since resolvers run concurrently.
 
-    A loader is made when it is first needed: most events of a subscription need none.
+    A loader is created when it is first used: most events of a subscription use none.
     """
 
     def __init__(self, database: Database, viewer: Viewer) -> None:
@@ -76,21 +76,21 @@ class Loaders:
 
     @cached_property
     def shared_image_names(self) -> DataLoader[str, str | None]:
-        """What images are called, by their ids: for those of which the caller sees a share."""
+        """Names of images by their ids, for images in a share that the caller can see."""
         return self._loader(sharing.names_of)
 
     @cached_property
     def projects_shared_with(self) -> DataLoader[str, Project | None]:
-        """Projects by their ids: for those of which the caller sees a share."""
+        """Projects by their ids, for projects in a share that the caller can see."""
         return self._loader(sharing.projects_by_id)
 
     @cached_property
     def paying(self) -> DataLoader[str, bool | None]:
-        """Whether images that the caller may see pay for their bytes themselves, by their ids."""
+        """Whether images are billed for their bytes, by their ids, for images that the caller may see."""
         return self._loader(_paying)
 
     def accesses(self, project_id: str | None) -> DataLoader[str, Access | None]:
-        """What the caller is to images, by their ids: through one project, or through all."""
+        """The caller's access to images by their ids, through one project or, for None, through all."""
 
         async def look_up(session: AsyncSession, viewer: Viewer, ids: Sequence[str]) -> dict[str, Access]:
             return await access.accesses(session, viewer, ids, through=project_id)
@@ -101,17 +101,17 @@ class Loaders:
 
     @cached_property
     def roles(self) -> DataLoader[str, ProjectRole | None]:
-        """What the caller is in a project."""
+        """The caller's role in a project."""
         return self._loader(tenancy.roles_in)
 
     @cached_property
     def organizations(self) -> DataLoader[str, Organization | None]:
-        """Organizations of which the caller may see a project."""
+        """Organizations that the caller owns, or in which they may see a project."""
         return self._loader(tenancy.visible_organizations)
 
     @cached_property
     def open_uploads(self) -> DataLoader[str, Upload | None]:
-        """Uploads that take bytes, by the id of their image."""
+        """Open uploads, by the id of their image."""
         return self._loader(_open_uploads)
 
     def _loader(
@@ -135,10 +135,10 @@ async def _open_uploads(session: AsyncSession, _viewer: Viewer, ids: Sequence[st
 
 
 class Context:
-    """One operation. A subscription sets `event_id` before it yields: SSE sends it as the event's id.
+    """The context of one operation. A subscription sets `event_id` before it yields; SSE sends it as the event's id.
 
-    `epoch` is that of the feed when the operation began. `personal` says whether a resolver has used anything of the
-    context since that was last set to False. What was resolved without is the same for everybody who asks the same.
+    `epoch` is the epoch of the feed when the operation began. `personal` is True if a resolver has used the context
+    since it was last set to False. A result that was resolved without it is the same for all callers.
     """
 
     def __init__(self, gateway: Gateway, viewer: Viewer, correlation_id: str, connection: HTTPConnection) -> None:
@@ -150,16 +150,16 @@ class Context:
         self._viewer = viewer
         self._connection = connection
         self._loaders: Loaders | None = None
-        # Known before any position is read: after a restore, a new epoch never gets a position from before it.
+        # Read before any position, so that a new epoch after a restore is never combined with an older position.
         self.epoch = gateway.feed.epoch
 
     async def starting(self) -> None:
-        """Have subscriptions of one caller start one after the other, until they wait for something to happen."""
+        """Wait until the caller's earlier subscriptions have started, so that they start one after the other."""
         if self.turn is not None:
             await self.turn.start_alone()
 
     def waiting(self) -> None:
-        """End the turn of an operation that waits for something to happen."""
+        """End the turn, because the operation waits for an event."""
         if self.turn is not None:
             self.turn.end()
 
@@ -170,32 +170,32 @@ class Context:
         return self._gateway
 
     def cursor_of(self, mark: Mark) -> EventCursor:
-        """The cursor of a mark of the feed."""
+        """The cursor of a mark in the feed."""
         return EventCursor(self._gateway.feed.cursors.text(mark))
 
     def mark_at(self, position: int) -> Mark:
-        """A position that was read during this operation, with its epoch."""
+        """The mark of a position that was read during this operation."""
         return Mark(self.epoch, position)
 
     def mark_of(self, cursor: EventCursor, field: str = "after") -> Mark:
-        """What a cursor stands for; `field` is the argument that it came in. Raises InvalidInput."""
+        """The mark that a cursor contains; `field` is the argument that contained the cursor. Raises InvalidInput."""
         return self._gateway.feed.cursors.mark(cursor, (field,))
 
     @property
     def viewer(self) -> Viewer:
-        """Who is calling."""
+        """The caller."""
         self.personal = True
         return self._viewer
 
     @property
     def connection(self) -> HTTPConnection:
-        """The request, or the WebSocket, that the operation came by."""
+        """The request or WebSocket that sent the operation."""
         self.personal = True
         return self._connection
 
     @property
     def project_id(self) -> str | None:
-        """The project that the caller works in, as X-Project says: a header, or in connection_init; None without."""
+        """The project that X-Project names, in a header or in connection_init; None without."""
         named: str | None = getattr(self.connection.state, "project_id", None)
         return named or self.connection.headers.get("x-project")
 
@@ -208,23 +208,23 @@ class Context:
         return self._loaders
 
     @property
-    def shared_results(self) -> SharedResults:
-        """What has been resolved for others."""
-        return self._gateway.shared_results
+    def reused_results(self) -> ReusedResults:
+        """The results that were resolved for other watchers."""
+        return self._gateway.reused_results
 
     def finish_event(self) -> None:
-        """The next event of a subscription begins with nothing loaded."""
+        """Clear the loaders and the event id, for the next event of a subscription."""
         self.event_id = None
         self._loaders = None
 
     def address(self, request: SignedRequest) -> str:
-        """The absolute address of a signed request; one that the gateway serves is below its public address."""
+        """The absolute URL of a signed request; the gateway's own requests are below its public URL."""
         if not request.url.startswith("/"):
             return request.url
         return self.base_url() + request.url
 
     def base_url(self) -> str:
-        """Where clients reach the gateway: as configured, else as this one did. Without a slash at the end."""
+        """The gateway's URL as configured, or else as this request used it; without a slash at the end."""
         if self.gateway.settings.public_url is not None:
             return self.gateway.settings.public_url.rstrip("/")
         url = self.connection.base_url
@@ -236,7 +236,7 @@ Info = strawberry.Info[Context, None]
 
 
 def asks_for(info: strawberry.Info[Any, Any], name: str) -> bool:
-    """Whether the field being resolved is asked for its sub-field `name`; when in doubt, yes."""
+    """Whether the operation selects the subfield `name` of the current field; True if in doubt."""
     return any(
         _may_hold(selection, name)
         for node in info._raw_info.field_nodes

@@ -1,4 +1,4 @@
-"""The schema: queries, mutations and subscriptions, with the limits on what one operation may ask for."""
+"""The schema: queries, mutations and subscriptions, with the limits on a single operation."""
 
 from collections.abc import Sequence
 
@@ -11,8 +11,8 @@ from app.graphql.measuring import Measured
 from app.graphql.mutations import Mutation
 from app.graphql.payloads import ByteQuotaError, CountQuotaError, InputError
 from app.graphql.queries import Query
+from app.graphql.reused_results import ReusingExecutor
 from app.graphql.scalars import SCALARS
-from app.graphql.shared_results import SharingExecutor
 from app.graphql.subscriptions import Subscription
 from app.graphql.types.events import (
     ImageCreated,
@@ -27,7 +27,7 @@ from app.graphql.types.sharing import ImageShare
 from app.graphql.types.tenancy import Organization, Project, Viewer
 from app.graphql.types.uploads import ImageUpload
 
-# Types that are reached through an interface alone.
+# Types that fields return only through an interface.
 _IMPLEMENTATIONS: Sequence[type] = (
     ByteQuotaError,
     CountQuotaError,
@@ -48,18 +48,18 @@ _IMPLEMENTATIONS: Sequence[type] = (
 
 
 def build_schema(limits: QueryLimits | None = None, *, ordered: bool = False) -> GatewaySchema:
-    """A schema whose operations keep within `limits`. One that is `ordered` is for printing alone: it breaks unions."""
+    """Build the schema with these limits. Use an `ordered` one only to print it: sorting breaks its unions."""
     return GatewaySchema(
         query=Query,
         mutation=Mutation,
         subscription=Subscription,
         types=_IMPLEMENTATIONS,
-        execution_context_class=SharingExecutor,
+        execution_context_class=ReusingExecutor,
         config=StrawberryConfig(scalar_map=dict(SCALARS), sort_schema=ordered),
         extensions=[Measured, *limit_extensions(limits or QueryLimits())],
     )
 
 
 def sdl() -> str:
-    """The schema as text, in a fixed order: what `schema.graphql` holds."""
+    """The schema as text, in a fixed order: the content of `schema.graphql`."""
     return build_schema(ordered=True).as_str() + "\n"

@@ -29,7 +29,7 @@ class ImageEvent:
     )
     row: strawberry.Private[ImageRow | None]
     project_id: strawberry.Private[str]
-    # What tells this event from all others, when it looks the same to everybody: see SharingExecutor.
+    # Identifies the event if every watcher sees it the same way: see ReusingExecutor.
     share_key: strawberry.Private[str | None] = None
 
     @strawberry.field(

@@ -1,4 +1,4 @@
-"""An event is resolved once for all who ask the same of it, and for each who is told something of their own."""
+"""An event is resolved once for all watchers with the same selection, and for each where results differ."""
 
 import gc
 from collections.abc import AsyncGenerator
@@ -9,7 +9,7 @@ import pytest
 import strawberry
 from graphql import parse
 
-from app.graphql.shared_results import SharedResults, SharingExecutor
+from app.graphql.reused_results import ReusedResults, ReusingExecutor
 from tests.app.conftest import StartGateway
 from tests.support.gateway import MEMBER, READER
 from tests.support.watchers import Wanted, served, watching
@@ -21,10 +21,10 @@ resolved: list[str] = []
 
 @dataclass
 class Asking:
-    """A context as the executor wants it."""
+    """A context with the attributes that the executor uses."""
 
     name: str
-    shared_results: SharedResults
+    reused_results: ReusedResults
     personal: bool = field(default=False)
 
     @property
@@ -61,12 +61,12 @@ class Subscription:
             yield Happening(share_key=key or None)
 
 
-SCHEMA = strawberry.Schema(Query, subscription=Subscription, execution_context_class=SharingExecutor)
+SCHEMA = strawberry.Schema(Query, subscription=Subscription, execution_context_class=ReusingExecutor)
 
 
-async def watched(document: Any, name: str, shared: SharedResults, **variables: Any) -> list[Any]:
-    """What one watcher is sent."""
-    items = await SCHEMA.subscribe(document, context_value=Asking(name, shared), variable_values=variables)
+async def watched(document: Any, name: str, reused: ReusedResults, **variables: Any) -> list[Any]:
+    """The items that one watcher receives."""
+    items = await SCHEMA.subscribe(document, context_value=Asking(name, reused), variable_values=variables)
     assert hasattr(items, "__aiter__")
     return [item.data and item.data["happenings"] async for item in items]
 
@@ -78,7 +78,7 @@ def nothing_resolved_yet() -> None:
 
 @pytest.fixture
 def same_document(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Documents are parsed once, as the limits of the real schema have it."""
+    """Parses each document once, as the real schema does."""
     documents: dict[str, Any] = {}
 
     def parsed(text: str, **_options: Any) -> Any:
@@ -97,10 +97,10 @@ WHISPER = "subscription ($keys: [String!]!) { happenings(keys: $keys) { whisper 
 
 @pytest.mark.usefixtures("same_document")
 async def test_watchers_who_ask_the_same_share_the_work_wherever_they_began() -> None:
-    shared = SharedResults()
+    reused = ReusedResults()
 
-    first = await watched(SHOUT, "ada", shared, keys=["1", "2"], after="0")
-    second = await watched(SHOUT, "max", shared, keys=["2"], after="1")
+    first = await watched(SHOUT, "ada", reused, keys=["1", "2"], after="0")
+    second = await watched(SHOUT, "max", reused, keys=["2"], after="1")
 
     assert first == [{"shout": "event 1!"}, {"shout": "event 2!"}]
     assert second == [{"shout": "event 2!"}]
@@ -109,35 +109,35 @@ async def test_watchers_who_ask_the_same_share_the_work_wherever_they_began() ->
 
 @pytest.mark.usefixtures("same_document")
 async def test_a_variable_that_decides_what_is_selected_keeps_results_apart() -> None:
-    shared = SharedResults()
+    reused = ReusedResults()
 
-    quiet = await watched(TIMES, "ada", shared, keys=["1"], times=1)
-    loud = await watched(TIMES, "max", shared, keys=["1"], times=3)
+    quiet = await watched(TIMES, "ada", reused, keys=["1"], times=1)
+    loud = await watched(TIMES, "max", reused, keys=["1"], times=3)
 
     assert (quiet, loud) == ([{"shout": "event 1!"}], [{"shout": "event 1!!!"}])
 
 
 @pytest.mark.usefixtures("same_document")
-async def test_what_was_told_to_one_is_never_told_to_another() -> None:
-    shared = SharedResults()
+async def test_a_result_for_one_caller_is_never_reused_for_another() -> None:
+    reused = ReusedResults()
 
-    ada = await watched(WHISPER, "ada", shared, keys=["1"])
-    max_ = await watched(WHISPER, "max", shared, keys=["1"])
+    ada = await watched(WHISPER, "ada", reused, keys=["1"])
+    max_ = await watched(WHISPER, "max", reused, keys=["1"])
 
     assert (ada, max_) == ([{"whisper": "for ada"}], [{"whisper": "for max"}])
 
 
 @pytest.mark.usefixtures("same_document")
-async def test_an_event_that_cannot_be_shared_is_resolved_for_everybody() -> None:
-    shared = SharedResults()
+async def test_an_event_that_can_not_be_reused_is_resolved_for_each_watcher() -> None:
+    reused = ReusedResults()
 
-    await watched(SHOUT, "ada", shared, keys=[""])
-    await watched(SHOUT, "max", shared, keys=[""])
+    await watched(SHOUT, "ada", reused, keys=[""])
+    await watched(SHOUT, "max", reused, keys=[""])
 
     assert resolved == ["shout", "shout"]
 
 
-async def test_watchers_of_one_project_are_told_what_each_of_them_may_do(start_gateway: StartGateway) -> None:
+async def test_watchers_of_one_project_each_see_their_own_permissions(start_gateway: StartGateway) -> None:
     document = """subscription ($project: ID!, $after: EventCursor!) {
       imageEvents(projectId: $project, after: $after, progress: false) {
         ... on ImageEvent { image { name viewerCan { edit } } } } }"""
@@ -147,9 +147,9 @@ async def test_watchers_of_one_project_are_told_what_each_of_them_may_do(start_g
         variables = {"project": gateway.alpha, "after": after}
         wanted = [Wanted(url, document, variables, gateway.token(subject)) for subject in (MEMBER, READER)]
         async with watching("sse", wanted[0]) as member, watching("sse", wanted[1]) as reader:
-            told = [(await watcher.item())["image"]["viewerCan"]["edit"] for watcher in (member, reader)]
+            seen = [(await watcher.item())["image"]["viewerCan"]["edit"] for watcher in (member, reader)]
 
-    assert told == [True, False]
+    assert seen == [True, False]
 
 
 async def test_operations_leave_no_executor_to_the_collector_of_cycles(start_gateway: StartGateway) -> None:
@@ -160,6 +160,6 @@ async def test_operations_leave_no_executor_to_the_collector_of_cycles(start_gat
         try:
             await gateway.ask("query Q($id: ID!) { image(by: {id: $id}) { name project { name } } }", id=image["id"])
             await gateway.mutate("updateImage", {"imageId": image["id"], "name": "another"})
-            assert [each for each in gc.get_objects() if type(each) is SharingExecutor] == []
+            assert [each for each in gc.get_objects() if type(each) is ReusingExecutor] == []
         finally:
             gc.enable()

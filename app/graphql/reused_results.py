@@ -1,7 +1,7 @@
-"""Events that were resolved for one watcher, for all the others who ask the same of them.
+"""Resolves an event once for all watchers that select the same of it, and reuses the result.
 
-A thousand watchers of a project mostly send the same document. What their documents select of an event is the same
-as long as no resolver looks at who is asking; then it is resolved once.
+A thousand watchers of a project mostly send the same document. As long as no resolver uses the caller, the result for
+an event is the same for all of them.
 """
 
 from collections import OrderedDict
@@ -13,33 +13,33 @@ from graphql import ExecutionResult, FieldNode, Node, OperationDefinitionNode, V
 from graphql.type import GraphQLResolveInfoHelpers
 from strawberry.schema.schema import StrawberryGraphQLCoreExecutionContext
 
-# Watchers read an event at about the same time, so that few have to be kept.
+# Watchers read an event at about the same time, so a few results are enough.
 _KEPT = 512
 
 Key = tuple[Any, ...]
 
 
-class SharedResults:
-    """The newest results, by event, operation and variables. Belongs to one process."""
+class ReusedResults:
+    """The newest results of this process, by event, operation and variables."""
 
     def __init__(self) -> None:
-        # The operation is kept with the result, so that no other can get its id.
+        # The operation is kept with the result, so that no other operation can get its id().
         self._kept: OrderedDict[Key, tuple[OperationDefinitionNode, ExecutionResult]] = OrderedDict()
         self._selecting: OrderedDict[int, tuple[OperationDefinitionNode, frozenset[str]]] = OrderedDict()
 
     def get(self, key: Key) -> ExecutionResult | None:
-        """The result that was put there."""
+        """The stored result, or None."""
         found = self._kept.get(key)
         return None if found is None else found[1]
 
     def put(self, key: Key, operation: OperationDefinitionNode, result: ExecutionResult) -> None:
-        """Keep a result for the others."""
+        """Store a result for other watchers."""
         self._kept[key] = (operation, result)
         if len(self._kept) > _KEPT:
             self._kept.popitem(last=False)
 
     def selecting(self, operation: OperationDefinitionNode, fragments: Iterable[Node]) -> frozenset[str]:
-        """The variables that decide what is selected of an event; the others only decide which events come."""
+        """The variables that affect what is selected of an event; the others only select events."""
         known = self._selecting.get(id(operation))
         if known is None:
             names = frozenset(_selecting_variables(operation, fragments))
@@ -49,41 +49,41 @@ class SharedResults:
         return known[1]
 
 
-class SharingExecutor(StrawberryGraphQLCoreExecutionContext):
-    """Resolves an event once for all who ask the same. An event says by `share_key` that it can be shared."""
+class ReusingExecutor(StrawberryGraphQLCoreExecutionContext):
+    """Resolves an event once for all watchers with the same selection. An event with a `share_key` can be reused."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        # graphql-core's own are bound methods. By them an executor would refer to itself, and what it holds (context,
-        # loaders, rows) would stay until the collector of cycles comes round, which then holds up everybody.
+        # graphql-core's own are bound methods, which make the executor refer to itself. What it holds (context,
+        # loaders, rows) would then stay until the garbage collector runs, which blocks the event loop.
         self.async_helpers = GraphQLResolveInfoHelpers(
             gather=_weakly(self.gather_async_work), track=_weakly(self.track_async_work)
         )
 
     def execute_operation(self, serially: bool | None = None) -> Any:
-        """The result for one event of a subscription, or for a query or mutation."""
+        """Return the result for one event of a subscription, or for a query or mutation."""
         event = getattr(self.root_value, "share_key", None)
         if event is None:
             return super().execute_operation(serially)
         context = self.context_value
-        shared: SharedResults = context.shared_results
-        key = (event, id(self.operation), self._variables(shared))
-        found = shared.get(key)
+        reused: ReusedResults = context.reused_results
+        key = (event, id(self.operation), self._variables(reused))
+        found = reused.get(key)
         if found is not None:
             return found
         context.personal = False
         result = super().execute_operation(serially)
         if isinstance(result, ExecutionResult) and not result.errors and not context.personal:
-            shared.put(key, self.operation, result)
+            reused.put(key, self.operation, result)
         return result
 
-    def _variables(self, shared: SharedResults) -> str:
-        names = shared.selecting(self.operation, self.fragment_definitions.values())
+    def _variables(self, reused: ReusedResults) -> str:
+        names = reused.selecting(self.operation, self.fragment_definitions.values())
         return str({name: value for name, value in self.variable_values.coerced.items() if name in names})
 
 
 def _weakly(method: Callable[..., Any]) -> Callable[..., Any]:
-    """A method that does not keep its object alive. What runs an executor does, for as long as it is called."""
+    """A method that does not keep its object alive; the caller of an executor keeps it alive while it runs."""
     reference = WeakMethod(method)
 
     def call(*args: Any) -> Any:
@@ -95,7 +95,7 @@ def _weakly(method: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _selecting_variables(operation: OperationDefinitionNode, fragments: Iterable[Node]) -> set[str]:
-    """The variables that occur anywhere but in the arguments of a root field."""
+    """The variables that occur elsewhere than in the arguments of a root field."""
     found = _Variables()
     for fragment in fragments:
         visit(fragment, found)
