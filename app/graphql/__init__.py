@@ -1,5 +1,5 @@
 """The GraphQL side of the gateway.
 
-`transport` takes operations in, `limits` holds them within bounds, `execution` runs them and `masking` says
-what is shown of their errors; these four know nothing of images. The rest is the schema.
+`transport` receives operations and runs them, `limits` bounds them, `admission` limits each caller, and `masking`
+decides what their errors show; these four don't know images. The rest is the schema.
 """

@@ -1,4 +1,4 @@
-"""What mutations and lists take."""
+"""The inputs of mutations and lists."""
 
 from datetime import datetime
 from enum import StrEnum
@@ -47,7 +47,7 @@ _MAXIMUM_TEXTS = 100
     locations=[Location.INPUT_OBJECT], name="oneOf", description=GraphQLOneOfDirective.description
 )
 class ExactlyOne(OneOf):
-    """Strawberry's own, which is what `one_of=True` stands for, has no description in the exported schema."""
+    """`@oneOf` with a description; Strawberry's own, set by `one_of=True`, has none in the exported schema."""
 
 
 @strawberry.input(description="The name of an image that a project can see.")
@@ -92,16 +92,16 @@ class ImageFilter:
     )
 
     def wanted(self) -> Wanted:
-        """The filter as the catalogue takes it. Raises InvalidInput."""
+        """The catalogue's form of the filter. Raises InvalidInput."""
         if self.name_contains:
             texts.require_searchable(self.name_contains, ("filter", "nameContains"))
-        for name, looked_for in (("nameContains", [self.name_contains or ""]), ("osFamilies", self.os_families or [])):
-            if len(looked_for) > _MAXIMUM_TEXTS or any(len(text) > _MAXIMUM_TEXT for text in looked_for):
+        for name, wanted in (("nameContains", [self.name_contains or ""]), ("osFamilies", self.os_families or [])):
+            if len(wanted) > _MAXIMUM_TEXTS or any(len(text) > _MAXIMUM_TEXT for text in wanted):
                 raise InvalidInput(
-                    f"At most {_MAXIMUM_TEXTS} texts of {_MAXIMUM_TEXT} characters can be looked for.",
+                    f"A filter may have at most {_MAXIMUM_TEXTS} texts of at most {_MAXIMUM_TEXT} characters.",
                     field=("filter", name),
                 )
-            for text in looked_for:
+            for text in wanted:
                 texts.require_text(text, ("filter", name))
         return Wanted(
             types=_each_once(self.types),
@@ -198,7 +198,7 @@ class CreateImageInput:
     )
 
     def new_image(self) -> NewUpload | NewCopy:
-        """The request as the catalogue takes it. Raises InvalidInput."""
+        """The catalogue's form of the request. Raises InvalidInput."""
         said: dict[str, Any] = {
             "project_id": self.project_id,
             "name": self.name,
@@ -219,7 +219,7 @@ class CreateImageInput:
             )
         if image := self.source.image:
             return NewCopy(image_id=image.image_id, **said)
-        raise InvalidInput("Say where the image comes from.", field=("source",))
+        raise InvalidInput("Either an upload or an image is required.", field=("source",))
 
 
 @strawberry.input(description="An upload to complete: all its parts have been sent.")
@@ -336,7 +336,7 @@ class SetProjectQuotaInput:
     expected_revision: int | None = strawberry.field(default=None, description=_PROJECT_REVISION)
 
     def limits(self) -> dict[str, int | None]:
-        """The limits that are said, by the column that holds each, storage in bytes."""
+        """The limits that are set, by column, with storage in bytes."""
         given = {
             "custom_images_limit": self.custom_images,
             "image_storage_limit": self.image_storage_gib,
@@ -363,9 +363,9 @@ class RemoveProjectMemberInput:
 
 
 def _not_cleared(value: Given | None, field: str) -> Given:
-    """Strawberry lets a null through where a field may be left out. Raises InvalidInput."""
+    """Reject null: Strawberry accepts it for every field that may be left out. Raises InvalidInput."""
     if value is None:
-        raise InvalidInput("This can't be cleared.", field=(field,), hint="Leave it out to keep it as it is.")
+        raise InvalidInput("This must not be null.", field=(field,), hint="Leave it out to keep it as it is.")
     return value
 
 

@@ -1,4 +1,4 @@
-"""What can be changed. Each takes one input, and answers mistakes as data."""
+"""The mutations. Each takes one input, and returns mistakes in it as data."""
 
 from collections.abc import Awaitable
 from typing import Annotated

@@ -1,4 +1,4 @@
-"""What mutations answer: what was changed, where in the feed, or what the caller has to mend."""
+"""The results of mutations: the changed object and its feed position, or the errors in the input."""
 
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Self, TypeVar
@@ -92,14 +92,14 @@ class Payload:
 
     @classmethod
     def refused(cls, mistake: UserMistake) -> Self:
-        """The answer to a request that was not carried out."""
+        """The result of a request that was refused."""
         return cls(user_errors=[user_error(mistake)], cursor=None)
 
     @classmethod
     async def of_act(
         cls, info: Info, act: Awaitable[tuple[Changed, int | None]], show: Callable[[Changed], Mapping[str, Any]]
     ) -> Self:
-        """What became of a use case: it gives what has changed, to be shown by these fields, and its feed position."""
+        """The result of a use case, which returns the changed object, to `show` as fields, and its feed position."""
         try:
             changed, position = await act
         except UserMistake as mistake:
@@ -117,7 +117,7 @@ class ImagePayload(Payload):
 
     @classmethod
     def refused(cls, mistake: UserMistake) -> Self:
-        """The answer to a request that was not carried out, with the image that says why where there is one."""
+        """The result of a request that was refused, with the image if its upload has ended."""
         payload = super().refused(mistake)
         if isinstance(mistake, UploadEnded):
             payload.image = Image.of(mistake.image)
@@ -125,7 +125,7 @@ class ImagePayload(Payload):
 
     @classmethod
     async def answer(cls, info: Info, act: Awaitable[tuple[ImageRow, int | None]]) -> Self:
-        """What became of a use case that changes an image."""
+        """The result of a use case that changes an image."""
         return await cls.of_act(info, act, lambda row: {"image": Image.of(row)})
 
 
@@ -137,7 +137,7 @@ class SharePayload(Payload):
 
     @classmethod
     async def answer(cls, info: Info, act: Awaitable[tuple[ShareRow, int | None]]) -> Self:
-        """What became of a use case that changes a share."""
+        """The result of a use case that changes a share."""
         return await cls.of_act(info, act, lambda row: {"share": ImageShare.of(row)})
 
 
@@ -151,16 +151,16 @@ class ProjectPayload(Payload):
 
     @classmethod
     async def answer(cls, info: Info, act: Awaitable[tuple[ProjectRow, int | None]]) -> Self:
-        """What became of a use case that changes a project."""
+        """The result of a use case that changes a project."""
         payload = await cls.of_act(info, act, lambda row: {"project": Project.of(row)})
-        # Who has just left the project, by their own hand, does not see it any more.
+        # Callers who have just removed themselves from the project no longer see it.
         if payload.project is not None and await info.context.loaders.roles.load(payload.project.id) is None:
             payload.project = None
         return payload
 
 
 async def cursor_at(info: Info, position: int | None) -> EventCursor:
-    """The cursor of a change; of one that had been made before, that of the newest event."""
+    """The cursor of a change, or of the newest event if an earlier request made the change."""
     if position is not None:
         return info.context.cursor_of(info.context.mark_at(position))
     async with info.context.gateway.database.read() as session:
@@ -201,7 +201,7 @@ class DeleteImagePayload(Payload):
 
     @classmethod
     async def answer(cls, info: Info, act: Awaitable[tuple[str, int | None]]) -> Self:
-        """What became of the use case."""
+        """The result of the deletion."""
         return await cls.of_act(info, act, lambda image_id: {"deleted_image_id": strawberry.ID(image_id)})
 
 
@@ -236,7 +236,7 @@ class RevokeImageSharePayload(Payload):
 
     @classmethod
     async def answer(cls, info: Info, act: Awaitable[tuple[ShareRow, int | None]]) -> Self:
-        """What became of the use case."""
+        """The result of the revocation."""
         return await cls.of_act(
             info, act, lambda row: {"revoked_share_id": strawberry.ID(row.id), "share": ImageShare.of(row)}
         )

@@ -1,4 +1,4 @@
-"""What can be read. Every resolver opens a session of its own, since they run side by side."""
+"""The queries. Every resolver opens its own session, since resolvers run concurrently."""
 
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager, suppress
@@ -70,7 +70,7 @@ class Query:
         ids: Annotated[list[strawberry.ID], strawberry.argument(description="Ids of the objects, at most 100.")],
     ) -> list[Node | None]:
         if len(ids) > _MAXIMUM_NODES:
-            raise InvalidInput(f"At most {_MAXIMUM_NODES} ids can be asked for at once.", field=("ids",))
+            raise InvalidInput(f"{len(ids)} ids requested; at most {_MAXIMUM_NODES} are allowed.", field=("ids",))
         return [await _node_or_error(info.context, id_) for id_ in ids]
 
     @strawberry.field(description="You, as your token identifies you.")
@@ -115,7 +115,7 @@ class Query:
             async with reading() as session:
                 return await images.count_images(session, project_id, wanted)
 
-        # Page and position are read from one state of the database: nothing falls between them.
+        # The page and the position are read from one snapshot of the database, so that no event falls between them.
         async with reading() as session:
             page = await images.list_images(session, viewer, project_id, wanted, order, window, descending=descending)
             position = await event_log.newest_position(session) if asks_for(info, "asOf") else 0
@@ -137,11 +137,11 @@ class Query:
             if isinstance(by.id, str):
                 return Image.of(await access.image_for(session, viewer, by.id, field=("by", "id")))
             if not by.name:
-                raise InvalidInput("Say which image: by id or by name.", field=("by",))
+                raise InvalidInput("Either an id or a name is required.", field=("by",))
             await tenancy.project_for(session, viewer, by.name.project_id, field=("by", "name", "projectId"))
             row = await images.image_named(session, by.name.project_id, by.name.name)
         if row is None:
-            raise NotFound("There is no image of that name.", field=("by", "name", "name"))
+            raise NotFound("There is no image with this name.", field=("by", "name", "name"))
         return Image.of(row, by.name.project_id)
 
     @strawberry.field(
@@ -220,7 +220,7 @@ def _viewer(context: Context) -> Viewer:
 
 
 async def find_node(context: Context, id_: str) -> Node:
-    """What has this id, if the caller may see it. Raises NotFound."""
+    """The object with this id, if the caller may see it. Raises NotFound."""
     kind = id_.partition("_")[0] if tenancy.is_id(id_) else None
     found: Node | None = None
     if kind == "img" and (image := await context.loaders.images.load(id_)):
@@ -239,7 +239,7 @@ async def find_node(context: Context, id_: str) -> Node:
     elif id_ == f"usr_{context.viewer.subject}":
         found = _viewer(context)
     if found is None:
-        raise NotFound("There is nothing with this id.", field=("id",))
+        raise NotFound("There is no object with this id.", field=("id",))
     return found
 
 
@@ -247,5 +247,5 @@ async def _node_or_error(context: Context, id_: str) -> Node | None:
     try:
         return await find_node(context, id_)
     except UserMistake as mistake:
-        # An exception in a list fails that item alone.
+        # An exception in a list fails only this item.
         return mistake  # type: ignore[return-value]

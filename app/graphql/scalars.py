@@ -1,4 +1,4 @@
-"""The scalars of the schema. Hand SCALARS to StrawberryConfig(scalar_map=SCALARS)."""
+"""The scalars of the schema, for StrawberryConfig(scalar_map=SCALARS)."""
 
 import re
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ EventCursor = NewType("EventCursor", str)
 URL = NewType("URL", str)
 
 _INT64 = range(-(2**63), 2**63)
-# JSON numbers with a fraction or exponent arrive as floats; beyond this they are not exact any more.
+# JSON numbers with a fraction or exponent arrive as floats, which are exact only up to this.
 _EXACT_FLOAT = 2.0**53
 _LONGEST_CURSOR = 256
 _LONGEST_URL = 8192
@@ -27,9 +27,9 @@ def _parse_byte_size(value: object) -> ByteSize:
     if isinstance(value, float) and value.is_integer() and abs(value) <= _EXACT_FLOAT:
         value = int(value)
     if not isinstance(value, int) or isinstance(value, bool):
-        raise GraphQLError("ByteSize is a whole number of bytes, sent as a JSON number.")
+        raise GraphQLError("A ByteSize must be a whole number of bytes, sent as a JSON number.")
     if value not in _INT64:
-        raise GraphQLError("ByteSize has 64 bits: it ends at 9223372036854775807.")
+        raise GraphQLError("A ByteSize must fit in 64 bits: its maximum is 9223372036854775807.")
     return ByteSize(value)
 
 
@@ -45,7 +45,7 @@ def _parse_instant(value: object) -> datetime:
             return datetime.fromisoformat(value.upper()).astimezone(UTC)
         except (ValueError, OverflowError):
             pass
-    raise GraphQLError("DateTime is RFC 3339 with a zone, for example 2026-01-31T12:00:00Z.")
+    raise GraphQLError("A DateTime must be RFC 3339 with a time zone, for example 2026-01-31T12:00:00Z.")
 
 
 def _serialize_instant(value: datetime) -> str:
@@ -56,7 +56,7 @@ def _serialize_instant(value: datetime) -> str:
 
 def _parse_event_cursor(value: object) -> EventCursor:
     if not isinstance(value, str) or not 0 < len(value) <= _LONGEST_CURSOR:
-        raise GraphQLError("EventCursor is a string that this API gave out.")
+        raise GraphQLError("An EventCursor must be a string that this API returned.")
     return EventCursor(value)
 
 
@@ -68,7 +68,7 @@ def _parse_url(value: object) -> URL:
                 return URL(value)
     except ValueError:
         pass
-    raise GraphQLError("URL is an absolute http or https address (RFC 3986).")
+    raise GraphQLError("A URL must be an absolute http or https URL (RFC 3986).")
 
 
 SCALARS: Mapping[object, ScalarDefinition] = {

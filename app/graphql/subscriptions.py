@@ -1,4 +1,4 @@
-"""What can be watched. A watcher is a cursor into the feed: a slow one costs no memory (docs/feed.md)."""
+"""The subscriptions. A watcher is a cursor into the feed, so a slow one costs no memory (docs/feed.md)."""
 
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
@@ -58,7 +58,7 @@ class Subscription:
                 if image is None and isinstance(item, Resync):
                     yield None
                     return
-                # An image that is not there any more, or can't be seen: that it is so is said by a later event.
+                # The image was deleted, or the caller can no longer see it: a later event reports that.
                 if image is None:
                     continue
                 yield Image.of(image, context.project_id)
@@ -107,7 +107,7 @@ class Subscription:
 
 
 def _resumed(info: Info) -> Mark | None:
-    """Where a browser's EventSource takes an interrupted stream up again (HTML, section 9.2). Raises InvalidInput."""
+    """Where a browser's EventSource resumes an interrupted stream (HTML, section 9.2). Raises InvalidInput."""
     sent: str | None = info.context.connection.headers.get("last-event-id")
     if not sent:
         return None
@@ -118,12 +118,12 @@ def _resumed(info: Info) -> Mark | None:
 
 
 def _cursor_by_the_way(info: Info, item: Item) -> EventCursor:
-    # Only a stored event is known by its cursor; anything else stands at the newest one, which may be another tenant's.
+    # Only a stored event has its own cursor. Other items are at the newest event, which may be another tenant's.
     return info.context.cursor_of(item.mark.unlinked() if isinstance(item, Resync) else item.mark)
 
 
 async def _image_again(info: Info, id_: str) -> ImageRow | None:
-    """The image as it is after events about it may have been lost; None when it was deleted. Raises NotFound."""
+    """The current image, after events may have been lost; None if it was deleted. Raises NotFound."""
     async with info.context.gateway.database.read() as session:
         try:
             return await access.image_for(session, info.context.viewer, id_, field=("id",))

@@ -1,1 +1,1 @@
-"""The object types of the schema, by subject. Their docstrings are not shown to clients; descriptions are."""
+"""The object types of the schema, by subject. Clients see their descriptions, not their docstrings."""

@@ -26,7 +26,7 @@ class Money:
 
     @staticmethod
     def of(amount: Decimal, currency: str) -> "Money":
-        """The same as the API shows it."""
+        """The GraphQL form of an amount."""
         return Money(amount=f"{amount:f}", currency=currency)
 
 
@@ -39,7 +39,7 @@ class ImageUsage:
 
     @staticmethod
     def of(line: Line) -> "ImageUsage":
-        """The same as the API shows it."""
+        """The GraphQL form of an image's usage."""
         return ImageUsage(
             image_name=line.image_name,
             gib_hours=float(line.gib_hours),
@@ -67,7 +67,7 @@ class StorageUsage:
 
     @staticmethod
     def of(usage: Usage) -> "StorageUsage":
-        """The same as the API shows it."""
+        """The GraphQL form of a project's usage."""
         return StorageUsage(
             from_=usage.since,
             to=usage.until,

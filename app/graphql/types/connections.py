@@ -1,9 +1,10 @@
-"""Connections by the Relay specification, over the catalogue's keyset pages.
+"""Connections as the Relay specification defines them, over the catalogue's keyset pages.
 
-`paged` declares a field that gives one: it takes first, after, last and before, and its resolver gets a `Paging`.
+`paged` declares a field that returns one. Its arguments are first, after, last and before, and its resolver gets them
+as a `Paging`.
 
-Cursors are opaque to clients, and treated as hostile when they come back: base64url, without padding, of the JSON array
-[version, order, sort key, id].
+A cursor is the JSON array [version, order, sort key, id], in base64url without padding. It is opaque to clients, and
+input from clients is never trusted.
 """
 
 import base64
@@ -30,7 +31,7 @@ Keys = type[str] | type[int] | type[datetime] | type[StrEnum]
 
 _MAXIMUM_PAGE = 100
 _CURSOR_VERSION = 1
-# Room for the longest sort key of a name: of its 255 characters each may become 33 bytes when it is normalized.
+# Long enough for any sort key of a name: each of 255 characters may become 33 bytes when it is normalized.
 _CURSOR_LENGTH = 16 * 1024
 _ALPHABET = re.compile(r"[A-Za-z0-9_-]+")
 _INT64 = range(-(2**63), 2**63)
@@ -59,7 +60,7 @@ _ARGUMENTS: dict[str, Any] = {"first": First, "after": After, "last": Last, "bef
 
 @dataclass(frozen=True, slots=True)
 class Paging:
-    """Which page of a connection is asked for: the four arguments as they came."""
+    """The four arguments that select a page of a connection, unchecked."""
 
     first: int | None = None
     after: str | None = None
@@ -67,9 +68,9 @@ class Paging:
     before: str | None = None
 
     def window(self, order: str, keys: Keys = str) -> Window:
-        """The rows that are asked for. Raises InvalidInput.
+        """The rows that the arguments select. Raises InvalidInput.
 
-        `order` names what the cursors have to be made for, `keys` the type of its sort keys.
+        `order` is the name of the order that the cursors have to belong to, `keys` the type of its sort keys.
         """
         limit, backward = page_size(self.first, self.last)
         after, before = _place(self.after, order, "after", keys), _place(self.before, order, "before", keys)
@@ -77,10 +78,10 @@ class Paging:
 
 
 class _TakesPaging(FieldExtension):
-    """Declares the four arguments in place of the resolver's parameter `paging`, and collects them into it."""
+    """Declares the four arguments instead of the resolver's parameter `paging`, and passes them as a Paging."""
 
     def apply(self, field: StrawberryField) -> None:
-        # Every schema that is built applies it again to the same field.
+        # Called again on the same field for every schema that is built.
         own = [argument for argument in field.arguments if argument.python_name not in {"paging", *_ARGUMENTS}]
         paging = [
             StrawberryArgument(name, None, StrawberryAnnotation(annotation), default=None)
@@ -96,7 +97,7 @@ class _TakesPaging(FieldExtension):
 
 
 def paged(description: str) -> Any:
-    """Declares a field that gives a connection. Its resolver is asynchronous, and has a parameter `paging: Paging`."""
+    """Declare a field that returns a connection. Its resolver is async and has a parameter `paging: Paging`."""
     return strawberry.field(description=description, extensions=[_TakesPaging()])
 
 
@@ -137,7 +138,7 @@ class Connection(Generic[Node]):
 
 
 def page_fields(page: Page[Any], nodes: Sequence[Any], cursor_of: Callable[[Any], str]) -> dict[str, Any]:
-    """What every connection is made of: pass it on as keyword arguments. `cursor_of` gives the cursor of a row."""
+    """The keyword arguments that create a connection. `cursor_of` returns the cursor of a row."""
     info = PageInfo(
         has_next_page=page.has_next,
         has_previous_page=page.has_previous,
@@ -148,18 +149,18 @@ def page_fields(page: Page[Any], nodes: Sequence[Any], cursor_of: Callable[[Any]
 
 
 def page_size(first: int | None, last: int | None) -> tuple[int, bool]:
-    """How many rows are asked for, and whether it is the last ones. Raises InvalidInput."""
+    """The number of requested rows, and whether they are the last ones. Raises InvalidInput."""
     if (first is None) == (last is None):
-        raise InvalidInput("Give either first or last.", field=("first",), hint="For example first: 50.")
+        raise InvalidInput("Either first or last is required.", field=("first",), hint="Set first: 50, for example.")
     limit = first if first is not None else last
     if limit is None or not 1 <= limit <= _MAXIMUM_PAGE:
         field = "first" if first is not None else "last"
-        raise InvalidInput(f"A page has 1 to {_MAXIMUM_PAGE} rows.", field=(field,))
+        raise InvalidInput(f"{field} is {limit}; it must be from 1 to {_MAXIMUM_PAGE}.", field=(field,))
     return limit, first is None
 
 
 def cursor_for(order: str, key: Any, id_: str) -> str:
-    """The cursor of a row that stands at (`key`, `id_`) in this order."""
+    """The cursor of the row at (`key`, `id_`) in this order."""
     return encode_cursor(order, key.astimezone(UTC).isoformat() if isinstance(key, datetime) else key, id_)
 
 
@@ -186,32 +187,32 @@ def _place(cursor: str | None, order: str, argument: str, keys: Keys) -> Place |
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """Where a row stands in a sorted list: its sort key, and its id where keys are equal."""
+    """The position of a row in a sorted list: its sort key, and its id among equal keys."""
 
     key: str | int | None
     id: str
 
 
 def encode_cursor(order: str, key: str | int | None, id: str) -> str:
-    """The cursor of the row at (`key`, `id`) in the list sorted by `order`."""
+    """Encode the cursor of the row at (`key`, `id`) in the list sorted by `order`."""
     text = json.dumps([_CURSOR_VERSION, order, key, id], separators=(",", ":"), ensure_ascii=False)
     return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
 
 
 def decode_cursor(text: str, order: str, *, field: str = "after") -> Position:
-    """The position that a cursor of this order stands for; `field` is the argument that it came in.
+    """Decode a cursor of this order; `field` is the argument that contained it.
 
-    Raises InvalidInput for anything that `encode_cursor` did not make.
+    Raises InvalidInput for anything that `encode_cursor` did not return.
     """
     match _content(text):
         case [_, _, str() | int() | None as key, str(id_)] if _is_storable(key) and _is_storable(id_):
-            # Only the very text that was given out comes through: this version and order, no other spelling.
+            # Accept only the exact text that was issued, with this version and order.
             if encode_cursor(order, key, id_) == text:
                 return Position(key, id_)
     raise InvalidInput(
         "This is not a cursor of this list.",
         field=(field,),
-        hint="Send a startCursor or endCursor of the same list in the same order, or leave it out.",
+        hint="Send a startCursor or endCursor of the same list in the same order, or no cursor.",
     )
 
 
@@ -225,7 +226,7 @@ def _content(text: str) -> object:
 
 
 def _is_storable(value: str | int | None) -> bool:
-    """Whether a database takes it: no NUL, no half of a surrogate pair, no more than 64 bits."""
+    """Whether a database can store it: no NUL, no unpaired surrogate, at most 64 bits."""
     if isinstance(value, str):
         return "\0" not in value and not any("\ud800" <= character <= "\udfff" for character in value)
     return value is None or (not isinstance(value, bool) and value in _INT64)

@@ -1,4 +1,4 @@
-"""An image and what belongs to it."""
+"""An image: its source, progress, failure, permissions and connections."""
 
 from datetime import datetime
 from typing import Annotated
@@ -166,7 +166,7 @@ class Image(Node):
 
     @staticmethod
     def of(row: ImageRow, seen_from: str | None = None) -> "Image":
-        """The node of a row; `seen_from` is the project that the query is about, if it is about one."""
+        """The node of a row; `seen_from` is the project that the query names, if it names one."""
         size = row.virtual_size
         return Image(
             id=strawberry.ID(row.id),
@@ -238,7 +238,7 @@ class Image(Node):
             return None
         upload = await info.context.loaders.open_uploads.load(self.id) if self.status == ImageStatus.QUEUED else None
         known = progress_on_board(info, self.id)
-        # What was last heard of an upload says nothing any more once all its bytes are there.
+        # The last progress of an upload is out of date once all its bytes have arrived.
         if known is not None and (known.phase is ImagePhase.UPLOADING) == (upload is not None):
             return known
         if upload is None:
@@ -312,7 +312,7 @@ class ImageConnection(Connection[Image]):
 
 
 def progress_on_board(info: Info, image_id: str) -> ImageProgress | None:
-    """The newest progress that this process has heard of."""
+    """The newest progress that this process has received, if any."""
     known = info.context.gateway.board.of(image_id)
     if known is None:
         return None

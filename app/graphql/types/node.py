@@ -1,4 +1,4 @@
-"""Relay's Node, and how rows become nodes."""
+"""Relay's Node interface, and the conversion of rows to nodes."""
 
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -16,10 +16,10 @@ class Node:
 
 
 def made_of(row_type: type) -> Callable[[type[Made]], type[Made]]:
-    """Says of a node's type that its `of` makes it of rows of a table.
+    """Register a node type: its `of` converts the rows of a table.
 
-    Types of nodes refer to one another in circles, as GraphQL's do: where a module can't import another one, it gets
-    its nodes by `node_of`.
+    Node types refer to each other in cycles, as GraphQL types do. A module that can't import another one's type uses
+    `node_of` instead.
     """
 
     def note(node_type: type[Made]) -> type[Made]:

@@ -27,7 +27,7 @@ class ProjectQuota:
 
     @staticmethod
     def of(quota: Quota) -> "ProjectQuota":
-        """The same as the API shows it."""
+        """The GraphQL form of a quota."""
         return ProjectQuota(
             custom_images=CountQuota(limit=quota.custom_images_limit, used=quota.custom_images_used),
             image_storage=ByteQuota(

@@ -1,4 +1,4 @@
-"""Shares of images, as the projects on either side see them."""
+"""Shares of images, as both projects see them."""
 
 from collections.abc import Awaitable, Callable
 from datetime import datetime
@@ -64,7 +64,7 @@ class ImageShare(Node):
 
 
 async def project_of_share(info: Info, project_id: str) -> "Project":
-    """The project that something is shared with, for who sees the share."""
+    """The project that an image is shared with, for a caller who can see the share."""
     made: Project = node_of(await info.context.loaders.projects_shared_with.load(project_id))
     return made
 
@@ -75,7 +75,7 @@ async def share_page(
     read: Callable[[AsyncSession, Window], Awaitable[Page[ShareRow]]],
     count: Callable[[AsyncSession], Awaitable[int]],
 ) -> Connection[ImageShare]:
-    """A page of shares, in the order in which they were made."""
+    """A page of shares, in the order in which they were created."""
     window, database = paging.window(_BY_ID), info.context.gateway.database
 
     async def count_all() -> int:

@@ -1,4 +1,4 @@
-"""Viewer, organization, project and its members."""
+"""The viewer, organizations, projects and their members."""
 
 from datetime import datetime
 from typing import Annotated
@@ -92,7 +92,7 @@ class Project(Node):
         return await self.viewer_role_here(info)
 
     async def viewer_role_here(self, info: Info) -> ProjectRole | None:
-        """What the caller is in this project."""
+        """The caller's role in this project; None without one."""
         return await info.context.loaders.roles.load(self.id)
 
     @strawberry.field(

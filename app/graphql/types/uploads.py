@@ -1,4 +1,4 @@
-"""An upload, its parts, and the signed requests that bring and fetch bytes."""
+"""An upload, its parts, and the signed requests that upload and download bytes."""
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
@@ -38,7 +38,7 @@ class SignedRequest:
 
 
 def signed_request(context: Context, request: Signed) -> SignedRequest:
-    """A signed request with an address that clients can use."""
+    """The GraphQL form of a signed request, with an absolute URL."""
     return SignedRequest(
         method=request.method,
         url=URL(context.address(request)),
@@ -48,15 +48,15 @@ def signed_request(context: Context, request: Signed) -> SignedRequest:
 
 
 def part_end(context: Context) -> datetime:
-    """When the address of a part that is signed now expires."""
+    """When the URL of a part that is signed now expires."""
     settings = context.gateway.settings
-    # Members are looked up again at every use. That somebody is an operator stands in their token alone.
+    # Membership is checked again at every use of the URL. That a caller is an operator, only the token states.
     longest = settings.download_seconds if context.viewer.operator else settings.signature_seconds
     return _end(context, min(longest, settings.signature_seconds))
 
 
 def download_end(context: Context) -> datetime:
-    """When the address of a download that is signed now expires."""
+    """When the URL of a download that is signed now expires."""
     return _end(context, context.gateway.settings.download_seconds)
 
 
@@ -67,7 +67,7 @@ def _end(context: Context, seconds: float) -> datetime:
 
 
 def asker_of(context: Context, target: str) -> Asker:
-    """Who asks for a signed request about an image or an upload."""
+    """The caller for whom a request about an image or an upload is signed."""
     return Asker(context.viewer.subject, context.viewer.operator, target)
 
 
@@ -152,7 +152,7 @@ class ImageUpload(Node):
         return self._part_page(page_of(numbers, window), statuses, len(numbers))
 
     async def _statuses(self, info: Info) -> dict[int, PartStatus]:
-        """What has become of each part, by number."""
+        """The status of each part, by number."""
         receipt, numbers = await self._receipt(info), range(1, self.part_count + 1)
         if receipt is None:
             return dict.fromkeys(numbers, PartStatus.DISCARDED)

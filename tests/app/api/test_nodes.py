@@ -1,4 +1,4 @@
-"""Anything by its id: what there is, what there is not, and what never was an id."""
+"""Objects by their ids: existing and missing ones, and texts that are not ids."""
 
 from typing import Any
 
@@ -46,7 +46,11 @@ async def test_every_type_of_node_is_found_by_its_id(gateway: Gateway) -> None:
 @pytest.mark.parametrize("id_", HOSTILE.values(), ids=HOSTILE.keys())
 async def test_what_is_no_id_is_not_found(gateway: Gateway, id_: object) -> None:
     error = await gateway.refused(NODE, id=id_)
-    assert (error["code"], error["message"], error["field"]) == ("NOT_FOUND", "There is nothing with this id.", ["id"])
+    assert (error["code"], error["message"], error["field"]) == (
+        "NOT_FOUND",
+        "There is no object with this id.",
+        ["id"],
+    )
 
 
 async def test_ids_of_nothing_cost_only_their_own_places(gateway: Gateway) -> None:
