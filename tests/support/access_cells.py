@@ -1,4 +1,4 @@
-"""Who calls, and the cells of the tables in `access_table`: what an operation comes to for whom."""
+"""The callers, and the cells of the tables in `access_table`: the outcome of an operation for a caller."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ READER, MEMBER, ADMIN = ProjectRole.READER, ProjectRole.MEMBER, ProjectRole.ADMI
 
 @dataclass(frozen=True)
 class Caller:
-    """Who calls: by the `sub` of their token, and what they are in the project that counts as their own."""
+    """A caller: the `sub` of their token, the project that counts as their own, and their role in it."""
 
     subject: str | None
     place: str = "home"
@@ -54,12 +54,12 @@ SEES = {
 
 @dataclass(frozen=True)
 class Row:
-    """A line of a table: what an operation comes to, by caller; and, by outcome, which projects are told what."""
+    """A line of a table: the outcome of an operation by caller, and the events of each project by outcome."""
 
     kind: str
     line: str
     outcomes: Mapping[str, str]
-    told: Mapping[str, Mapping[str, Sequence[str]]]
+    events: Mapping[str, Mapping[str, Sequence[str]]]
 
     def __str__(self) -> str:
         return f"{self.kind}: {self.line}"
@@ -67,7 +67,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Cell:
-    """One caller in a row."""
+    """One caller in one row."""
 
     row: Row
     caller: str
@@ -81,27 +81,27 @@ class Cell:
 
 
 def rows_of(tables: Mapping[str, str]) -> list[Row]:
-    """The lines of the tables, of one kind of image after the other."""
+    """The lines of the tables, for one kind of image after the other."""
     return [_row(kind, line) for kind, table in tables.items() for line in table.strip().splitlines()]
 
 
 def cells_of(tables: Mapping[str, str]) -> list[Cell]:
-    """Every caller in every row."""
+    """The cells of all callers in all rows."""
     return [Cell(row, caller) for row in rows_of(tables) for caller in CALLERS]
 
 
 def _row(kind: str, text: str) -> Row:
     line, *groups = [part.strip() for part in text.split("|")]
     outcomes = dict(zip(CALLERS, " ".join(groups[:6]).split(), strict=True))
-    return Row(kind, line, outcomes, dict(_told(kind, groups[6])) if groups[6:] else {})
+    return Row(kind, line, outcomes, dict(_events(kind, groups[6])) if groups[6:] else {})
 
 
-def _told(kind: str, text: str) -> Iterator[tuple[str, Mapping[str, Sequence[str]]]]:
+def _events(kind: str, text: str) -> Iterator[tuple[str, Mapping[str, Sequence[str]]]]:
     groups = {"sees": SEES[kind], "both": ("project", "another")}
     for clause in text.split(";"):
-        outcome, _, said = clause.rpartition(":")
-        told: dict[str, Sequence[str]] = {}
-        for where, letters in (part.split() for part in said.split(",")):
+        outcome, _, listed = clause.rpartition(":")
+        by_project: dict[str, Sequence[str]] = {}
+        for where, letters in (part.split() for part in listed.split(",")):
             events = [EVENTS[letter] for letter in letters]
-            told |= {project: events for project in groups.get(where, (where,))}
-        yield outcome.strip() or "+", told
+            by_project |= {project: events for project in groups.get(where, (where,))}
+        yield outcome.strip() or "+", by_project

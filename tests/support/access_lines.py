@@ -1,13 +1,13 @@
-"""What the lines of the tables in `access_table` stand for: what is read, watched and changed, and what becomes of it.
+"""The operations of the lines in `access_table`: what they read, watch or change, and the expected result.
 
-Names with a dollar are filled in for every cell:
-  $image, $name, $upload, $project, $organization   the image, and what it belongs to
-  $share, $offer, $declined, $invited               shares of it: accepted, offered, declined; whom it is offered to
+Names with a dollar are replaced in every cell:
+  $image, $name, $upload, $project, $organization   the image, its project and organization
+  $share, $offer, $declined, $invited               its shares: accepted, offered, declined; the project of the offer
   $place                                            the caller's own project
   $theirs, $another, $beyond                        other projects: one that the admin of the image's project
                                                     administers too, one that they don't, one of another organization
-  $me, $somebody, $subject                        the ids of the caller, and of somebody else; the caller's `sub`
-  $admin, $member, $reader                          the `sub` of those who belong to the image's project
+  $me, $other, $subject                             the ids of the caller and of another user; the caller's `sub`
+  $admin, $member, $reader                          the `sub` of the members of the image's project
   $copy, $orphan                                    copies in `launching`, of a shared image, and of one withdrawn
 """
 
@@ -19,7 +19,7 @@ from typing import Any
 from app.settings import GIB
 
 PROJECTS = {"project", "place", "theirs", "another", "beyond"}
-# What does not exist, by the names with a dollar.
+# Ids and a name that don't exist, by the names with a dollar.
 ABSENT = {
     **dict.fromkeys(("image", "copy", "orphan"), f"img_{'0' * 26}"),
     **dict.fromkeys(("share", "offer", "declined"), f"shr_{'0' * 26}"),
@@ -27,8 +27,8 @@ ABSENT = {
     "upload": f"upl_{'0' * 26}",
     "organization": f"org_{'0' * 26}",
     "name": "a name that no image has",
-    "me": "usr_nobody",
-    "somebody": "usr_nobody",
+    "me": "usr_absent",
+    "other": "usr_absent",
 }
 _NAMED = re.compile(r"\$(\w+)")
 
@@ -74,9 +74,9 @@ def _yes(value: bool) -> str:
 
 @dataclass(frozen=True)
 class Read:
-    """A field to read, the path below it to what is looked at, and how that is told in the table.
+    """A field to read, the path below it to the value to compare, and how the table shows that value.
 
-    `state` is that of the image, where there is one of the kind.
+    `state` is the state of the image to read.
     """
 
     text: str
@@ -181,7 +181,7 @@ READS = {
     ),
     "viewer": Read("viewer { id }", "id"),
     "node of the viewer": Read("node(id: $me) { id }", "id"),
-    "node of somebody else": Read("node(id: $somebody) { id }", "id"),
+    "node of another user": Read("node(id: $other) { id }", "id"),
     "eventCursor": Read("eventCursor"),
 }
 _FEED = "after: $start) { ... on ImageEvent { imageId } }"
@@ -194,16 +194,17 @@ WATCHES = {
 
 @dataclass(frozen=True)
 class Change:
-    """A mutation, its input, the field of it that names the thing to be changed, and what is so when it is done.
+    """A mutation, its input, the field of the input that names the object to change, and the state afterwards.
 
-    `look` reads a node as an operator, and then finds what it `becomes`, or, with None, nothing; $made is what the
-    payload holds. `absent` is what the input's names stand for when the project beside the thing does not exist.
+    `check` reads a node as an operator; afterwards it returns what the object `becomes`, or nothing if that is None.
+    $made is the id in the payload. `absent` replaces names of the input if the project besides the object does not
+    exist.
     """
 
     mutation: str
     input: Mapping[str, Any]
     thing: str
-    look: str
+    check: str
     becomes: Mapping[str, Any] | None
     state: str = "active"
     conflict: str | None = None
@@ -229,13 +230,13 @@ def _copied(where: str) -> Change:
 def _image(
     mutation: str, fields: str, becomes: Mapping[str, Any] | None, state: str = "active", **given: Any
 ) -> Change:
-    look = f"node(id: $image) {{ ... on Image {{ {fields} }} }}"
-    return Change(mutation, {"imageId": "$image"} | given, "imageId", look, becomes, state)
+    check = f"node(id: $image) {{ ... on Image {{ {fields} }} }}"
+    return Change(mutation, {"imageId": "$image"} | given, "imageId", check, becomes, state)
 
 
 def _upload(mutation: str, fields: str, becomes: Mapping[str, Any]) -> Change:
-    look = f"node(id: $image) {{ ... on Image {{ {fields} }} }}"
-    return Change(mutation, {"uploadId": "$upload"}, "uploadId", look, becomes, "uploading")
+    check = f"node(id: $image) {{ ... on Image {{ {fields} }} }}"
+    return Change(mutation, {"uploadId": "$upload"}, "uploadId", check, becomes, "uploading")
 
 
 def _shared(project: str, *, offer: bool = False, absent: Mapping[str, str] | None = None) -> Change:
@@ -251,9 +252,9 @@ def _shared(project: str, *, offer: bool = False, absent: Mapping[str, str] | No
 
 
 def _share(mutation: str, name: str, becomes: Mapping[str, Any] | None, **given: Any) -> Change:
-    look = f"node(id: ${name}) {{ ... on ImageShare {{ grant state }} }}"
+    check = f"node(id: ${name}) {{ ... on ImageShare {{ grant state }} }}"
     state = "declined" if name == "declined" else "with shares"
-    return Change(mutation, {"shareId": f"${name}"} | given, "shareId", look, becomes, state)
+    return Change(mutation, {"shareId": f"${name}"} | given, "shareId", check, becomes, state)
 
 
 def _member(mutation: str, becomes: Sequence[str], subject: str, **given: Any) -> Change:

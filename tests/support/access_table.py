@@ -6,12 +6,12 @@ Columns are the callers, in this order (see CALLERS in `access_cells`):
     launching       the same of a project of the same organization, to which a share gives LAUNCH; likewise
     editing         the same of one to which a share gives LAUNCH_AND_EDIT; likewise
     asked           MEMBER and ADMIN of one that is offered a share, and has yet to answer
-    outside         nobody (no token), a stranger (a token, and no membership), and an ADMIN of another organization
+    outside         no token, a stranger (a token, but no membership), and an ADMIN of another organization
     above           the owner of the organization of `home`, and an operator
 
 Kinds of images are the tables:
 
-    own             of `home`, and shared with nobody: foreign to `launching`, `editing` and `asked`
+    own             of `home`, and not shared: foreign to `launching`, `editing` and `asked`
     shared          of `home`, and shared with `launching` and `editing`, and offered to `asked`
     foreign         of `abroad`, a project of another organization, which the last of `outside` administers
     public          of `abroad` too, and seen by every project
@@ -61,7 +61,7 @@ READING = {
     viewerIsOwner of an organization           | no no no | no no no | no no no | no no | ? - - | yes no
     viewer                                     | + + + | + + + | + + + | + + | ? + + | + +
     node of the viewer                         | + + + | + + + | + + + | + + | ? + + | + +
-    node of somebody else                      | - - - | - - - | - - - | - - | ? - - | - -
+    node of another user                       | - - - | - - - | - - - | - - | ? - - | - -
     eventCursor                                | + + + | + + + | + + + | + + | ? + + | + +
     """,
     "shared": """
@@ -165,7 +165,7 @@ READING = {
     """,
 }
 
-# What comes first: the thing (+), NOT_FOUND (-), or, of a feed, everything but that (0).
+# The first result: the image (+), NOT_FOUND (-), or in a feed, everything but the image (0).
 WATCHING = {
     "own": """
     image                                      | + + + | - - - | - - - | - - | ? - - | + +
@@ -189,7 +189,7 @@ WATCHING = {
     """,
 }
 
-# Whether anything of an image, its id or its name, is anywhere in all that can be listed.
+# Whether the id or the name of an image is anywhere in what the caller can list.
 LISTING = {
     "own": """
     images                                     | + + + | 0 0 0 | 0 0 0 | 0 0 | ? 0 0 | + +
@@ -235,8 +235,8 @@ LISTING = {
 #   ?  UNAUTHENTICATED                          C  CONFLICT
 #   I  INVALID: what every project sees is not shared
 #
-# The last column says who is told when it is done: `sees` is every project that can see the image, `both` its own and
-# the one that it is offered to; and the letters are the events, in order: Created, Updated, (status) Moved, Share
+# The last column lists the events by project: `sees` is every project that can see the image, `both` its own and
+# the one that it is offered to; the letters are the events, in order: Created, Updated, (status) Moved, Share
 # changed, Deleted. After `o:`, of an offer.
 
 CHANGING = {

@@ -1,4 +1,4 @@
-"""Two organizations with everybody who could call, and images in every state: what `access_table` is about."""
+"""Two organizations with every kind of caller, and images in every state, for the tables in `access_table`."""
 
 import secrets
 import shutil
@@ -18,7 +18,7 @@ from tests.support.access_cells import CALLERS
 from tests.support.gateway import OPERATOR, Gateway
 
 ACME, GLOBEX = ("home", "launching", "editing", "asked", "aside"), ("abroad", "overseas", "islands")
-# Who is an admin of a project beside that of their own, or in one where no caller is at home.
+# Admins of further projects, by project.
 ADMINS = {
     "aside": ("admin", "launch-admin", "edit-admin"),
     "overseas": ("abroad-admin",),
@@ -26,7 +26,7 @@ ADMINS = {
 }
 STAFF = {"abroad-member": ProjectRole.MEMBER, "abroad-reader": ProjectRole.READER}
 CONTENT = b"\1" * 512
-# By kind of image: the project that it is of, and those that are named in shareImage.
+# By kind of image: its project, and the projects that shareImage names.
 PLACES = {
     "own": {"project": "home", "theirs": "aside", "another": "asked", "beyond": "abroad", "invited": "asked"},
     "shared": {"project": "home", "theirs": "aside", "another": "asked", "beyond": "abroad", "invited": "asked"},
@@ -34,7 +34,7 @@ PLACES = {
     | {"invited": "islands"},
 }
 PLACES["public"] = PLACES["foreign"]
-# What of a mutation's payload tells what it was about.
+# The field of a mutation's payload with the object that it changed.
 RESULTS = {
     "deleteImage": "deletedImageId",
     "revokeImageShare": "revokedShareId",
@@ -45,7 +45,7 @@ RESULTS = {
 
 @dataclass
 class World:
-    """Two organizations with images in every state, as built, or as a change has left it."""
+    """Two organizations with images in every state, as built, or as a mutation has changed them."""
 
     gateway: Gateway
     saved: Path
@@ -60,7 +60,7 @@ class World:
     # ------------------------------------------------------------ building
 
     async def build(self) -> None:
-        """Make everything by the API, and remember it."""
+        """Create everything through the API, and save it."""
         self.start = await self.position()
         await self._found()
         await self._make_images()
@@ -72,7 +72,7 @@ class World:
         await self._save()
 
     async def position(self) -> int:
-        """Where the feed stands."""
+        """The newest position in the feed."""
         async with self.gateway.database.read() as session:
             return await event_log.newest_position(session)
 
@@ -128,7 +128,7 @@ class World:
         self.ids["foreign offer"] = await self.share(image, "islands", "LAUNCH", "abroad-admin")
 
     async def _copy(self) -> None:
-        """Two copies in `launching`: one of what it sees, and one of what it sees no more, which has a new name."""
+        """Two copies in `launching`: of an image that it sees, and of one that it no longer sees, since renamed."""
         given: dict[str, Any] = {"subject": OPERATOR, "projectId": self.ids["home"], "name": "withdrawn"}
         self.images["withdrawn", "active"] = withdrawn = await self.gateway.active(CONTENT, **given)
         share = await self.share(withdrawn["id"], "launching", "LAUNCH")
@@ -141,17 +141,17 @@ class World:
         await self.do("updateImage", imageId=withdrawn["id"], name="renamed-since")
 
     async def share(self, image_id: str, project: str, grant: str, subject: str = OPERATOR) -> str:
-        """Share an image, or offer it if need be; gives the share's id."""
+        """Share an image, or offer it if necessary. Returns the share's id."""
         given = {"imageId": image_id, "projectId": self.ids[project], "grant": grant, "offer": True}
         return await self.do("shareImage", subject, **given)
 
     async def do(self, mutation: str, subject: str = OPERATOR, /, **given: Any) -> str:
-        """Carry a mutation out; gives the id of what it was about."""
+        """Run a mutation. Returns the id of the object that it changed."""
         payload = (await self.gateway.ask(mutation_of(mutation), subject, input=given))["it"]
         assert payload["userErrors"] == []
         return made_by(mutation, payload)
 
-    # ------------------------------------------------------------ taking back
+    # ------------------------------------------------------------ restoring
 
     async def _save(self) -> None:
         async with self.gateway.database.read() as session:
@@ -163,9 +163,9 @@ class World:
         self.untouched = True
 
     async def rebuild(self) -> None:
-        """Have everything as it was built, unless the last that was found of it is that it is so."""
+        """Restore everything as it was built, unless the last check found it untouched."""
         if not self.untouched:
-            # As after any other restore, the positions of the feed are given out again.
+            # As after any other restore, the positions of the feed are issued again.
             self.rows["feed_epoch"][0]["epoch"] = secrets.token_hex(EPOCH_BYTES)
             async with self.gateway.database.transaction() as tx:
                 for table in reversed(TABLES.sorted_tables):
@@ -179,14 +179,14 @@ class World:
         self.untouched = False
 
     async def assert_untouched(self) -> None:
-        """Nothing is left of what was asked for: every row, and every file, is as it was built."""
+        """Assert that every row and every file is as it was built."""
         assert await self.gateway.everything() == self.built
         self.untouched = True
 
-    # ------------------------------------------------------------ looking
+    # ------------------------------------------------------------ checking
 
     def names(self, kind: str, state: str, caller: str) -> dict[str, str]:
-        """What the names with a dollar stand for, in a cell."""
+        """The values of the names with a dollar, in a cell."""
         image = self.images.get((kind, state)) or self.images[kind, "protected" if state == "declined" else "active"]
         staff = ("admin", "member", "reader")
         subject, place = CALLERS[caller].subject or "", CALLERS[caller].place
@@ -203,17 +203,17 @@ class World:
             "organization": self.ids["globex" if project == "abroad" else "acme"],
             "subject": subject,
             "me": f"usr_{subject}",
-            "somebody": "usr_islander",
+            "other": "usr_islander",
             "start": self.cursor(self.start),
         }
 
     async def answer(self, document: str, caller: str, **variables: Any) -> dict[str, Any]:
-        """The whole answer, but for what tells one request from another."""
+        """The whole answer, without what differs between equal requests."""
         body = await self.gateway.answer(document, CALLERS[caller].subject, **variables)
         return anonymized(body)
 
     async def feeds(self) -> dict[str, list[tuple[str, str, str | None]]]:
-        """What has been told since everything was built, by project: the events, their images, and their actors."""
+        """The events since everything was built, by project, each with its image and its actor."""
         fields, end = "nodes { __typename imageId actor }", self.cursor(self.end)
         asked = [
             f'{name}: imageEvents(projectId: "{self.ids[name]}", after: "{end}", first: 50) {{ {fields} }}'
@@ -227,7 +227,7 @@ class World:
 
 
 def anonymized(body: dict[str, Any]) -> dict[str, Any]:
-    """An answer without the numbers by which its errors are looked up, and without what it cost."""
+    """An answer without its correlation ids and its cost."""
     for error in body.get("errors", ()):
         assert error["extensions"].pop("correlationId")
     body.pop("extensions", None)
@@ -241,6 +241,6 @@ def mutation_of(name: str) -> str:
 
 
 def made_by(mutation: str, payload: Mapping[str, Any]) -> str:
-    """The id of what a mutation was about; empty when it was refused."""
+    """The id of the object that a mutation changed; empty if it was refused."""
     result = payload[RESULTS.get(mutation, "image").split()[0]]
     return str(result["id"]) if isinstance(result, dict) else result or ""

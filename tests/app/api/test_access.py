@@ -1,4 +1,4 @@
-"""Who may do what: every cell of the tables in `access_table`, its answer and what it leaves behind."""
+"""Who may do what: every cell of the tables in `access_table`, its answer and its effects."""
 
 import json
 from collections.abc import AsyncIterator, Mapping
@@ -42,7 +42,7 @@ async def as_built(gateway: Gateway, tmp_path_factory: pytest.TempPathFactory) -
 
 @pytest.fixture
 async def world(as_built: World) -> World:
-    """As it was built, whatever the test before has done."""
+    """The world as it was built, whatever the previous test has done."""
     await as_built.rebuild()
     return as_built
 
@@ -57,7 +57,7 @@ async def address(gateway: Gateway) -> AsyncIterator[str]:
 
 
 def reached(value: Any, path: str) -> Any:
-    """What a path leads to; None where something on the way is null."""
+    """The value at a path; None if something on the path is null."""
     for step in path.split():
         if value is None:
             return None
@@ -66,12 +66,12 @@ def reached(value: Any, path: str) -> Any:
 
 
 def without(names: Mapping[str, str], hidden: set[str]) -> dict[str, str]:
-    """The same names, but the hidden ones stand for what does not exist."""
+    """The same names, with ids that don't exist for the hidden ones."""
     return {name: ABSENT[name] if name in hidden else value for name, value in names.items()}
 
 
 async def seen(world: World, row: Row, caller: str) -> str:
-    """What somebody sees by a read, in the table's terms."""
+    """What a caller sees by a query, in the table's terms."""
     read = READS[row.line]
     names = world.names(row.kind, read.state, caller)
     given = {name: names[name] for name in names_in(read.text)}
@@ -79,10 +79,10 @@ async def seen(world: World, row: Row, caller: str) -> str:
     blamed = {"".join(error["extensions"].get("field", [])[-1:]) for error in body.get("errors", ())}
     hidden = {name for name in given if name in ABSENT and (name in PROJECTS) == (blamed == {"projectId"})}
     hidden = hidden or set(given) & ABSENT.keys()
-    told = shown(row, body)
-    if told in ("-", "0") and body != await world.answer(read.document, caller, **without(given, hidden)):
-        return f"{told}, told apart from what does not exist"
-    return told
+    seen = shown(row, body)
+    if seen in ("-", "0") and body != await world.answer(read.document, caller, **without(given, hidden)):
+        return f"{seen}, different from what does not exist"
+    return seen
 
 
 def shown(row: Row, body: dict[str, Any]) -> str:
@@ -114,7 +114,7 @@ async def test_what_is_read_by_an_id_or_a_name_is_what_has_it(world: World, kind
 
 
 def lists(world: World) -> dict[str, list[str]]:
-    """Documents that ask for everything that can be listed."""
+    """Documents that select everything that can be listed."""
     image = "id name source { ... on CopySource { image { id name } } }"
     share = "id imageName image { id name } project { id name }"
     event = f"imageId image {{ {image} }} ... on ImageDeleted {{ imageName }}"
@@ -136,13 +136,13 @@ def lists(world: World) -> dict[str, list[str]]:
 
 
 def bill_until(at: datetime) -> str:
-    """The bill of the last days, and those to come, by image."""
+    """The bill of the last and next days, by image."""
     since, until = ((at + timedelta(days=days)).isoformat() for days in (-2, 2))
     return f'usage(from: "{since}", to: "{until}") {{ byImage(first: 50) {{ nodes {{ imageName image {{ id }} }} }} }}'
 
 
 async def listed(world: World, line: str, caller: str) -> str:
-    """All that somebody can list, as the text of the answers; a question mark when they are nobody."""
+    """Everything that a caller can list, as the text of the answers; a question mark without a token."""
     answers = [await world.answer(document, caller) for document in lists(world)[line]]
     codes = {error["extensions"]["code"] for body in answers for error in body.get("errors", ())}
     assert codes <= {"NOT_FOUND", "UNAUTHENTICATED"}
@@ -150,7 +150,7 @@ async def listed(world: World, line: str, caller: str) -> str:
 
 
 def told_in(text: str, world: World, kind: str) -> str:
-    """Whether anything of the images of a kind is in a text, in the table's terms."""
+    """Whether a text contains anything of the images of a kind, in the table's terms."""
     images = [image for (kind_, _), image in world.images.items() if kind_ == kind]
     return "+" if any(image["id"] in text or image["name"] in text for image in images) else text[:1].replace("[", "0")
 
@@ -164,7 +164,9 @@ async def test_of_what_cannot_be_seen_nothing_is_in_any_list(world: World, line:
 
 
 @pytest.mark.parametrize("caller", ["launch reader", "launch member", "launch admin"])
-async def test_what_a_project_sees_no_more_it_is_not_told_the_new_name_of(world: World, caller: str) -> None:
+async def test_the_new_name_of_an_image_is_hidden_from_a_project_that_no_longer_sees_it(
+    world: World, caller: str
+) -> None:
     assert "renamed-since" not in "".join([await listed(world, line, caller) for line in lists(world)])
     assert "renamed-since" in await listed(world, "images", "member")
 
@@ -187,15 +189,15 @@ def projects_of(caller: str) -> set[str]:
     subject, place, role = CALLERS[caller].subject, CALLERS[caller].place, CALLERS[caller].role
     if caller in ("operator", "owner of the organization"):
         return {*ACME, *GLOBEX, "alpha", "beta"} if caller == "operator" else set(ACME)
-    beside = {name for name, subjects in ADMINS.items() if subject in subjects}
-    return beside | {place} if role else beside
+    others = {name for name, subjects in ADMINS.items() if subject in subjects}
+    return others | {place} if role else others
 
 
 # ---------------------------------------------------------------- watching
 
 
 async def watched(world: World, address: str, row: Row, caller: str) -> str:
-    """What somebody who watches is sent first, in the table's terms."""
+    """The first result of a subscription, in the table's terms."""
     watch = WATCHES[row.line]
     names = world.names(row.kind, "active", caller)
     given = {name: names[name] for name in names_in(watch.text)}
@@ -203,15 +205,15 @@ async def watched(world: World, address: str, row: Row, caller: str) -> str:
     if "errors" not in answer:
         return "+" if names["image"] in answer["ids"] else "0"
     (error,) = answer["errors"]
-    told = {"UNAUTHENTICATED": "?", "NOT_FOUND": "-"}[error["extensions"]["code"]]
+    seen = {"UNAUTHENTICATED": "?", "NOT_FOUND": "-"}[error["extensions"]["code"]]
     hidden = {name for name in given if name in (PROJECTS if row.line != "image" else {"image"})}
-    if told == "-" and answer != await first_answer(world, address, row, caller, without(given, hidden)):
-        return "-, told apart from what does not exist"
-    return told
+    if seen == "-" and answer != await first_answer(world, address, row, caller, without(given, hidden)):
+        return "-, different from what does not exist"
+    return seen
 
 
 async def first_answer(world: World, address: str, row: Row, caller: str, given: Mapping[str, str]) -> dict[str, Any]:
-    """The errors of a subscription, or the ids of the images that it tells of until the last one that was built."""
+    """The errors of a subscription, or the ids of the images in its events, up to the last one that was built."""
     subject = CALLERS[caller].subject
     token = world.gateway.token(subject) if subject else None
     document = document_of("subscription", WATCHES[row.line].text)
@@ -239,7 +241,7 @@ async def test_who_watches_is_sent_first_what_the_table_says(world: World, addre
 
 
 def mistake_of(change: Change, outcome: str) -> tuple[str, list[str]]:
-    """The code and the field of what the table says."""
+    """The code and the field of an outcome in the table."""
     thing, project = change.thing.split("."), ["projectId"]
     return {
         "-": ("NOT_FOUND", thing),
@@ -255,16 +257,16 @@ def mistake_of(change: Change, outcome: str) -> tuple[str, list[str]]:
 
 
 def hidden_by(change: Change, outcome: str) -> dict[str, str]:
-    """The names that stand for something else where what the outcome hides does not exist."""
-    beside = {**{name: ABSENT[name] for name in PROJECTS}, **change.absent}
+    """The names to replace, so that what the outcome hides does not exist."""
+    absent = {**{name: ABSENT[name] for name in PROJECTS}, **change.absent}
     if outcome in ("n", "O"):
-        return beside
+        return absent
     things = {name: ABSENT[name] for name in ("image", "upload", "share", "offer", "declined")}
     return things if change.thing != "projectId" else {"project": ABSENT["project"]}
 
 
 async def refuses(world: World, cell: Cell, change: Change, names: Mapping[str, str]) -> None:
-    """Asserts that a change is refused as the table says."""
+    """Asserts that a change is refused as in the table."""
     document, given = mutation_of(change.mutation), filled(change.input, names)
     body = await world.answer(document, cell.caller, input=given)
     if cell.outcome == "?":
@@ -274,7 +276,7 @@ async def refuses(world: World, cell: Cell, change: Change, names: Mapping[str, 
     payload = body["data"]["it"]
     (mistake,) = payload["userErrors"]
     assert (mistake["code"], mistake["field"]) == mistake_of(change, cell.outcome)
-    # What is said of an upload that has ended comes with its image, which says why.
+    # The error about an upload that has ended comes with its image, which states the reason.
     shown = names["image"] if cell.outcome == "C" and change.thing == "uploadId" else ""
     assert (payload["cursor"], made_by(change.mutation, payload)) == (None, shown)
     assert mistake["hint"] or cell.outcome == "C"
@@ -285,7 +287,7 @@ async def refuses(world: World, cell: Cell, change: Change, names: Mapping[str, 
 
 
 async def does(world: World, cell: Cell, change: Change, names: Mapping[str, str]) -> None:
-    """Asserts that a change is carried out, and that everybody is told of it who can see the image."""
+    """Asserts that a change is made, and that every project that can see the image receives its events."""
     given = filled(change.input, names)
     payload = (await world.answer(mutation_of(change.mutation), cell.caller, input=given))["data"]["it"]
     assert payload["userErrors"] == []
@@ -294,18 +296,18 @@ async def does(world: World, cell: Cell, change: Change, names: Mapping[str, str
     assert made
     state = "OFFERED" if cell.outcome == "o" else "ACCEPTED"
     names = {**names, "made": made, "state": state}
-    look = {name: names[name] for name in names_in(change.look)}
-    found = await world.answer(document_of("query", change.look), "operator", **look)
+    variables = {name: names[name] for name in names_in(change.check)}
+    found = await world.answer(document_of("query", change.check), "operator", **variables)
     assert found["data"] == {"it": filled(change.becomes, names)}
-    assert await world.feeds() == told_by(cell, made if change.mutation == "createImage" else names["image"])
+    assert await world.feeds() == expected_feeds(cell, made if change.mutation == "createImage" else names["image"])
 
 
-def told_by(cell: Cell, image_id: str) -> dict[str, list[tuple[str, str, str | None]]]:
-    """The events that the table says there are, by project."""
+def expected_feeds(cell: Cell, image_id: str) -> dict[str, list[tuple[str, str, str | None]]]:
+    """The events that the table lists, by project."""
     places = {**PLACES[cell.row.kind], "place": CALLERS[cell.caller].place}
-    said = {places.get(name, name): events for name, events in cell.row.told.get(cell.outcome, {}).items()}
+    listed = {places.get(name, name): events for name, events in cell.row.events.get(cell.outcome, {}).items()}
     actor = CALLERS[cell.caller].subject
-    return {name: [(event, image_id, actor) for event in said.get(name, ())] for name in (*ACME, *GLOBEX)}
+    return {name: [(event, image_id, actor) for event in listed.get(name, ())] for name in (*ACME, *GLOBEX)}
 
 
 @pytest.mark.parametrize("cell", cells_of(CHANGING), ids=str)
@@ -324,9 +326,9 @@ async def test_a_change_comes_to_what_the_table_says(world: World, cell: Cell) -
         await world.assert_untouched()
 
 
-# ---------------------------------------------------------------- nothing is forgotten
+# ---------------------------------------------------------------- completeness
 
-# The lines that read each of the types that have ids, by their ids.
+# The lines that read each type that has ids, by its id.
 NODES = {
     "Image": "node of an image",
     "ImageShare": "node of a share",
@@ -337,7 +339,7 @@ NODES = {
 }
 
 
-# What is never read by a line: stored columns of what is seen, which are kept from nobody who sees it.
+# Fields that no line reads: stored columns, which everyone sees who sees the object.
 STORED = {
     "Image": {
         "architecture", "createdAt", "failure", "labels", "minBootDiskGib", "name", "os", "protected", "revision",
@@ -358,7 +360,7 @@ def fields_of(root: GraphQLObjectType | None) -> set[str]:
 
 
 def asked_by(document: str) -> str:
-    """The field that an operation begins with."""
+    """The root field of an operation."""
     (operation,) = parse(document).definitions
     assert isinstance(operation, OperationDefinitionNode)
     (selection,) = operation.selection_set.selections
@@ -366,7 +368,7 @@ def asked_by(document: str) -> str:
 
 
 def fields_asked(built: GraphQLSchema, document: str) -> set[tuple[str, str]]:
-    """The fields in a document, each with the type that it is of."""
+    """The fields in a document, each with its type."""
     asked: set[tuple[str, str]] = set()
     known = TypeInfo(built)
 

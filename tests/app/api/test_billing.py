@@ -1,4 +1,4 @@
-"""The bill as the API tells it: what was stored, by image and in all, and what an image costs in a month."""
+"""The bill in the API: what was stored, by image and in total, and what an image costs per month."""
 
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
@@ -34,7 +34,7 @@ async def gateway(new_database: NewDatabase, tmp_path_factory: pytest.TempPathFa
 
 
 async def kept(gateway: Gateway, image: dict[str, Any], gib: int, since: datetime, until: datetime | None) -> None:
-    """Have the ledger say that an image had so much stored from when to when."""
+    """Add a ledger entry: an image stored this many bytes in this interval."""
     async with gateway.database.transaction() as tx:
         line = update(StorageEntry).where(col(StorageEntry.image_id) == image["id"])
         await tx.session.execute(line.values(stored_size=gib * GIB, since=since, until=until))
@@ -45,7 +45,7 @@ async def usage(gateway: Gateway, project: str, subject: str = ADMIN, **given: A
     return (await gateway.ask(USAGE, subject, id=project, **given))["project"]["usage"]
 
 
-async def test_a_month_is_billed_by_image_and_in_all_deleted_images_included(gateway: Gateway) -> None:
+async def test_a_month_is_billed_by_image_and_in_total_including_deleted_images(gateway: Gateway) -> None:
     project = await gateway.project()
     kept_on = await gateway.active(projectId=project, name="kept on")
     deleted = await gateway.active(projectId=project, name="deleted")
@@ -53,12 +53,12 @@ async def test_a_month_is_billed_by_image_and_in_all_deleted_images_included(gat
     await kept(gateway, kept_on, 10, datetime(2026, 1, 1, tzinfo=UTC), None)
     # June has 30 days: 5 GiB for 6 of them.
     await kept(gateway, deleted, 5, datetime(2026, 6, 10, tzinfo=UTC), datetime(2026, 6, 16, tzinfo=UTC))
-    told = await usage(gateway, project)
-    assert (told["from"], told["to"]) == ("2026-06-01T00:00:00Z", "2026-07-01T00:00:00Z")
-    assert told["gibHours"] == 10 * 30 * 24 + 5 * 6 * 24
-    assert told["cost"] == {"amount": "3.960000", "currency": "CHF"}  # 10 * 0.36 + 5 * 0.36 * 6 / 30
-    assert told["byImage"]["totalCount"] == 2
-    assert told["byImage"]["nodes"] == [
+    bill = await usage(gateway, project)
+    assert (bill["from"], bill["to"]) == ("2026-06-01T00:00:00Z", "2026-07-01T00:00:00Z")
+    assert bill["gibHours"] == 10 * 30 * 24 + 5 * 6 * 24
+    assert bill["cost"] == {"amount": "3.960000", "currency": "CHF"}  # 10 * 0.36 + 5 * 0.36 * 6 / 30
+    assert bill["byImage"]["totalCount"] == 2
+    assert bill["byImage"]["nodes"] == [
         {"imageName": "kept on", "image": {"id": kept_on["id"]}, "gibHours": 7200.0,
          "cost": {"amount": "3.600000", "currency": "CHF"}},
         {"imageName": "deleted", "image": None, "gibHours": 720.0,
@@ -96,11 +96,11 @@ async def test_an_interval_that_can_not_be_billed_is_refused(
 async def test_at_the_ends_of_the_calendar_nothing_is_stored(gateway: Gateway, begin: str, end: str) -> None:
     project = await gateway.project()
     await gateway.active(projectId=project)
-    told = await usage(gateway, project, **{"from": begin, "to": end})
-    assert (told["gibHours"], told["cost"]["amount"], told["byImage"]["nodes"]) == (0, "0.000000", [])
+    bill = await usage(gateway, project, **{"from": begin, "to": end})
+    assert (bill["gibHours"], bill["cost"]["amount"], bill["byImage"]["nodes"]) == (0, "0.000000", [])
 
 
-async def test_a_reader_sees_the_bill_and_nobody_from_outside_does(gateway: Gateway) -> None:
+async def test_a_reader_sees_the_bill_and_callers_from_outside_do_not(gateway: Gateway) -> None:
     assert await usage(gateway, gateway.alpha, READER) is not None
     given = {"from": JUNE.isoformat(), "to": JULY.isoformat()}
     assert (await gateway.refused(USAGE, STRANGER, id=gateway.alpha, **given))["code"] == "NOT_FOUND"

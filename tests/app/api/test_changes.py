@@ -123,7 +123,7 @@ async def test_changes_of_another_form_are_refused_before_anything_runs(
     assert await gateway.everything() == before
 
 
-async def test_nobody_overwrites_what_they_have_not_seen(gateway: Gateway) -> None:
+async def test_a_change_does_not_overwrite_what_its_caller_has_not_seen(gateway: Gateway) -> None:
     image = await gateway.create()
     assert (await update(gateway, image, name="mine", expectedRevision=1))["revision"] == 2
     for revision in (1, 3, 0, -1):
@@ -161,7 +161,7 @@ async def test_a_deleted_image_is_gone_at_once_and_the_feed_says_so(gateway: Gat
         assert (await gateway.mistake(name, {"uploadId": image["upload"]["id"]}))["code"] == "NOT_FOUND"
 
 
-async def test_a_protected_image_stays_until_it_is_not_protected_any_more(gateway: Gateway) -> None:
+async def test_a_protected_image_stays_until_it_is_no_longer_protected(gateway: Gateway) -> None:
     image = await gateway.active()
     await update(gateway, image, protected=True)
     mistake = await gateway.mistake("deleteImage", {"imageId": image["id"]})
@@ -212,7 +212,7 @@ async def delete_one_of_each(gateway: Gateway) -> None:
 # ---------------------------------------------------------------- retryImage
 
 
-async def test_a_failure_that_another_attempt_may_mend_is_retried_from_the_kept_bytes(gateway: Gateway) -> None:
+async def test_a_retriable_failure_is_retried_from_the_kept_bytes(gateway: Gateway) -> None:
     image = await gateway.failed(retriable=True)
     document = (
         """query ($id: ID!) { image(by: {id: $id}) { status failure { code message hint retriable occurredAt } } }"""
@@ -240,7 +240,7 @@ async def test_a_second_retry_finds_the_image_under_way(gateway: Gateway) -> Non
     assert (mistake["code"], mistake["message"]) == ("CONFLICT", "The image is SAVING, not in ERROR.")
 
 
-async def test_what_no_attempt_can_mend_is_not_retried(gateway: Gateway) -> None:
+async def test_a_failure_that_is_not_retriable_is_not_retried(gateway: Gateway) -> None:
     image = await gateway.failed(retriable=False)
     mistake = await gateway.mistake("retryImage", {"imageId": image["id"]})
     assert mistake == {

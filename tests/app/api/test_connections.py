@@ -1,4 +1,4 @@
-"""Every connection of the schema is read alike: in both directions, a page at a time, with the same refusals."""
+"""Every connection of the schema is read the same way: in both directions, in pages, with the same errors."""
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ WALT = "walt"
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """A connection: where it is found, its field with arguments of its own, and what tells one node from another."""
+    """A connection: where it is, its field with its own arguments, and the field that identifies a node."""
 
     of: str
     field: str
@@ -34,7 +34,7 @@ class Listed:
     cursor: str = "String"
 
 
-# By type and field, as the schema has them.
+# By type and field of the schema.
 CONNECTIONS = {
     "Query.images": Listed("project", "images(projectId: $id, orderBy: {field: NAME, direction: ASC}"),
     "Query.imageEvents": Listed("project", "imageEvents(projectId: $id", "imageId", "EventCursor"),
@@ -50,7 +50,7 @@ CONNECTIONS = {
 
 
 def document(name: str) -> str:
-    """A query of a connection by the id of what has it."""
+    """A query of a connection by the id of the object that has it."""
     listed = CONNECTIONS[name]
     kind = name.partition(".")[0]
     found = (
@@ -69,7 +69,7 @@ def document(name: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """A gateway where WALT sees five nodes or more in each connection; `ids` are of what has them."""
+    """A gateway where WALT sees at least five nodes in each connection; `ids` are those of the objects with them."""
 
     gateway: Gateway
     ids: dict[str, str]
@@ -136,7 +136,7 @@ def entry(project_id: str, image_id: str, n: int) -> StorageEntry:
 
 
 async def walk(world: World, name: str, size: int, *, forward: bool) -> list[Any]:
-    """All nodes, in the order that pages of this size give them, from the start or from the end."""
+    """All nodes, in the order in which pages of this size return them, from the start or from the end."""
     nodes: list[Any] = []
     cursor = None
     while True:
@@ -173,7 +173,7 @@ async def test_pages_forwards_and_backwards_give_the_same_rows(world: World, nam
 
 
 @pytest.mark.parametrize("name", CONNECTIONS)
-async def test_two_cursors_enclose_what_lies_between(world: World, name: str) -> None:
+async def test_two_cursors_enclose_the_items_between_them(world: World, name: str) -> None:
     edges = (await world.page(name, first=100))["edges"]
     between = {"after": edges[0]["cursor"], "before": edges[4]["cursor"]}
     inside = [edge["node"] for edge in edges[1:4]]

@@ -1,4 +1,4 @@
-"""Pinned copies: no byte is copied, they are ACTIVE at once, they outlive their origin, and count what they add."""
+"""Pinned copies: they copy no bytes, are ACTIVE at once, outlive their origin, and count only what they add."""
 
 import asyncio
 from typing import Any
@@ -90,7 +90,7 @@ async def test_a_shared_image_is_copied_by_a_member_of_the_project_that_may_laun
     assert await sees(gateway, "guest", copy)
 
 
-async def test_who_sees_an_image_elsewhere_is_told_that_this_project_may_not_launch_it(gateway: Gateway) -> None:
+async def test_an_image_that_only_another_project_may_launch_can_not_be_copied(gateway: Gateway) -> None:
     other = await gateway.project()
     origin = await gateway.active()
     refused = await mistake(gateway, "createImage", **wish(origin, other))
@@ -135,7 +135,7 @@ async def test_a_copy_needs_room_for_its_count_and_for_the_bytes_that_it_adds(ga
     await copied(gateway, origin, other)
 
 
-async def test_the_same_key_gives_the_same_copy_and_another_wish_is_a_conflict(gateway: Gateway) -> None:
+async def test_the_same_key_returns_the_same_copy_and_other_input_is_a_conflict(gateway: Gateway) -> None:
     project = await gateway.project()
     origin, another = await gateway.active(projectId=project), await gateway.active(projectId=project)
     first = await copied(gateway, origin, project, idempotencyKey="once")
@@ -179,8 +179,8 @@ async def test_a_copy_learns_the_sha256_whenever_it_is_made(gateway: Gateway, wh
         copies.append(await copied(gateway, origin, project))
     for image in (origin, *copies):
         assert (await gateway.image(image["id"])).sha256 == "0" * 64
-    told = [event for event in await feed_of(gateway, project, copies[0]) if event.get("fields") == ["sha256"]]
-    assert len(told) == (when == "before")
+    events = [event for event in await feed_of(gateway, project, copies[0]) if event.get("fields") == ["sha256"]]
+    assert len(events) == (when == "before")
 
 
 async def test_a_copy_is_downloaded_under_its_own_name(gateway: Gateway) -> None:

@@ -82,7 +82,7 @@ async def test_a_payload_reads_on_in_the_same_request(gateway: Gateway) -> None:
     document = """mutation ($input: CreateImageInput!, $project: ID!) { createImage(input: $input) {
         cursor query { eventCursor viewer { subject } project(id: $project) { name } } } }"""
     payload = (await gateway.ask(document, input=gateway.creation(), project=gateway.alpha))["createImage"]
-    # The newest position has another cursor than the event there, which may be another tenant's.
+    # The cursor of the newest position differs from that of the event there, which may be another tenant's.
     later = """query ($project: ID!, $after: EventCursor) {
         imageEvents(projectId: $project, after: $after, first: 5) { nodes { cursor } } }"""
     for cursor in (payload["cursor"], payload["query"]["eventCursor"]):
@@ -274,7 +274,7 @@ async def test_parts_grow_so_that_there_are_never_more_than_ten_thousand(gateway
     await gateway.mutate("deleteImage", {"imageId": image["id"]})
 
 
-# ---------------------------------------------------------------- the same again
+# ---------------------------------------------------------------- idempotency
 
 
 async def test_the_same_key_and_input_give_the_same_image(gateway: Gateway) -> None:
@@ -308,7 +308,7 @@ async def test_a_key_of_an_image_that_was_deleted_is_used_up(gateway: Gateway) -
 
 
 async def test_of_many_equal_requests_at_once_one_makes_the_image_and_all_get_it(start_gateway: StartGateway) -> None:
-    # With room for one image only: the others must not be refused for the one that they get.
+    # There is room for one image only: the other requests must not be refused because of the image that they return.
     async with start_gateway(custom_images_limit=1) as gateway:
         wanted = gateway.creation(idempotencyKey="k5")
         payloads = await asyncio.gather(*(gateway.mutate("createImage", wanted) for _ in range(8)))
@@ -368,7 +368,7 @@ async def test_promised_bytes_count_until_the_real_size_is_known(gateway: Gatewa
     assert quota["customImages"]["used"] == 0
 
 
-async def test_an_upload_that_was_given_up_gives_its_bytes_back(gateway: Gateway) -> None:
+async def test_an_aborted_upload_releases_its_bytes(gateway: Gateway) -> None:
     project = await gateway.project()
     image = await gateway.create(projectId=project)
     await gateway.mutate("abortUpload", {"uploadId": image["upload"]["id"]})

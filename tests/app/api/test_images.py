@@ -1,4 +1,4 @@
-"""Lists of images: filters, orders, pages in both directions, and what is not a page."""
+"""Lists of images: filters, orders, pages in both directions, and invalid arguments."""
 
 import base64
 import json
@@ -22,7 +22,7 @@ PAGE = """query ($project: ID!, $filter: ImageFilter, $order: ImageOrder,
     edges { cursor node { id } }
     pageInfo { hasNextPage hasPreviousPage startCursor endCursor } } }"""
 ORDERS = ["NAME", "CREATED_AT", "SIZE", "STATUS", "TYPE"]
-# Keys that many rows have in common, so that the ids decide.
+# Keys that many rows have in common, so that their ids decide the order.
 EQUAL = [
     {"name": name, "virtual_size": size, "status": status, "type": type_, "created_at": MORNING + timedelta(hours=hour)}
     for name, size, status, type_, hour in [
@@ -43,7 +43,7 @@ async def page(gateway: Gateway, project: str, **arguments: Any) -> dict[str, An
 
 
 async def names(gateway: Gateway, project: str, **wanted: Any) -> list[str]:
-    """The names of the images that a filter lets through, the oldest first."""
+    """The names of the images that match a filter, oldest first."""
     order = {"field": "CREATED_AT", "direction": "ASC"}
     found = await page(gateway, project, filter=wanted, order=order, first=100)
     assert found["totalCount"] == len(found["nodes"])
@@ -156,7 +156,7 @@ async def test_every_order_pages_both_ways_over_equal_keys(gateway: Gateway, fie
 
 
 async def walk(gateway: Gateway, project: str, order: dict[str, str], size: str, beyond: str) -> list[str]:
-    """All ids in the order that pages of two give them, from the start or from the end."""
+    """All ids in the order in which pages of two return them, from the start or from the end."""
     ids: list[str] = []
     cursor = None
     while True:
@@ -185,7 +185,7 @@ async def test_pages_miss_and_repeat_nothing_that_stayed_while_rows_come_and_go(
     ids = await gateway.stock(project, *({"name": name} for name in "bdfhj"))
     order = {"field": "NAME", "direction": "ASC"}
     first = await page(gateway, project, order=order, first=2)
-    # The row that the cursor stands on goes; others come before it, right behind it, and at the end.
+    # The row of the cursor is deleted; others are added before it, right after it, and at the end.
     await gateway.change(Image, ids[1], deleted_at=now())
     await gateway.stock(project, *({"name": name} for name in ("a", "d2", "z")))
     rest = await page(gateway, project, order=order, first=10, after=first["pageInfo"]["endCursor"])
@@ -194,7 +194,7 @@ async def test_pages_miss_and_repeat_nothing_that_stayed_while_rows_come_and_go(
     assert [node["name"] for node in back["nodes"]] == ["a", "b"]
 
 
-async def test_a_window_between_two_cursors_holds_what_lies_between(gateway: Gateway) -> None:
+async def test_a_window_between_two_cursors_contains_the_images_between_them(gateway: Gateway) -> None:
     project = await gateway.project()
     await gateway.stock(project, *({"name": name} for name in "abcde"))
     order = {"field": "NAME", "direction": "ASC"}
@@ -249,7 +249,7 @@ def forged(*content: Any) -> str:
 
 
 def keys_of_others(field: str) -> list[Any]:
-    """Sort keys that no row of this order has, of every type that a cursor can hold."""
+    """Sort keys that no row of this order has, of every type that a cursor can contain."""
     wrong: dict[str, list[Any]] = {
         "NAME": [None, 7],
         "SIZE": [None, "7"],

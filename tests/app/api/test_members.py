@@ -19,7 +19,7 @@ GIVE = "project { revision viewerRole members(first: 10) { nodes { subject role 
 
 
 async def operator(gateway: Gateway, document: str, **variables: Any) -> Any:
-    """What an operator is answered, who belongs to nothing."""
+    """What an operator without any membership sees."""
     headers = {"Authorization": f"Bearer {gateway.tokens.issue('ops', operator=True)}"}
     answer = await gateway.client.post("/graphql", json={"query": document, "variables": variables}, headers=headers)
     return answer.json()["data"]
@@ -31,7 +31,7 @@ async def roles(gateway: Gateway, project: str) -> dict[str, ProjectRole]:
         return {member.subject: member.role for member in found}
 
 
-async def test_an_admin_gives_changes_and_takes_roles(gateway: Gateway) -> None:
+async def test_an_admin_adds_changes_and_removes_members(gateway: Gateway) -> None:
     project = await gateway.project()
     given = await done(gateway, "setProjectMember", give=GIVE, projectId=project, subject="new", role="READER")
     assert given["members"]["nodes"] == [{"subject": ADMIN, "role": "ADMIN"}, {"subject": "new", "role": "READER"}]
@@ -65,7 +65,7 @@ async def test_the_last_admin_stays(gateway: Gateway) -> None:
 
 
 @pytest.mark.parametrize("caller", [ADMIN, "olive", OPERATOR])
-async def test_nobody_demotes_the_last_admin_whatever_they_are(gateway: Gateway, caller: str) -> None:
+async def test_the_last_admin_can_not_be_demoted_by_any_caller(gateway: Gateway, caller: str) -> None:
     project = await gateway.project()
     await members.set_owner(gateway.database, "demo", "olive", owns=True)
     for name, given in (
@@ -132,7 +132,7 @@ async def test_of_two_admins_who_remove_each_other_at_once_one_stays(gateway: Ga
         assert list((await roles(gateway, project)).values()) == [ProjectRole.ADMIN]
 
 
-async def test_somebody_who_does_not_belong_there_can_not_be_removed(gateway: Gateway) -> None:
+async def test_a_subject_who_is_not_a_member_can_not_be_removed(gateway: Gateway) -> None:
     for nobody in ("nobody", "", "\ud800", "\0"):
         refused = await mistake(gateway, "removeProjectMember", projectId=gateway.alpha, subject=nobody)
         assert (refused["code"], refused["field"]) == ("NOT_FOUND", ["subject"])
@@ -162,7 +162,7 @@ async def test_who_removes_themselves_is_answered_without_the_project(gateway: G
     assert payload["cursor"]
 
 
-async def test_changes_of_members_are_written_down_and_not_told_to_watchers_of_images(gateway: Gateway) -> None:
+async def test_changes_of_members_are_stored_and_not_sent_to_watchers_of_images(gateway: Gateway) -> None:
     project = await gateway.project()
     await done(gateway, "setProjectMember", projectId=project, subject="new", role="READER")
     async with gateway.database.read() as session:
@@ -214,7 +214,7 @@ async def test_an_operator_administers_everything(gateway: Gateway) -> None:
     assert everywhere["viewer"]["projects"]["totalCount"] == len(projects)
 
 
-async def test_the_same_subject_without_the_claim_is_nobody(gateway: Gateway) -> None:
+async def test_the_same_subject_without_the_claim_has_no_rights(gateway: Gateway) -> None:
     assert (await gateway.refused("query ($id: ID!) { project(id: $id) { id } }", "ops", id=gateway.alpha))["code"] == (
         "NOT_FOUND"
     )

@@ -1,4 +1,4 @@
-"""Limits of projects: who sets them, what they say when they are overrun, and that they are never overrun."""
+"""Limits of projects: who sets them, the errors above them, and that they are never exceeded."""
 
 import asyncio
 from typing import Any
@@ -96,7 +96,7 @@ async def test_a_limit_below_what_is_used_blocks_only_what_is_new(gateway: Gatew
     assert refused["message"] == "The project has 2 of 1 custom images, and 1 more was asked for."
 
 
-async def test_what_is_refused_is_told_in_numbers(gateway: Gateway) -> None:
+async def test_a_refusal_states_the_numbers(gateway: Gateway) -> None:
     project = await gateway.project()
     await gateway.active(projectId=project, content=b"\1" * MIB)
     await gateway.create(projectId=project, upload={"size": 2 * MIB})

@@ -1,4 +1,4 @@
-"""Who may do what: every operation of the schema, for everybody who could call."""
+"""Who may do what: every operation of the schema, for every kind of caller."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from tests.support.gateway import ADMIN, CREATE, MEMBER, READER, STRANGER, Gatew
 
 pytestmark = pytest.mark.anyio
 
-# Operations that read, and the variable that names what they read.
+# Queries, and the variable that names the object that they read.
 READS = {
     "project": "query ($id: ID!) { project(id: $id) { id name } }",
     "images": "query ($id: ID!) { images(projectId: $id, first: 1) { totalCount nodes { id } } }",
@@ -26,7 +26,7 @@ ALLOWED = [(MEMBER, name) for name in CHANGES] + [(ADMIN, name) for name in CHAN
 
 
 def target(gateway: Gateway, operation: str, image: dict[str, Any]) -> str:
-    """The id of the thing that a read names."""
+    """The id of the object that a query reads."""
     if operation in ("image", "nodeOfImage"):
         return str(image["id"])
     return str(image["upload"]["id"]) if operation == "nodeOfUpload" else gateway.alpha
@@ -45,7 +45,7 @@ def change_of(gateway: Gateway, name: str, image: dict[str, Any]) -> dict[str, A
 
 
 async def suited(gateway: Gateway, name: str) -> dict[str, Any]:
-    """An image with which the mutation can be carried out."""
+    """An image that the mutation can change."""
     if name == "retryImage":
         return await gateway.failed()
     image = await gateway.create()
@@ -56,7 +56,7 @@ async def suited(gateway: Gateway, name: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize("operation", READS)
 @pytest.mark.parametrize("subject", [ADMIN, MEMBER, READER])
-async def test_whoever_has_a_role_in_the_project_can_read(gateway: Gateway, subject: str, operation: str) -> None:
+async def test_every_role_in_the_project_can_read(gateway: Gateway, subject: str, operation: str) -> None:
     image = await gateway.create()
     data = await gateway.ask(READS[operation], subject, id=target(gateway, operation, image))
     assert all(value is not None for value in data.values())
@@ -88,7 +88,7 @@ async def test_a_stranger_changes_nothing_and_learns_nothing(gateway: Gateway, n
 
 
 @pytest.mark.parametrize("name", CHANGES)
-async def test_a_reader_is_told_that_it_takes_a_member(gateway: Gateway, name: str) -> None:
+async def test_the_error_of_a_reader_names_the_role_member(gateway: Gateway, name: str) -> None:
     image = await suited(gateway, name)
     mistake = await gateway.mistake(name, change_of(gateway, name, image), READER)
     assert mistake["code"] == "FORBIDDEN"

@@ -1,4 +1,4 @@
-"""The schema's form: what is written about it, and what every mutation and connection has in common."""
+"""The schema: its descriptions, and what every mutation and connection has in common."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -38,7 +38,7 @@ def own_types(built: GraphQLSchema) -> Iterator[tuple[str, Any]]:
 
 
 def described(built: GraphQLSchema) -> Iterator[tuple[str, str | None]]:
-    """Everything that has a description, by its place in the schema."""
+    """All descriptions, by their place in the schema."""
     yield from ((f"@{directive.name}", directive.description) for directive in built.directives)
     for name, type_ in own_types(built):
         yield name, type_.description
@@ -52,7 +52,7 @@ def described(built: GraphQLSchema) -> Iterator[tuple[str, str | None]]:
 
 
 def test_the_exported_schema_is_the_committed_one() -> None:
-    assert schema.sdl() == SDL.read_text(), "`images schema > schema.graphql`, and look at the difference"
+    assert schema.sdl() == SDL.read_text(), "run `images schema > schema.graphql` and check the difference"
 
 
 def test_everything_is_described_in_whole_sentences(built: GraphQLSchema) -> None:
@@ -135,7 +135,7 @@ def test_every_mistake_has_a_code_of_the_schema(built: GraphQLSchema) -> None:
 
 
 @pytest.mark.anyio
-async def test_every_kind_of_event_is_told_apart(gateway: Gateway) -> None:
+async def test_every_kind_of_event_has_its_own_type(gateway: Gateway) -> None:
     project = await gateway.project()
     image = await gateway.uploaded(projectId=project)
     claim, assignment = await gateway.begun(image["id"])
@@ -152,7 +152,7 @@ async def test_every_kind_of_event_is_told_apart(gateway: Gateway) -> None:
 
 
 @pytest.mark.anyio
-async def test_introspection_gives_the_whole_schema_without_a_token(gateway: Gateway) -> None:
+async def test_introspection_returns_the_whole_schema_without_a_token(gateway: Gateway) -> None:
     document = "{ __schema { types { name } directives { name } } }"
     found = (await gateway.ask(document, None))["__schema"]
     assert {"Image", "ImageFeedItem", "ResyncRequired"} <= {type_["name"] for type_ in found["types"]}

@@ -1,4 +1,4 @@
-"""Sharing: at once or by an offer, what it lets the other project do, and that it ends at once."""
+"""Sharing: at once or by an offer, what it allows the other project, and that it ends at once."""
 
 from typing import Any
 
@@ -119,7 +119,7 @@ async def test_another_organization_is_refused_as_a_project_that_does_not_exist_
 # ---------------------------------------------------------------- by an offer
 
 
-async def test_who_does_not_administer_the_target_is_told_to_offer(gateway: Gateway) -> None:
+async def test_the_error_of_a_caller_who_does_not_administer_the_target_suggests_offer(gateway: Gateway) -> None:
     image = await gateway.active()
     refused = await mistake(gateway, "shareImage", imageId=image["id"], projectId=gateway.beta, grant="LAUNCH")
     assert (refused["code"], refused["field"]) == ("NOT_TARGET_ADMIN", ["projectId"])
@@ -200,7 +200,7 @@ async def test_the_image_s_side_can_not_answer_its_own_offer(gateway: Gateway) -
         assert (refused["code"], refused["field"]) == ("NOT_TARGET_ADMIN", ["shareId"])
 
 
-# ---------------------------------------------------------------- what a share lets one do
+# ---------------------------------------------------------------- what a share allows
 
 
 @pytest.mark.parametrize(
@@ -236,7 +236,7 @@ async def test_what_may_be_done_through_a_share(
         assert refused["code"] == "FORBIDDEN", name
 
 
-async def test_what_one_may_do_is_told_for_the_project_that_is_asked_about(gateway: Gateway) -> None:
+async def test_permissions_are_those_in_the_project_that_is_queried(gateway: Gateway) -> None:
     other = await gateway.project()
     image = await gateway.active(name="golden")
     await share(gateway, image, other)
@@ -313,7 +313,7 @@ async def test_shared_images_are_listed_among_one_s_own_in_every_order(gateway: 
 
 
 async def paged(gateway: Gateway, project: str, order: dict[str, str]) -> list[str]:
-    """Names of images, read two by two."""
+    """Names of images, read in pages of two."""
     names: list[str] = []
     after = None
     while True:
@@ -359,17 +359,17 @@ async def test_with_an_image_its_shares_and_offers_go(gateway: Gateway) -> None:
     offer = await share(gateway, image, asked, offer=True)
     await done(gateway, "deleteImage", imageId=image["id"])
     assert [event["__typename"] for event in await feed_of(gateway, taken, image)][-1] == "ImageDeleted"
-    told = (await feed_of(gateway, asked, image, STRANGER))[-1]
-    assert (told["__typename"], told["state"], told["share"]) == ("ImageShareChanged", None, None)
-    assert (told["imageName"], told["grant"], told["project"]) == ("disk", "LAUNCH", {"id": asked})
+    event = (await feed_of(gateway, asked, image, STRANGER))[-1]
+    assert (event["__typename"], event["state"], event["share"]) == ("ImageShareChanged", None, None)
+    assert (event["imageName"], event["grant"], event["project"]) == ("disk", "LAUNCH", {"id": asked})
     assert (await gateway.ask(OFFERS, STRANGER, id=asked))["project"]["shareOffers"]["totalCount"] == 0
     assert (await mistake(gateway, "declineImageShare", STRANGER, shareId=offer["id"]))["code"] == "NOT_FOUND"
 
 
-# ---------------------------------------------------------------- what the feed tells
+# ---------------------------------------------------------------- events in the feed
 
 
-async def test_both_projects_are_told_of_a_share_and_who_made_it(gateway: Gateway) -> None:
+async def test_both_projects_receive_the_event_of_a_share_with_its_actor(gateway: Gateway) -> None:
     other = await neighbour(gateway)
     image = await gateway.active()
     before = len(await feed_of(gateway, gateway.alpha, image))
@@ -403,7 +403,7 @@ def summary(event: dict[str, Any]) -> tuple[Any, ...]:
     return event["__typename"], what, event["actor"], event["image"] is not None
 
 
-async def test_an_offer_is_told_to_admins_alone(gateway: Gateway) -> None:
+async def test_only_admins_receive_the_event_of_an_offer(gateway: Gateway) -> None:
     other = await neighbour(gateway, guest=ProjectRole.MEMBER)
     image = await gateway.active()
     made = await share(gateway, image, other, offer=True)

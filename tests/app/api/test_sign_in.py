@@ -38,14 +38,14 @@ async def who_is(gateway: Gateway, token: str) -> Any:
 
 @pytest.fixture
 async def alone(gateway: Gateway) -> AsyncIterator[httpx.AsyncClient]:
-    """The endpoint alone, with a count of wrong codes of its own and a clock that stands still."""
+    """The endpoint alone, with its own count of wrong codes and a stopped clock."""
     endpoint = SignIn(gateway.database, SecretTokens(SECRET.encode()), clock=lambda: 1000.0)
     app = Starlette(routes=[Route(PATH, endpoint.answer, methods=["POST"])])
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://gateway") as client:
         yield client
 
 
-async def test_a_code_gives_a_token_of_one_day_and_only_once(gateway: Gateway) -> None:
+async def test_a_code_is_exchanged_once_for_a_token_of_one_day(gateway: Gateway) -> None:
     code = await sign_in.new_code(gateway.database, ADMIN)
 
     first, second = await exchanged(gateway, code), await exchanged(gateway, code)
@@ -76,7 +76,9 @@ async def test_a_newer_code_replaces_that_of_the_same_subject_alone(gateway: Gat
     assert statuses == [403, 200, 200]
 
 
-async def test_a_code_that_nobody_used_for_a_day_has_expired(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_code_that_was_not_used_for_a_day_has_expired(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
     code = await sign_in.new_code(gateway.database, ADMIN)
     monkeypatch.setattr(sign_in, "now", lambda: datetime.now(UTC) + timedelta(days=1))
 

@@ -1,4 +1,4 @@
-"""Signed addresses of the folder store: what they are still good for when a right has gone."""
+"""Signed URLs of the folder store: what they still allow after a right was taken away."""
 
 import base64
 import re
@@ -40,7 +40,7 @@ def error_of(answer: httpx.Response) -> tuple[int, str]:
 
 
 async def refused_download(gateway: Gateway, url: str) -> tuple[int, str]:
-    """The error of the address, by GET, with a range, and by HEAD, which says the same without a body."""
+    """The error of the URL, by GET, with a range, and by HEAD, which has the same status without a body."""
     whole = await gateway.client.get(url)
     part = await gateway.client.get(url, headers={"Range": "bytes=10-19"})
     head = await gateway.client.head(url)
@@ -57,7 +57,7 @@ async def leave(gateway: Gateway, subject: str, project_id: str) -> None:
 
 @pytest.fixture
 async def apart(start_gateway: StartGateway) -> Any:
-    """A gateway of its own for tests that take rights away."""
+    """A separate gateway for tests that take rights away."""
     async with start_gateway() as running:
         yield running
 
@@ -73,7 +73,7 @@ async def test_addresses_work_for_those_who_have_the_right(gateway: Gateway) -> 
         assert (await gateway.client.head(url)).headers["content-length"] == str(len(CONTENT))
 
 
-async def test_addresses_of_somebody_who_was_removed_from_the_project_are_dead(apart: Gateway) -> None:
+async def test_urls_of_a_removed_member_stop_working(apart: Gateway) -> None:
     image, waiting = await apart.active(CONTENT), await apart.create(MEMBER)
     url = await download_of(apart, image, MEMBER)
     before = apart.files()
@@ -189,11 +189,11 @@ async def test_downloads_expire_after_15_minutes_and_parts_as_rights_can_be_chec
     part = (await gateway.ask(parts, subject, id=waiting["id"]))["image"]["upload"]["parts"]["nodes"][0]["request"]
 
     assert minutes_until(download["expiresAt"]) == 15
-    # The token of the test lives for an hour: no longer does what an operator is given.
+    # The token of the test is valid for an hour, so an operator's URLs are valid no longer.
     assert minutes_until(part["expiresAt"]) == part_minutes
 
 
-async def test_what_an_operator_is_given_ends_with_their_token(gateway: Gateway) -> None:
+async def test_the_urls_of_an_operator_expire_with_their_token(gateway: Gateway) -> None:
     image = await gateway.active(CONTENT)
     headers = {"Authorization": f"Bearer {gateway.token(OPERATOR, timedelta(minutes=2))}"}
 

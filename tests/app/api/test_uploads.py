@@ -1,4 +1,4 @@
-"""Uploads through the API: parts, completing and aborting, and what becomes of them with workers at hand."""
+"""Uploads through the API: parts, completing and aborting, without and with workers."""
 
 import asyncio
 import gzip
@@ -273,7 +273,7 @@ async def test_of_an_upload_that_the_store_has_dropped_no_part_is_offered(gatewa
 
 
 class AbortedMeanwhile(FolderStore):
-    """A store in which the upload is aborted by somebody else right after it was sealed."""
+    """A store in which another client aborts the upload right after it was sealed."""
 
     gateway: Gateway
     upload_id: str
@@ -283,7 +283,7 @@ class AbortedMeanwhile(FolderStore):
         await self.gateway.mutate("abortUpload", {"uploadId": self.upload_id})
 
 
-async def test_who_completes_what_is_aborted_at_that_moment_is_told(gateway: Gateway) -> None:
+async def test_completing_an_upload_that_is_aborted_at_that_moment_is_refused(gateway: Gateway) -> None:
     image = await gateway.create()
     await gateway.send(image, b"\1" * MIB)
     store = AbortedMeanwhile(gateway.settings.objects_path, SECRET.encode())

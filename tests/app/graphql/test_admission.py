@@ -1,4 +1,4 @@
-"""What one caller may send without a token, and have open at a time."""
+"""Limits per caller: requests without a token, and open operations and connections."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -38,14 +38,14 @@ def open_things(app: GatewayGraphQL) -> tuple[int, int]:
 
 
 async def all_closed(app: GatewayGraphQL) -> None:
-    """Returns once nothing is counted as open."""
-    # The server runs in this very loop.
+    """Returns as soon as nothing is counted as open."""
+    # The server runs in the same loop.
     while open_things(app) != (0, 0):  # noqa: ASYNC110
         await asyncio.sleep(0)
 
 
 class Clock:
-    """Shows what the test sets."""
+    """A clock that the test sets."""
 
     now = 0.0
 
@@ -214,7 +214,7 @@ def test_subscriptions_of_a_subject_are_limited_over_all_its_connections(accept:
             await sockets[0].subscribe("b", NEWS)
             refused = (await sockets[0].receive())["payload"][0]
             assert (refused["extensions"]["code"], refused["extensions"]["limit"]) == ("TOO_MANY_SUBSCRIPTIONS", 3)
-            assert refused["message"] == "This caller may have 3 subscriptions open on one server."
+            assert refused["message"] == "A caller may have at most 3 subscriptions open on one server."
             assert refused["extensions"]["hint"]
             async with httpx.AsyncClient(headers={"Authorization": "Bearer good", "Accept": accept}) as client:
                 answer = await client.post(f"http://{address}/", json={"query": NEWS})
@@ -246,7 +246,8 @@ def test_long_subscriptions_are_limited_by_their_characters() -> None:
                 streamed = await client.post(f"http://{address}/", json=body)
 
             assert (
-                refused["message"] == "This caller may have 4,194,304 characters of subscriptions open on one server."
+                refused["message"]
+                == "A caller may have at most 4,194,304 characters of subscription text open on one server."
             )
             assert refused["extensions"]["code"] == "TOO_MANY_SUBSCRIPTIONS"
             assert streamed.status_code == 429
@@ -389,7 +390,7 @@ async def _is_shut_down(hub: Hub, app: GatewayGraphQL, socket: Socket) -> None:
     [_completes, _breaks, _is_cancelled, _violates_the_protocol, _loses_its_connection, _is_shut_down],
     ids=lambda end: end.__name__.strip("_"),
 )
-def test_a_socket_gives_its_place_back_however_it_ends(end: Callable[..., Awaitable[None]]) -> None:
+def test_a_socket_releases_its_slot_however_it_ends(end: Callable[..., Awaitable[None]]) -> None:
     async def scenario() -> None:
         hub = Hub()
         app = toy_app(hub)
@@ -408,7 +409,7 @@ def test_a_socket_gives_its_place_back_however_it_ends(end: Callable[..., Awaita
 
 @pytest.mark.parametrize("accept", [SSE, MULTIPART])
 @pytest.mark.parametrize("how", ["completes", "breaks", "is left", "is shut down"])
-def test_a_stream_gives_its_place_back_however_it_ends(how: str, accept: str) -> None:
+def test_a_stream_releases_its_slot_however_it_ends(how: str, accept: str) -> None:
     async def scenario() -> None:
         hub = Hub()
         app = toy_app(hub, heartbeat_seconds=3600)
