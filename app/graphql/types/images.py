@@ -222,8 +222,8 @@ class Image(Node):
         )
 
     @strawberry.field(
-        description="The upload of the image's file while bytes are expected; null otherwise, and if you have no role in "
-        "the image's project."
+        description="The upload of the image's file while bytes are expected; null otherwise, and if you have no role "
+        "in the image's project."
     )
     async def upload(self, info: Info) -> ImageUpload | None:
         # Uploads are seen in the image's own project alone.
