@@ -1,4 +1,4 @@
-"""The address of a bucket: `s3+http(s)://key:secret@host:port/bucket/prefix?region=…`, taken apart."""
+"""Parses the address of a bucket: `s3+http(s)://key:secret@host:port/bucket/prefix?region=…`."""
 
 import re
 from dataclasses import dataclass, field, replace
@@ -6,7 +6,7 @@ from typing import Self
 from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
 
 _FORM = "s3+http(s)://key:secret@host:port/bucket"
-# Amazon S3, "Bucket naming rules": dots would break TLS names, and are refused by path-style stores no more.
+# Amazon S3, "Bucket naming rules". Dots are allowed: in path-style URLs, the bucket is not part of a TLS name.
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 _PREFIX = re.compile(r"[a-z0-9_][a-z0-9_.-]*(/[a-z0-9_][a-z0-9_.-]*)*")
 _SCHEMES = {"s3+http": False, "s3+https": True}
@@ -14,25 +14,25 @@ _SCHEMES = {"s3+http": False, "s3+https": True}
 
 @dataclass(frozen=True, slots=True)
 class S3Key:
-    """A key of an S3 store: its name, which every request and every signed URL shows, and its secret."""
+    """A key of an S3 store: its secret, and its name, which every request and every signed URL contains."""
 
     name: str
     secret: str = field(repr=False)
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Reads `key:secret`. Raises ValueError, whose text never holds the secret."""
+        """Parse `key:secret`. Raises ValueError, whose text never contains the secret."""
         name, _, secret = text.partition(":")
         if not name or not secret:
-            raise ValueError("a key has the form key:secret")
+            raise ValueError("the key must have the form key:secret")
         return cls(name, secret)
 
 
 @dataclass(frozen=True, slots=True)
 class S3Address:
-    """Where a bucket is and who may use it. `host` has its port; `prefix` is empty or ends with a slash.
+    """The address of a bucket and the key to it. `host` includes the port; `prefix` is empty or ends with a slash.
 
-    `region` is part of what is signed; stores that have none take any.
+    `region` is part of what is signed; stores without regions accept any.
     """
 
     host: str
@@ -45,22 +45,22 @@ class S3Address:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Raises ValueError, whose text says what is wrong and never holds the secret."""
-        # What urlsplit complains of may quote what it was given.
+        """Parse an address. Raises ValueError, whose text says what is wrong and never contains the secret."""
+        # The text of urlsplit's errors may quote its argument.
         try:
             parts = urlsplit(text)
             host = _host_of(parts)
         except ValueError:
-            raise ValueError(f"the address has to have the form {_FORM}") from None
+            raise ValueError(f"the address must have the form {_FORM}") from None
         if parts.scheme not in _SCHEMES or not host:
-            raise ValueError(f"the address has to have the form {_FORM}")
+            raise ValueError(f"the address must have the form {_FORM}")
         if not parts.username or not parts.password:
-            raise ValueError(f"the address names no key and secret: {_FORM}; `%2F` stands for a slash in them")
+            raise ValueError(f"the address has no key and secret; write {_FORM}, and `%2F` for a slash in them")
         bucket, _, prefix = parts.path.strip("/").partition("/")
         if not _BUCKET.fullmatch(bucket):
-            raise ValueError(f"{bucket!r} can't be the name of a bucket: 3 to 63 of a-z 0-9 . -")
+            raise ValueError(f"{bucket!r} is not a valid bucket name; use 3 to 63 characters of a-z 0-9 . -")
         if prefix and not _PREFIX.fullmatch(prefix):
-            raise ValueError(f"{prefix!r} can't be a prefix: names of a-z 0-9 _ . -, `/` between")
+            raise ValueError(f"{prefix!r} is not a valid prefix; use names of a-z 0-9 _ . -, separated by `/`")
         return cls(
             host=host,
             secure=_SCHEMES[parts.scheme],
@@ -72,7 +72,7 @@ class S3Address:
         )
 
     def with_key(self, key: S3Key) -> Self:
-        """The same bucket, for a user of another key."""
+        """The same bucket with another key."""
         return replace(self, key=key.name, secret=key.secret)
 
     @property
@@ -82,7 +82,7 @@ class S3Address:
 
     @property
     def is_amazon(self) -> bool:
-        """Whether this is Amazon's own S3, where a part has at most 5 GiB."""
+        """Whether this is Amazon's own S3, which limits a part to 5 GiB."""
         return self.host.split(":")[0].endswith((".amazonaws.com", ".amazonaws.com.cn"))
 
 
@@ -96,5 +96,5 @@ def _region_of(parts: SplitResult) -> str:
     given = parse_qs(parts.query, keep_blank_values=True)
     unknown = given.keys() - {"region"}
     if unknown:
-        raise ValueError(f"the address has an option that is not known: {', '.join(sorted(unknown))}; there is region")
+        raise ValueError(f"the address has an unknown option: {', '.join(sorted(unknown))}; only region is supported")
     return given.get("region", ["us-east-1"])[-1] or "us-east-1"

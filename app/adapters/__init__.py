@@ -1,1 +1,1 @@
-"""The outside world, one adapter per file and port."""
+"""Adapters to the outside world, one per file and port."""

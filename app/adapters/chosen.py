@@ -1,4 +1,4 @@
-"""Which adapter of each port the settings name: the only place that decides it."""
+"""Chooses the adapter of each port by the settings; no other module does."""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Messaging:
-    """How the processes of a gateway tell one another of jobs and of news. Workers take jobs from `broker`."""
+    """How a gateway's processes notify each other of jobs and news. Workers receive messages from `broker`."""
 
     broker: Broker
     queue: JobQueue
@@ -33,9 +33,9 @@ class Messaging:
 
 @contextmanager
 def messaging(settings: Settings, *, works: bool = True) -> Iterator[Messaging]:
-    """Connections that are closed at the end of the block; `works` says whether this process has workers.
+    """Connections that are closed at the end of the block; `works` is true when this process runs workers.
 
-    Without Redis a process tells itself alone. Raises SettingsError.
+    Without Redis, a process notifies only itself. Raises SettingsError.
     """
     if settings.broker_url is None:
         broker = local_broker()
@@ -51,7 +51,7 @@ def messaging(settings: Settings, *, works: bool = True) -> Iterator[Messaging]:
 
 
 def announcer(queue: JobQueue, wakeups: Wakeups) -> Callable[[list[Job], list[Event]], None]:
-    """What happens after every commit: workers hear of jobs, watchers of events."""
+    """The function to call after every commit: it notifies workers of jobs, and watchers of events."""
 
     def announce(jobs: list[Job], events: list[Event]) -> None:
         for job in jobs:
@@ -92,14 +92,14 @@ def storage_of(settings: Settings) -> Storage:
 
 
 def reserve_of(settings: Settings) -> Reserve | None:
-    """The room for deletions, where the database is a file of the data folder; None where it is not."""
+    """The disk space for deletions, where the database is a file in the data folder; None elsewhere."""
     if settings.database_url is not None or not settings.reserve_bytes:
         return None
     return Reserve(settings.data.absolute() / "reserve", settings.reserve_bytes)
 
 
 def needs_data_folder(settings: Settings) -> bool:
-    """Whether a process keeps something in the data folder: what is given in full needs none."""
+    """Whether a process stores something in the data folder. With every place and secret set, it stores nothing."""
     keeps_objects = settings.s3 is None and settings.objects_path.is_relative_to(settings.data.absolute())
     keeps_secret = settings.secret is None and (settings.jwt_issuer is None or settings.s3 is None)
     return settings.database_url is None or keeps_objects or keeps_secret

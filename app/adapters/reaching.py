@@ -1,4 +1,4 @@
-"""Whether what the settings name can be reached and used, and if not, which setting it is and why."""
+"""Checks whether the services that the settings name can be used, and if not, which setting is wrong and why."""
 
 import asyncio
 import os
@@ -30,31 +30,31 @@ log = structlog.get_logger()
 DATABASE, BROKER, STORE = "IMAGES_DATABASE_URL", "IMAGES_BROKER_URL", "IMAGES_OBJECT_STORE"
 UPLOAD_KEY = "IMAGES_OBJECT_STORE_UPLOAD_KEY"
 
-# How long one try may take, and how long a process that starts waits for what is being started beside it, in seconds.
+# How long one attempt may take, and how long a starting process waits for services that are also starting, in seconds.
 TRY_SECONDS = 3.0
 WAIT_SECONDS = 30.0
-# Trying the keys of the store takes a dozen requests.
+# Checking the keys of the store takes a dozen requests.
 _PROBE_SECONDS = 10.0
 _PAUSE = 0.5
 
-# PostgreSQL's answers that another try won't change; "PostgreSQL Error Codes" in its manual.
+# Errors of PostgreSQL that a retry does not fix ("PostgreSQL Error Codes" in its manual).
 _REFUSALS: dict[type[Exception], str] = {
     asyncpg.InvalidAuthorizationSpecificationError: "PostgreSQL refuses the user or the password",
     asyncpg.InvalidCatalogNameError: "PostgreSQL has no database of that name",
     asyncpg.InsufficientPrivilegeError: "PostgreSQL does not let this user use the database",
-    asyncpg.InterfaceError: "the address has an option that PostgreSQL or its driver does not take",
-    ValueError: "the address can't be used as it is",
+    asyncpg.InterfaceError: "the address has an option that PostgreSQL or its driver does not support",
+    ValueError: "the address is not valid",
 }
 _PASSING: dict[type[Exception], str] = {
-    asyncpg.CannotConnectNowError: "PostgreSQL is being started or stopped",
-    asyncpg.TooManyConnectionsError: "PostgreSQL has no connection left",
+    asyncpg.CannotConnectNowError: "PostgreSQL is starting or stopping",
+    asyncpg.TooManyConnectionsError: "PostgreSQL has no free connection",
     TimeoutError: "PostgreSQL does not answer in time",
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Trouble:
-    """What is the matter with the place that a setting names; never the secret in it. What is `wrong` stays so."""
+    """A problem with the service that a setting names, without its secrets. A `wrong` one persists."""
 
     setting: str
     reason: str
@@ -66,36 +66,37 @@ class Trouble:
 
 
 def troubles(settings: Settings) -> list[Trouble]:
-    """Try everything that is outside of this process. Blocks; not for an event loop."""
+    """Check every service outside this process. Blocks, so don't call it in an event loop."""
     found = (database_trouble(settings), broker_trouble(settings), store_trouble(settings))
     return [trouble for trouble in found if trouble is not None]
 
 
 def wait_until_reached(
-    settings: Settings, look: Callable[[Settings], list[Trouble]] = troubles, seconds: float = WAIT_SECONDS
+    settings: Settings, check: Callable[[Settings], list[Trouble]] = troubles, seconds: float = WAIT_SECONDS
 ) -> None:
-    """Wait until database and object store can be used. Raises SettingsError, at once for what can't get better.
+    """Wait until the database and the object store can be used. Raises SettingsError.
 
-    What is waited for is said in the log. Without the broker a process goes on: jobs and news are only late.
+    A problem that waiting does not solve raises at once; others are logged. Does not wait for the broker: without it,
+    jobs and news are only late.
     """
     give_up_at = time.monotonic() + seconds
-    told: set[Trouble] = set()
-    while found := look(settings):
+    logged: set[Trouble] = set()
+    while found := check(settings):
         late = time.monotonic() > give_up_at
         hopeless = [trouble for trouble in found if trouble.wrong or (late and trouble.setting != BROKER)]
         if hopeless:
             raise SettingsError("; ".join(str(trouble) for trouble in hopeless))
         for trouble in found:
-            if trouble not in told:
+            if trouble not in logged:
                 log.warning("start.not_reached", setting=trouble.setting, reason=trouble.reason)
-        told.update(found)
+        logged.update(found)
         if all(trouble.setting == BROKER for trouble in found):
             return
         time.sleep(_PAUSE)
 
 
 def database_trouble(settings: Settings) -> Trouble | None:
-    """Why PostgreSQL can't be used; None when it can, or when there is SQLite."""
+    """Why PostgreSQL can't be used; None when it can, or when the database is SQLite."""
     if settings.database_url is None:
         return None
     try:
@@ -106,7 +107,7 @@ def database_trouble(settings: Settings) -> Trouble | None:
 
 
 def broker_trouble(settings: Settings) -> Trouble | None:
-    """Why Redis can't be used; None when it can, or when there is none."""
+    """Why Redis can't be used; None when it can, or when no broker is set."""
     if settings.broker_url is None:
         return None
     try:
@@ -120,15 +121,15 @@ def broker_trouble(settings: Settings) -> Trouble | None:
 
 
 def store_trouble(settings: Settings) -> Trouble | None:
-    """Why the bucket can't be used safely; None when it can, or when objects are kept in a folder.
+    """Why the bucket can't be used safely; None when it can, or when objects are stored in a folder.
 
-    What is put into the bucket to try it is removed again.
+    Objects that are put into the bucket for the check are deleted again.
     """
     address = settings.s3
     if address is None:
         return None
     try:
-        _within(TRY_SECONDS, lambda: _look_into(address))
+        _within(TRY_SECONDS, lambda: _require_listing(address))
         _within(_PROBE_SECONDS, lambda: try_part_urls(address, settings.upload_key))
     except (UploadKeyRefused, PartUrlCopies, SignatureIgnored) as unsafe:
         return _upload_trouble(unsafe, address, settings.upload_key)
@@ -144,15 +145,15 @@ def _upload_trouble(
 ) -> Trouble:
     match unsafe:
         case SignatureIgnored():
-            remedy = "Use a MinIO in which this is fixed: `.ci/minio` builds one, see docs/signed-urls.md"
+            remedy = "Use a MinIO in which this is fixed: `.ci/minio` builds one; see docs/signed-urls.md"
             return Trouble(STORE, str(unsafe), wrong=True, remedy=remedy)
         case PartUrlCopies() if upload_key is None:
-            remedy = "Set it to the key:secret of a key that may only"
+            remedy = "Set it to the key:secret of a key whose only permission is"
         case _:
-            remedy = "Let this key only"
+            remedy = "Give this key only the permission"
     remedy += (
         f" s3:PutObject on {uploads_resource(address)}. `images migrate` creates it in MinIO with "
-        "IMAGES_OBJECT_STORE_ADMIN_KEY; for other stores see docs/signed-urls.md"
+        "IMAGES_OBJECT_STORE_ADMIN_KEY; for other stores, see docs/signed-urls.md"
     )
     return Trouble(UPLOAD_KEY, str(unsafe), wrong=True, remedy=remedy)
 
@@ -169,20 +170,20 @@ def _database_trouble(error: Exception) -> Trouble:
             if isinstance(error, kind):
                 return Trouble(DATABASE, reason, wrong)
     if isinstance(error, OSError):
-        # asyncio's own texts name the address.
+        # The text of asyncio's errors contains the address.
         number = error.errno or 0
         said = os.strerror(number) if number > 0 else error.strerror or "no answer"
         return Trouble(DATABASE, f"PostgreSQL can't be reached: {said}")
     return Trouble(DATABASE, f"PostgreSQL refuses the connection: {type(error).__name__}", wrong=True)
 
 
-def _look_into(address: S3Address) -> None:
+def _require_listing(address: S3Address) -> None:
     with closing(Bucket(address, connections=1, patience=0)) as bucket:
         next(bucket.keys(), None)
 
 
 def _within(seconds: float, call: Callable[[], T]) -> T:
-    """What `call` gives. Raises TimeoutError when that takes longer; nobody waits for it then."""
+    """The result of `call`. Raises TimeoutError when it takes longer; the call then continues in its thread."""
     answer: Future[T] = Future()
 
     def run() -> None:

@@ -1,6 +1,6 @@
 """Bearer tokens: JSON Web Tokens (RFC 7519), signed with the gateway's secret or by an OIDC issuer.
 
-The algorithm is the configuration's, never the token's own word (RFC 8725, section 3.1).
+The algorithm comes from the configuration, never from the token (RFC 8725, section 3.1).
 """
 
 import asyncio
@@ -17,16 +17,16 @@ from app.errors import NotAuthenticated
 from app.settings import Settings
 from app.viewer import Viewer
 
-# Tokens of our own name this, so that an address signed with the same secret can't pass for one.
+# The audience of the gateway's own tokens, so that a URL signed with the same secret is not accepted as a token.
 _AUDIENCE = "image-gateway"
-# The claim that makes the holder of a token of our own an operator.
+# The claim that makes the holder of one of the gateway's own tokens an operator.
 _OPERATOR = "operator"
-# The claim that holds the newest revocation that a token of our own came after, in microseconds since the epoch.
+# The claim with the newest revocation before the gateway issued the token, in microseconds since the epoch.
 _ISSUED_AFTER = "rev"
 _CLOCK_SKEW_SECONDS = 10
 _KNOWN_TOKENS = 1_000
 _KEYS_LIFETIME_SECONDS = 300
-_ISSUER_SILENT = "the token can't be checked now: its issuer does not answer"
+_ISSUER_SILENT = "the token can't be verified now: its issuer does not answer"
 
 
 @dataclass(slots=True)
@@ -34,7 +34,7 @@ class SecretTokens:
     """Tokens of the embedded mode: HS256 with the gateway's own secret."""
 
     secret: bytes = field(repr=False)
-    # What has been checked, until it expires: clients send the same token with every request.
+    # Verified tokens, until they expire: clients send the same token with every request.
     _known: OrderedDict[str, Viewer] = field(default_factory=OrderedDict, repr=False)
 
     def issue(
@@ -46,13 +46,13 @@ class SecretTokens:
         operator: bool = False,
         issued_after: int | None = None,
     ) -> str:
-        """A token for `subject`, valid for `valid` from now; `operator` makes them one.
+        """A token for `subject`, valid for `valid` from now; `operator` makes the subject one.
 
         `issued_after` is the newest revocation of the subject's tokens, in microseconds since the epoch, or 0. It
-        decides whether a later revocation covers the token, whatever clocks say. Without it, its time of issue does.
+        decides whether a later revocation covers the token, even if clocks differ. Without it, the time of issue does.
         """
         now = datetime.now(UTC)
-        # RFC 7519, section 2: a NumericDate may have a fraction. Whole seconds could not tell a token from one that
+        # RFC 7519, section 2: a NumericDate may have a fraction. With whole seconds, a new token would equal one that
         # was revoked in the same second.
         claims: dict[str, Any] = {"sub": subject, "aud": _AUDIENCE, "iat": now.timestamp(), "exp": now + valid}
         if issued_after is not None:
@@ -64,7 +64,7 @@ class SecretTokens:
         return jwt.encode(claims, self.secret, algorithm="HS256")
 
     async def viewer(self, token: str) -> Viewer:
-        """Who the token speaks for. Raises NotAuthenticated."""
+        """The holder of the token. Raises NotAuthenticated."""
         known = self._known.get(token)
         if known is not None and known.expires_at is not None and datetime.now(UTC) < known.expires_at:
             return known
@@ -85,7 +85,7 @@ class SecretTokens:
 
 @dataclass(slots=True)
 class IssuerTokens:
-    """Tokens of an OIDC issuer, checked against the keys that it publishes (OpenID Connect Discovery 1.0)."""
+    """Tokens of an OIDC issuer, verified with the keys that it publishes (OpenID Connect Discovery 1.0)."""
 
     issuer: str
     audience: str | None
@@ -95,8 +95,8 @@ class IssuerTokens:
     _keys: jwt.PyJWKClient | None = None
 
     async def viewer(self, token: str) -> Viewer:
-        """Who the token speaks for. Raises NotAuthenticated, also when the issuer can't be reached."""
-        # PyJWKClient fetches with a blocking client, and keeps the keys for a while.
+        """The holder of the token. Raises NotAuthenticated, also when the issuer can't be reached."""
+        # PyJWKClient fetches with a blocking client, and caches the keys.
         return await asyncio.to_thread(self._viewer, token)
 
     def _viewer(self, token: str) -> Viewer:
@@ -128,7 +128,7 @@ Tokens = SecretTokens | IssuerTokens
 
 
 def tokens_of(settings: Settings) -> Tokens:
-    """What checks tokens under this configuration."""
+    """What verifies tokens in this configuration."""
     if settings.jwt_issuer is None:
         return SecretTokens(settings.secret_bytes)
     claim = None if settings.operator_claim is None else OperatorClaim.parse(settings.operator_claim)
@@ -157,20 +157,20 @@ def _viewer(
             leeway=_CLOCK_SKEW_SECONDS,
             options={"require": ["exp", "sub"], "verify_aud": audience is not None},
         )
-        return _speaks_for(claims, operator, _issued_after(claims) if revocable else None)
+        return _holder(claims, operator, _issued_after(claims) if revocable else None)
     except jwt.ExpiredSignatureError as error:
-        raise NotAuthenticated("the token has expired: get a new one") from error
+        raise NotAuthenticated("the token has expired; get a new one") from error
     except jwt.PyJWKClientConnectionError as error:
         raise NotAuthenticated(_ISSUER_SILENT) from error
     except (jwt.PyJWTError, ValueError, OverflowError) as error:
-        raise NotAuthenticated("the token does not hold: it is malformed, or signed by someone else") from error
+        raise NotAuthenticated("the token is not valid: it is malformed, or another issuer signed it") from error
 
 
 @dataclass(frozen=True, slots=True)
 class OperatorClaim:
-    """What makes the holder of a token an operator: a claim by its name, or by names with dots that lead to it.
+    """The claim that makes the holder of a token an operator, by its name or by its path, separated by dots.
 
-    Without a `value` it has to be true; with one, it has to be that text, or a list that holds it.
+    Without a `value`, the claim must be true; with one, it must be that text or a list that contains it.
     """
 
     name: str
@@ -178,34 +178,34 @@ class OperatorClaim:
 
     @classmethod
     def parse(cls, text: str) -> "OperatorClaim":
-        """Reads `operator` or `realm_access.roles=image-operator`."""
+        """Parses `operator` or `realm_access.roles=image-operator`."""
         name, _, value = text.partition("=")
         return cls(name, value or None)
 
     def holds(self, claims: dict[str, Any]) -> bool:
-        """Whether a token with these claims is an operator's."""
-        found = claims[self.name] if self.name in claims else self._led_to(claims)
+        """Whether a token with these claims belongs to an operator."""
+        found = claims[self.name] if self.name in claims else self._at_path(claims)
         if self.value is None:
             return found is True
         return found == self.value or (isinstance(found, list) and self.value in found)
 
-    def _led_to(self, claims: object) -> object:
+    def _at_path(self, claims: object) -> object:
         for name in self.name.split("."):
             claims = claims.get(name) if isinstance(claims, dict) else None
         return claims
 
 
 def _issued_after(claims: dict[str, Any]) -> int:
-    """The stamp that revocations are compared with, in microseconds: 0 when the token says nothing of its age."""
+    """The stamp to compare with revocations, in microseconds; 0 when the token has no time of issue."""
     stamp, issued_at = claims.get(_ISSUED_AFTER), claims.get("iat", 0)
     return stamp if isinstance(stamp, int) else int(float(issued_at) * 1_000_000)
 
 
-def _speaks_for(claims: dict[str, Any], operator: OperatorClaim | None, issued_after: int | None) -> Viewer:
-    """Raises ValueError when the claims name nobody, or an end that no calendar has."""
+def _holder(claims: dict[str, Any], operator: OperatorClaim | None, issued_after: int | None) -> Viewer:
+    """The holder. Raises ValueError when the claims have no usable subject, or an end that is not a valid date."""
     subject, name = claims["sub"], claims.get("name")
     if not subject or not subject.isprintable():
-        raise ValueError("the subject is empty, or can't be kept")
+        raise ValueError("the subject is empty, or contains unprintable characters")
     return Viewer(
         subject=subject,
         name=name if isinstance(name, str) else None,

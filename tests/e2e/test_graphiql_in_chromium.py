@@ -150,7 +150,7 @@ def test_a_second_tab_asks_for_a_token(tab: Tab, running_gateway: Gateway) -> No
     tab.open("about:blank")
     tab.open(address)
     assert trouble_in(tab) == (
-        "This sign-in address was already used, replaced or has expired. Run `images signin` to get a new one."
+        "This sign-in URL was already used, was replaced, or has expired. Run `images signin` to get a new one."
     )
     assert tab.value("location.href") == running_gateway.graphql
 

@@ -1,1 +1,1 @@
-"""The object store in a folder, with signed addresses that the gateway itself serves."""
+"""The object store in a folder, with signed URLs that the gateway itself serves."""

@@ -1,4 +1,4 @@
-"""A part's body on its way from the network into the file: collected here, written in a thread."""
+"""Receives a part's body: collects chunks from the network, and writes them to the file in a thread."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -7,12 +7,12 @@ from app.adapters.folder.addresses import PartAddress
 from app.errors import InvalidInput, TooLarge
 from app.ports import HEAD_BYTES
 
-# Written in a thread: on a disk that is slow, or busy with a commit, a write takes long, and the loop has others
-# to serve. A batch makes the change of threads cheap. To collect the next one meanwhile was tried and gained
-# nothing: the kernel's buffer fills anyway.
+# Written in a thread: on a disk that is slow or busy with a commit, a write takes long, and would block the event loop.
+# Batches amortize the cost of changing threads. Collecting the next batch during a write was tried and gained nothing:
+# the kernel's buffer fills anyway.
 BATCH_BYTES = 2 * 1024 * 1024
 
-# Bytes of a slow client are written, and told of, before a batch is full.
+# After this time, the bytes of a slow client are written and reported before a batch is full.
 _LONGEST_WAIT_SECONDS = 0.5
 
 Write = Callable[[Sequence[bytes]], Awaitable[None]]
@@ -20,10 +20,10 @@ Written = Callable[[int], Awaitable[None]]
 
 
 class PartIntake:
-    """Takes the chunks of one part and has them written in batches."""
+    """Collects the chunks of one part, and writes them in batches."""
 
     def __init__(self, part: PartAddress, write: Write, written: Written) -> None:
-        """`write` appends chunks to the part; `written` is told how many bytes they had."""
+        """`write` appends chunks to the part; `written` is then called with their number of bytes."""
         self._part = part
         self._write = write
         self._written = written
@@ -39,13 +39,13 @@ class PartIntake:
         async for chunk in body:
             received += len(chunk)
             if received > self._part.length:
-                raise TooLarge(f"The part has {self._part.length} bytes, and more came.")
+                raise TooLarge(f"The body is longer than the part, which has {_bytes(self._part.length)}.")
             self._batch.append(chunk)
             self._batch_bytes += len(chunk)
             if self._batch_bytes >= self._limit or _now() - self._flushed_at > _LONGEST_WAIT_SECONDS:
                 await self._flush()
         if received < self._part.length:
-            raise InvalidInput(f"The part has {self._part.length} bytes; only {received} came.")
+            raise InvalidInput(f"The part has {_bytes(self._part.length)}, but the body has only {received}.")
         await self._flush()
 
     async def _flush(self) -> None:
@@ -55,6 +55,10 @@ class PartIntake:
         self._limit = BATCH_BYTES
         self._flushed_at = _now()
         await self._written(count)
+
+
+def _bytes(count: int) -> str:
+    return "1 byte" if count == 1 else f"{count} bytes"
 
 
 def _now() -> float:

@@ -1,4 +1,4 @@
-"""What a folder holds, read entry by entry: a folder of a million objects need not fit into memory."""
+"""Lists a folder entry by entry, since a list of a million objects may not fit into memory."""
 
 import os
 from collections.abc import Iterator
@@ -7,12 +7,12 @@ from pathlib import Path
 
 from app.adapters.folder.upload import OpenUpload
 
-# Objects that are listed between two turns of the event loop.
+# Objects that are listed at a time, in a thread.
 LISTED_AT_ONCE = 1000
 
 
 def listing(objects: Path, opened: Path) -> Iterator[tuple[str, datetime]]:
-    """The keys of objects and of open uploads, and when they changed. Blocks. Raises OSError."""
+    """The keys of objects and open uploads, and when they last changed. Blocks. Raises OSError."""
     yield from _files(objects, "")
     with os.scandir(opened) as entries:
         for entry in entries:

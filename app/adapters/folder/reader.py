@@ -1,4 +1,4 @@
-"""Reading an object of a folder, from threads."""
+"""Reads an object in a folder, from any thread."""
 
 import hashlib
 import os
@@ -9,10 +9,10 @@ from app.errors import ObjectMissing
 
 
 class ObjectReader:
-    """An open object. Its methods block, and may be called from any thread.
+    """An open object. Its methods block, and are thread-safe.
 
-    They wait for one another, so that the descriptor is never closed under a read that nobody waits for any
-    more. An object that is deleted meanwhile can still be read to its end.
+    A lock keeps the descriptor from being closed during a read whose caller no longer waits. An object that is deleted
+    in the meantime can still be read to its end.
     """
 
     def __init__(self, path: Path) -> None:
@@ -27,12 +27,12 @@ class ObjectReader:
         self.etag = _etag(stat)
 
     def read(self, offset: int, count: int) -> bytes:
-        """Up to `count` bytes from `offset`; none at the end, and none after `close`. Holes are zeros."""
+        """Up to `count` bytes from `offset`; empty at the end and after `close`. Holes are zeros."""
         with self._guard:
             return os.pread(self._descriptor, count, offset) if self._descriptor >= 0 else b""
 
     def close(self) -> None:
-        """Let go of the object. Harmless when it is done twice."""
+        """Close the object. Idempotent."""
         with self._guard:
             if self._descriptor >= 0:
                 os.close(self._descriptor)
@@ -40,5 +40,5 @@ class ObjectReader:
 
 
 def _etag(stat: os.stat_result) -> str:
-    """A strong validator (RFC 9110, section 8.8): other bytes have another time of change or size."""
+    """A strong validator (RFC 9110, section 8.8): different bytes have a different size or time of change."""
     return f'"{hashlib.sha256(f"{stat.st_size} {stat.st_mtime_ns}".encode()).hexdigest()[:32]}"'

@@ -1,12 +1,12 @@
-"""Files with holes, on Linux: zeros take no room, and what is written is on its way to the disk at once."""
+"""Sparse files on Linux: zeros need no space, and written bytes go to the disk immediately."""
 
 import ctypes
 import errno
 import os
 from pathlib import Path
 
-# Blocks of zeros of this size, aligned to it within the file, are left as holes: 64 KiB is a cluster of the
-# qcow2 files that become of the bytes, and a hole that is smaller saves little and splits the file's map.
+# Aligned blocks of zeros of this size are left as holes. 64 KiB is the size of a cluster in the resulting qcow2 files;
+# smaller holes would save little and fragment the file's map.
 HOLE_BLOCK = 64 * 1024
 _ZEROS = bytes(HOLE_BLOCK)
 
@@ -15,28 +15,28 @@ _FALLOC_FL_KEEP_SIZE = 0x01
 _FALLOC_FL_PUNCH_HOLE = 0x02
 _SYNC_FILE_RANGE_WRITE = 2
 
-# Python's os module has neither of these two calls. ctypes lets go of the interpreter lock while they run.
+# Python's os module has neither of these two calls. ctypes releases the interpreter lock while they run.
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _LIBC.fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
 _LIBC.sync_file_range.argtypes = (ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
 
 
 class SparseWriter:
-    """Writes bytes one after the other into a range that reads as zeros, and leaves out its blocks of zeros.
+    """Writes bytes sequentially into a range that reads as zeros, and skips blocks of zeros.
 
-    Chunks are written as they are, and not put together before: that would cost as much as the writing.
+    Chunks are written separately: joining them first would cost as much as writing them.
     """
 
     def __init__(self, descriptor: int, offset: int) -> None:
-        """The first byte goes to `offset`, which moves on with what is written."""
+        """The first byte is written at `offset`, which advances with every write."""
         self._descriptor = descriptor
         self.offset = offset
-        # Of the block that is not complete yet: zeros that were not written, or else data that was.
+        # State of the incomplete block: how many zeros were skipped, or whether data was written.
         self._held_zeros = 0
         self._block_has_data = False
 
     def write(self, chunk: bytes) -> None:
-        """Append a chunk. Raises OSError; some of it may then be written."""
+        """Append a chunk. Raises OSError, in which case part of the chunk may be written."""
         run_start = start = 0
         while start < len(chunk):
             place = self.offset + start
@@ -54,7 +54,7 @@ class SparseWriter:
         self.offset += len(chunk)
 
     def _write_held_zeros(self, end: int) -> None:
-        """The block has data after all: a hole smaller than a block would only split the file's map."""
+        """Write the skipped zeros of a block that has data: a smaller hole would only fragment the file's map."""
         write_fully(self._descriptor, memoryview(_ZEROS)[: self._held_zeros], end - self._held_zeros)
         self._block_has_data, self._held_zeros = True, 0
 
@@ -63,7 +63,7 @@ class SparseWriter:
 
 
 def write_fully(descriptor: int, data: memoryview, offset: int) -> None:
-    """Write all of `data` at `offset`: one pwrite may write less than it was given. Raises OSError."""
+    """Write all of `data` at `offset`: a single pwrite may write only some of it. Raises OSError."""
     while data:
         written = os.pwrite(descriptor, data, offset)
         data = data[written:]
@@ -77,9 +77,9 @@ def _is_zero(data: bytes, start: int, end: int) -> bool:
 
 
 def clear_range(descriptor: int, offset: int, length: int) -> None:
-    """Make a range read as zeros and give its room back, where the file system can. Raises OSError.
+    """Make a range read as zeros, and free its space where the file system can. Raises OSError.
 
-    A range without data is left alone: the file's time of change stays.
+    A range without data is left alone, so that the file's time of change stays the same.
     """
     if not _has_data(descriptor, offset, offset + length):
         return
@@ -109,15 +109,15 @@ def _overwrite(descriptor: int, start: int, end: int) -> None:
 
 
 def start_write_back(descriptor: int, offset: int, length: int) -> None:
-    """Have the kernel begin to write a range to the disk, and don't wait for it.
+    """Make the kernel start to write a range to the disk, without waiting for it.
 
-    Says nothing of failures: it is fdatasync that has to be asked whether the bytes are safe.
+    Does not report failures: only fdatasync confirms that the bytes are on the disk.
     """
     _LIBC.sync_file_range(descriptor, offset, length, _SYNC_FILE_RANGE_WRITE)
 
 
 def make_folder(path: Path) -> None:
-    """Make a folder and those above it, to survive a power cut. Harmless when it is there. Raises OSError."""
+    """Create a folder and its parents, if missing, so that they survive a power cut. Raises OSError."""
     if path.is_dir():
         return
     make_folder(path.parent)

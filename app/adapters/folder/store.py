@@ -1,11 +1,11 @@
-"""The object store of the embedded mode: a folder, and addresses of our own that lead into it.
+"""The object store of the embedded mode: a folder, and signed addresses that the gateway serves.
 
-    objects/KEY     what was sealed; the workers convert it in place
-    open/NAME/      an upload that takes parts (folder_upload.py); NAME is its key with `+` for `/`
-    work/           room for jobs, not looked at here
+    objects/KEY     sealed objects; the workers convert them in place
+    open/NAME/      uploads that accept parts (upload.py); NAME is the key with `+` for `/`
+    work/           files of jobs, which this module does not read
 
-Several processes may use one folder. What has arrived is read from it every time, so that each of them, and
-the next one after a crash, sees the same.
+Several processes may use one folder. What has arrived is read from it every time, so that all of them, also after a
+crash, see the same.
 """
 
 import asyncio
@@ -36,7 +36,7 @@ T = TypeVar("T")
 
 READ_BYTES = 1024 * 1024
 
-# A file that waits for its disk takes a thread: they are the store's own, so that nothing else has to wait.
+# A file operation that waits for the disk blocks a thread. The store has its own threads, so that nothing else waits.
 _THREADS = 16
 
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
@@ -47,14 +47,14 @@ def _utc_now() -> datetime:
 
 
 class FolderStore:
-    """`ports.ObjectStore` in a folder. Keys have the form `blobs/01ab`: names of `a-z 0-9 _ . -`, `/` between."""
+    """`ports.ObjectStore` in a folder. Keys look like `blobs/01ab`: names of `a-z 0-9 _ . -`, separated by `/`."""
 
     def __init__(self, root: Path, secret: bytes, clock: Clock = _utc_now, *, reserve: Reserve | None = None) -> None:
-        """`root` is made if need be; `secret` signs the addresses, which expire by `clock`.
+        """Creates `root` if it is missing. `secret` signs the addresses, which expire by `clock`.
 
-        While `reserve` is in use, no upload is opened, and no part taken.
+        While `reserve` is in use, no uploads are opened and no parts accepted.
 
-        Raises StoreUnavailable when the folder can't be made.
+        Raises StoreUnavailable when the folder can't be created.
         """
         self._objects = root / "objects"
         self._open = root / "open"
@@ -69,15 +69,15 @@ class FolderStore:
             raise _store_error(error) from error
 
     def close(self) -> None:
-        """Wait for what is being written, and end the store's threads."""
+        """Wait for running writes, and stop the store's threads."""
         self._threads.shutdown()
 
     def path(self, key: str) -> Path:
-        """Where the bytes of an object lie. Raises ValueError for what is no key."""
+        """The path of an object. Raises ValueError for an invalid key."""
         return self._objects / checked_key(key)
 
     async def open_upload(self, key: str, size: int, part_size: int) -> UploadHandle:
-        """As the port says. What is open already keeps its parts. UploadClosed when the object exists."""
+        """As the port says. An upload that is already open keeps its parts. UploadClosed when the object exists."""
         handle = UploadHandle(key, "", size, part_size)
         await self._run(self._create, handle)
         return handle
@@ -85,7 +85,7 @@ class FolderStore:
     def _create(self, handle: UploadHandle) -> None:
         self._require_room()
         if self.path(handle.key).exists():
-            raise UploadClosed("the object exists already")
+            raise UploadClosed("the object already exists")
         self._upload(handle.key).create(handle.size, handle.part_count)
 
     def sign_part(
@@ -99,11 +99,11 @@ class FolderStore:
         return self.addresses.for_part(part, expires_at)
 
     async def receive_part(self, part: PartAddress, body: AsyncIterator[bytes], written: Written) -> None:
-        """Take in a part's bytes. `written` is awaited with the number of bytes in each batch on its way in.
+        """Receive a part. `written` is awaited with the number of bytes of each batch that was written.
 
-        Raises UploadClosed (also when it is aborted meanwhile), PartsArriving when another request brings the
-        same part, InvalidInput and TooLarge when the body is of another length, StoreFull. After an error the
-        part is missing, but for the first two.
+        Raises UploadClosed (also when the upload is aborted in the meantime), PartsArriving when another request sends
+        the same part, InvalidInput and TooLarge when the body has another length, StoreFull. After an error other than
+        the first two, the part is missing.
         """
         writer = PartWriter(self._upload(part.key), part)
         try:
@@ -112,7 +112,7 @@ class FolderStore:
             await PartIntake(part, lambda chunks: self._run(self._append, writer, chunks), written).take_all(body)
             await self._run(writer.finish)
         finally:
-            # Whoever is answered may send again at once. Closing goes on even when nobody waits for it.
+            # The client may send the part again as soon as it has the response, so close first, even when cancelled.
             await asyncio.shield(self._run(writer.close))
 
     def _append(self, writer: PartWriter, chunks: Sequence[bytes]) -> None:
@@ -155,7 +155,7 @@ class FolderStore:
         return b""
 
     async def seal_upload(self, upload: UploadHandle) -> None:
-        """As the port says. The object is safe on the disk then."""
+        """As the port says. Afterwards the object is safe on the disk."""
         await self._run(self._upload(upload.key).seal, self.path(upload.key))
 
     async def abort_upload(self, upload: UploadHandle) -> None:
@@ -169,11 +169,11 @@ class FolderStore:
         return self.addresses.for_download(DownloadAddress(checked_key(key), file_name, asker), expires_at)
 
     async def open_object(self, key: str) -> ObjectReader:
-        """An object to be read with `chunks` and then to be released. Raises ObjectMissing."""
+        """Open an object to read with `chunks`; then `release` it. Raises ObjectMissing."""
         return await self._run(ObjectReader, self.path(key))
 
     async def chunks(self, reader: ObjectReader, start: int, end: int) -> AsyncIterator[bytes]:
-        """The bytes of an open object from `start` up to, not including, `end`."""
+        """The bytes of an open object from `start` to `end` (exclusive)."""
         while start < end:
             chunk = await self._run(reader.read, start, min(READ_BYTES, end - start))
             if not chunk:
@@ -182,7 +182,7 @@ class FolderStore:
             yield chunk
 
     def release(self, reader: ObjectReader) -> None:
-        """Close an object as soon as nothing reads it any more. Never blocks."""
+        """Close an object once running reads have ended. Never blocks."""
         self._threads.submit(reader.close)
 
     async def read(self, key: str) -> AsyncIterator[bytes]:
@@ -195,7 +195,7 @@ class FolderStore:
             self.release(reader)
 
     async def delete(self, key: str) -> None:
-        """As the port says. An upload that is open under the key goes too."""
+        """As the port says. Also discards an upload that is open under the key."""
         await self._run(self._delete, key)
 
     def _delete(self, key: str) -> None:
@@ -215,7 +215,7 @@ class FolderStore:
         """As the port says."""
         found = listing(self._objects, self._open)
         while batch := await self._run(lambda: list(islice(found, LISTED_AT_ONCE))):
-            # Files of other programs are not ours to sweep away.
+            # The sweep must not delete files of other programs.
             yield [(key, changed) for key, changed in batch if is_key(key)]
 
     async def check(self) -> None:
@@ -233,7 +233,7 @@ class FolderStore:
         return OpenUpload(self._open / checked_key(key).replace("/", "+"))
 
     async def _run(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Call what blocks in a thread of the store. Raises StoreFull and StoreUnavailable for OSError."""
+        """Run a blocking call in a thread of the store. Raises StoreFull or StoreUnavailable for OSError."""
         loop = asyncio.get_running_loop()
         try:
             return await loop.run_in_executor(self._threads, partial(call, *args, **kwargs))
@@ -244,5 +244,5 @@ class FolderStore:
 def _store_error(error: OSError) -> StoreError:
     reason = error.strerror or type(error).__name__
     if error.errno in _NO_ROOM:
-        return StoreFull(f"the folder of the object store has no room: {reason}")
+        return StoreFull(f"the folder of the object store has no space: {reason}")
     return StoreUnavailable(f"the folder of the object store can't be used: {reason}")

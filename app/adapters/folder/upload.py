@@ -1,13 +1,13 @@
-"""An open upload in a folder: one file that its parts are written into in place, and a file of marks.
+"""An open upload in a folder: one file into which its parts are written in place, and a file of marks.
 
-    data    as long as the whole upload from the start, with holes where nothing was written; its time of
-            change is when the last byte came, and the epoch while none has
-    marks   byte N tells of part N: 1 when all of it has arrived and is on the disk, 0 otherwise
+    data    has the size of the whole upload from the start, with holes where nothing was written; its time of change is
+            when the last byte arrived, or the epoch before the first
+    marks   byte N is 1 when all of part N has arrived and is on the disk, otherwise 0
 
-A lock on byte N of `marks` is held while part N arrives, on all of them while the upload is sealed. The locks
-belong to an open file and end with it, so they work between threads and processes and outlive no kill -9
-(fcntl(2), "Open file description locks"). Bytes of `data` are written under such a lock only, and only after
-`data` was opened at its place: whoever seals takes it away from there while holding every lock.
+A lock on byte N of `marks` is held while part N arrives, and locks on all bytes while the upload is sealed. The locks
+belong to an open file and end with it, so they work between threads and processes, and a kill -9 releases them
+(fcntl(2), "Open file description locks"). `data` is written only under such a lock, and only after it was opened under
+its own name: sealing moves it away while holding every lock.
 """
 
 import fcntl
@@ -25,12 +25,12 @@ from app.errors import PartsArriving, PartsMissing, UploadClosed
 
 _ARRIVED = b"\x01"
 _MISSING = b"\x00"
-_SEALING = 0  # byte 0 of `marks` is no part's: its lock makes those who seal wait for one another
+_SEALING = 0  # byte 0 of `marks` belongs to no part: its lock allows only one seal at a time
 
 
 @dataclass(frozen=True, slots=True)
 class OpenUpload:
-    """The folder of one upload. Every method blocks, and raises OSError besides what it names."""
+    """The folder of one upload. Every method blocks, and may raise OSError in addition to the errors it names."""
 
     folder: Path
 
@@ -43,7 +43,7 @@ class OpenUpload:
         return self.folder / "marks"
 
     def create(self, size: int, part_count: int) -> None:
-        """Make room for `size` bytes in `part_count` parts. What an earlier call made stays as it is."""
+        """Create the files for `size` bytes in `part_count` parts. What an earlier call created is kept."""
         self.folder.mkdir(exist_ok=True)
         if self.data.exists():
             return
@@ -51,7 +51,7 @@ class OpenUpload:
             marks.write(bytes(part_count + 1))
             marks.flush()
             os.fsync(marks.fileno())
-        # Under its own name it appears complete, or not at all.
+        # Renamed when complete, so that `data` never exists incomplete.
         draft = self.folder / "draft"
         with open(draft, "wb") as data:
             data.truncate(size)
@@ -62,7 +62,7 @@ class OpenUpload:
         sync_folder(self.folder.parent)
 
     def arrived(self) -> list[int]:
-        """Numbers of the parts that are here, ascending. Raises UploadClosed."""
+        """The numbers of the parts that have arrived, ascending. Raises UploadClosed."""
         try:
             marks = self.marks.read_bytes()
             os.stat(self.data)
@@ -71,7 +71,7 @@ class OpenUpload:
         return [number for number in range(1, len(marks)) if marks[number] == _ARRIVED[0]]
 
     def last_byte_at(self) -> datetime | None:
-        """When the newest byte came; None while none has. Raises UploadClosed."""
+        """When the last byte arrived; None before the first. Raises UploadClosed."""
         try:
             changed = os.stat(self.data).st_mtime
         except FileNotFoundError:
@@ -79,7 +79,7 @@ class OpenUpload:
         return datetime.fromtimestamp(changed, UTC) if changed else None
 
     def last_change(self) -> float:
-        """When anything of it changed, in seconds since the epoch."""
+        """When the upload last changed, in seconds since the epoch."""
         times = [0.0]
         for path in (self.folder, self.data, self.marks):
             try:
@@ -89,7 +89,7 @@ class OpenUpload:
         return max(times)
 
     def seal(self, target: Path) -> None:
-        """Move the bytes to `target`, safe on the disk. Harmless when it was done before.
+        """Move the bytes to `target`, safe on the disk. Idempotent.
 
         Raises UploadClosed, PartsArriving, PartsMissing.
         """
@@ -103,7 +103,7 @@ class OpenUpload:
             _lock(marks, _SEALING, 1, wait=True)
             self._seal_locked(marks, target)
         finally:
-            _let_go(marks)
+            _unlock_and_close(marks)
 
     def _seal_locked(self, marks: int, target: Path) -> None:
         count = os.fstat(marks).st_size - 1
@@ -129,10 +129,10 @@ class OpenUpload:
         sync_folder(target.parent)
 
     def remove(self) -> None:
-        """Drop the upload and free its room at once, even while a part arrives. Harmless when it is gone."""
+        """Discard the upload and free its space at once, even while a part arrives. Idempotent."""
         try:
             with open(self.data, "r+b") as data:
-                # Once it is away from its place nobody can seal it; whoever still writes finds it unlinked.
+                # After this, the upload can't be sealed, and a writer finds its file unlinked.
                 self.data.unlink()
                 data.truncate(0)
         except FileNotFoundError:
@@ -146,10 +146,10 @@ class OpenUpload:
 
 
 class PartWriter:
-    """A part on its way in. Its methods block, and may be called from any thread.
+    """A part that is arriving. Its methods block, and are thread-safe.
 
-    They wait for one another, so that a descriptor is never closed (and its number given to another file)
-    under a call that still uses it, even when whoever started that call has given up waiting for it.
+    A lock keeps a descriptor from being closed (and its number reused for another file) while another call uses it,
+    even when the caller of that call no longer waits for it.
     """
 
     def __init__(self, upload: OpenUpload, part: PartAddress) -> None:
@@ -161,14 +161,14 @@ class PartWriter:
         self._guard = threading.Lock()
 
     def open(self) -> None:
-        """Claim the part and drop what came of it before. Raises UploadClosed, PartsArriving, OSError."""
+        """Claim the part, and discard what arrived of it before. Raises UploadClosed, PartsArriving, OSError."""
         with self._guard:
             if self._closed:
-                raise UploadClosed("the part was given up")
+                raise UploadClosed("the part was abandoned")
             try:
                 self._marks = os.open(self._upload.marks, os.O_RDWR)
                 if not _lock(self._marks, self._part.number, 1):
-                    raise PartsArriving("this part is arriving already, or the upload is being completed")
+                    raise PartsArriving("this part is already arriving, or the upload is being completed")
                 self._data = os.open(self._upload.data, os.O_RDWR)
             except FileNotFoundError:
                 raise UploadClosed("the upload is not open") from None
@@ -176,21 +176,21 @@ class PartWriter:
             self._sparse = SparseWriter(self._data, self._part.offset)
 
     def write(self, chunks: Sequence[bytes]) -> None:
-        """Append to the part. Raises UploadClosed when it was aborted, OSError."""
+        """Append to the part. Raises UploadClosed when the upload was aborted, OSError."""
         with self._guard:
             self._check_open()
             start = self._sparse.offset
             for chunk in chunks:
                 self._sparse.write(chunk)
             start_write_back(self._data, start, self._sparse.offset - start)
-            os.utime(self._data)  # zeros arrive too, but leave no trace
+            os.utime(self._data)  # a block of zeros is not written, but counts as arrived
 
     def finish(self) -> None:
         """Mark the part as arrived, once it is safe on the disk. Raises UploadClosed, OSError.
 
-        Its pages are on their way since they were written, so that there is little left to wait for. To mark
-        first and note under which boot that was would save even that, and would cost every part of every open
-        upload when the machine stops: with hours of uploading behind them, their owners would rather wait.
+        The kernel has been writing its pages since they arrived, so there is little left to wait for. Marking first,
+        together with an id of the boot, would avoid even that wait, but would lose every part of every open upload when
+        the machine crashes. After hours of uploading, users would rather wait.
         """
         with self._guard:
             self._check_open()
@@ -199,19 +199,19 @@ class PartWriter:
             os.pwrite(self._marks, _ARRIVED, self._part.number)
 
     def close(self) -> None:
-        """Let go of the part. Harmless when it is done twice."""
+        """Close the part, and release its lock. Idempotent."""
         with self._guard:
             self._closed = True
             if self._data >= 0:
                 os.close(self._data)
             if self._marks >= 0:
-                _let_go(self._marks)
+                _unlock_and_close(self._marks)
             self._data = self._marks = -1
 
     def _forget_earlier(self) -> None:
         if os.pread(self._marks, 1, self._part.number) != _MISSING:
             os.pwrite(self._marks, _MISSING, self._part.number)
-            os.fdatasync(self._marks)  # no power cut may leave the mark and take the bytes
+            os.fdatasync(self._marks)  # so that a power cut can't leave the mark without the bytes
         clear_range(self._data, self._part.offset, self._part.length)
 
     def _check_open(self) -> None:
@@ -220,9 +220,9 @@ class PartWriter:
 
 
 def sync_or_forget(data: int, marks: int) -> None:
-    """Wait until `data` is safe on the disk; when it can't be, no part of it is believed to be here any more.
+    """Wait until `data` is safe on the disk. If that fails, mark all parts as missing. Raises OSError.
 
-    The kernel tells of a failed write once, and may have dropped any of the pages by then. Raises OSError.
+    The kernel reports a failed write only once, and may have dropped any of the pages by then.
     """
     try:
         os.fdatasync(data)
@@ -232,7 +232,7 @@ def sync_or_forget(data: int, marks: int) -> None:
 
 
 def _lock(descriptor: int, start: int, length: int, *, wait: bool = False) -> bool:
-    """Lock bytes of a file for this open file alone. False when another one has a lock on any of them."""
+    """Lock bytes of a file for this open file. False when another open file has a lock on any of them."""
     command = fcntl.F_OFD_SETLKW if wait else fcntl.F_OFD_SETLK
     try:
         fcntl.fcntl(descriptor, command, _request(fcntl.F_WRLCK, start, length))
@@ -241,10 +241,10 @@ def _lock(descriptor: int, start: int, length: int, *, wait: bool = False) -> bo
     return True
 
 
-def _let_go(descriptor: int) -> None:
-    """Close a file on which there may be locks, and end these at once.
+def _unlock_and_close(descriptor: int) -> None:
+    """Close a file, and release its locks at once.
 
-    A process that is being started has the descriptor too until it becomes another program, and with it the locks.
+    A child process that is being started has the descriptor, and so the locks, until it executes another program.
     """
     try:
         fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, _request(fcntl.F_UNLCK, 0, 0))
@@ -253,5 +253,5 @@ def _let_go(descriptor: int) -> None:
 
 
 def _request(kind: int, start: int, length: int) -> bytes:
-    """A `struct flock`; a length of 0 reaches to the end, wherever that is."""
+    """A `struct flock`; a length of 0 means to the end of the file."""
     return struct.pack("hhqqi4x", kind, os.SEEK_SET, start, length, 0)

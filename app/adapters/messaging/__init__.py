@@ -1,1 +1,1 @@
-"""How processes of the gateway wake one another: job queues and wake-ups, local or over Redis."""
+"""How processes of the gateway wake each other: job queues and wake-ups, local or over Redis."""

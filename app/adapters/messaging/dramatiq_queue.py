@@ -17,11 +17,11 @@ log = structlog.get_logger()
 
 
 class QueueUnavailable(GatewayError):
-    """Raised when no message can be sent."""
+    """Raised when messages can't be sent."""
 
 
 class DramatiqQueue:
-    """`ports.JobQueue` on a broker of this process."""
+    """`ports.JobQueue` on a broker inside this process."""
 
     def __init__(self, broker: Broker) -> None:
         self._broker = broker

@@ -1,4 +1,4 @@
-"""Wake-ups inside one process, between its event loops."""
+"""Wake-ups between the event loops of one process."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -7,18 +7,18 @@ from app.ports import ProgressReport
 
 
 class LocalWakeups:
-    """`ports.Wakeups` for a process that runs API and workers in threads of its own. May be called from any thread."""
+    """`ports.Wakeups` for a process that runs API and workers in its own threads. Thread-safe."""
 
     def __init__(self) -> None:
         self._listeners: list[tuple[asyncio.AbstractEventLoop, asyncio.Queue[ProgressReport | None]]] = []
 
     def feed_grew(self) -> None:
         """As the port says."""
-        self._tell(None)
+        self._notify(None)
 
     def progressed(self, report: ProgressReport) -> None:
         """As the port says."""
-        self._tell(report)
+        self._notify(report)
 
     async def listen(self) -> AsyncIterator[ProgressReport | None]:
         """As the port says."""
@@ -30,9 +30,9 @@ class LocalWakeups:
         finally:
             self._listeners.remove(listener)
 
-    def _tell(self, news: ProgressReport | None) -> None:
+    def _notify(self, news: ProgressReport | None) -> None:
         for loop, queue in list(self._listeners):
             try:
                 loop.call_soon_threadsafe(queue.put_nowait, news)
-            except RuntimeError:  # that loop has ended: nobody listens there any more
+            except RuntimeError:  # the loop has ended, and its listener with it
                 continue

@@ -1,11 +1,11 @@
-"""The job queue of an API process that shares nothing with its workers but the database."""
+"""The job queue of an API process that shares only the database with its workers."""
 
 
 class NoQueue:
-    """`ports.JobQueue` that tells nobody: the workers look for jobs by themselves every `IMAGES_POLL_SECONDS`."""
+    """`ports.JobQueue` that sends nothing: the workers poll for jobs every `IMAGES_POLL_SECONDS`."""
 
     def wake(self, kind: str) -> None:
         """Does nothing; the rows of jobs are all that the workers need."""
 
     async def check(self) -> None:
-        """There is nothing that could fail."""
+        """Never fails."""

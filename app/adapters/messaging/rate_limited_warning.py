@@ -1,4 +1,4 @@
-"""A warning about something that fails over and over, which fills no log."""
+"""A warning about repeated failures that does not flood the log."""
 
 import threading
 import time
@@ -10,7 +10,7 @@ log = structlog.get_logger()
 
 
 class RateLimitedWarning:
-    """Logs the first failure, and then one line every `seconds` as long as failures go on. For any thread."""
+    """Logs the first failure, then one line every `seconds` while failures continue. Thread-safe."""
 
     def __init__(self, event: str, seconds: float = 60.0, **fields: Any) -> None:
         self._event = event
@@ -21,7 +21,7 @@ class RateLimitedWarning:
         self._lock = threading.Lock()
 
     def failed(self, reason: str, count: int = 1) -> None:
-        """It has failed again, `count` times."""
+        """Record `count` more failures."""
         with self._lock:
             self._count += count
             if time.monotonic() - self._logged_at < self._seconds:

@@ -1,4 +1,4 @@
-"""Connections to Redis: how long they wait, what their keys begin with, and why they fail, in words for anybody."""
+"""Connections to Redis: their timeouts, the prefix of their keys, and readable reasons for failures."""
 
 from typing import Any
 
@@ -11,38 +11,38 @@ from redis.retry import Retry
 
 from app.errors import SettingsError
 
-# Redis answers in a fraction of a millisecond, or something is wrong with it: nobody waits longer, in seconds.
+# Redis normally answers in a fraction of a millisecond. Timeout in seconds.
 PATIENCE_SECONDS = 2.0
 
 
 def client(url: str, patience: float = PATIENCE_SECONDS) -> redis.Redis:
-    """A client that connects when it is first used, and may be used by several threads.
+    """A client that connects when it is first used. Thread-safe.
 
-    A command waits at most `patience` seconds for the connection and as long for its answer. One whose connection
-    turns out to be dead is sent once more over a new one. Raises SettingsError for an option that there is not.
+    A command waits at most `patience` seconds for the connection, and as long for its answer. If the connection is
+    dead, the command is sent once more over a new one. Raises SettingsError for an unknown option in the address.
     """
-    # A value in the address would go before these.
+    # Values in the address override these.
     made = redis.Redis.from_url(url, **_patience(patience), retry=Retry(NoBackoff(), 1))
     _check_options(made.connection_pool)
     return made
 
 
 def async_client(url: str, patience: float = PATIENCE_SECONDS) -> "redis.asyncio.Redis":
-    """The same for one event loop, and without a second try: whoever listens has to know that it missed something."""
+    """The same for one event loop, without the retry: a listener has to know that it missed messages."""
     return redis.asyncio.Redis.from_url(url, **_patience(patience), retry=AsyncRetry(NoBackoff(), 0))
 
 
 def namespace(url: str) -> str:
-    """What the names of all keys and channels begin with: gateways share a Redis by using different databases of it.
+    """Prefix of all keys and channels. It contains the number of the database, since gateways may share a Redis.
 
-    Keys of different databases are apart anyhow; channels are not.
+    Redis separates the keys of different databases, but not their channels.
     """
     options = parse_url(url)  # type: ignore[no-untyped-call]
     return f"images:{options.get('db', 0)}"
 
 
 def reason(error: Exception) -> str:
-    """Why Redis can't be used. Names neither its address nor the password."""
+    """Why Redis can't be used, without its address and password."""
     text = str(error)
     if isinstance(error, redis.AuthenticationError | redis.exceptions.AuthorizationError) or _refuses_password(text):
         return "Redis refuses the user or the password"
@@ -52,11 +52,11 @@ def reason(error: Exception) -> str:
         return "Redis is still loading its data"
     if isinstance(error, redis.ConnectionError):
         return f"Redis can't be reached: {_cause(error)}"
-    return f"Redis refuses: {text.split('.')[0]}"
+    return f"Redis refuses the command: {text.split('.')[0]}"
 
 
 def is_wrong(error: Exception) -> bool:
-    """Whether it is the address that is at fault: waiting will not mend it."""
+    """Whether the address is wrong, so that waiting does not help."""
     if isinstance(error, redis.TimeoutError | redis.BusyLoadingError):
         return False
     return not isinstance(error, redis.ConnectionError) or reason(error) == "Redis refuses the user or the password"
@@ -70,7 +70,9 @@ def _check_options(pool: Any) -> None:
     try:
         pool.connection_class(**pool.connection_kwargs)
     except TypeError:
-        raise SettingsError("IMAGES_BROKER_URL: the address has an option that Redis connections don't have") from None
+        raise SettingsError(
+            "IMAGES_BROKER_URL: the address has an option that Redis connections do not support"
+        ) from None
 
 
 def _refuses_password(text: str) -> bool:
@@ -78,7 +80,7 @@ def _refuses_password(text: str) -> bool:
 
 
 def _cause(error: BaseException) -> str:
-    """What the operating system said, which lies at the bottom of the errors around it."""
+    """The operating system's reason, which is the innermost of the nested errors."""
     inner: BaseException | None = error
     while inner is not None:
         if isinstance(inner, OSError) and inner.strerror:

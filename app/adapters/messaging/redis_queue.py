@@ -1,4 +1,4 @@
-"""The job queue on Dramatiq's Redis broker, which goes on by itself when Redis was away."""
+"""The job queue on Dramatiq's Redis broker, which recovers by itself after Redis was unavailable."""
 
 import asyncio
 import time
@@ -16,12 +16,12 @@ from app.adapters.messaging.dramatiq_queue import QUEUE, QueueUnavailable, messa
 from app.adapters.messaging.outbox import Outbox
 from app.adapters.messaging.rate_limited_warning import RateLimitedWarning
 
-# How long a consumer waits while Redis is away, in seconds.
+# How long a consumer waits between attempts while Redis is unavailable, in seconds.
 _PAUSE = 0.5
 
 
 class RedisQueue:
-    """`ports.JobQueue` for any process: messages go out from a thread of their own. Raises SettingsError."""
+    """`ports.JobQueue` for any process: a thread sends the messages. Raises SettingsError."""
 
     def __init__(self, broker: "PatientBroker") -> None:
         self._broker = broker
@@ -41,15 +41,15 @@ class RedisQueue:
             raise QueueUnavailable(redis_client.reason(error)) from error
 
     def close(self) -> None:
-        """Send what waits, for a few seconds at most, and close the connections."""
+        """Send the waiting messages, for a few seconds at most, and close the connections."""
         self._outbox.close()
         self._broker.client.close()
 
 
 class PatientBroker(RedisBroker):
-    """Dramatiq's broker without delayed messages, of which we have none, and with consumers that outlast Redis.
+    """Dramatiq's broker without delayed messages, which are not used, and with consumers that survive outages.
 
-    `patience` is how long a connection or an answer may take, in seconds. Raises SettingsError.
+    `patience` limits how long a connection or an answer may take, in seconds. Raises SettingsError.
     """
 
     client: redis.Redis
@@ -59,22 +59,22 @@ class PatientBroker(RedisBroker):
         super().__init__(  # type: ignore[no-untyped-call]
             client=client, namespace=redis_client.namespace(url), middleware=[AsyncIO()]
         )
-        self._away = RateLimitedWarning("queue.away")
+        self._away = RateLimitedWarning("queue.unavailable")
 
     def declare_queue(self, queue_name: str) -> None:
-        """As Dramatiq has it, but for the queue of what is to be done later: it would be asked for all the time."""
+        """Like Dramatiq's, without the queue of delayed messages, which would be polled all the time."""
         if queue_name not in self.queues:
             self.emit_before("declare_queue", queue_name)
             self.queues.add(queue_name)
             self.emit_after("declare_queue", queue_name)
 
     def consume(self, queue_name: str, prefetch: int = 1, timeout: int = 5000) -> Consumer:
-        """As Dramatiq has it. `timeout` is milliseconds."""
+        """Like Dramatiq's. `timeout` is in milliseconds."""
         return _PatientConsumer(super().consume(queue_name, prefetch, timeout), self._away)
 
 
 class _PatientConsumer(Consumer):
-    """A consumer that never fails. Dramatiq's own lets a worker thread wait for Redis with a job that is done."""
+    """A consumer that never fails. Dramatiq's own makes a worker thread with a finished job wait for Redis."""
 
     def __init__(self, consumer: Consumer, away: RateLimitedWarning) -> None:
         self._consumer = consumer
@@ -83,22 +83,22 @@ class _PatientConsumer(Consumer):
     def __next__(self) -> MessageProxy | None:
         try:
             return next(self._consumer)
-        except DecodeError:  # somebody else's
+        except DecodeError:  # another program's message
             return None
         except (ConnectionClosed, redis.RedisError, OSError) as error:
-            self._complain(error)
+            self._warn(error)
             time.sleep(_PAUSE)
             return None
 
     def ack(self, message: MessageProxy) -> None:
-        """A message that can't be taken away comes again, and finds its job done."""
+        """Acknowledge a message. If that fails, it is delivered again, and its job is found done."""
         self._attempt(self._consumer.ack, message)
 
     def nack(self, message: MessageProxy) -> None:
         self._attempt(self._consumer.nack, message)
 
     def requeue(self, messages: Iterable[MessageProxy]) -> None:
-        """What can't be given back is sent again by the sweep."""
+        """Return messages to the queue. If that fails, the sweep sends them again."""
         self._attempt(self._consumer.requeue, messages)
 
     def close(self) -> None:
@@ -108,9 +108,9 @@ class _PatientConsumer(Consumer):
         try:
             act(*given)
         except (ConnectionClosed, redis.RedisError, OSError) as error:
-            self._complain(error)
+            self._warn(error)
 
-    def _complain(self, error: Exception) -> None:
-        # Dramatiq hides what Redis said behind an error of its own.
-        said = error.args[0] if isinstance(error, ConnectionClosed) and error.args else error
-        self._away.failed(redis_client.reason(said))
+    def _warn(self, error: Exception) -> None:
+        # Dramatiq wraps the error of Redis in its own.
+        cause = error.args[0] if isinstance(error, ConnectionClosed) and error.args else error
+        self._away.failed(redis_client.reason(cause))

@@ -1,4 +1,4 @@
-"""Wake-ups between processes, over a channel of Redis."""
+"""Wake-ups between processes, over a Redis channel."""
 
 import asyncio
 import json
@@ -14,9 +14,9 @@ from app.adapters.messaging.outbox import Outbox
 from app.adapters.messaging.rate_limited_warning import RateLimitedWarning
 from app.ports import ProgressReport
 
-# A connection on which nothing comes is asked whether it still lives, every so many seconds.
+# After this many seconds without a message, a connection is pinged.
 _SILENCE_SECONDS = 10.0
-# How long to wait before another try to connect, in seconds: the first time, and at most.
+# How long to wait before the next attempt to connect, in seconds: the first time, and at most.
 _FIRST_PAUSE = 0.05
 _LONGEST_PAUSE = 2.0
 
@@ -24,7 +24,7 @@ _FEED_GREW = b"{}"
 
 
 class RedisWakeups:
-    """`ports.Wakeups` over publish/subscribe. May be called from any thread; holds no connection until it is used.
+    """`ports.Wakeups` over publish/subscribe. Thread-safe; connects when it is first used.
 
     A message is a JSON object: a progress report, or empty when the feed grew. Raises SettingsError.
     """
@@ -34,57 +34,57 @@ class RedisWakeups:
         self._channel = f"{redis_client.namespace(url)}:wakeups"
         self._client = redis_client.client(url)
         self._outbox = Outbox("wakeups", redis_client.reason)
-        self._deaf = RateLimitedWarning("wakeups.deaf")
+        self._unavailable = RateLimitedWarning("wakeups.unavailable")
 
     def feed_grew(self) -> None:
-        """As the port says. Of several that wait to be sent, one goes out."""
+        """As the port says. Of several waiting messages, one is sent."""
         self._outbox.put(None, lambda: self._publish(_FEED_GREW))
 
     def progressed(self, report: ProgressReport) -> None:
-        """As the port says. Of several of an image that wait to be sent, the newest goes out."""
+        """As the port says. Of several waiting reports of an image, the newest is sent."""
         self._outbox.put(report.image_id, lambda: self._publish(encoded(report)))
 
     async def listen(self) -> AsyncIterator[ProgressReport | None]:
-        """As the port says, for ever. Whenever it has connected, None comes: what was told until then was missed."""
+        """As the port says, without end. Yields None after every connect, since earlier messages were missed."""
         pause = _FIRST_PAUSE
         while True:
             try:
-                async with aclosing(self._heard()) as news:
+                async with aclosing(self._received()) as news:
                     async for item in news:
                         yield item
                         pause = _FIRST_PAUSE
             except (redis.RedisError, OSError) as error:
-                self._deaf.failed(redis_client.reason(error))
+                self._unavailable.failed(redis_client.reason(error))
             await asyncio.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE)
 
     def close(self) -> None:
-        """Send what waits, for a few seconds at most, and close the connections."""
+        """Send the waiting messages, for a few seconds at most, and close the connections."""
         self._outbox.close()
         self._client.close()
 
     def _publish(self, message: bytes) -> None:
         self._client.publish(self._channel, message)
 
-    async def _heard(self) -> AsyncGenerator[ProgressReport | None, None]:
-        """What comes over one connection, until it breaks. Raises RedisError, OSError."""
+    async def _received(self) -> AsyncGenerator[ProgressReport | None, None]:
+        """The messages of one connection, until it breaks. Raises RedisError, OSError."""
         async with redis_client.async_client(self._url) as connection, connection.pubsub() as channel:
             await channel.subscribe(self._channel)
-            asked = False
+            pinged = False
             while True:
                 message = await channel.get_message(timeout=_SILENCE_SECONDS)
                 if message is None:
-                    if asked:
-                        raise redis.TimeoutError("the other end has gone")
+                    if pinged:
+                        raise redis.TimeoutError("the other end does not answer")
                     await channel.ping()
-                asked = message is None
+                pinged = message is None
                 kind = message["type"] if message else None
                 if kind == "subscribe":
                     yield None
                 elif kind == "message":
                     try:
                         news = decoded(message["data"])
-                    except ValueError:  # somebody else's
+                    except ValueError:  # another program's message
                         continue
                     yield news
 
@@ -95,13 +95,13 @@ def encoded(report: ProgressReport) -> bytes:
 
 
 def decoded(message: bytes) -> ProgressReport | None:
-    """A message as a report, or None when the feed grew. Raises ValueError for what is neither."""
+    """A message as a report, or None when the feed grew. Raises ValueError for any other message."""
     try:
-        said = json.loads(message)
-        if said == {}:
+        content = json.loads(message)
+        if content == {}:
             return None
-        at = datetime.fromisoformat(said.pop("updated_at"))
-        report = ProgressReport(**said, updated_at=at)
+        at = datetime.fromisoformat(content.pop("updated_at"))
+        report = ProgressReport(**content, updated_at=at)
     except (AttributeError, KeyError, RecursionError, TypeError):
         raise ValueError("not a progress report") from None
     if at.tzinfo is None or not _has_right_types(report):

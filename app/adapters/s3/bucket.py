@@ -1,7 +1,7 @@
-"""A bucket of an S3 store, as gateway and workers use it: calls that block, from as many threads as one likes.
+"""A bucket of an S3 store for the gateway and the workers: blocking calls, which are thread-safe.
 
-Orders go through the minio package (s3_orders.py). Bytes go through signed addresses and urllib3: the package would
-hash every part before it sends it.
+Requests without bytes go through the minio package (orders.py). Bytes go through signed URLs and urllib3: the package
+would hash every part before sending it.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ from app.s3_address import S3Address
 
 __all__ = ["Body", "Bucket", "StoredObject", "StoredPart"]
 
-# Gives the bytes of a part from its beginning; called anew for every attempt.
+# Returns the bytes of a part from its start. Called for every attempt.
 Body = Callable[[], Iterable[bytes | memoryview]]
 
 _LIFETIME = timedelta(hours=1)
@@ -31,12 +31,12 @@ _PAGE = 1000
 class Bucket:
     """The objects below an address; keys are without its prefix.
 
-    Every method may raise StoreUnavailable, and what takes bytes StoreFull. A store that is busy or does not answer
-    is asked again for `patience` seconds.
+    Every method may raise StoreUnavailable, and those that store bytes StoreFull. Requests to a store that is busy or
+    does not answer are retried for `patience` seconds.
     """
 
     def __init__(self, address: S3Address, *, connections: int = 16, patience: float = 10) -> None:
-        """Connects when something is asked; keeps up to so many `connections` open between requests."""
+        """Connects at the first request; keeps up to `connections` open between requests."""
         self.address = address
         self._signer = Signer(address)
         self._retries = RetryPolicy(patience)
@@ -44,60 +44,60 @@ class Bucket:
         self._orders = Orders(address, self._connections)
 
     def close(self) -> None:
-        """Let go of the connections. Whoever waits for a busy store gets its last error."""
+        """Close the connections. Calls that wait for a busy store raise its last error."""
         self._retries.end()
         self._connections.close()
 
     # ------------------------------------------------------------ the bucket itself
 
     def require(self) -> None:
-        """Raises StoreUnavailable when the store does not answer, or has no such bucket. Asks once."""
+        """Raises StoreUnavailable when the store does not answer, or has no such bucket. Does not retry."""
         with store_errors():
             found = self._orders.bucket_exists()
         if not found:
             raise StoreUnavailable("the object store has no such bucket")
 
     def make(self) -> None:
-        """Make the bucket, if there is none. Raises StoreUnavailable when that is not allowed."""
+        """Create the bucket, if there is none. Raises StoreUnavailable when that is not allowed."""
         try:
             if not self._retries.attempt(self._orders.bucket_exists):
                 self._retries.attempt(self._orders.make_bucket)
         except StoreUnavailable:
-            # Somebody else may have made it between the look and the order.
+            # Another process may have created it between the check and the request.
             self.require()
 
     def is_versioned(self) -> bool:
-        """Whether the store keeps what is deleted."""
+        """Whether the store keeps deleted objects as old versions."""
         return self._retries.attempt(self._orders.is_versioned)
 
     def cors(self) -> bytes:
-        """Which pages may use the bucket, in Amazon's XML; empty when nothing was said. May raise NotOffered."""
+        """The bucket's CORS rules, in Amazon's XML; empty when there are none. May raise NotOffered."""
         return self._retries.attempt(self._orders.cors)
 
     def set_cors(self, rules: bytes) -> None:
-        """Say which pages may use the bucket; what was said before is forgotten. May raise NotOffered."""
+        """Replace the bucket's CORS rules. May raise NotOffered."""
         self._retries.attempt(partial(self._orders.set_cors, rules))
 
     # ------------------------------------------------------------ objects
 
     def size(self, key: str) -> int:
-        """The length of an object, in bytes. Raises ObjectMissing."""
+        """The size of an object, in bytes. Raises ObjectMissing."""
         return self.look(key).size
 
     def look(self, key: str) -> StoredObject:
-        """Size, ETag and time of an object. Raises ObjectMissing."""
+        """Size, ETag and time of change of an object. Raises ObjectMissing."""
         return self._retries.attempt(partial(self._orders.look, key))
 
     def read(self, key: str, offset: int, length: int) -> bytes:
-        """Exactly `length` bytes from `offset`. Raises ObjectMissing; StoreUnavailable beyond the object's end."""
+        """Exactly `length` bytes from `offset`. Raises ObjectMissing; StoreUnavailable past the end of the object."""
         buffer = bytearray(length)
         self.read_into(key, offset, memoryview(buffer))
         return bytes(buffer)
 
     def read_into(self, key: str, offset: int, buffer: memoryview) -> None:
-        """Fill `buffer` with the bytes from `offset`. What came before a break is not asked for again.
+        """Fill `buffer` with the bytes from `offset`. A retry continues where the connection broke.
 
-        Raises ObjectMissing; StoreUnavailable beyond the object's end.
+        Raises ObjectMissing; StoreUnavailable past the end of the object.
         """
         done = 0
 
@@ -120,20 +120,20 @@ class Bucket:
             while length:
                 piece = response.read(min(_PIECE, length))
                 if not piece:
-                    raise StoreUnavailable("an object is shorter than was asked for")
+                    raise StoreUnavailable("an object is shorter than expected")
                 length -= len(piece)
                 yield piece
 
     def put(self, key: str, body: bytes) -> None:
-        """Make a small object at once."""
+        """Create a small object in one request."""
         self._retries.attempt(partial(self._orders.put, key, body))
 
     def delete(self, key: str) -> None:
-        """Remove an object. Harmless when there is none."""
+        """Delete an object. Does nothing when there is none."""
         self._retries.attempt(partial(self._orders.delete, key))
 
     def keys(self, prefix: str = "") -> Iterator[tuple[str, datetime]]:
-        """The objects whose keys begin with `prefix`, ascending, with the time of their last change."""
+        """The keys that begin with `prefix`, ascending, each with the time of the object's last change."""
         after = None
         while page := self._retries.attempt(partial(self._orders.keys, prefix, after, _PAGE)):
             yield from page
@@ -142,11 +142,11 @@ class Bucket:
     # ------------------------------------------------------------ multipart uploads
 
     def open_multipart(self, key: str) -> str:
-        """Make ready to receive parts; the store's reference of that."""
+        """Open a multipart upload; returns the store's reference to it."""
         return self._retries.attempt(partial(self._orders.open, key))
 
     def put_part(self, key: str, reference: str, number: int, body: Body, length: int) -> str:
-        """Send a part of `length` bytes; its ETag. Raises UploadClosed; ValueError for a body of another length."""
+        """Send a part of `length` bytes; returns its ETag. Raises UploadClosed; ValueError for another length."""
         query = {"partNumber": str(number), "uploadId": reference}
         headers = {"Content-Length": str(length)}
         tried = False
@@ -154,7 +154,7 @@ class Bucket:
         def attempt() -> str:
             nonlocal tried
             if tried:
-                # A store that refuses in the midst of a body may cut the connection before its reason is read.
+                # A store that refuses during the body may close the connection before its reason is read.
                 self._orders.parts(key, reference, most=1)
             tried = True
             url = self._signed("PUT", key, query, length)
@@ -166,26 +166,26 @@ class Bucket:
         return self._retries.attempt(attempt)
 
     def copy_part(self, key: str, reference: str, number: int, source: str, offset: int, length: int) -> str:
-        """Have the store make a part of `length` bytes of the object `source`; its ETag.
+        """Make the store copy a part of `length` bytes from the object `source`; returns its ETag.
 
         Raises UploadClosed; ObjectMissing when there is no such source.
         """
         return self._retries.attempt(partial(self._orders.copy, key, reference, number, source, offset, length))
 
     def complete(self, key: str, reference: str, parts: Sequence[tuple[int, str]]) -> None:
-        """Make the object of these parts, given by number and ETag, ascending. Harmless when done before.
+        """Create the object from these parts, by number and ETag, ascending. Idempotent.
 
-        Raises UploadClosed; PartsArriving when a part is not there with this ETag.
+        Raises UploadClosed; PartsArriving when there is no part with this number and ETag.
         """
         try:
             self._retries.attempt(partial(self._orders.complete, key, reference, parts))
         except UploadClosed:
-            # Where the answer to an earlier attempt was lost, the object is there.
+            # If the response to an earlier attempt was lost, the object exists.
             if not self._is_made_of(key, parts):
                 raise
 
     def _is_made_of(self, key: str, parts: Sequence[tuple[int, str]]) -> bool:
-        """Whether there is an object that was put together of just these parts, by its ETag."""
+        """Whether the object exists and consists of exactly these parts, by its ETag."""
         digests = b"".join(_digest(etag) for _, etag in parts)
         whole = hashlib.md5(digests, usedforsecurity=False).hexdigest()
         try:
@@ -194,22 +194,22 @@ class Bucket:
             return False
 
     def abort(self, key: str, reference: str) -> None:
-        """Forget an upload and the parts of it that are here. Harmless when done before, or when it is complete."""
+        """Discard an upload and its parts. Does nothing when it was aborted or completed before."""
         try:
             self._retries.attempt(partial(self._orders.abort, key, reference))
         except UploadClosed:
             pass
 
     def multiparts(self, key: str) -> list[str]:
-        """The references of the uploads that are open under exactly this key; a thousand of them at most."""
+        """The references of the uploads that are open under exactly this key; at most a thousand."""
         found = self._retries.attempt(partial(self._orders.multiparts, key))
         return [upload.reference for upload in found if upload.key == key]
 
     def open_keys(self, *folders: str) -> list[tuple[str, datetime]]:
-        """The keys of the uploads that are open, and when they were opened: a thousand of them at most.
+        """The keys of open uploads, and when they were opened; at most a thousand.
 
-        With `folders`, only keys that begin with one of these are looked at: a policy may hide the others. MinIO tells
-        only of what was opened since it was started.
+        With `folders`, only keys that begin with one of these count, since a policy may hide the others. MinIO lists
+        only uploads that were opened since it was started.
         """
         found = self._retries.attempt(self._orders.all_multiparts)
         near = [upload for upload in found if upload.key.startswith(folders or "")]
@@ -223,7 +223,7 @@ class Bucket:
         return True
 
     def parts(self, key: str, reference: str) -> list[StoredPart]:
-        """The parts of an upload that have arrived whole, ascending. Raises UploadClosed."""
+        """The parts of an upload that have arrived completely, ascending. Raises UploadClosed."""
         found, more = self._retries.attempt(partial(self._orders.parts, key, reference))
         parts = [*found]
         while more:
@@ -246,7 +246,7 @@ def _digest(etag: str) -> bytes:
 
 
 def _exactly(body: Iterable[bytes | memoryview], length: int) -> Iterator[bytes | memoryview]:
-    """The body as it is. Raises ValueError when it is longer or shorter than `length` bytes."""
+    """The unchanged body. Raises ValueError when it is longer or shorter than `length` bytes."""
     left = length
     for piece in body:
         left -= memoryview(piece).nbytes

@@ -1,4 +1,4 @@
-"""Connections to an S3 store: for orders, for orders that take long, and for bytes."""
+"""Connections to an S3 store: for short requests, for long ones, and for bytes."""
 
 import os
 import ssl
@@ -9,18 +9,18 @@ from minio import Minio
 
 from app.s3_address import S3Address
 
-# Seconds of silence. urllib3 takes the first of them for a body that is being sent, too.
+# Timeouts in seconds. urllib3 applies `connect` also to sending a body.
 _ORDERS = urllib3.Timeout(connect=5, read=30)
 _BYTES = urllib3.Timeout(connect=30, read=60)
-# Putting 10,000 parts together, or copying 5 GiB, is done before the store says a word.
+# The store assembles 10,000 parts, or copies 5 GiB, before it sends the first byte.
 _HEAVY = urllib3.Timeout(connect=5, read=900)
 
 
 class Connections:
-    """What talks to one store. Connects when something is asked; none of it tries again by itself."""
+    """Connection pools for one store. They connect at the first request, and do not retry."""
 
     def __init__(self, address: S3Address, kept: int) -> None:
-        """Of each sort, up to `kept` connections stay open between requests; there may be more at work."""
+        """Up to `kept` connections of each kind stay open between requests; more may be in use."""
         trust = trusted() if address.secure else None
         self._pools = [
             urllib3.PoolManager(timeout=silence, retries=False, maxsize=kept, ssl_context=trust)
@@ -31,13 +31,13 @@ class Connections:
         self.heavy = _client(address, heavy)
 
     def close(self) -> None:
-        """Let go of all connections that are idle."""
+        """Close all idle connections."""
         for pool in self._pools:
             pool.clear()
 
 
 def _client(address: S3Address, pool: urllib3.PoolManager) -> Minio:
-    # Where the region is given, the package does not ask the store for it.
+    # With a region, the package does not ask the store for it.
     return Minio(
         address.host,
         access_key=address.key,
@@ -49,7 +49,7 @@ def _client(address: S3Address, pool: urllib3.PoolManager) -> Minio:
 
 
 def trusted() -> ssl.SSLContext:
-    """The machine's authorities and those of certifi; where SSL_CERT_FILE names a file, those in it alone."""
+    """The certificate authorities of the machine and of certifi; with SSL_CERT_FILE, only those in that file."""
     context = ssl.create_default_context()
     if not os.environ.get("SSL_CERT_FILE"):
         context.load_verify_locations(certifi.where())

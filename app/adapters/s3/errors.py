@@ -1,4 +1,4 @@
-"""What an S3 store answers when it refuses, as errors of ours. Only codes are kept: texts of a store hold its paths.
+"""Maps the errors of an S3 store to the gateway's. Keeps only codes, since a store's texts contain its paths.
 
 The codes are those of "Error responses" in the Amazon S3 API reference, and MinIO's own, which begin with XMinio.
 """
@@ -15,21 +15,21 @@ from app.errors import ObjectMissing, PartsArriving, StoreError, StoreFull, Stor
 
 
 class StoreBusy(StoreUnavailable):
-    """Raised when the same request may succeed a moment later."""
+    """Raised when a retry may succeed."""
 
 
 class NotOffered(StoreUnavailable):
-    """Raised when this store has no such function."""
+    """Raised when the store does not support a function."""
 
 
 _KNOWN: dict[str, Callable[[], StoreError]] = {
     "NoSuchKey": lambda: ObjectMissing("no such object"),
     "NoSuchUpload": lambda: UploadClosed("the upload is not open"),
-    # A part was sent again between the look at it and the request that names it.
+    # A part was sent again after it was listed and before the request that names it.
     "InvalidPart": lambda: PartsArriving("a part is arriving"),
-    "XMinioStorageFull": lambda: StoreFull("the object store has no room"),
-    "XMinioAdminBucketQuotaExceeded": lambda: StoreFull("the bucket's quota is used up"),
-    "NotImplemented": lambda: NotOffered("the object store does not offer that"),
+    "XMinioStorageFull": lambda: StoreFull("the object store is full"),
+    "XMinioAdminBucketQuotaExceeded": lambda: StoreFull("the bucket's quota is exhausted"),
+    "NotImplemented": lambda: NotOffered("the object store does not support this function"),
     "NoSuchBucket": lambda: StoreUnavailable("the object store has no such bucket"),
     "RequestTimeTooSkewed": lambda: StoreUnavailable("the clocks of this machine and of the object store differ"),
 }
@@ -53,7 +53,7 @@ _NO_ROOM = 507
 
 @contextmanager
 def store_errors() -> Iterator[None]:
-    """Turns what the minio package and urllib3 raise into StoreError; StoreBusy where another attempt may help."""
+    """Turns errors of the minio package and urllib3 into StoreError, or StoreBusy where a retry may succeed."""
     try:
         yield
     except S3Error as error:
@@ -61,10 +61,10 @@ def store_errors() -> Iterator[None]:
     except ServerError as error:
         raise refusal(None, error.status_code) from error
     except InvalidResponseError as error:
-        # A proxy's page, and not the store's own answer.
-        raise StoreBusy("the object store does not answer as one: is there something in between?") from error
+        # The page of a proxy, not a response of the store.
+        raise StoreBusy("the response is not from an object store; check for a proxy in between") from error
     except SSLError as error:
-        raise StoreUnavailable("the object store shows a certificate that does not hold") from error
+        raise StoreUnavailable("the certificate of the object store is not valid") from error
     except (HTTPError, OSError, ParseError) as error:
         raise StoreBusy(f"the object store does not answer: {type(error).__name__}") from error
     except MinioException as error:
@@ -72,19 +72,19 @@ def store_errors() -> Iterator[None]:
 
 
 def refusal(code: str | None, status: int) -> StoreError:
-    """The error for an answer with this code of the store (None when it gave none) and this status of HTTP."""
+    """The error for a response with this error code of the store (None without one) and this HTTP status."""
     if code in _KNOWN:
         return _KNOWN[code]()
     if status == _NO_ROOM:
-        return StoreFull("the object store has no room")
+        return StoreFull("the object store is full")
     reason = code or f"status {status}"
     if code in _PASSING or status >= 500 or status == 429:
         return StoreBusy(f"the object store is busy: {reason}")
-    return StoreUnavailable(f"the object store refuses: {reason}")
+    return StoreUnavailable(f"the object store refuses the request: {reason}")
 
 
 def require(response: BaseHTTPResponse, status: int) -> None:
-    """Raises the error that an answer stands for, when it has another status than this one."""
+    """Raises the error of a response that does not have this status."""
     if response.status != status:
         if response.data:
             raise S3Error.fromxml(response)

@@ -1,4 +1,4 @@
-"""Creates the keys of the gateway in MinIO, through the administration API of the minio package."""
+"""Creates the gateway's keys in MinIO, with the admin API of the minio package."""
 
 import json
 from collections.abc import Iterator
@@ -19,9 +19,9 @@ _SILENCE = urllib3.Timeout(connect=5, read=30)
 
 
 def create_keys(address: S3Address, upload_key: S3Key, admin: S3Key) -> None:
-    """Create the key in `address` and the one that signs part URLs, each with the policy that it needs and no other.
+    """Create the key in `address` and the one that signs part URLs, each with only the policy that it needs.
 
-    Existing keys get the secrets and policies given here, so that this also rotates secrets. Raises StoreUnavailable.
+    Existing keys get these secrets and policies, so this also rotates secrets. Raises StoreUnavailable.
     """
     with _administration(address, admin) as minio:
         for use, key, policy in (
@@ -34,12 +34,12 @@ def create_keys(address: S3Address, upload_key: S3Key, admin: S3Key) -> None:
 def _create(minio: MinioAdmin, key: S3Key, policy_name: str, policy: Policy) -> None:
     minio.policy_add(policy_name, policy={**policy})
     minio.user_add(key.name, key.secret)
-    # Instead of the policies that the key had before, not in addition to them.
+    # Replaces the policies that the key had before.
     minio.policy_set(policy_name, user=key.name)
 
 
 def _policy_name(use: str, address: S3Address) -> str:
-    """Different for each bucket and prefix, neither of which contains a colon."""
+    """A name that is unique per bucket and prefix, since these contain no colon."""
     return ":".join(("image-gateway", use, address.bucket, *filter(None, address.prefix.split("/"))))
 
 
@@ -57,14 +57,14 @@ def _administration(address: S3Address, admin: S3Key) -> Iterator[MinioAdmin]:
         with store_errors():
             yield minio
     except MinioAdminException as refused:
-        raise StoreUnavailable(f"MinIO does not create the keys: {_code_of(refused)}") from refused
+        raise StoreUnavailable(f"MinIO refuses to create the keys: {_code_of(refused)}") from refused
     finally:
         pool.clear()
 
 
 def _code_of(refused: MinioAdminException) -> str:
-    """MinIO's own code for an error; the status of HTTP where another store answers."""
+    """MinIO's code for an error; the HTTP status where another store answers."""
     try:
         return str(json.loads(refused._body)["Code"])
     except (ValueError, KeyError, TypeError):
-        return f"status {refused._code}; in other stores, keys are created by hand: see docs/signed-urls.md"
+        return f"status {refused._code}; in other stores, create the keys by hand: see docs/signed-urls.md"

@@ -1,7 +1,7 @@
-"""What a store is told to do, without bytes: one function per order, made once and not again.
+"""Requests to a store that carry no bytes: one function per request, without retries.
 
-They go through the minio package. Those of multipart uploads are private in it: its version is pinned, and no other
-file calls them. All raise what `s3_errors.store_errors` turns into errors of ours.
+They go through the minio package. Its functions for multipart uploads are private; its version is pinned, and no other
+file calls them. All raise errors that `errors.store_errors` translates.
 """
 
 import hashlib
@@ -19,15 +19,15 @@ from app.adapters.s3.connections import Connections
 from app.adapters.s3.errors import StoreBusy
 from app.s3_address import S3Address
 
-_PARTS = 10_000  # MinIO gives all parts of an upload at once, Amazon a thousand whatever is asked for
+_PARTS = 10_000  # MinIO returns all parts of an upload at once, Amazon at most a thousand
 
-# Amazon begins its answer before the work is done: an error may follow a status of success.
-_FAILED_LATE = "the object store failed while it answered"
+# Amazon starts its response before the work is done: an error may follow a status of success.
+_FAILED_LATE = "the object store failed during its response"
 
 
 @dataclass(frozen=True, slots=True)
 class StoredPart:
-    """A part that has arrived whole. `size` is bytes, `changed` the time when it came."""
+    """A part that has arrived completely. `size` is in bytes, `changed` is when it arrived."""
 
     number: int
     size: int
@@ -37,7 +37,7 @@ class StoredPart:
 
 @dataclass(frozen=True, slots=True)
 class StoredObject:
-    """What is known of an object. `size` is bytes, `changed` the time when it was made."""
+    """Metadata of an object. `size` is in bytes, `changed` is when it was created."""
 
     size: int
     etag: str
@@ -46,7 +46,7 @@ class StoredObject:
 
 @dataclass(frozen=True, slots=True)
 class OpenMultipart:
-    """An upload that takes parts, or did so when it was last heard of."""
+    """An upload that accepts parts, or did so when it was listed."""
 
     key: str
     reference: str
@@ -54,7 +54,7 @@ class OpenMultipart:
 
 
 class Orders:
-    """The orders for the objects below one address; keys are without its prefix."""
+    """Requests for the objects below one address; keys are without its prefix."""
 
     def __init__(self, address: S3Address, connections: Connections) -> None:
         self._address = address
@@ -100,7 +100,7 @@ class Orders:
         self._client.remove_object(self._bucket, self._path(key))
 
     def keys(self, prefix: str, after: str | None, most: int) -> Sequence[tuple[str, datetime]]:
-        """Up to `most` objects whose keys begin with `prefix` and come after `after`, with their last change."""
+        """Up to `most` keys that begin with `prefix` and come after `after`, with the time of the last change."""
         found = self._client.list_objects(
             self._bucket, self._path(prefix), recursive=True, start_after=None if after is None else self._path(after)
         )
@@ -132,11 +132,11 @@ class Orders:
         self._client._abort_multipart_upload(self._bucket, self._path(key), reference)
 
     def multiparts(self, prefix: str) -> Sequence[OpenMultipart]:
-        """The uploads whose keys begin with `prefix`, or have it, as MinIO understands that: a thousand at most."""
+        """The uploads whose keys begin with `prefix`; in MinIO, whose keys equal it. At most a thousand."""
         return self._uploads(self._path(prefix))
 
     def all_multiparts(self) -> Sequence[OpenMultipart]:
-        """Those below the address. MinIO tells of all prefixes, or of none, and of what it has dropped as well."""
+        """All uploads below the address. MinIO lists either all prefixes or none, including uploads it has dropped."""
         return self._uploads(self._address.prefix if self._address.is_amazon else "")
 
     def _uploads(self, path: str) -> Sequence[OpenMultipart]:

@@ -1,6 +1,6 @@
-"""What the two keys of the gateway may do in a bucket, as IAM policies.
+"""IAM policies for the gateway's two keys in a bucket.
 
-Source: "Actions, resources, and condition keys for Amazon S3" in the AWS Service Authorization Reference; MinIO takes
+Source: "Actions, resources, and condition keys for Amazon S3" in the AWS Service Authorization Reference; MinIO accepts
 the same policies. docs/signed-urls.md explains them and shows them for other stores.
 """
 
@@ -12,7 +12,7 @@ from app.s3_address import S3Address
 
 Policy = Mapping[str, Any]
 
-# MinIO knows the actions in this spelling alone, Amazon in any case. `images migrate` alone sets CORS rules.
+# MinIO accepts actions only in this spelling, Amazon in any case. Only `images migrate` sets CORS rules.
 _IN_BUCKET = (
     "s3:ListBucket",
     "s3:ListBucketMultipartUploads",
@@ -30,7 +30,7 @@ _ON_OBJECTS = (
 
 
 def gateway_policy(address: S3Address) -> Policy:
-    """For the key in IMAGES_OBJECT_STORE: to read and write uploads and blobs below the address."""
+    """The policy of the key in IMAGES_OBJECT_STORE: read and write uploads and blobs below the address."""
     return _policy(
         (_IN_BUCKET, [f"arn:aws:s3:::{address.bucket}"]),
         (_ON_OBJECTS, [uploads_resource(address), _objects(address, BLOBS)]),
@@ -38,10 +38,10 @@ def gateway_policy(address: S3Address) -> Policy:
 
 
 def upload_policy(address: S3Address) -> Policy:
-    """For the key that signs part URLs: to send parts of uploads below the address, and to read nothing.
+    """The policy of the key that signs part URLs: send parts of uploads below the address, and read nothing.
 
-    Who has a part URL may add headers to it that are not signed, `x-amz-copy-source` among them: then the store reads
-    any object that this key may read.
+    The holder of a part URL can add unsigned headers, including `x-amz-copy-source`: the store then reads any object
+    that this key may read.
     """
     return _policy((("s3:PutObject",), [uploads_resource(address)]))
 

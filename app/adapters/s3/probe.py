@@ -1,4 +1,4 @@
-"""Tries out whether a part URL does more in this store than it should, with objects that are made for it.
+"""Checks, with test objects, whether a part URL allows more in this store than it should.
 
 A signed URL leaves most headers to the client. docs/signed-urls.md lists what the client can do with them.
 """
@@ -21,9 +21,9 @@ from app.s3_address import S3Address, S3Key
 _LIFETIME = timedelta(minutes=1)
 _SENT = b"1"
 _SENT_ETAG = hashlib.md5(_SENT, usedforsecurity=False).hexdigest()
-# Of another length than what is sent, so that a part shows where it comes from.
+# Its length differs from that of the sent bytes, so that a part's size shows its source.
 _KEPT = b"kept"
-# Amazon S3 API reference, "Signature calculations for trailing headers": one chunk, and its CRC-32 behind it.
+# Amazon S3 API reference, "Signature calculations for trailing headers": one chunk, followed by its CRC-32.
 _UNSIGNED_HEADERS = {
     "Content-Encoding": "aws-chunked",
     "X-Amz-Content-Sha256": "STREAMING-UNSIGNED-PAYLOAD-TRAILER",
@@ -34,22 +34,22 @@ _UNSIGNED_BODY = b"1\r\n1\r\n0\r\nx-amz-checksum-crc32:g9zvtw==\r\n\r\n"
 
 
 class UploadKeyRefused(StoreUnavailable):
-    """Raised when the key that signs part URLs can't send a part."""
+    """Raised when the key that signs part URLs may not send a part."""
 
 
 class PartUrlCopies(StoreUnavailable):
-    """Raised when a part URL copies objects that others have stored."""
+    """Raised when a part URL can copy objects of other users."""
 
 
 class SignatureIgnored(StoreUnavailable):
-    """Raised when the store takes a part whose signature is wrong."""
+    """Raised when the store accepts a part with a wrong signature."""
 
 
 def try_part_urls(address: S3Address, upload_key: S3Key | None) -> None:
-    """Send parts as a client may, with headers that the store has to refuse or ignore. Leaves nothing behind.
+    """Send parts like a client, with headers that the store must refuse or ignore. Leaves nothing behind.
 
-    `upload_key` signs the URLs; without it, the key in `address` does. Raises UploadKeyRefused, PartUrlCopies,
-    SignatureIgnored, and for other reasons StoreUnavailable or StoreFull.
+    `upload_key` signs the URLs; without it, the key in `address` does. Raises UploadKeyRefused, PartUrlCopies or
+    SignatureIgnored; StoreUnavailable or StoreFull for other reasons.
     """
     with ExitStack() as stack:
         bucket = stack.enter_context(closing(Bucket(address, connections=1, patience=0)))
@@ -73,7 +73,7 @@ class _Upload:
 
 @dataclass(frozen=True, slots=True)
 class _Client:
-    """Someone who has the URLs of all parts of an upload."""
+    """A client that has the URLs of all parts of an upload."""
 
     upload: _Upload
     signer: Signer
@@ -91,7 +91,7 @@ class _Client:
             require(self.connections.bytes.request("PUT", url, body=body, headers=headers), 200)
 
     def may_put(self, url: str, body: bytes = _SENT, headers: Mapping[str, str] | None = None) -> bool:
-        """Whether the store takes it. Raises StoreBusy when it does not say."""
+        """Whether the store accepts it. Raises StoreBusy when the store does not answer."""
         try:
             self.put(url, body, headers)
         except StoreBusy:
@@ -107,24 +107,24 @@ def _send(client: _Client) -> None:
     except StoreBusy:
         raise
     except StoreUnavailable as refused:
-        raise UploadKeyRefused(f"a part URL is of no use: {refused}") from refused
+        raise UploadKeyRefused(f"part URLs do not work: {refused}") from refused
 
 
 def _copy(client: _Client, number: int, source: str) -> None:
     if not client.may_put(client.url(number), headers={"X-Amz-Copy-Source": quote(source)}):
         return
-    # A store that does not know the header, or a proxy that drops it, takes the body instead.
+    # If the store ignores the header, or a proxy drops it, the part is the body instead.
     upload = client.upload
     taken = [part for part in upload.bucket.parts(upload.key, upload.reference) if part.number == number]
     if [(part.size, part.etag) for part in taken] != [(len(_SENT), _SENT_ETAG)]:
-        raise PartUrlCopies("a part URL copies objects that others have stored (x-amz-copy-source)")
+        raise PartUrlCopies("part URLs can copy objects of other users (x-amz-copy-source)")
 
 
 def _forge(client: _Client) -> None:
     signed, _, signature = client.url(1).rpartition("=")
     forged = f"{signed}={'0' * len(signature)}"
     if client.may_put(forged, _UNSIGNED_BODY, _UNSIGNED_HEADERS):
-        raise SignatureIgnored("the store takes parts whose signature is wrong (STREAMING-UNSIGNED-PAYLOAD-TRAILER)")
+        raise SignatureIgnored("the store accepts parts with a wrong signature (STREAMING-UNSIGNED-PAYLOAD-TRAILER)")
 
 
 @contextmanager
@@ -133,7 +133,7 @@ def _stored(bucket: Bucket, key: str) -> Iterator[str]:
         bucket.put(key, _KEPT)
         yield key
     finally:
-        # What can't be removed now has a key by which the sweep of orphans finds it.
+        # If it can't be deleted now, the sweep of orphans finds it by its key.
         with suppress(StoreError):
             bucket.delete(key)
 

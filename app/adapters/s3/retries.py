@@ -1,4 +1,4 @@
-"""Retries: a store that is busy, or is just restarting, mostly answers a moment later."""
+"""Retries requests to a store that is busy or restarting."""
 
 import random
 import threading
@@ -15,18 +15,18 @@ _LONGEST_PAUSE = 3.2
 
 
 class RetryPolicy:
-    """Makes attempts until one succeeds, `seconds` have gone by, or it is ended. Safe for several threads."""
+    """Retries until an attempt succeeds, `seconds` have passed, or `end` is called. Thread-safe."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
         self._ended = threading.Event()
 
     def end(self) -> None:
-        """Whoever waits for another attempt stops waiting, and gets the last error."""
+        """Stop retrying: waiting calls raise their last error."""
         self._ended.set()
 
     def attempt(self, call: Callable[[], T]) -> T:
-        """What `call` gives, which has to be harmless when it is done twice. Raises StoreError."""
+        """The result of `call`, which must be idempotent. Raises StoreError."""
         give_up_at = time.monotonic() + self._seconds
         pause = _FIRST_PAUSE
         while True:
@@ -34,7 +34,7 @@ class RetryPolicy:
                 with store_errors():
                     return call()
             except StoreBusy:
-                # Of unequal length, so that workers that failed together do not come back together.
+                # Randomized, so that workers that failed together do not retry together.
                 wait = pause * random.uniform(0.5, 1.0)  # noqa: S311  # nosec B311 (no secret: it only spreads retries)
                 if time.monotonic() + wait > give_up_at or self._ended.wait(wait):
                     raise

@@ -1,8 +1,8 @@
-"""Addresses that carry a signature: AWS Signature Version 4 in the query.
+"""Signed URLs: AWS Signature Version 4 in the query.
 
-Source: "Authenticating requests: using query parameters" in the Amazon S3 API reference. The minio package signs
-addresses as well, but no header into them. With `content-length` among what is signed, the store itself refuses
-a body of another length.
+Source: "Authenticating requests: using query parameters" in the Amazon S3 API reference. The minio package also
+signs URLs, but can't include headers. With a signed `content-length`, the store itself refuses a body of another
+length.
 """
 
 import hashlib
@@ -20,12 +20,12 @@ _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
 class Signer:
-    """Signs requests for the objects of one bucket, as they arrive at one address of the store."""
+    """Signs requests for the objects of one bucket, at one endpoint of the store."""
 
     def __init__(self, address: S3Address, endpoint: str | None = None) -> None:
-        """`endpoint` is `http(s)://host:port`; without it, the address's own."""
+        """`endpoint` is `http(s)://host:port`; by default, that of the address."""
         parts = urlsplit(endpoint or address.endpoint)
-        # Clients leave a default port out of the Host header that they send.
+        # Clients omit a default port from the Host header.
         usual = parts.port == _DEFAULT_PORTS[parts.scheme]
         self._host = parts.netloc.rpartition(":")[0] if usual else parts.netloc
         self._origin = f"{parts.scheme}://{self._host}"
@@ -41,9 +41,9 @@ class Signer:
         lifetime: timedelta,
         length: int | None = None,
     ) -> str:
-        """The address of a request that holds from `at` on, for 1 s to 7 days.
+        """The URL of a request, valid from `at` for 1 s to 7 days.
 
-        With `length`, the body has to have so many bytes, and may not be chunked.
+        With `length`, the body must have that many bytes, and must not be chunked.
         """
         address = self._address
         day = f"{at.astimezone(UTC):%Y%m%d}"

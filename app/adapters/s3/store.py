@@ -1,8 +1,8 @@
 """The object store of the scaled-out mode: a bucket of MinIO, or of any S3 store.
 
-Clients send parts to the store itself, at addresses that are signed for one part of one upload and its exact length.
-Every upload is a multipart one, also that of a single part: its addresses die when it is completed or aborted.
-What has arrived is asked of the store every time.
+Clients send parts to the store itself, with URLs that are signed for one part of one upload and its exact length.
+Every upload is a multipart upload, even with a single part: its URLs expire when it is completed or aborted.
+What has arrived is read from the store every time.
 """
 
 import asyncio
@@ -28,25 +28,25 @@ T = TypeVar("T")
 
 READ_BYTES = 1024 * 1024
 
-_BLOCK = 4 * READ_BYTES  # asked for at once; what breaks off is continued by the bucket
+_BLOCK = 4 * READ_BYTES  # one request; the bucket continues it when the connection breaks
 _THREADS = 16
 _ABORTS = 10
 _LISTED_AT_ONCE = 1000
-# A request waits behind these calls: it is told sooner than a worker that the store is away.
+# Seconds of retries: a client waits for these calls, so they give up sooner than a worker's.
 _PATIENCE = 5.0
 _SECOND = timedelta(seconds=1)
 
 
 class S3Store:
-    """`ports.ObjectStore` in a bucket. Keys have the form `blobs/01ab`: names of `a-z 0-9 _ . -`, `/` between."""
+    """`ports.ObjectStore` in a bucket. Keys look like `blobs/01ab`: names of `a-z 0-9 _ . -`, separated by `/`."""
 
     def __init__(self, address: S3Address, public_url: str | None = None, upload_key: S3Key | None = None) -> None:
-        """`public_url` is where clients reach the store, `http(s)://host:port`; without it, where we do.
+        """`public_url` is where clients reach the store, `http(s)://host:port`; by default, the address itself.
 
-        `upload_key` signs part URLs, to which clients may add headers that make the store do whatever their key may:
-        it should be one that may only put objects below `uploads/`. Without it, the address's own key signs them.
+        `upload_key` signs part URLs. Clients can add headers to them that make the store do anything that the key
+        allows, so it should only be allowed to put objects below `uploads/`. By default, the address's own key signs.
 
-        Connects to nothing yet.
+        Does not connect yet.
         """
         self._bucket = Bucket(address, connections=_THREADS, patience=_PATIENCE)
         self._downloads = Signer(address, public_url)
@@ -55,29 +55,29 @@ class S3Store:
 
     @property
     def address(self) -> S3Address:
-        """Where the bucket is."""
+        """The address of the bucket."""
         return self._bucket.address
 
     def close(self) -> None:
-        """Let go of the store, and end the threads; what has been asked of it already is waited for."""
+        """Close the connections, wait for running requests, and stop the threads."""
         self._bucket.close()
         self._threads.shutdown(cancel_futures=True)
 
     async def prepare(self, allowed_origins: Sequence[str] = ()) -> Sequence[str]:
-        """Make the bucket if there is none, and let pages of these origins use it. Gives sentences for the operator.
+        """Create the bucket if there is none, and allow pages of these origins to use it.
 
-        Raises StoreUnavailable, StoreFull.
+        Returns sentences for the operator about what remains to be done. Raises StoreUnavailable, StoreFull.
         """
         return await self._run(provision, self._bucket, allowed_origins)
 
     async def check(self) -> None:
-        """As the port says: asks once for the bucket."""
+        """As the port says: checks once that the bucket exists."""
         await self._run(self._bucket.require)
 
     # ------------------------------------------------------------ uploads
 
     async def open_upload(self, key: str, size: int, part_size: int) -> UploadHandle:
-        """As the port says. Each call opens another upload. UploadClosed when the object exists."""
+        """As the port says. Every call opens another upload. UploadClosed when the object exists."""
         return await self._run(self._open, checked_key(key), size, part_size)
 
     def _open(self, key: str, size: int, part_size: int) -> UploadHandle:
@@ -85,7 +85,7 @@ class S3Store:
             self._bucket.look(key)
         except ObjectMissing:
             return UploadHandle(key, self._bucket.open_multipart(key), size, part_size)
-        raise UploadClosed("the object exists already")
+        raise UploadClosed("the object already exists")
 
     def sign_part(
         self, upload: UploadHandle, number: int, expires_at: datetime, asker: Asker | None = None
@@ -120,21 +120,21 @@ class S3Store:
             missing = set(range(1, upload.part_count + 1)) - {part.number for part in parts}
             if missing:
                 raise PartsMissing(sorted(missing))
-            # Named by their ETags: a part that is sent again in between makes the store refuse.
+            # With their ETags, so that the store refuses when a part is sent again in the meantime.
             self._bucket.complete(upload.key, upload.reference, [(part.number, part.etag) for part in parts])
             metrics.received_by_store(upload.size)
         except UploadClosed:
-            pass  # done before, or never to be done: the object tells
+            pass  # completed or aborted before: the object shows which
         self._sealed(upload)
 
     def _sealed(self, upload: UploadHandle) -> StoredObject:
-        """The object that an upload has become. Raises UploadClosed when there is none of its size."""
+        """The object that the upload became. Raises UploadClosed when there is none of its size."""
         try:
             made = self._bucket.look(upload.key)
         except ObjectMissing:
             raise UploadClosed("the upload is not open") from None
         if made.size != upload.size:
-            raise UploadClosed("the upload is not open, and the object under its key is another one")
+            raise UploadClosed("the upload is not open, and the object under its key has another size")
         return made
 
     def _parts_of(self, upload: UploadHandle) -> Sequence[StoredPart]:
@@ -145,24 +145,24 @@ class S3Store:
             expected = upload.part_length(part.number) if due else None
             if part.size == expected:
                 here.append(part)
-            # MinIO may list a part without its bytes while it drops an upload that was open for too long.
+            # MinIO may list a part with no bytes while it discards an upload that was open for too long.
             elif part.size or not due:
                 raise WrongPart(part.number, part.size, expected)
         return here
 
     async def abort_upload(self, upload: UploadHandle) -> None:
-        """As the port says. A sealed upload stays as it is; a part that is arriving is refused at its end."""
+        """As the port says. A sealed upload is unchanged; a part that is arriving is refused at its end."""
         await self._run(self._abort, upload.key, upload.reference)
 
     def _abort(self, key: str, reference: str) -> None:
-        # A part that arrives beside it may stay behind ("AbortMultipartUpload" in the Amazon S3 API reference).
+        # A part that arrives at the same time may remain ("AbortMultipartUpload" in the Amazon S3 API reference).
         for _ in range(_ABORTS):
             self._bucket.abort(key, reference)
             try:
                 self._bucket.parts(key, reference)
             except UploadClosed:
                 return
-        raise StoreUnavailable("the object store does not let go of an upload")
+        raise StoreUnavailable("the object store does not abort an upload")
 
     # ------------------------------------------------------------ objects
 
@@ -174,7 +174,7 @@ class S3Store:
         return _signed(self._downloads, "GET", checked_key(key), query, expires_at)
 
     async def read(self, key: str) -> AsyncIterator[bytes]:
-        """As the port says, in chunks of 1 MiB. A connection that breaks is no end: it goes on where it was."""
+        """As the port says, in chunks of 1 MiB. Continues where it was when a connection breaks."""
         size = await self._run(self._bucket.size, checked_key(key))
         for offset in range(0, size, _BLOCK):
             block = await self._run(self._bucket.read, key, offset, min(_BLOCK, size - offset))
@@ -192,7 +192,7 @@ class S3Store:
             return b""
 
     async def delete(self, key: str) -> None:
-        """As the port says. Uploads that are open under the key go too."""
+        """As the port says. Also aborts uploads that are open under the key."""
         await self._run(self._delete, checked_key(key))
 
     def _delete(self, key: str) -> None:
@@ -205,23 +205,23 @@ class S3Store:
         return await self._run(self._bucket.size, checked_key(key))
 
     async def batches(self) -> AsyncIterator[Sequence[tuple[str, datetime]]]:
-        """As the port says. An upload that MinIO has forgotten at a restart is not listed; MinIO drops it by itself."""
+        """As the port says. Omits uploads that MinIO no longer lists after a restart; MinIO discards them itself."""
         found = chain(self._bucket.keys(), await self._run(self._bucket.open_keys, UPLOADS, BLOBS))
         while batch := await self._run(lambda: list(islice(found, _LISTED_AT_ONCE))):
-            # Objects of other programs are not ours to sweep away.
+            # The sweep must not delete objects of other programs.
             yield [(key, changed) for key, changed in batch if is_key(key)]
 
     # ------------------------------------------------------------
 
     async def _run(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Call what blocks in a thread of the store."""
+        """Run a blocking call in a thread of the store."""
         return await asyncio.get_running_loop().run_in_executor(self._threads, partial(call, *args, **kwargs))
 
 
 def _signed(
     signer: Signer, method: str, key: str, query: dict[str, str], expires_at: datetime, length: int | None = None
 ) -> SignedRequest:
-    # Signatures know whole seconds, and no lifetime of none: what has expired is signed as of before.
+    # Signatures have whole seconds and a lifetime of at least one: an expired request is signed as of the past.
     at = min(datetime.now(UTC).replace(microsecond=0), expires_at - _SECOND)
     lifetime = min(expires_at - at, LONGEST)
     url = signer.sign(method, key, query, at=at, lifetime=lifetime, length=length)

@@ -140,13 +140,13 @@ def test_a_redis_address_that_can_not_work_is_wrong_for_good(redis: Redis, endin
 def test_a_wrong_secret_of_the_store_is_wrong_for_good(minio: Minio) -> None:
     address = minio.store_url("images").replace("images-secret", WRONG)
     trouble = only(troubles(settings(object_store=address)))
-    assert trouble == Trouble(STORE, "the object store refuses: SignatureDoesNotMatch", wrong=True)
+    assert trouble == Trouble(STORE, "the object store refuses the request: SignatureDoesNotMatch", wrong=True)
 
 
 def test_a_wrong_key_of_the_store_is_wrong_for_good(minio: Minio) -> None:
     address = minio.store_url("images").replace("images:", "nobody:")
     trouble = only(troubles(settings(object_store=address)))
-    assert trouble == Trouble(STORE, "the object store refuses: InvalidAccessKeyId", wrong=True)
+    assert trouble == Trouble(STORE, "the object store refuses the request: InvalidAccessKeyId", wrong=True)
 
 
 def test_a_bucket_that_there_is_not_is_wrong_for_good(minio: Minio) -> None:

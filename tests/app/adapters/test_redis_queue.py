@@ -83,7 +83,7 @@ def test_workers_go_on_when_redis_is_killed_and_started_again(
             queue.wake(JobKind.HASH)
         server.start()
         wake_until(queue, shop, JobKind.ERASE)
-    assert {line["event"] for line in logs} <= {"queue.away", "message.lost"}
+    assert {line["event"] for line in logs} <= {"queue.unavailable", "message.lost"}
     assert len(logs) <= 2
     assert complaints(caplog) == []
 

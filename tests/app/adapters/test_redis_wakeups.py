@@ -70,7 +70,7 @@ async def test_a_redis_that_is_back_is_subscribed_to_again_and_missed_events_are
                 while report("img_2") not in ear.heard:  # the one that tells finds Redis again, too
                     here.progressed(report("img_2"))
                     await asyncio.sleep(0.01)
-    assert {line["event"] for line in logs} <= {"wakeups.deaf", "message.lost"}
+    assert {line["event"] for line in logs} <= {"wakeups.unavailable", "message.lost"}
     assert len(logs) <= 2
     assert all("127.0.0.1" not in str(line) for line in logs)
 

@@ -205,5 +205,5 @@ def test_a_wrong_secret_is_refused_and_stays_out_of_the_error(s3_server: S3Serve
     bucket = Bucket(S3Address.parse(text))
     with pytest.raises(StoreUnavailable) as refusal:
         bucket.open_multipart("blobs/one")
-    assert str(refusal.value) == "the object store refuses: SignatureDoesNotMatch"
+    assert str(refusal.value) == "the object store refuses the request: SignatureDoesNotMatch"
     bucket.close()

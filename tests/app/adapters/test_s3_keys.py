@@ -133,11 +133,11 @@ def test_buckets_and_prefixes_have_policies_of_their_own(given: dict[str, Any], 
 @pytest.mark.parametrize(
     ("missing", "says"),
     [
-        ({"object_store_upload_key": None}, "IMAGES_OBJECT_STORE_UPLOAD_KEY: is not set"),
+        ({"object_store_upload_key": None}, "IMAGES_OBJECT_STORE_UPLOAD_KEY: not set"),
         ({"object_store_upload_key": f"{KEY}:{SECRET}"}, "three different keys"),
         ({"object_store_admin_key": f"{KEY}:geheim-geheim"}, "IMAGES_OBJECT_STORE: "),
         ({"object_store_admin_key": "nobody:geheim-geheim"}, "IMAGES_OBJECT_STORE: "),
-        ({"object_store_upload_key": "short:geheim"}, "MinIO does not create the keys: XMinioAdminInvalidSecretKey"),
+        ({"object_store_upload_key": "short:geheim"}, "MinIO refuses to create the keys: XMinioAdminInvalidSecretKey"),
     ],
 )
 def test_what_can_not_be_created_is_said_without_a_secret(
@@ -238,7 +238,7 @@ def test_one_key_for_everything_is_refused_with_a_way_out(minio: Minio, tmp_path
                 start(settings)
 
             assert str(refusal.value).startswith(
-                "IMAGES_OBJECT_STORE_UPLOAD_KEY: a part URL copies objects that others"
+                "IMAGES_OBJECT_STORE_UPLOAD_KEY: part URLs can copy objects of other users"
             )
             assert f"s3:PutObject on arn:aws:s3:::{bucket.address.bucket}/below/uploads/*" in str(refusal.value)
             assert "IMAGES_OBJECT_STORE_ADMIN_KEY" in str(refusal.value)
@@ -262,7 +262,7 @@ def test_a_key_of_part_urls_that_may_read_anything_is_refused(migrated: Settings
 
     assert trouble is not None
     assert (trouble.setting, trouble.wrong) == (UPLOAD_KEY, True)
-    assert "a part URL copies objects that others have stored" in trouble.reason
+    assert "part URLs can copy objects of other users" in trouble.reason
     assert_nothing_left(owner)
 
 
@@ -274,7 +274,7 @@ def test_a_key_that_can_send_no_part_is_found_before_a_client_does(migrated: Set
 
     assert trouble is not None
     assert (trouble.setting, trouble.wrong) == (UPLOAD_KEY, True)
-    assert trouble.reason == "a part URL is of no use: the object store refuses: AccessDenied"
+    assert trouble.reason == "part URLs do not work: the object store refuses the request: AccessDenied"
     assert_nothing_left(owner)
 
 
@@ -302,7 +302,7 @@ def test_the_store_is_judged_by_what_it_does(minio: Minio, tmp_path: Path, fault
         if fault == "ignores signatures":
             assert trouble is not None
             assert (trouble.setting, trouble.wrong) == (STORE, True)
-            assert "the store takes parts whose signature is wrong" in str(trouble)
+            assert "the store accepts parts with a wrong signature" in str(trouble)
             assert ".ci/minio" in str(trouble.remedy)
         else:
             assert trouble is None

@@ -25,7 +25,7 @@ from app.viewer import Viewer
 
 SECRET = b"s" * 32
 AUDIENCE = "image-gateway"
-MALFORMED = "the token does not hold: it is malformed, or signed by someone else"
+MALFORMED = "the token is not valid: it is malformed, or another issuer signed it"
 
 
 def claims(**given: Any) -> dict[str, Any]:
@@ -77,7 +77,7 @@ def test_clocks_may_differ_by_seconds() -> None:
 
 def test_a_token_that_has_expired_is_told_so() -> None:
     tokens = SecretTokens(SECRET)
-    assert refusal(tokens, tokens.issue("ada", valid=timedelta(minutes=-1))) == "the token has expired: get a new one"
+    assert refusal(tokens, tokens.issue("ada", valid=timedelta(minutes=-1))) == "the token has expired; get a new one"
 
 
 FORGED = {
@@ -283,7 +283,7 @@ def test_an_audience_counts_only_when_one_is_configured(issuer: Issuer) -> None:
 
 def test_an_issuer_that_expired_a_token_is_believed(issuer: Issuer) -> None:
     token = issuer.token("one", exp=datetime.now(UTC) - timedelta(minutes=1))
-    assert refusal(trusting(issuer), token) == "the token has expired: get a new one"
+    assert refusal(trusting(issuer), token) == "the token has expired; get a new one"
 
 
 def test_the_algorithm_is_the_configured_one(issuer: Issuer) -> None:
@@ -297,7 +297,7 @@ def test_a_token_of_the_gateways_own_secret_is_nothing_to_an_issuer(issuer: Issu
     assert refusal(trusting(issuer), SecretTokens(SECRET).issue("ada")) == MALFORMED
 
 
-SILENT = "the token can't be checked now: its issuer does not answer"
+SILENT = "the token can't be verified now: its issuer does not answer"
 
 
 def test_an_issuer_that_does_not_answer_is_named_as_the_reason(issuer: Issuer) -> None:
