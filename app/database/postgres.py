@@ -1,8 +1,8 @@
-"""PostgreSQL through asyncpg: connections that survive its restarts, locks by purpose, and errors that say why.
+"""PostgreSQL through asyncpg: connections that survive its restarts, named locks, and readable errors.
 
-A connection that was lost is noticed when it is taken from the pool, at no cost of a trip, since the kernel has told
-of it by then. While PostgreSQL starts again, a new connection is tried for a few seconds. What was under way is lost,
-and said to be so by DatabaseUnavailable: it may be asked for again.
+A lost connection is noticed when it is taken from the pool, without a round trip, since the kernel knows by then. While
+PostgreSQL restarts, connecting is retried for a few seconds. Running transactions are lost and raise
+DatabaseUnavailable; the caller may retry them.
 """
 
 import asyncio
@@ -24,19 +24,19 @@ from sqlalchemy.sql import Select
 from app import metrics
 from app.errors import DatabaseFull, DatabaseUnavailable
 
-# All in seconds. A statement of ours takes milliseconds; these only end what hangs. The server is the first to give
-# up, then the driver, for a server that does not answer any more.
+# All in seconds. The gateway's statements take milliseconds; these limits only end what hangs. The server gives up
+# first, then the driver, in case the server no longer answers.
 _CONNECT_SECONDS = 10.0
 _STATEMENT_SECONDS = 60
 _DRIVER_SECONDS = 70.0
 _LOCK_SECONDS = 30
 _POOL_SECONDS = 30.0
-# How long a server may take to start (again), and how often it is tried meanwhile.
+# How long a server may take to start or restart, and the pause between attempts to connect.
 _PATIENCE_SECONDS = 5.0
 _BETWEEN_TRIES = 0.1
-# Connections are made anew now and then: what stands between may have forgotten them without a word.
+# Connections are replaced regularly: a firewall or proxy in between may have dropped them silently.
 _RECYCLE_SECONDS = 900
-# A migration waits for rows and for other migrations, and may change every row of a large table.
+# A migration waits for locks on rows and for other migrations, and may change every row of a large table.
 _MIGRATION_SECONDS = 3600
 
 _SETTINGS = {
@@ -45,7 +45,7 @@ _SETTINGS = {
     "lock_timeout": f"{_LOCK_SECONDS}s",
     "idle_in_transaction_session_timeout": f"{_STATEMENT_SECONDS}s",
     "default_transaction_read_only": "off",
-    # Our statements are short; and a plan for any values may walk a million rows where these values mean ten.
+    # Statements are short; and a generic plan may read a million rows where one for these values reads ten.
     "jit": "off",
     "plan_cache_mode": "force_custom_plan",
 }
@@ -55,12 +55,12 @@ _MIGRATING = _SETTINGS | {
     "idle_in_transaction_session_timeout": "0",
 }
 
-# The first half of our advisory locks' keys, so that they are nobody else's in a database that is shared.
+# The first half of the keys of advisory locks, so that they differ from those of other programs in the database.
 _LOCK_SPACE = 0x696D6773
 
 
 class Lock(IntEnum):
-    """What only one transaction of all processes is at: the second half of the keys of advisory locks."""
+    """What only one transaction may do at a time across all processes: second half of the advisory locks' keys."""
 
     FEED = 1
     TENANCY = 2
@@ -70,22 +70,22 @@ class Lock(IntEnum):
 
 
 def taking(lock: Lock) -> Select[Any]:
-    """The statement that takes a lock until the end of the transaction."""
+    """The statement that acquires a lock until the end of the transaction."""
     return select(func.pg_advisory_xact_lock(_LOCK_SPACE, int(lock)))
 
 
 def on_postgresql(session: AsyncSession) -> bool:
-    """Whether a session is one of PostgreSQL."""
+    """Whether a session uses PostgreSQL."""
     return session.get_bind().dialect.name == "postgresql"
 
 
 def limiting(seconds: float) -> Select[Any]:
-    """The statement that limits those after it to so many seconds each, until the end of the transaction."""
+    """The statement that limits each later statement of the transaction to `seconds`."""
     return select(func.set_config("statement_timeout", f"{round(1000 * seconds)}ms", True))
 
 
 def open_engines(url: str, connections: int, read_json: Callable[[str], Any]) -> tuple[AsyncEngine, AsyncEngine]:
-    """What reads and what writes, over one pool of at most so many connections. Nothing is connected yet."""
+    """The engines for reads and for writes, over one pool of at most `connections`. Does not connect yet."""
     pooled = create_async_engine(
         "postgresql+asyncpg://",
         async_creator=_connecting(url, _SETTINGS, _DRIVER_SECONDS),
@@ -102,32 +102,32 @@ def open_engines(url: str, connections: int, read_json: Callable[[str], Any]) ->
 
 
 def open_for_migration(url: str) -> AsyncEngine:
-    """An engine without the limits in time that keep others from waiting."""
+    """An engine for migrations, without the time limits of other statements."""
     return create_async_engine(
         "postgresql+asyncpg://", async_creator=_connecting(url, _MIGRATING, None), isolation_level="READ COMMITTED"
     )
 
 
 def _connecting(url: str, settings: dict[str, str], driver_seconds: float | None) -> Callable[[], Any]:
-    # asyncpg reads what libpq reads of an address: sslmode, several hosts, target_session_attrs.
+    # asyncpg supports the same options in an address as libpq: sslmode, several hosts, target_session_attrs.
     address = "postgresql:" + url.partition(":")[2]
 
     async def connect() -> Any:
-        tried_until = time.monotonic() + _PATIENCE_SECONDS
+        give_up_at = time.monotonic() + _PATIENCE_SECONDS
         while True:
             try:
                 return await asyncpg.connect(
                     address, timeout=_CONNECT_SECONDS, command_timeout=driver_seconds, server_settings=settings
                 )
             except (OSError, ValueError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
-                if not isinstance(error, _PASSES) or time.monotonic() > tried_until:
+                if not isinstance(error, _PASSES) or time.monotonic() > give_up_at:
                     raise DatabaseUnavailable(_why_not_connected(error)) from error
             await asyncio.sleep(_BETWEEN_TRIES)
 
     return connect
 
 
-# What a server that is about to start, or just ends, answers.
+# Errors of a server that is starting or stopping.
 _PASSES = (
     ConnectionError,
     asyncpg.CannotConnectNowError,
@@ -137,7 +137,7 @@ _PASSES = (
 
 
 def _refuse_what_is_lost(connection: Any, _record: object, _checked_out: object) -> None:
-    """Have the pool connect anew when the server has closed this connection since it was used."""
+    """Make the pool reconnect when the server has closed this connection since its last use."""
     if connection.driver_connection.is_closed():
         raise DisconnectionError("the server has closed the connection")
 
@@ -146,42 +146,42 @@ def _refuse_what_is_lost(connection: Any, _record: object, _checked_out: object)
 
 
 def _why_not_connected(error: Exception) -> str:
-    """What to tell an operator; never the address, which holds the password."""
+    """A reason for the operator, without the address, since it contains the password."""
     match error:
         case asyncpg.InvalidPasswordError() | asyncpg.InvalidAuthorizationSpecificationError():
             return "PostgreSQL refuses the user or the password of IMAGES_DATABASE_URL"
         case asyncpg.InvalidCatalogNameError():
-            return "PostgreSQL has no database of the name in IMAGES_DATABASE_URL: make it with createdb"
+            return "PostgreSQL does not have the database in IMAGES_DATABASE_URL; create it with createdb"
         case asyncpg.TooManyConnectionsError():
             return (
-                "PostgreSQL takes no more connections: raise its max_connections, or lower IMAGES_DATABASE_CONNECTIONS"
+                "PostgreSQL has too many connections; raise its max_connections, or lower IMAGES_DATABASE_CONNECTIONS"
             )
         case asyncpg.CannotConnectNowError():
             return "PostgreSQL is starting or stopping; try again soon"
         case ConnectionError() if "SSL" in str(error):
-            return "PostgreSQL speaks no TLS, for which IMAGES_DATABASE_URL asks"
+            return "PostgreSQL does not support TLS, which IMAGES_DATABASE_URL requires"
         case TimeoutError():
-            return "PostgreSQL does not answer: is the address in IMAGES_DATABASE_URL right?"
+            return "PostgreSQL does not answer; check the address in IMAGES_DATABASE_URL"
         case OSError():
-            return f"PostgreSQL can't be reached ({_reason(error)}): does it run, and is IMAGES_DATABASE_URL right?"
+            return f"PostgreSQL can't be reached ({_reason(error)}); check that it runs, and check IMAGES_DATABASE_URL"
         case asyncpg.PostgresError():
-            return f"PostgreSQL refuses the connection ({error.sqlstate}): its log says why"
+            return f"PostgreSQL refuses the connection ({error.sqlstate}); see its log"
         case _:
-            return "IMAGES_DATABASE_URL can't be used as it is: postgresql://user:password@host:port/name is its form"
+            return "IMAGES_DATABASE_URL is not valid; write postgresql://user:password@host:port/name"
 
 
 def _reason(error: OSError) -> str:
-    # asyncio's own texts name the address, and numbers below zero are those of name resolution.
+    # The text of asyncio's errors contains the address. Negative numbers are errors of name resolution.
     if error.errno is None:
         return "no answer"
     return os.strerror(error.errno) if error.errno > 0 else error.strerror or "the name is unknown"
 
 
-# SQLSTATE classes and codes (PostgreSQL, appendix A) that mean "not now": the same may go well another time.
+# SQLSTATE classes and codes (PostgreSQL, appendix A) of temporary errors: a retry may succeed.
 _NOT_NOW = {
     "08": "the connection to the database was lost",
-    "25006": "the database takes no writes at the moment",
-    "40": "the transaction stood against another one",
+    "25006": "the database accepts no writes at the moment",
+    "40": "the transaction conflicted with another one",
     "53": "the database has run out of memory or connections",
     "55P03": "a row was locked for too long",
     "57014": "the statement took too long",
@@ -195,14 +195,14 @@ _STALE_PLAN = "cached statement plan is invalid"
 
 @contextmanager
 def as_unavailable() -> Iterator[None]:
-    """Raise DatabaseUnavailable where no statement is to blame: for a lost connection, a timeout, a missing table."""
+    """Raise DatabaseUnavailable for errors that no statement caused: lost connection, timeout, missing table."""
     try:
         yield
     except (DBAPIError, PoolTimeout, ConnectionError, TimeoutError) as error:
         if _state(error) == _DISK_FULL:
             raise DatabaseFull("the disk of the database is full") from error
         if _state(error) == _NO_TABLE:
-            raise DatabaseUnavailable("a table is missing: run `images migrate`") from error
+            raise DatabaseUnavailable("a table is missing; run `images migrate`") from error
         reason = _why_not_now(error)
         if reason is None:
             raise
@@ -210,17 +210,17 @@ def as_unavailable() -> Iterator[None]:
 
 
 def _state(error: Exception) -> str:
-    """The SQLSTATE of an error of the server; empty for any other."""
+    """The SQLSTATE of an error from the server; empty for any other error."""
     return str(getattr(getattr(error, "orig", None), "sqlstate", None) or "")
 
 
 def _why_not_now(error: Exception) -> str | None:
     if not isinstance(error, DBAPIError):
-        return "the database does not answer in time"
+        return "the database did not answer in time"
     state = _state(error)
     for length in (5, 3, 2):
         if reason := _NOT_NOW.get(state[:length]):
             return reason
     if _STALE_PLAN in str(error.orig):
-        return "the tables have just been changed"
+        return "the tables have just changed"
     return _NOT_NOW["08"] if error.connection_invalidated else None

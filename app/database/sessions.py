@@ -1,4 +1,4 @@
-"""The database: read sessions, and transactions with what has to happen after their commit.
+"""The database: read sessions, and transactions with the notifications that follow their commit.
 
 One transaction is one mutation or one step of a job (architecture, rule 1). Wake-ups go out after the commit
 and may be lost; the rows are the truth (rule 2).
@@ -34,7 +34,7 @@ _REVISION = text("SELECT version_num FROM alembic_version")
 
 @dataclass(slots=True)
 class Transaction:
-    """An open write. `events` and `jobs` are what it appended: they are announced when it has committed."""
+    """An open write transaction. The `events` and `jobs` that it appended are announced after its commit."""
 
     session: AsyncSession
     many_writers: bool
@@ -43,18 +43,18 @@ class Transaction:
 
     @property
     def position(self) -> int | None:
-        """The feed position of its newest event, known when it has committed; None when it appended none."""
+        """The feed position of its newest event, known after the commit; None when it appended none."""
         return self.events[-1].seq if self.events else None
 
     async def alone(self, lock: Lock) -> None:
-        """Wait until no other transaction has this lock, and keep it until the end. SQLite has one writer anyway."""
+        """Acquire a lock until the end of the transaction. Does nothing on SQLite, which has a single writer."""
         if self.many_writers:
             await self.session.execute(postgres.taking(lock))
 
     async def write_events(self) -> None:
-        """Give the events their places in the feed, in the order of commits: nobody else does until this one ends.
+        """Append the events to the feed in the order of commits: other transactions wait until this one ends.
 
-        All that may have to wait for a row comes before, so that nobody waits for a row with this lock.
+        Call it last, so that no transaction holds this lock while it waits for a row.
         """
         if self.events:
             await self.session.flush()
@@ -67,10 +67,10 @@ class Transaction:
 class Database:
     """Opens sessions. `announce` is called after each commit with the transaction's jobs and events.
 
-    `url` is a SQLAlchemy address, and `connections` are those to PostgreSQL at most; `readers` are SQLite's.
+    `url` is a SQLAlchemy address. `connections` is the maximum for PostgreSQL, `readers` the number for SQLite.
     Sessions are not shared: every resolver, loader batch and job step opens its own.
-    Reads and transactions raise DatabaseUnavailable when they may go well another time. `reserve` is room on the disk
-    of SQLite for what frees some.
+    Reads and transactions raise DatabaseUnavailable when a retry may succeed. `reserve` is space on SQLite's disk for
+    transactions that free space.
     """
 
     url: str = field(repr=False)
@@ -94,23 +94,23 @@ class Database:
 
     @asynccontextmanager
     async def read(self) -> AsyncIterator[AsyncSession]:
-        """A session that sees one state of the database; what it loads stays usable afterwards."""
+        """A session with a consistent view of the database. Loaded objects stay usable afterwards."""
         with postgres.as_unavailable(), sqlite.as_unavailable():
             async with AsyncSession(self._reading, expire_on_commit=False) as session:
                 yield session
 
     @asynccontextmanager
     async def read_within(self, seconds: float) -> AsyncIterator[AsyncSession]:
-        """The same for so many seconds at most. The statement that is running then stops. Raises TimeoutError."""
+        """The same for at most `seconds`; then a running statement is stopped. Raises TimeoutError."""
         async with asyncio.timeout(seconds), self.read() as session:
             if self.many_writers:
-                # The server stops by itself if this process can't have it stopped.
+                # In case this process can't stop the statement, the server stops it.
                 await session.execute(postgres.limiting(seconds))
             yield session
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Transaction]:
-        """A write that commits at the end of the block, or not at all when the block raises."""
+        """A write transaction that commits at the end of the block, and rolls back when the block raises."""
         with postgres.as_unavailable(), sqlite.as_unavailable():
             async with AsyncSession(self._writing, expire_on_commit=False) as session:
                 transaction = Transaction(session, self.many_writers)
@@ -121,9 +121,9 @@ class Database:
             self.announce(transaction.jobs, transaction.events)
 
     async def freeing(self, act: Callable[[], Awaitable[T]]) -> T:
-        """What `act` returns, which deletes something. When it finds the disk full, it is called once more.
+        """The result of `act`, which deletes something. If the disk is full, frees the reserve and calls it again.
 
-        The second call has the reserve to write to. Raises DatabaseFull when that does not suffice.
+        Raises DatabaseFull when the reserve is not enough.
         """
         try:
             return await act()
@@ -133,7 +133,7 @@ class Database:
         return await act()
 
     def require_room(self) -> None:
-        """Raises DatabaseFull while the disk is so full that only what frees room may write."""
+        """Raises DatabaseFull while the disk is so full that only deletions may write."""
         if self.reserve is not None:
             self.reserve.require_for_rows()
 
@@ -146,7 +146,7 @@ class Database:
         except SQLAlchemyError as error:
             raise DatabaseUnavailable("the database does not answer, or `images migrate` has not been run") from error
         if is_behind(revision):
-            raise DatabaseUnavailable("the tables are those of an older version: run `images migrate`")
+            raise DatabaseUnavailable("the tables are those of an older version; run `images migrate`")
 
     async def close(self) -> None:
         """Close every connection."""

@@ -1,9 +1,9 @@
-"""SQLite through aiosqlite with fewer trips between threads: a statement and its rows take one, a short read none.
+"""SQLite through aiosqlite with fewer trips between threads: one per statement and its rows, none for a short read.
 
-aiosqlite goes to the connection's thread for every cursor, statement, fetch, close and rollback, and SQLAlchemy asks
-for all of them: thirteen trips for a page of images, each dearer than most of our statements. A write makes one trip
-a statement. A read begins where it is asked for; only one that turns out to be long moves to the thread, so that it
-keeps nobody waiting. This leans on how aiosqlite 0.22 works inside; the pinned version and the tests hold it.
+aiosqlite switches to the connection's thread for every cursor, statement, fetch, close and rollback, and SQLAlchemy
+uses all of them: thirteen trips for a page of images, each slower than most statements. A write makes one trip per
+statement. A read begins in the caller's thread; only a long one moves to the connection's thread, so that it does not
+block the event loop. This depends on the internals of aiosqlite 0.22; the pinned version and the tests ensure it.
 """
 
 import asyncio
@@ -31,28 +31,28 @@ from app.errors import DatabaseDamaged, DatabaseFull, DatabaseUnavailable
 
 T = TypeVar("T")
 
-# A step of SQLite's virtual machine takes some 20 ns, and a page 3,000 of them; but one step may compare long texts. So
-# a statement is looked at every so many steps, and is long after so many seconds.
+# A step of SQLite's virtual machine takes about 20 ns, and a page about 3,000 steps, but a step may compare long texts.
+# So a statement is checked every _STEPS steps, and counts as long after _SHORT_READ_SECONDS.
 _STEPS = 1_000
 _SHORT_READ_SECONDS = 0.001
-# How often a statement that is to stop is interrupted, in seconds.
+# Interval at which a statement that has to stop is interrupted, in seconds.
 _INTERRUPT_SECONDS = 0.01
-# How long a connection waits for SQLite's one writer of another process, in seconds.
+# How long a connection waits for a writer in another process, in seconds.
 _BUSY_SECONDS = 30
 _BEGIN_WRITE = "BEGIN IMMEDIATE"
 DAMAGED = (
-    "images.db is damaged. Stop the gateway, keep the file, restore it and its folder from a backup, and run "
+    "images.db is damaged. Stop the gateway, keep a copy of the file, restore it and its folder from a backup, and run "
     "`images fsck`"
 )
 
 
 def open_engines(url: str, readers: int, read_json: Callable[[str], Any]) -> tuple[AsyncEngine, AsyncEngine]:
-    """What reads, over so many connections, and what writes. The folder of the database is made."""
+    """The engines for reads, with `readers` connections, and for writes. Creates the folder of the database."""
     path = make_url(url).database
     if path:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
     reading = _open_engine(url, readers, read_json, connect_reader, begin="BEGIN")
-    # SQLite has one writer. Those who share this engine wait in the pool, other engines of this process in a queue.
+    # SQLite has one writer. Users of this engine wait in its pool, other engines of this process in a queue.
     return reading, _open_engine(url, 1, read_json, connect_writer, begin=_BEGIN_WRITE)
 
 
@@ -79,7 +79,7 @@ def _open_engine(
 
 
 def _prepare(connection: Any, _record: object) -> None:
-    """WAL lets readers go on beside the writer; with it, synchronous=FULL makes a commit outlast a power cut."""
+    """Set WAL, which lets readers continue during a write, and FULL, so that a commit survives a power cut."""
     raw: sqlite3.Connection = connection
     raw.isolation_level = None  # the driver's own BEGIN would come too late to be IMMEDIATE
     cursor = raw.cursor()
@@ -87,7 +87,7 @@ def _prepare(connection: Any, _record: object) -> None:
         for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
             cursor.execute(f"PRAGMA {pragma}")
     except BaseException:
-        # The pool does not know it yet. Left open, each attempt on a damaged file would cost descriptors and a thread.
+        # Not in the pool yet. If it stayed open, every attempt on a damaged file would leak descriptors and a thread.
         raw.close()
         raise
     cursor.close()
@@ -101,13 +101,13 @@ def _begins_with(statement: str) -> Callable[[Connection], None]:
 
 
 def place_of(url: str) -> str:
-    """Where the database lies: the inode of its file. A copy that takes its place has another one."""
+    """Identifies the database: the inode of its file. A copy that replaces it has another one."""
     path = make_url(url).database
     return str(Path(path).stat().st_ino) if path and path != ":memory:" else ""
 
 
 class EagerCursor(aiosqlite.Cursor):
-    """Runs a statement and fetches all of its rows at once. Our results are pages: they fit."""
+    """Runs a statement and fetches all of its rows at once. Results are pages, which fit into memory."""
 
     _conn: "EagerConnection"
 
@@ -128,12 +128,12 @@ class EagerCursor(aiosqlite.Cursor):
         return self
 
     async def fetchall(self) -> list[Any]:
-        """The rows that have not been taken yet."""
+        """The rows that have not been returned yet."""
         rows, self._rows = self._rows, []
         return rows
 
     async def close(self) -> None:
-        """Drop the rows; the cursor itself was closed when they had been fetched."""
+        """Drop the rows; the cursor itself was closed when they were fetched."""
         self._rows = []
 
     async def __aenter__(self) -> Self:
@@ -141,7 +141,7 @@ class EagerCursor(aiosqlite.Cursor):
 
     @property
     def arraysize(self) -> int:
-        """As the database API has it; all rows are fetched all the same."""
+        """Required by the DB API, but without effect: all rows are fetched at once."""
         return self._size
 
     @arraysize.setter
@@ -150,17 +150,17 @@ class EagerCursor(aiosqlite.Cursor):
 
     @property
     def description(self) -> Any:
-        """The columns of the rows; None for a statement without."""
+        """The columns of the rows; None for a statement without rows."""
         return self._facts[0]
 
     @property
     def rowcount(self) -> int:
-        """How many rows the statement changed."""
+        """The number of rows that the statement changed."""
         return self._facts[1]
 
     @property
     def lastrowid(self) -> int | None:
-        """The row that was inserted last."""
+        """The id of the last inserted row."""
         return self._facts[2]
 
     def _run(self, sql: str, parameters: Sequence[Any]) -> None:
@@ -176,14 +176,14 @@ class EagerCursor(aiosqlite.Cursor):
 
 
 class EagerConnection(aiosqlite.Connection):
-    """A connection whose cursors are eager, and that makes no trip to end a transaction which there is not."""
+    """A connection with eager cursors, which makes no trip to end a transaction when none is open."""
 
     def cursor(self) -> EagerCursor:  # type: ignore[override]
-        """A cursor, without a trip."""
+        """Create a cursor, without a trip."""
         return EagerCursor(self)
 
     async def perform(self, statement: Callable[..., None], *arguments: Any) -> None:
-        """Call what runs a statement on this connection."""
+        """Run a statement on this connection."""
         await self._execute(statement, *arguments)  # type: ignore[no-untyped-call]
 
     async def rollback(self) -> None:
@@ -198,12 +198,12 @@ class EagerConnection(aiosqlite.Connection):
 
 
 class ReadingConnection(EagerConnection):
-    """A connection for reads alone. With WAL they wait for no lock, so that a short one is done at once."""
+    """A connection that only reads. With WAL, reads wait for no lock, so that a short one is done at once."""
 
     async def perform(self, statement: Callable[..., None], *arguments: Any) -> None:
-        """Call what runs a statement here and now, or, when that turns out to take long, in the thread."""
+        """Run a statement in this thread, or in the connection's thread if it takes long."""
         if not self.in_transaction:
-            # BEGIN is short. Interrupted when it has taken effect, it could not be repeated.
+            # BEGIN is short. If it were interrupted after taking effect, it could not be repeated.
             return statement(*arguments)
         self._conn.set_progress_handler(_after(_SHORT_READ_SECONDS), _STEPS)
         try:
@@ -216,36 +216,36 @@ class ReadingConnection(EagerConnection):
         await self._perform_in_thread(partial(statement, *arguments))
 
     async def _perform_in_thread(self, statement: Callable[[], None]) -> None:
-        """Run a statement in the thread. It stops when the caller is cancelled, who waits for that."""
-        given_up = threading.Event()
+        """Run a statement in the thread. When the caller is cancelled, stop the statement and wait for its end."""
+        cancelled = threading.Event()
 
         def run() -> None:
-            if not given_up.is_set():
+            if not cancelled.is_set():
                 statement()
 
         running = asyncio.ensure_future(super().perform(run))
         try:
             await asyncio.shield(running)
         except asyncio.CancelledError:
-            given_up.set()
-            # A statement that is just about to begin is not interrupted by the first call.
+            cancelled.set()
+            # The first call has no effect on a statement that is just about to begin.
             while not running.done():
                 self._conn.interrupt()
                 await asyncio.wait({running}, timeout=_INTERRUPT_SECONDS)
-            running.exception()  # that it was interrupted is known
+            running.exception()  # marks the interruption as handled
             raise
 
     async def rollback(self) -> None:
-        """End the reads: what they saw may change from here on."""
+        """End the read transaction, and with it the consistent view."""
         if self.in_transaction:
             self._conn.rollback()
 
 
 class WritersQueue:
-    """Gives the one write transaction of a file to connections of this process, first come, first served.
+    """Assigns the single write transaction of a file to connections of this process, first come, first served.
 
-    SQLite itself lets a connection that waits look again after pauses of up to 0.1 s. Beside another one that writes
-    all the time, it would wait for many of the other's transactions.
+    In SQLite itself, a waiting connection polls with pauses of up to 0.1 s. While another connection writes all the
+    time, it would wait for many of the other's transactions.
     """
 
     def __init__(self) -> None:
@@ -255,11 +255,11 @@ class WritersQueue:
 
     @property
     def length(self) -> int:
-        """How many connections wait."""
+        """The number of waiting connections."""
         return len(self._waiting)
 
     def take(self, seconds: float) -> bool:
-        """Wait for the turn to write, for `seconds` at most; whether it has come."""
+        """Wait for the turn to write, for at most `seconds`. Returns whether it came."""
         mine = threading.Event()
         with self._lock:
             if not self._taken:
@@ -269,13 +269,13 @@ class WritersQueue:
         if mine.wait(seconds):
             return True
         with self._lock:
-            if mine.is_set():  # it came at the last moment
+            if mine.is_set():  # the turn came at the last moment
                 return True
             self._waiting.remove(mine)
             return False
 
     def pass_on(self) -> None:
-        """Let the next one write."""
+        """Pass the turn to the next connection."""
         with self._lock:
             if self._waiting:
                 self._waiting.popleft().set()
@@ -288,13 +288,13 @@ _queues_lock = threading.Lock()
 
 
 def writers_queue(path: str) -> WritersQueue:
-    """The queue of those who write to the file `path` in this process."""
+    """The queue of the connections of this process that write to the file `path`."""
     with _queues_lock:
         return _queues.setdefault(str(Path(path).absolute()), WritersQueue())
 
 
 class _QueuedWriter(sqlite3.Connection):
-    """A connection of SQLite's whose write transactions wait in the queue of their file, in the connection's thread."""
+    """A SQLite connection whose write transactions wait in the queue of their file, in the connection's thread."""
 
     def __init__(self, path: str, *arguments: Any, **options: Any) -> None:
         super().__init__(path, *arguments, **options)
@@ -302,7 +302,7 @@ class _QueuedWriter(sqlite3.Connection):
         self._has_turn = False
 
     def execute(self, sql: str, parameters: Any = (), /) -> sqlite3.Cursor:
-        """Run a statement. Raises sqlite3.OperationalError (SQLITE_BUSY) when the turn to write does not come."""
+        """Run a statement. Raises sqlite3.OperationalError (SQLITE_BUSY) when the turn to write comes too late."""
         if sql == _BEGIN_WRITE:
             self._take_turn()
         return self._keep_turn(super().execute, sql, parameters)
@@ -312,15 +312,15 @@ class _QueuedWriter(sqlite3.Connection):
         return self._keep_turn(super().executemany, sql, parameters)
 
     def commit(self) -> None:
-        """Commit the transaction; the turn ends with it."""
+        """Commit the transaction, and end the turn."""
         self._keep_turn(super().commit)
 
     def rollback(self) -> None:
-        """Undo the transaction; the turn ends with it."""
+        """Undo the transaction, and end the turn."""
         self._keep_turn(super().rollback)
 
     def close(self) -> None:
-        """Close the connection, and undo a transaction that is open."""
+        """Close the connection, and undo an open transaction."""
         try:
             super().close()
         finally:
@@ -334,7 +334,7 @@ class _QueuedWriter(sqlite3.Connection):
         self._has_turn = True
 
     def _keep_turn(self, act: Callable[..., T], *arguments: Any) -> T:
-        """Do something, and end the turn when no transaction is open after it: SQLite ends some by itself."""
+        """Call `act`, and end the turn when no transaction is open afterwards: SQLite ends some by itself."""
         try:
             return act(*arguments)
         finally:
@@ -348,26 +348,26 @@ class _QueuedWriter(sqlite3.Connection):
 
 
 _FULL = "the disk of the database is full"
-# What SQLite says of a file that holds no database, or a broken one.
+# SQLite's errors for a file that is not a database, or a corrupt one.
 _DAMAGED = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
-# A disk quota that is used up, and a disk without room for the index of the WAL, are told as errors of writing.
+# SQLite reports an exhausted disk quota, and a disk without space for the index of the WAL, as errors of writing.
 _NO_ROOM = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_WRITE, sqlite3.SQLITE_IOERR_SHMSIZE})
 _NOT_NOW = {
     sqlite3.SQLITE_BUSY: "another process keeps the database busy",
     sqlite3.SQLITE_LOCKED: "the database is locked",
     sqlite3.SQLITE_NOMEM: "the database has run out of memory",
-    sqlite3.SQLITE_READONLY: "the database can't be written: its file or its disk is read-only",
+    sqlite3.SQLITE_READONLY: "the database can't be written, since its file or its disk is read-only",
     sqlite3.SQLITE_IOERR: "the database has trouble with its disk",
-    sqlite3.SQLITE_PERM: "the file of the database can't be used: its permissions are wrong",
+    sqlite3.SQLITE_PERM: "the file of the database can't be used, since its permissions are wrong",
     sqlite3.SQLITE_CANTOPEN: "the file of the database can't be opened",
     sqlite3.SQLITE_PROTOCOL: "another process keeps the database busy",
 }
-_PRIMARY = 0xFF  # the rest of an extended result code says more than is needed here (sqlite.org/rescode.html)
+_PRIMARY = 0xFF  # masks the details of an extended result code (sqlite.org/rescode.html)
 
 
 @contextmanager
 def as_unavailable() -> Iterator[None]:
-    """Raise DatabaseFull, DatabaseDamaged or DatabaseUnavailable for what no statement of ours is to blame for."""
+    """Raise DatabaseFull, DatabaseDamaged or DatabaseUnavailable for errors that no statement caused."""
     try:
         yield
     except (DBAPIError, sqlite3.Error) as error:
@@ -379,7 +379,7 @@ def as_unavailable() -> Iterator[None]:
 
 
 def trouble_of(error: sqlite3.Error) -> DatabaseUnavailable | None:
-    """What an error of SQLite's says about the file and its disk; None when it is about a statement."""
+    """The error that SQLite reports about the file or its disk; None for an error in a statement."""
     code: int = getattr(error, "sqlite_errorcode", None) or sqlite3.SQLITE_ERROR
     if code & _PRIMARY in _DAMAGED:
         return DatabaseDamaged(DAMAGED)
@@ -390,9 +390,9 @@ def trouble_of(error: sqlite3.Error) -> DatabaseUnavailable | None:
 
 
 def require_sound(url: str, seconds: float | None) -> None:
-    """Raises DatabaseDamaged when the file shows damage within `seconds` of looking; None looks at all of it. Blocks.
+    """Check the file for damage for `seconds`, or all of it when None. Blocks. Raises DatabaseDamaged.
 
-    A file that is not there, or empty, is none yet.
+    A missing or empty file counts as not created yet.
     """
     path = Path(make_url(url).database or "")
     if not path.is_file() or path.stat().st_size == 0:
@@ -411,23 +411,23 @@ def require_sound(url: str, seconds: float | None) -> None:
 
 
 def _after(seconds: float) -> Callable[[], bool]:
-    """A progress handler that interrupts a statement after so many seconds."""
+    """A progress handler that interrupts a statement after `seconds`."""
     end = time.perf_counter() + seconds
     return lambda: time.perf_counter() > end
 
 
 def connect_writer(*arguments: Any, **options: Any) -> EagerConnection:
-    """What SQLAlchemy calls for a new connection, with the arguments of `sqlite3.connect`."""
+    """Open a connection for SQLAlchemy, with the arguments of `sqlite3.connect`."""
     return _opened(EagerConnection, *arguments, **options | {"factory": _QueuedWriter})
 
 
 def connect_reader(*arguments: Any, **options: Any) -> EagerConnection:
-    """The same, for a connection that never writes."""
+    """Open a connection that never writes."""
     return _opened(ReadingConnection, *arguments, **options | {"check_same_thread": False})
 
 
 def _opened(kind: type[EagerConnection], *arguments: Any, **options: Any) -> EagerConnection:
     connection = kind(partial(sqlite3.connect, *arguments, **options), 64)
-    # A process that ends need not wait for connections: SQLite's files are whole at every moment.
+    # A process need not wait for connections when it ends: SQLite's files are consistent at every moment.
     connection._thread.daemon = True
     return connection

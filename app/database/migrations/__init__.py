@@ -1,4 +1,4 @@
-"""The database's history, by Alembic. `migrate` brings a database to the newest state."""
+"""Migrations of the database, by Alembic. `migrate` upgrades a database to the newest revision."""
 
 from functools import cache
 from pathlib import Path
@@ -9,9 +9,9 @@ from alembic.script import ScriptDirectory
 
 
 def migrate(url: str) -> None:
-    """Bring the database at `url` (a SQLAlchemy address) to the newest revision. Blocks.
+    """Upgrade the database at `url` (a SQLAlchemy address) to the newest revision. Blocks.
 
-    Harmless when several processes do it at once. Raises DatabaseUnavailable.
+    Several processes may call it at once. Raises DatabaseUnavailable.
     """
     config = _config()
     config.attributes["url"] = url
@@ -19,14 +19,14 @@ def migrate(url: str) -> None:
 
 
 def is_behind(revision: str | None) -> bool:
-    """Whether a database of this revision has to be migrated. One that a newer version has migrated has not."""
+    """Whether a database of this revision has to be migrated; False for revisions of newer versions."""
     known = _revisions()
     return revision is None or revision in known[1:]
 
 
 @cache
 def _revisions() -> tuple[str, ...]:
-    """Every revision that this version knows, the newest first."""
+    """Every revision that this version knows, newest first."""
     return tuple(step.revision for step in ScriptDirectory.from_config(_config()).walk_revisions())
 
 

@@ -1,4 +1,4 @@
-"""What Alembic is to leave out when it compares a database with the models."""
+"""What Alembic ignores when it compares a database with the models."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,7 +9,7 @@ from app.models import DIALECT
 
 
 def belongs_to(dialect: str) -> Callable[..., bool]:
-    """Gives Alembic's `include_object`: indexes that only databases of another dialect have are left out."""
+    """Alembic's `include_object` that ignores indexes which only another dialect has."""
 
     def include(item: Any, _name: str | None, _kind: str, _reflected: bool, _other: Any) -> bool:
         return not isinstance(item, Index) or item.info.get(DIALECT, dialect) == dialect

@@ -1,4 +1,4 @@
-"""Alembic's entry: runs the migrations on one connection, in one transaction, one process after the other."""
+"""Alembic's entry point: runs the migrations on one connection, in one transaction, one process at a time."""
 
 import asyncio
 from typing import Any, Literal
@@ -14,7 +14,7 @@ from app.models import TABLES, Instant, Word
 
 
 def render(kind: str, item: Any, _context: AutogenContext) -> str | Literal[False]:
-    """Our column types as what they are in the database, so that a migration does not depend on later code."""
+    """Render column types as those of the database, so that a migration does not depend on later code."""
     if kind == "type" and isinstance(item, Instant):
         return "sa.DateTime(timezone=True)"
     if kind == "type" and isinstance(item, Word):
@@ -23,11 +23,11 @@ def render(kind: str, item: Any, _context: AutogenContext) -> str | Literal[Fals
 
 
 def run(connection: Connection) -> None:
-    """Apply what is missing."""
+    """Apply the missing migrations."""
     if connection.dialect.name == "postgresql":
-        # Who comes second waits here, and then finds nothing to do.
+        # A second process waits here, and then finds nothing to do.
         connection.execute(postgres.taking(postgres.Lock.MIGRATION))
-    # SQLite changes a table by making it anew, which batch mode does.
+    # SQLite changes a table by recreating it, which batch mode does.
     context.configure(
         connection=connection,
         target_metadata=TABLES,
@@ -40,12 +40,12 @@ def run(connection: Connection) -> None:
 
 
 def opened(url: str) -> AsyncEngine:
-    """The database that `migrate` was given."""
+    """An engine for the database at `url`."""
     return create_async_engine(url) if url.startswith("sqlite") else postgres.open_for_migration(url)
 
 
 async def connect_and_run() -> None:
-    """Apply what is missing, or nothing when something fails."""
+    """Apply the missing migrations; none when one fails."""
     engine = opened(context.config.attributes["url"])
     try:
         with postgres.as_unavailable(), sqlite.as_unavailable():

@@ -69,11 +69,11 @@ async def names(database: Database) -> list[str]:
     [
         ("a%2Fpassword", "another", "refuses the user or the password"),
         ("gateway:", "nobody:", "refuses the user or the password"),
-        ("/test_", "/nothing_", "no database of the name"),
+        ("/test_", "/nothing_", "does not have the database in IMAGES_DATABASE_URL"),
         ("127.0.0.1", "nowhere.invalid", "can't be reached"),
         ("127.0.0.1", "127.0.0.1:1,127.0.0.1", None),
-        ("?", "?sslmode=require", "speaks no TLS"),
-        ("?", "?sslmode=nonsense", "can't be used as it is"),
+        ("?", "?sslmode=require", "does not support TLS"),
+        ("?", "?sslmode=nonsense", "IMAGES_DATABASE_URL is not valid"),
     ],
 )
 @pytest.mark.usefixtures("impatient")
@@ -228,7 +228,7 @@ async def test_a_statement_that_was_prepared_before_a_migration_is_prepared_anew
     async with database.transaction() as tx:
         await tx.session.execute(text("ALTER TABLE organization ALTER COLUMN name TYPE varchar(99)"))
     # Whoever comes first finds out; nobody does after that.
-    with pytest.raises(DatabaseUnavailable, match="tables have just been changed"):
+    with pytest.raises(DatabaseUnavailable, match="tables have just changed"):
         await names(database)
     assert await asyncio.gather(*(names(database) for _ in range(6))) == [[]] * 6
 

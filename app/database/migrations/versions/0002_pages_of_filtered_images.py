@@ -20,7 +20,7 @@ KEYS = {
     "image_of_kind_by_name": "name_key",
     "image_of_kind_by_size": "size_key",
 }
-# SQLSTATE (PostgreSQL, appendix A) where a server has no such extension, or lets its superuser alone add it:
+# SQLSTATE (PostgreSQL, appendix A) of a server that lacks the extension, or lets only a superuser create it:
 # insufficient_privilege, feature_not_supported, undefined_file.
 REFUSALS = ("42501", "0A000", "58P01")
 BY_HAND = (
@@ -37,7 +37,8 @@ def upgrade() -> None:
     if connection.dialect.name != "postgresql":
         return
     if not has_trigrams(connection):
-        log.warning("names are searched without an index: PostgreSQL gives no pg_trgm", by_hand=BY_HAND)
+        reason = "PostgreSQL does not offer pg_trgm, so names are searched without an index"
+        log.warning("migration.without_trigrams", reason=reason, by_hand=BY_HAND)
         return
     op.create_index(
         "image_name_words",
@@ -50,20 +51,20 @@ def upgrade() -> None:
 
 
 def has_trigrams(connection: sa.Connection) -> bool:
-    """Whether the extension pg_trgm can be used; it is added where that is allowed."""
+    """Whether the extension pg_trgm can be used; creates it where that is allowed."""
     try:
         with connection.begin_nested():
             connection.execute(sa.text("CREATE EXTENSION IF NOT EXISTS pg_trgm"))
     except DBAPIError as error:
         if getattr(error.orig, "sqlstate", None) not in REFUSALS:
             raise
-    # It may be there, but in a schema that is not looked into.
+    # It may exist in a schema that is not on the search path.
     query = "SELECT count(*) FROM pg_opclass WHERE opcname = 'gin_trgm_ops' AND pg_opclass_is_visible(oid)"
     return bool(connection.execute(sa.text(query)).scalar_one())
 
 
 def downgrade() -> None:
-    # The extension stays: somebody else may use it.
+    # The extension is kept: other programs may use it.
     op.drop_index("image_name_words", "image", if_exists=True)
     for name in KEYS:
         op.drop_index(name, "image")

@@ -106,7 +106,7 @@ def add_tables() -> None:
 
 
 def open_ledger() -> None:
-    """What is stored already counts from now on: nobody has written down since when it has been there."""
+    """Stored bytes count from now on: it was not recorded since when they have been stored."""
     at = datetime.now(UTC)
     connection = op.get_bind()
     lines = [
