@@ -1,12 +1,12 @@
-"""Under which name a client's connections and requests are counted."""
+"""The name under which a client's connections and requests are counted."""
 
 from ipaddress import IPv6Address, IPv6Network, ip_address
 
 
 def client_network(host: str) -> str:
-    """What counts as one client: an IPv4 address, or the /64 of an IPv6 address.
+    """The network that counts as one client: an IPv4 address, or the /64 of an IPv6 address.
 
-    One customer of a provider gets at least a whole /64 (RFC 6177). A host that is no address, as of a Unix socket,
+    A provider assigns each customer at least a /64 (RFC 6177). A host that is not an address, such as a Unix socket,
     counts as itself.
     """
     try:

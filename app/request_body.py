@@ -1,4 +1,4 @@
-"""A request's body as ASGI delivers it: read within a time limit, or left unread and the connection closed."""
+"""A request's body as ASGI delivers it: either read within a time limit, or dropped with its connection."""
 
 import asyncio
 
@@ -6,14 +6,14 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-# After a refusal this much of the body is read and dropped, for this long at most: a client that reads the response
-# only after it has sent everything would otherwise see a broken connection. Most parts have 16 MiB.
+# After a refusal, at most this much of the body is read and dropped, for at most this long: a client that reads the
+# response only after it has sent everything would otherwise see a broken connection. Most parts have 16 MiB.
 _DROPPED_BYTES = 32 * 1024 * 1024
 _DROPPED_SECONDS = 5.0
 
 
 class BodyTimeout(Exception):
-    """Raised when the body does not arrive in time. Nothing more is read from it then."""
+    """Raised when the body does not arrive in time. After that, nothing more is read from it."""
 
 
 class RequestBody:
@@ -25,12 +25,12 @@ class RequestBody:
         declared = request.headers.get("content-length")
         # Servers reject other values; eighteen digits exceed every limit, and int() fails on thousands of digits.
         self.length = int((declared.lstrip("0") or "0")[:18]) if declared is not None and declared.isdecimal() else None
-        # False once the client went away, which ends the body early.
+        # False once the client has disconnected, which ends the body early.
         self.complete = True
         self.exhausted = self.length == 0 or (declared is None and "transfer-encoding" not in request.headers)
 
     async def next_chunk(self) -> bytes:
-        """The next bytes; empty when the client went away. Only while the body is not exhausted."""
+        """The next bytes; empty when the client has disconnected. Call it only while the body is not exhausted."""
         return self._taken(await self._receive())
 
     async def next_chunk_within(self, seconds: float) -> bytes:
@@ -43,7 +43,7 @@ class RequestBody:
             raise BodyTimeout from None
 
     async def read(self, limit: int, seconds: float) -> bytes | None:
-        """The whole body, or None when it has more than `limit` bytes; a longer one is not read to its end.
+        """The whole body; None when it is longer than `limit` bytes, in which case the rest is not read.
 
         Raises BodyTimeout when it takes longer than `seconds` to arrive.
         """
@@ -60,7 +60,7 @@ class RequestBody:
         return bytes(body)
 
     async def drop_rest(self) -> None:
-        """Read on, up to a limit, and keep nothing."""
+        """Read the rest of the body, up to a limit, and drop it."""
         dropped = 0
         try:
             async with asyncio.timeout(_DROPPED_SECONDS):
@@ -79,7 +79,7 @@ class RequestBody:
 
 
 async def respond(response: ASGIApp, body: RequestBody, scope: Scope, receive: Receive, send: Send) -> None:
-    """Send a response. If the body was not read to its end, the client sees the response before the close."""
+    """Send a response. If the body was not read to its end, the connection closes after the response."""
     if body.exhausted or not isinstance(response, Response):
         return await response(scope, receive, send)
     response.headers["connection"] = "close"

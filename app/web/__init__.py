@@ -1,1 +1,1 @@
-"""What is served over HTTP beside GraphQL."""
+"""What the gateway serves over HTTP besides GraphQL."""

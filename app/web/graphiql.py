@@ -1,7 +1,7 @@
 """GraphiQL at /graphql for browsers, and its assets under /graphiql/, all served by the gateway itself.
 
 The assets are built by `make setup` from the packages that graphiql/package-lock.json pins. The page requests
-nothing from any other host: its Content-Security-Policy tells the browser so.
+nothing from any other host; its Content-Security-Policy enforces this.
 """
 
 import json
@@ -39,7 +39,7 @@ PAGE_HEADERS = {
     "Referrer-Policy": "no-referrer",
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
-    # A page of an earlier version would ask for scripts that are gone.
+    # A page of an earlier version would request scripts that no longer exist.
     "Cache-Control": "no-store",
     "Vary": "Accept",
 }
@@ -57,10 +57,11 @@ Run <code>make setup</code>, then load the page again.</p>
 
 
 def graphiql_page(*, embedded: bool, assets: Path = ASSETS) -> Response:
-    """The page for a browser; 503 with the way out when `assets` have not been built.
+    """The page for a browser; 503 with instructions when `assets` have not been built.
 
-    It is the same for all who ask, and holds no token: it can't be known who asks. A proxy on this machine makes
-    others look local, and other users of the machine are. `embedded` says that the gateway issues tokens itself.
+    It is the same for every client, and contains no token, since the client can't be identified: behind a proxy on this
+    machine every client appears local, and other users of the machine are local. `embedded` means that the gateway
+    issues tokens itself.
     """
     if not (assets / "page.js").is_file():
         return HTMLResponse(NOT_BUILT, status_code=503, headers=PAGE_HEADERS)
@@ -70,19 +71,19 @@ def graphiql_page(*, embedded: bool, assets: Path = ASSETS) -> Response:
 
 
 def graphiql_assets(assets: Path = ASSETS) -> Mount:
-    """The route of scripts, workers, styles and fonts of the page."""
+    """The route of the page's scripts, workers, styles and fonts."""
     return Mount("/graphiql", _Assets(directory=assets, check_dir=False), name="graphiql")
 
 
 class _Assets(StaticFiles):
-    """Files that a browser keeps and asks about each time, so that it sees a new build at once."""
+    """Files that a browser caches and revalidates each time, so that it sees a new build at once."""
 
     async def check_config(self) -> None:
-        """Assets that have not been built yet are not found, like any other; the page says what to do."""
+        """Skip the check of the folder: assets that have not been built yet are simply not found."""
 
     async def get_response(self, path: str, scope: Scope) -> Response:
         response = await super().get_response(path, scope)
-        # A worker is held by the policy that its own script came with, not by the page's.
+        # The policy of a worker comes with its own script, not with the page.
         response.headers["Content-Security-Policy"] = CONTENT_SECURITY_POLICY
         response.headers["Cache-Control"] = "no-cache"
         response.headers["X-Content-Type-Options"] = "nosniff"

@@ -1,4 +1,4 @@
-"""`/healthz`: the process lives. `/readyz`: it can do its work, or what keeps it from that."""
+"""`/healthz`: whether the process is alive. `/readyz`: whether it can work, and if not, why."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
@@ -14,15 +14,15 @@ log = structlog.get_logger()
 
 Check = Callable[[], Awaitable[None]]
 
-# Who asks is mostly a load balancer, which does not wait long either.
+# Most clients are load balancers, which do not wait long either.
 _PATIENCE_SECONDS = 3.0
 
 
 def health_routes(needed: Mapping[str, Check], helpful: Mapping[str, Check]) -> list[Route]:
-    """The two routes. Both mappings are checks by name, each raising when it fails.
+    """The two routes. Both mappings contain checks by name, which raise when they fail.
 
-    Without what is `needed` the process is not ready. Without what is `helpful` it answers all the same, only
-    later: were it taken out of service for that, all its fellows would be, too.
+    The process is not ready when a `needed` check fails. When a `helpful` one fails, the process still works, only more
+    slowly. It stays ready, since the check would fail in all processes, and none would be left in service.
     """
 
     async def healthz(_request: Request) -> Response:
@@ -53,5 +53,5 @@ async def _state(name: str, check: Check) -> str:
         return "no answer in time"
     except Exception:
         log.exception("readiness.failed", check=name)
-        return "failed; the log says why"
+        return "failed; see the log"
     return "ok"

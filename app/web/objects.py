@@ -1,6 +1,6 @@
-"""`/objects/…`: parts of uploads come in, objects go out, where the object store is a folder.
+"""`/objects/…`: receives parts of uploads and sends objects, where the object store is a folder.
 
-A signed address needs no token. Who asked for it is decided on again at the start of each request.
+A signed URL needs no token. At the start of each request, the permission of the user who requested it is checked again.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
@@ -31,13 +31,13 @@ OnBytes = Callable[[str, int], None]
 
 
 class Permission(Protocol):
-    """What is asked at the start of each request: may `asker` still use an address of this object?"""
+    """Decides at the start of each request whether `asker` may still use a URL of this object."""
 
     async def require_upload(self, asker: Asker | None, key: str) -> None:
-        """Raises NotFound, Forbidden, UploadEnded or UploadClosed when a part may not be sent (any longer)."""
+        """Raises NotFound, Forbidden, UploadEnded or UploadClosed when a part may not, or no longer, be sent."""
 
     async def require_download(self, asker: Asker | None, key: str) -> None:
-        """Raises NotFound or Forbidden when the object may not be read (any longer)."""
+        """Raises NotFound or Forbidden when the object may not, or no longer, be read."""
 
 
 _METHODS = ("GET", "HEAD", "PUT")
@@ -52,15 +52,15 @@ def object_routes(
     allowed_origins: Sequence[str] = (),
     silence_seconds: float = 60,
 ) -> list[Route]:
-    """The routes that serve the addresses which `store` signs.
+    """The routes that serve the URLs that `store` signs.
 
-    `permission` decides at the start of every request whether the address may still be used; without it, its
-    signature alone counts. A request that has begun goes on to its end.
-    `on_head` is awaited with the key when the first 256 KiB of part 1, or all of it, are in the file: receiving
-    waits for it, and fails when it raises. `on_bytes` is called with the key and the number of bytes that
-    were just written, about every 2 MiB and twice a second at least; those of a part that fails, or comes
-    again, are among them. `allowed_origins` may use the addresses from browsers ("*" for all). A client that
-    sends nothing for `silence_seconds` is taken for gone, so that another request can bring its part.
+    `permission` decides at the start of every request whether the URL may still be used; without it, only the signature
+    counts. A request that has begun continues to its end.
+    `on_head` is awaited with the key when the first 256 KiB of part 1, or all of it, are in the file: receiving waits
+    for it, and fails when it raises. `on_bytes` is called with the key and the number of bytes that were just written,
+    about every 2 MiB and at least twice a second, including those of a part that fails or is sent again.
+    `allowed_origins` may use the URLs from browsers ("*" for all). A client that sends nothing for `silence_seconds` is
+    considered disconnected, so that another request can upload its part.
     """
     endpoint = _ObjectEndpoint(store, permission, on_head, on_bytes, silence_seconds)
     cross_origin = Middleware(
@@ -74,7 +74,7 @@ def object_routes(
 
 
 class _ObjectEndpoint:
-    """A plain ASGI application: only that sees the body as it comes, and may answer before its end."""
+    """A plain ASGI application: only this can read the body as it arrives, and respond before its end."""
 
     def __init__(
         self,
@@ -100,7 +100,9 @@ class _ObjectEndpoint:
                 return await self._send_object(request, receive, send)
             else:
                 allow = {"allow": ", ".join(_METHODS)}
-                raise Refusal(405, "METHOD_NOT_ALLOWED", "Nothing here takes this method.", "Use PUT or GET.", allow)
+                raise Refusal(
+                    405, "METHOD_NOT_ALLOWED", "Objects do not support this method.", "Use PUT or GET.", allow
+                )
         except GatewayError as error:
             response = error_answer(error)
         await respond(response, body, scope, receive, send)
@@ -113,9 +115,9 @@ class _ObjectEndpoint:
         try:
             await self._store.receive_part(part, body, _Arrival(part, self._on_head, self._on_bytes))
         except UploadClosed:
-            await self._require_upload(part)  # it has ended meanwhile, and this says why
+            await self._require_upload(part)  # it has ended in the meantime, and this raises why
             raise
-        # Of these very bytes, and of no others: their checksum would cost more than writing them.
+        # Random, so that only these bytes have it: a checksum would cost more than writing them.
         return Response(headers={"etag": f'"{token_hex(16)}"'})
 
     async def _require_upload(self, part: PartAddress) -> None:
@@ -156,7 +158,7 @@ class _ObjectEndpoint:
 
 
 class _Arrival:
-    """Told of each batch of a part that was written; tells those who want to know."""
+    """Calls `on_head` and `on_bytes` for each batch of a part that was written."""
 
     def __init__(self, part: PartAddress, on_head: OnHead | None, on_bytes: OnBytes | None) -> None:
         self._key = part.key

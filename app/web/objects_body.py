@@ -1,4 +1,4 @@
-"""The body of a request that may be long, may stop coming, and may have to be refused before it is read."""
+"""The body of a request that uploads a part: it may be long, stall, or be refused before it is read."""
 
 from starlette.datastructures import Headers
 from starlette.requests import Request
@@ -11,15 +11,15 @@ from app.web.objects_errors import Refusal
 def require_plain_body(headers: Headers) -> None:
     """Raises Refusal for a body that is not exactly the bytes of the part.
 
-    A part is stored as it comes: of an encoded one, the wrong bytes would be kept, and a range of the object that a
-    client names itself is not the part that was signed.
+    A part is stored as it arrives: of an encoded one, the wrong bytes would be stored, and a range that the client
+    chooses is not the part that was signed.
     """
     encodings = ",".join(headers.getlist("content-encoding")).lower().split(",")
     if any(encoding.strip() not in ("", "identity") for encoding in encodings):
         raise Refusal(
             415,
             "UNSUPPORTED_ENCODING",
-            "The body of a part is stored as it is, and this one has a Content-Encoding.",
+            "A part is stored as it is, but this request has a Content-Encoding.",
             "Send the plain bytes of the file, without Content-Encoding.",
             {"accept-encoding": "identity"},  # RFC 9110, section 15.5.16
         )
@@ -27,7 +27,7 @@ def require_plain_body(headers: Headers) -> None:
         raise Refusal(
             400,
             "INVALID",
-            "A part is sent as a whole: this request has a Content-Range.",
+            "A part is sent as a whole, but this request has a Content-Range.",
             "Send every byte of the part in one request, without Content-Range.",
             {},
         )
@@ -36,28 +36,32 @@ def require_plain_body(headers: Headers) -> None:
             400,
             "INVALID",
             "The request has both a Content-Length and a Transfer-Encoding.",
-            "Send the length of the part in Content-Length alone.",
+            "Send only a Content-Length with the length of the part.",
             {},
         )
 
 
 class Body(RequestBody):
-    """An iterator over the chunks of a body; it ends early when the client goes away."""
+    """An iterator over the chunks of a body; it ends early when the client disconnects."""
 
     def __init__(self, request: Request, receive: Receive, silence_seconds: float) -> None:
-        """After `silence_seconds` without a byte, iterating raises Refusal."""
+        """Iterating raises Refusal after `silence_seconds` without a byte."""
         super().__init__(request, receive)
         self._silence_seconds = silence_seconds
 
     def expect(self, length: int) -> None:
-        """Raises Refusal when it isn't declared that exactly `length` bytes come."""
-        hint = f"Send exactly {length} bytes, with their number in Content-Length."
+        """Raises Refusal unless the request declares exactly `length` bytes."""
+        hint = f"Send exactly {_bytes(length)}, with a Content-Length of {length}."
         if self.length is None:
-            raise Refusal(411, "LENGTH_REQUIRED", "The request does not say how long its body is.", hint, {})
+            raise Refusal(411, "LENGTH_REQUIRED", "The request has no Content-Length.", hint, {})
         if self.length > length:
-            raise Refusal(413, "TOO_LARGE", f"The part has {length} bytes, not {self.length}.", hint, {})
+            raise Refusal(
+                413, "TOO_LARGE", f"The part has {_bytes(length)}, but the Content-Length is {self.length}.", hint, {}
+            )
         if self.length < length:
-            raise Refusal(400, "INVALID", f"The part has {length} bytes, not {self.length}.", hint, {})
+            raise Refusal(
+                400, "INVALID", f"The part has {_bytes(length)}, but the Content-Length is {self.length}.", hint, {}
+            )
 
     def __aiter__(self) -> "Body":
         return self
@@ -69,4 +73,8 @@ class Body(RequestBody):
             return await self.next_chunk_within(self._silence_seconds)
         except BodyTimeout:
             hint = "Send the part again."
-            raise Refusal(408, "REQUEST_TIMEOUT", "No byte came for too long.", hint, {}) from None
+            raise Refusal(408, "REQUEST_TIMEOUT", "The client sent nothing for too long.", hint, {}) from None
+
+
+def _bytes(count: int) -> str:
+    return "1 byte" if count == 1 else f"{count} bytes"

@@ -1,4 +1,4 @@
-"""What goes wrong at `/objects/…`, as JSON: {"error": {"code", "message", "hint"}}, nothing internal in it."""
+"""Errors of `/objects/…` as JSON: {"error": {"code", "message", "hint"}}, without anything internal."""
 
 from starlette.responses import JSONResponse, Response
 
@@ -22,7 +22,7 @@ from app.errors import (
 
 
 class Refusal(GatewayError):
-    """Raised when a request is answered with an error of HTTP's own. `headers` go with the answer."""
+    """Raised when a request is answered with an HTTP error. `headers` are added to the response."""
 
     def __init__(self, status: int, code: str, message: str, hint: str, headers: dict[str, str]) -> None:
         super().__init__(message)
@@ -33,7 +33,7 @@ class Refusal(GatewayError):
         self.headers = headers
 
 
-# Errors whose own text says what is true for the caller.
+# Errors whose own text is meant for the caller.
 _MISTAKES: dict[type[UserMistake], int] = {Forbidden: 403, InvalidInput: 400, NotFound: 404, TooLarge: 413}
 
 # Errors of the store and the database, whose text is for operators: status, code, message, hint.
@@ -41,50 +41,50 @@ _STORE_ERRORS: dict[type[GatewayError], tuple[int, str, str, str]] = {
     UploadClosed: (
         409,
         "UPLOAD_CLOSED",
-        "The upload takes no bytes: it is completed, was aborted or refused, or has expired.",
-        "Ask the API for the state of the image.",
+        "The upload accepts no bytes: it was completed, aborted or refused, or has expired.",
+        "Query the status of the image.",
     ),
     PartsArriving: (
         409,
         "PART_ARRIVING",
-        "Another request is bringing this part, or the upload is being completed.",
-        "Wait for the other request to end, then ask the API which parts are missing.",
+        "Another request is sending this part, or the upload is being completed.",
+        "Wait for the other request to end, then query which parts are missing.",
     ),
     StoreFull: (
         507,
         "STORE_FULL",
-        "There is no room for these bytes.",
-        "Send the part again later: the upload stays open and keeps the parts that have arrived.",
+        "The object store has no space for these bytes.",
+        "Send the part again later; the upload stays open and keeps the parts that have arrived.",
     ),
     StoreUnavailable: (
         503,
         "STORE_UNAVAILABLE",
-        "The object store can't be used right now.",
-        "Send the request again later: the upload keeps the parts that have arrived.",
+        "The object store is not available right now.",
+        "Send the request again later; the upload keeps the parts that have arrived.",
     ),
     ObjectMissing: (
         404,
         "OBJECT_MISSING",
-        "The object store does not have these bytes any longer.",
-        "Ask the API for the image. If it is still ACTIVE, tell the operator: `images fsck` finds what is missing.",
+        "The object store no longer has these bytes.",
+        "Query the image. If it is still ACTIVE, ask the operator to run `images fsck`, which finds missing objects.",
     ),
     DatabaseFull: (
         507,
         "STORAGE_UNAVAILABLE",
-        "There is no room left on the gateway's disk.",
-        "Send the part again later: the upload stays open and keeps the parts that have arrived.",
+        "The gateway's disk is full.",
+        "Send the part again later; the upload stays open and keeps the parts that have arrived.",
     ),
     DatabaseUnavailable: (
         503,
         "UNAVAILABLE",
-        "The catalogue does not answer right now.",
-        "Send the request again later: the upload keeps the parts that have arrived.",
+        "The catalogue is not available right now.",
+        "Send the request again later; the upload keeps the parts that have arrived.",
     ),
 }
 
 
 def error_answer(error: GatewayError) -> Response:
-    """The answer that tells a caller of an error. Raises the error when none is foreseen."""
+    """The response for an error. Raises the error itself when there is none for its type."""
     if isinstance(error, Refusal):
         return _answer(error.status, error.code, error.message, error.hint, error.headers)
     if isinstance(error, UploadEnded):
@@ -92,9 +92,9 @@ def error_answer(error: GatewayError) -> Response:
     for mistake, status in _MISTAKES.items():
         if isinstance(error, mistake):
             return _answer(status, error.code, error.message, error.hint)
-    for kind, told in _STORE_ERRORS.items():
+    for kind, texts in _STORE_ERRORS.items():
         if isinstance(error, kind):
-            return _answer(*told)
+            return _answer(*texts)
     raise error
 
 

@@ -1,4 +1,4 @@
-"""Which bytes of an object a request asks for (RFC 9110, sections 13 and 14)."""
+"""Parses which bytes of an object a request selects (RFC 9110, sections 13 and 14)."""
 
 import re
 
@@ -10,7 +10,7 @@ _ONE_RANGE = re.compile(r"bytes=([0-9]{0,19})-([0-9]{0,19})")
 
 
 def is_unchanged(headers: Headers, etag: str) -> bool:
-    """Whether If-None-Match names what the client would get: it has it already. Weak tags match, too."""
+    """Whether the client already has the object, by If-None-Match. Weak tags match, too."""
     known = headers.get("if-none-match")
     if known is None:
         return False
@@ -19,10 +19,10 @@ def is_unchanged(headers: Headers, etag: str) -> bool:
 
 
 def requested_range(headers: Headers, size: int, etag: str) -> tuple[int, int] | None:
-    """Start and end (not included) of the one range that is asked for; None for all of the object.
+    """Start and end (exclusive) of the single range that is requested; None for the whole object.
 
-    Ranges in the plural, and what is no range, may be ignored and are; so is, by If-Range, one of an earlier
-    version. Raises Refusal with 416 when the range lies behind the end.
+    Several ranges and invalid ones are ignored, as the RFC allows, and so is a range of an earlier version (If-Range).
+    Raises Refusal with 416 when the range contains no byte of the object.
     """
     if headers.get("if-range", etag) != etag:
         return None
@@ -40,8 +40,8 @@ def requested_range(headers: Headers, size: int, etag: str) -> tuple[int, int] |
         raise Refusal(
             416,
             "RANGE_NOT_SATISFIABLE",
-            f"The object has {size} bytes.",
-            "Ask for bytes before its end.",
+            f"The range contains no byte of the object, which has {size} byte{'' if size == 1 else 's'}.",
+            "Request bytes before its end.",
             {"content-range": f"bytes */{size}"},
         )
     return start, end

@@ -1,7 +1,7 @@
-"""POST /graphiql/signin: a browser exchanges the one-time code that it was opened with for a token.
+"""POST /graphiql/signin: a browser exchanges the one-time code in its URL for a token.
 
-The code comes in the body, and before that in the fragment of an address: fragments are sent to no server, so that
-no log and no Referer holds it.
+The code arrives in the body. Before that, it is in the fragment of a URL: browsers send fragments to no server, so no
+log and no Referer contains it.
 """
 
 import asyncio
@@ -28,7 +28,7 @@ TOKEN_VALIDITY = timedelta(days=1)
 _BODY_BYTES = 1024
 _BODY_SECONDS = 10
 _CODE = re.compile(r"[A-Za-z0-9_-]{43}")
-# Wrong codes that one client address may send in a minute, and how many addresses are remembered.
+# Maximum wrong codes per client address and minute, and how many addresses are remembered.
 _WRONG_CODES = 20
 _WINDOW_SECONDS = 60.0
 _ADDRESSES = 10_000
@@ -47,7 +47,7 @@ class SignInRefused(GatewayError):
 
 
 class SignIn:
-    """The endpoint. `tokens` is None where an OIDC issuer signs people in; then no code works."""
+    """The endpoint. `tokens` is None where an OIDC issuer signs users in; then no code works."""
 
     def __init__(
         self,
@@ -62,7 +62,7 @@ class SignIn:
         self._attempts = Attempts(clock)
 
     async def answer(self, request: Request) -> Response:
-        """`{"token": …}` for a code that holds, or `{"error": {code, message, hint}}`. No answer may be stored."""
+        """`{"token": …}` for a valid code, or `{"error": {code, message, hint}}`. No response may be cached."""
         try:
             return _response(200, {"token": await self._token(request)})
         except SignInRefused as refused:
@@ -82,7 +82,7 @@ class SignIn:
         if signed_in is None or self._tokens is None:
             self._attempts.wrong(address)
             log.warning("sign_in.refused", client=address)
-            message = "This sign-in address was already used, replaced or has expired."
+            message = "This sign-in URL was already used, was replaced, or has expired."
             raise SignInRefused(403, "CODE_REFUSED", message, "Run `images signin` to get a new one.")
         log.info("sign_in.done", subject=signed_in.subject, client=address)
         return self._tokens.issue(
@@ -95,11 +95,11 @@ class SignIn:
 
 
 class Attempts:
-    """Counts wrong codes by client address, within a window of a minute."""
+    """Counts wrong codes per client address and minute."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
-        # When the window of an address began, and how many wrong codes came in it.
+        # Per address, when its window began and how many wrong codes it sent since.
         self._wrong: OrderedDict[str, tuple[float, int]] = OrderedDict()
 
     def require_left(self, address: str) -> None:
@@ -108,7 +108,7 @@ class Attempts:
         left = began + _WINDOW_SECONDS - self._clock()
         if count >= _WRONG_CODES and left > 0:
             seconds = math.ceil(left)
-            message = f"Too many wrong sign-in codes came from here: {_WRONG_CODES} in a minute."
+            message = f"This client sent too many wrong sign-in codes: {_WRONG_CODES} within a minute."
             hint = f"Wait {seconds} {'second' if seconds == 1 else 'seconds'}, or paste a token."
             raise SignInRefused(429, "TOO_MANY_ATTEMPTS", message, hint, Retry_After=str(seconds))
 
@@ -122,22 +122,22 @@ class Attempts:
 
 
 def require_same_origin(request: Request, public_url: str | None) -> None:
-    """Raises SignInRefused for a request that a page of another origin makes.
+    """Raises SignInRefused for a request from a page of another origin.
 
-    Browsers say so in Sec-Fetch-Site, which no script can forge. They leave it out for addresses without TLS; then
-    Origin has to name the host that was asked for, or the public address, since a proxy may change the former.
+    Browsers report the origin in Sec-Fetch-Site, which no script can forge. They omit it for URLs without TLS; then
+    Origin has to name the requested host, or the public URL, since a proxy may change the host.
     """
     site, origin = request.headers.get("sec-fetch-site"), request.headers.get("origin")
     own = {request.headers.get("host", "").lower(), urlsplit(public_url or "").netloc.lower()} - {""}
     if site == "same-origin" or (site is None and (origin is None or urlsplit(origin).netloc.lower() in own)):
         return
-    hint = "Open the address that `images signin` prints; behind a proxy, set IMAGES_PUBLIC_URL."
+    hint = "Open the URL that `images signin` prints; behind a proxy, set IMAGES_PUBLIC_URL."
     raise SignInRefused(403, "CROSS_ORIGIN", "Only the gateway's own page may exchange a sign-in code.", hint)
 
 
 async def _code_in(request: Request) -> str:
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    # A page of another origin can't send JSON without asking first.
+    # A page of another origin can't send JSON without a CORS preflight.
     if media_type != "application/json":
         raise SignInRefused(415, "UNSUPPORTED_MEDIA_TYPE", "Send the code as JSON.")
     try:

@@ -1,4 +1,4 @@
-"""Connections of the API: how large a request head may be, how long it may take, how many clients there may be.
+"""Connections of the API: limits on the size and time of request heads, and on the number of clients.
 
 docs/http-server.md explains the limits and the choice of the parser.
 """

@@ -1,7 +1,7 @@
 """HTTP/1.1 connections: uvicorn's, with limits on what a client may send before the application sees it.
 
-httptools (llhttp) has no limits of its own, and uvicorn adds none: a head would be collected whole, however long it
-is. Here every callback and every read is counted, so a connection never holds more than one read (256 KB) and a head.
+httptools (llhttp) has no limits of its own, and uvicorn adds none: a head of any length would be collected. Here every
+callback and every read is counted, so a connection never holds more than one read (256 KB) and a head.
 """
 
 import asyncio
@@ -38,7 +38,7 @@ class _Stopped(Exception):
 
 
 class HttpConnection(HttpToolsProtocol):
-    """A connection of a client, for any number of requests."""
+    """A client's connection, for any number of requests."""
 
     def __init__(
         self,
@@ -50,7 +50,7 @@ class HttpConnection(HttpToolsProtocol):
         room: Room,
         head_seconds: float,
     ) -> None:
-        """A head has to arrive within `head_seconds`."""
+        """A head must arrive within `head_seconds`."""
         super().__init__(config, server_state, app_state, _loop)
         self.address = ""
         self._room = room
@@ -59,9 +59,9 @@ class HttpConnection(HttpToolsProtocol):
         self._active: RequestResponseCycle | None = None
 
         self._in_head = True
-        self._phase = 0  # changes with every end of a head, and of a body
+        self._phase = 0  # changes at the end of every head and every body
         self._begun = False  # whether the parser has seen the beginning of the head
-        self._unparsed = 0  # bytes of reads that ended in the head in which they began
+        self._unparsed = 0  # bytes of reads that began and ended in the same head
         self._head_bytes = 0
         self._framing = 0
         self._dropped = 0
@@ -85,13 +85,13 @@ class HttpConnection(HttpToolsProtocol):
         self._room.leave(self)
         active = self._active
         super().connection_lost(exc)
-        # uvicorn tells only the newest of pipelined requests, which may not have been started.
+        # uvicorn notifies only the newest of pipelined requests, which may not have started.
         if active is not None and not active.response_complete:
             active.disconnected = True
             active.message_event.set()
 
     def give_way(self) -> None:
-        """Close at once: another client needs the descriptor."""
+        """Close immediately: another client needs the descriptor."""
         self._deaf = True
         self._stop_timer()
         self.transport.abort()
@@ -114,7 +114,7 @@ class HttpConnection(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         if len(self.pipeline) >= PIPELINED_REQUESTS:
-            # The client sees an end after the answers, and sends the rest again (RFC 9112, section 9.3.2).
+            # The client sees the close after the responses, and sends the rest again (RFC 9112, section 9.3.2).
             self._stop(b"")
         self._begun = True
         self._head_bytes = _LINE_FRAMING
@@ -142,7 +142,7 @@ class HttpConnection(HttpToolsProtocol):
         self._room.serve(self)
         super().on_headers_complete()
         if self.parser.should_upgrade() and not self._should_upgrade():
-            # The parser skips the body of such a request: what follows can't be told from a next one.
+            # The parser skips the body of such a request, and can't distinguish it from the next request.
             self.cycle.keep_alive = False
 
     def on_body(self, body: bytes) -> None:
@@ -168,7 +168,7 @@ class HttpConnection(HttpToolsProtocol):
     # What every read adds
 
     def _weigh(self, size: int, *, whole: bool) -> None:
-        """Count a read that was parsed; `whole` when it neither ended a head nor a body."""
+        """Count a read that was parsed; `whole` when it ended neither a head nor a body."""
         if not self._in_head:
             if whole:
                 self._weigh_body(size)
@@ -202,12 +202,12 @@ class HttpConnection(HttpToolsProtocol):
     def _head_is_late(self) -> None:
         self._timer = None
         if self.flow.read_paused:
-            self._await_head()  # it may be here, and has not been read
+            self._await_head()  # it may have arrived without being read
         else:
             self._refuse(refusals.HEAD_TIMEOUT if self._begun or self._unparsed else b"")
 
     def _rest(self) -> None:
-        """Idle: the next request may come, for as long as a connection is kept."""
+        """Wait for the next request, as long as the connection is kept alive."""
         self._room.wait(self)
         if self.timeout_keep_alive_task is None:
             self.timeout_keep_alive_task = self.loop.call_later(
@@ -222,7 +222,7 @@ class HttpConnection(HttpToolsProtocol):
     # Answers
 
     def _outstanding(self) -> bool:
-        """Whether a request waits for its answer, or for the end of it."""
+        """Whether a request waits for its response, or for the end of it."""
         return bool(self.pipeline) or (self._active is not None and not self._active.response_complete)
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
@@ -241,14 +241,14 @@ class HttpConnection(HttpToolsProtocol):
         self._unset_keepalive_if_required()
         if self._in_head:
             self._room.wait_for_head(self)
-        else:  # the rest of a body that the application did not want
+        else:  # the rest of a body that the application did not read
             self._timer = self.loop.call_later(self._head_seconds, self._refuse, b"")
             self._room.wait(self)
 
     # The end
 
     def _refuse(self, answer: bytes) -> None:
-        """Parse nothing more; close after `answer`, which comes after those to earlier requests."""
+        """Stop parsing, and close after `answer`, which is sent after the responses to earlier requests."""
         self._deaf = True
         self._farewell = answer
         self._stop_timer()
@@ -261,7 +261,7 @@ class HttpConnection(HttpToolsProtocol):
             self._say_farewell()
 
     def _abandon_request(self) -> None:
-        """Withdraw the request in whose body the fault is."""
+        """Cancel the request whose body is faulty."""
         if self.pipeline and self.pipeline[0][0] is self.cycle:
             self.pipeline.popleft()
         elif self.cycle is self._active and self._outstanding():

@@ -8,25 +8,25 @@ HEAD_BYTES = 64 * 1024
 """Largest head of a request: request line and header fields."""
 
 HEAD_FIELDS = 100
-"""Most header fields of a request."""
+"""Maximum header fields of a request."""
 
 HANDSHAKE_LINE_BYTES = 8 * 1024
-"""Longest line in the head of a WebSocket handshake; the `websockets` package reads no longer ones."""
+"""Longest line in the head of a WebSocket handshake: the limit of the `websockets` package."""
 
 FRAMING_BYTES = 16 * 1024
 CHUNK_FRAMING_BYTES = 32
-"""Framing of a chunked body: so much for each chunk, and FRAMING_BYTES once. Only extensions need more."""
+"""Framing that a chunked body may have: this per chunk, plus FRAMING_BYTES. Only extensions need more."""
 
 PIPELINED_REQUESTS = 16
-"""Most requests of a connection that wait for the answer to an earlier one."""
+"""Maximum requests of a connection that wait for the response to an earlier one."""
 
 DROPPED_BYTES = 1024 * 1024
-"""How much of a body is read and dropped after its request was answered."""
+"""How much of a body is read and dropped after the response to its request."""
 
 FRAGMENTS = 1024
-"""Most frames of one WebSocket message."""
+"""Maximum frames of a WebSocket message."""
 
-# Beyond what connections use: the database, the store, the broker, workers' pipes, logs.
+# For everything except connections: the database, the store, the broker, workers' pipes, logs.
 _RESERVED_DESCRIPTORS = 128
 # The socket, and the file that a request reads or writes where the object store is a folder.
 _DESCRIPTORS_PER_CONNECTION = 2
@@ -35,7 +35,7 @@ _MOST_CONNECTIONS = 10_000
 
 
 def raise_descriptor_limit() -> int:
-    """Raise RLIMIT_NOFILE of this process to its hard limit; returns the limit in force."""
+    """Raise RLIMIT_NOFILE of this process to its hard limit. Returns the limit that is then in force."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
@@ -45,16 +45,16 @@ def raise_descriptor_limit() -> int:
 
 
 def connection_limit(wanted: int | None, descriptors: int) -> int:
-    """How many connections a process with so many descriptors accepts; `wanted` by the settings, or derived.
+    """How many connections a process accepts: `wanted`, or as many as its `descriptors` allow.
 
-    Raises SettingsError when the descriptors are too few.
+    Raises SettingsError when there are too few descriptors.
     """
     possible = (descriptors - _RESERVED_DESCRIPTORS) // _DESCRIPTORS_PER_CONNECTION
     needed = wanted or _FEWEST_CONNECTIONS
     if possible < needed:
         required = needed * _DESCRIPTORS_PER_CONNECTION + _RESERVED_DESCRIPTORS
         raise SettingsError(
-            f"{needed} connections need {required} open files, and this process may open {descriptors}: "
+            f"{needed} connections need {required} open files, but this process may open only {descriptors}; "
             f"raise its hard limit (`ulimit -Hn`, LimitNOFILE) to {required}, or lower IMAGES_CONNECTIONS"
         )
     return wanted or min(possible, _MOST_CONNECTIONS)

@@ -1,4 +1,4 @@
-"""What uvicorn makes of a connection."""
+"""The protocol classes that uvicorn uses for connections."""
 
 import asyncio
 from functools import partial
@@ -17,7 +17,7 @@ class Protocols(TypedDict):
 
 
 def protocols(connections: int, head_seconds: float) -> Protocols:
-    """HTTP and WebSocket connections of one process: at most so many, and a head within `head_seconds`."""
+    """HTTP and WebSocket protocols of one process: at most `connections`, and heads within `head_seconds`."""
     room = Room(connections)
     # uvicorn only calls them; it types them as classes.
     return {

@@ -1,4 +1,4 @@
-"""Responses that the server sends without asking the application."""
+"""Responses that the server sends without calling the application."""
 
 import json
 from http import HTTPStatus
@@ -28,19 +28,19 @@ TRAILERS = _response(
     HTTPStatus.BAD_REQUEST,
     "INVALID",
     "The chunked body ends with trailer fields.",
-    "Send all fields in front of the body.",
+    "Send all header fields before the body.",
 )
 CHUNK_EXTENSIONS = _response(
     HTTPStatus.BAD_REQUEST,
     "INVALID",
     "The chunked body has more framing than content.",
-    "Send chunks without extensions, or a Content-Length.",
+    "Send chunks without extensions, or use Content-Length.",
 )
 HEAD_TOO_LARGE = _response(
     HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
     "TOO_LARGE",
     f"The head of the request is larger than {HEAD_BYTES // _KIB} KiB or has more than {HEAD_FIELDS} fields.",
-    "Send fewer or shorter header fields, and long queries by POST.",
+    "Send fewer or shorter header fields, and send long queries by POST.",
 )
 HANDSHAKE_TOO_LARGE = _response(
     HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
@@ -52,7 +52,7 @@ HEAD_TIMEOUT = _response(
     HTTPStatus.REQUEST_TIMEOUT,
     "REQUEST_TIMEOUT",
     "The head of the request did not arrive in time.",
-    "Send the request again, at once.",
+    "Send the request again, without pauses.",
 )
 FULL = _response(
     HTTPStatus.SERVICE_UNAVAILABLE,

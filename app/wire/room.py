@@ -1,4 +1,4 @@
-"""The connections of a process, and which of them give way when there is no room for another."""
+"""The connections of a process, and which of them give way when the limit is reached."""
 
 import asyncio
 from typing import Protocol
@@ -7,8 +7,8 @@ import structlog
 
 log = structlog.get_logger()
 
-# An address may have a quarter of all connections waiting for their heads. Only these are counted by address: behind
-# a proxy or a NAT, many clients share one, but theirs are complete in no time.
+# One address may use a quarter of all connections for heads that have not arrived. Only these are counted by address:
+# behind a proxy or a NAT, many clients share one, but their heads arrive quickly.
 _HEADS_SHARE = 4
 _LOG_SECONDS = 60.0
 
@@ -17,21 +17,21 @@ class Occupant(Protocol):
     """A connection."""
 
     address: str
-    """Where the client connects from, as `client_network` writes it."""
+    """The client's network, as returned by `client_network`."""
 
     def give_way(self) -> None:
-        """Close at once."""
+        """Close immediately."""
 
 
 class Room:
-    """Counts connections. Those that wait for their client give way to new ones, the longest waiting first.
+    """Counts connections. Those that wait for their client give way to new ones, longest waiting first.
 
     A connection waits for its client before the head of a request is complete, while it is idle between requests,
     and after a WebSocket's handshake until the first message. While a request is served, it never gives way.
     """
 
     def __init__(self, limit: int) -> None:
-        """There are never more than `limit` connections."""
+        """Allows at most `limit` connections."""
         self._limit = limit
         self._heads_limit = max(1, limit // _HEADS_SHARE)
         self._all: set[Occupant] = set()
@@ -55,7 +55,7 @@ class Room:
         self.wait(occupant)
 
     def wait_for_head(self, occupant: Occupant) -> None:
-        """The client has to send the head of a request, or the rest of it."""
+        """Mark a connection that waits for the head of a request, or for the rest of it."""
         self.wait(occupant)
         heads = self._heads.setdefault(occupant.address, {})
         if len(heads) >= self._heads_limit:
@@ -64,12 +64,12 @@ class Room:
         self._heads.setdefault(occupant.address, heads)[occupant] = None
 
     def wait(self, occupant: Occupant) -> None:
-        """The connection is of no use until its client sends something."""
+        """Mark a connection that waits until its client sends something."""
         self.serve(occupant)
         self._waiting[occupant] = None
 
     def serve(self, occupant: Occupant) -> None:
-        """The connection is in use."""
+        """Mark a connection as in use."""
         self._waiting.pop(occupant, None)
         heads = self._heads.get(occupant.address)
         if heads is not None:
@@ -78,7 +78,7 @@ class Room:
                 del self._heads[occupant.address]
 
     def leave(self, occupant: Occupant) -> None:
-        """The connection is closed."""
+        """Remove a closed connection."""
         self.serve(occupant)
         self._all.discard(occupant)
 
@@ -90,4 +90,4 @@ class Room:
         now = asyncio.get_running_loop().time()
         if now - self._logged_at > _LOG_SECONDS:
             self._logged_at = now
-            log.warning("connections_at_limit", limit=self._limit, waiting=len(self._waiting))
+            log.warning("connections.at_limit", limit=self._limit, waiting=len(self._waiting))

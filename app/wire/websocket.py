@@ -18,7 +18,7 @@ _MESSAGE_TOO_BIG = 1009
 
 
 class WebSocketConnection(WebSocketsSansIOProtocol):
-    """What an HttpConnection becomes by a WebSocket's handshake. It may give way until its first message."""
+    """Replaces an HttpConnection after a WebSocket handshake. It may give way until its first message."""
 
     def __init__(
         self,
@@ -44,7 +44,7 @@ class WebSocketConnection(WebSocketsSansIOProtocol):
         super().connection_lost(exc)
 
     def give_way(self) -> None:
-        """Close at once: another client needs the descriptor."""
+        """Close immediately: another client needs the descriptor."""
         self.transport.abort()
 
     def data_received(self, data: bytes) -> None:
@@ -55,7 +55,7 @@ class WebSocketConnection(WebSocketsSansIOProtocol):
             self._room.serve(self)
         super().data_received(data)
         if not self.writable.is_set():
-            # Pings are answered without the application: who reads no answers is not read from.
+            # Pings are answered without the application. Read nothing more from a client that reads no answers.
             self.transport.pause_reading()
 
     def resume_writing(self) -> None:
@@ -74,6 +74,6 @@ class WebSocketConnection(WebSocketsSansIOProtocol):
     def _shake_hands(self, head: bytes) -> None:
         super().data_received(head)
         if not self.handshake_initiated and not self.transport.is_closing():
-            # uvicorn would wait forever: the handshake is no request for the `websockets` package.
+            # uvicorn would wait forever: the `websockets` package does not accept the handshake as a request.
             self.transport.write(refusals.BAD_REQUEST)
             self.transport.close()

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.anyio
 PATH = "/graphiql/signin"
 USED_UP = {
     "code": "CODE_REFUSED",
-    "message": "This sign-in address was already used, replaced or has expired.",
+    "message": "This sign-in URL was already used, was replaced, or has expired.",
     "hint": "Run `images signin` to get a new one.",
 }
 

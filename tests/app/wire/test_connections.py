@@ -276,7 +276,7 @@ def test_too_few_descriptors_are_an_error_with_numbers() -> None:
     with pytest.raises(SettingsError, match="5000 connections need 10128 open files") as caught:
         connection_limit(5000, 1024)
 
-    assert "this process may open 1024" in str(caught.value)
+    assert "this process may open only 1024;" in str(caught.value)
     assert "lower IMAGES_CONNECTIONS" in str(caught.value)
 
 
