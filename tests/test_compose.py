@@ -79,12 +79,12 @@ def test_nothing_starts_while_a_secret_is_not_set(secret: str, tmp_path: Path) -
     checked = checked_with(set(SECRETS) - {secret}, tmp_path)
 
     assert checked.returncode != 0
-    assert f"{secret} is not set; openssl rand -hex 32 makes one" in checked.stderr
+    assert f"{secret} is not set; generate it with openssl rand -hex 32" in checked.stderr
 
 
 def test_no_secret_is_written_in_the_file() -> None:
     # The name of a key may be: `uploads:${…}`.
-    required = r"(?:[a-z]+:)?\$\{([A-Z_]+):\?\1 is not set; openssl rand -hex 32 makes one\}"
+    required = r"(?:[a-z]+:)?\$\{([A-Z_]+):\?\1 is not set; generate it with openssl rand -hex 32\}"
     values = {
         name: value
         for service in SERVICES.values()

@@ -53,7 +53,7 @@ class Limits:
     `unprivileged_id` is the user and group that
     qemu-img runs as when we are root. `patience` is the wall-clock time of the shortest conversion, to which a second
     is added for every `slowest_rate` bytes. `compress`: clusters that are written anew in a store are compressed;
-    `parts` are the rules of that store. More data than `share_bytes` is streamed by several workers; None: by one in
+    `parts` are the rules of that store. More data than `split_bytes` is streamed by several workers; None: by one in
     any case.
     """
 
@@ -70,7 +70,7 @@ class Limits:
     patience: float = 300.0
     slowest_rate: int = 4 * MiB
     compress: bool = False
-    share_bytes: int | None = None
+    split_bytes: int | None = None
     parts: PartRules = field(default_factory=PartRules)
 
     def quota_below(self, virtual_size: int) -> bool:

@@ -128,7 +128,7 @@ def _converter(settings: Settings, storage: Storage) -> Converter:
         max_virtual_size=settings.virtual_size_limit,
         require_bubblewrap=settings.require_confinement,
         compress=settings.compression == "zstd",
-        share_bytes=settings.share_bytes,
+        split_bytes=settings.split_bytes,
     )
 
     def in_place(folder: FolderStore) -> Converter:

@@ -7,6 +7,7 @@ from decimal import Decimal
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from app.adapters.chosen import needs_data_folder
 from app.errors import SettingsError
@@ -21,9 +22,10 @@ EVERYTHING_OUTSIDE = {
 
 @pytest.fixture(autouse=True)
 def no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Settings of whoever runs the tests don't count."""
+    """Ignore the settings of the environment that runs the tests."""
     for name in Settings.model_fields:
         monkeypatch.delenv(f"IMAGES_{name.upper()}", raising=False)
+    monkeypatch.delenv("IMAGES_SHARE_BYTES", raising=False)
 
 
 def test_what_nobody_says_is_what_the_documents_promise() -> None:
@@ -42,6 +44,33 @@ def test_the_environment_is_read_and_what_is_given_goes_before_it(monkeypatch: p
     monkeypatch.setenv("IMAGES_HOST", "::1")
     settings = load_settings(port=9001, host=None)
     assert (settings.port, settings.host) == (9001, "::1")
+
+
+def test_the_old_name_of_a_setting_is_accepted_with_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("IMAGES_SHARE_BYTES", "4096")
+
+    with capture_logs() as logs:
+        settings = load_settings()
+
+    assert settings.split_bytes == 4096
+    assert [(line["event"], line["log_level"], line["old"], line["new"]) for line in logs] == [
+        ("settings.renamed", "warning", "IMAGES_SHARE_BYTES", "IMAGES_SPLIT_BYTES")
+    ]
+
+
+def test_the_new_name_of_a_setting_overrides_the_old_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("IMAGES_SHARE_BYTES", "4096")
+    monkeypatch.setenv("IMAGES_SPLIT_BYTES", "8192")
+
+    assert load_settings().split_bytes == 8192
+    assert load_settings(split_bytes=5).split_bytes == 5
+
+
+def test_an_invalid_value_under_an_old_name_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("IMAGES_SHARE_BYTES", "many")
+
+    with pytest.raises(SettingsError, match="IMAGES_SPLIT_BYTES: "):
+        load_settings()
 
 
 def test_trusted_proxies_are_addresses_and_networks(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -74,7 +74,7 @@ def shop(gateway: Gateway, minio: Minio, tmp_path: Path) -> Iterator[Shop]:
     """Three workers; more than 32 MiB of data are shared."""
     with store_bench(minio, tmp_path / "bench") as bench:
         address = bench.bucket.address
-        converters = [StoreConverter(address, Limits(share_bytes=32 * MiB)) for _ in range(3)]
+        converters = [StoreConverter(address, Limits(split_bytes=32 * MiB)) for _ in range(3)]
         store = S3Store(address)
         foremen = [
             Foreman(

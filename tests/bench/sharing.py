@@ -27,7 +27,7 @@ def measure(scale: Scale) -> Report:
         figures = [figure for name in _KINDS for figure in _figures(one, two, DISKS[name], data, scale.folder)]
     return Report(
         title="sharing",
-        how=f"{data / GIB:g} GiB of data in one image, once each: two workers, and IMAGES_SHARE_BYTES of half of the "
+        how=f"{data / GIB:g} GiB of data in one image, once each: two workers, and IMAGES_SPLIT_BYTES of half of the "
         "data, against one worker that shares nothing. From completeUpload until a WebSocket hears ACTIVE, as in "
         "stored_conversion. Workers, MinIO and all else have the cores of this one machine in common: where one "
         "worker and MinIO keep them busy already, a second worker can win nothing here. Processor time is that of "
@@ -37,7 +37,7 @@ def measure(scale: Scale) -> Report:
 
 
 def _share_from(size: int) -> dict[str, str]:
-    return {"IMAGES_SHARE_BYTES": str(size)}
+    return {"IMAGES_SPLIT_BYTES": str(size)}
 
 
 def _figures(one: ScaledOut, two: ScaledOut, disk: Disk, data: int, folder: Path) -> Iterator[Figure]:

@@ -34,7 +34,7 @@ def bench(minio: Minio, tmp_path: Path) -> Iterator[StoreBench]:
 
 @pytest.fixture
 def converter(bench: StoreBench) -> Iterator[StoreConverter]:
-    converter = StoreConverter(bench.bucket.address, Limits(share_bytes=64 * MiB))
+    converter = StoreConverter(bench.bucket.address, Limits(split_bytes=64 * MiB))
     yield converter
     converter.close()
 

@@ -84,7 +84,7 @@ def test_ranges_that_are_done_at_the_same_time_become_one_disk(
 ) -> None:
     raw = disk(tmp_path / "disk.raw")
     bench.put(make(raw, tmp_path / "image", driver, **options))
-    limits = Limits(compress=compress, share_bytes=32 * MiB)
+    limits = Limits(compress=compress, split_bytes=32 * MiB)
     shared = shared_out(bench, declared, limits)
     assert shared.count > 3
     with ThreadPoolExecutor(3) as workers:
@@ -103,7 +103,7 @@ def test_ranges_that_are_done_at_the_same_time_become_one_disk(
 @needs_programs
 def test_ranges_in_another_order_and_done_twice_become_the_same_bytes(bench: StoreBench, tmp_path: Path) -> None:
     bench.put(disk(tmp_path / "disk.raw"))
-    limits = Limits(share_bytes=32 * MiB)
+    limits = Limits(split_bytes=32 * MiB)
     results = []
     for order in ([0, 1, 2, 3], [2, 3, 2, 0, 1, 0]):
         shared = shared_out(bench, RAW, limits)
@@ -120,7 +120,7 @@ def test_ranges_in_another_order_and_done_twice_become_the_same_bytes(bench: Sto
 def test_a_range_that_was_broken_off_is_done_by_another_worker(bench: StoreBench, holds: Holds, tmp_path: Path) -> None:
     raw = disk(tmp_path / "disk.raw")
     bench.put(raw)
-    limits = Limits(share_bytes=32 * MiB, parts=PartRules(sent=10 * MiB))
+    limits = Limits(split_bytes=32 * MiB, parts=PartRules(sent=10 * MiB))
     shared = shared_out(bench, RAW, limits)
     broken = threading.Event()
     task = replace(bench.task(RAW), workspace=bench.folder / "broken")
@@ -135,7 +135,7 @@ def test_a_range_that_was_broken_off_is_done_by_another_worker(bench: StoreBench
 @needs_programs
 def test_what_is_assembled_already_is_told_again(bench: StoreBench, tmp_path: Path) -> None:
     bench.put(disk(tmp_path / "disk.raw"))
-    limits = Limits(share_bytes=32 * MiB)
+    limits = Limits(split_bytes=32 * MiB)
     shared = shared_out(bench, RAW, limits)
     for index in range(shared.count):
         stream(bench, RAW, limits, shared, index)
@@ -145,7 +145,7 @@ def test_what_is_assembled_already_is_told_again(bench: StoreBench, tmp_path: Pa
 @needs_programs
 def test_an_upload_or_a_range_that_is_gone_is_lost(bench: StoreBench, tmp_path: Path) -> None:
     bench.put(disk(tmp_path / "disk.raw"))
-    limits = Limits(share_bytes=32 * MiB)
+    limits = Limits(split_bytes=32 * MiB)
     shared = shared_out(bench, RAW, limits)
     stream(bench, RAW, limits, shared, 0)
     with pytest.raises(ShareLost):
@@ -160,7 +160,7 @@ def test_an_upload_or_a_range_that_is_gone_is_lost(bench: StoreBench, tmp_path: 
 @needs_programs
 def test_an_attempt_does_not_take_the_ranges_of_another_for_its_own(bench: StoreBench, tmp_path: Path) -> None:
     bench.put(disk(tmp_path / "disk.raw"))
-    limits = Limits(share_bytes=32 * MiB)
+    limits = Limits(split_bytes=32 * MiB)
     first, second = (shared_out(bench, RAW, limits) for _ in range(2))
     assert first.cuts == second.cuts
     assert {first.key(RESULT, 0), first.key(RESULT, 1)}.isdisjoint({second.key(RESULT, 0), second.key(RESULT, 1)})
@@ -169,7 +169,7 @@ def test_an_attempt_does_not_take_the_ranges_of_another_for_its_own(bench: Store
 @needs_programs
 def test_what_several_workers_make_is_bounded_too(bench: StoreBench, tmp_path: Path) -> None:
     bench.put(disk(tmp_path / "disk.raw"))
-    limits = Limits(share_bytes=32 * MiB, max_stored_size=50 * MiB)
+    limits = Limits(split_bytes=32 * MiB, max_stored_size=50 * MiB)
     shared = shared_out(bench, RAW, limits)
     for index in range(shared.count):
         stream(bench, RAW, limits, shared, index)
@@ -182,7 +182,7 @@ def test_what_several_workers_make_is_bounded_too(bench: StoreBench, tmp_path: P
 def test_a_disk_with_little_data_is_not_shared(bench: StoreBench, holds: Holds, tmp_path: Path) -> None:
     raw = raw_disk(tmp_path / "disk.raw", SIZE, [(0, 4 * MiB)])
     bench.put(make(raw, tmp_path / "image", "vpc", force_size="on"))
-    bench.convert(VHD, Limits(share_bytes=32 * MiB))
+    bench.convert(VHD, Limits(split_bytes=32 * MiB))
     holds(bench.get(), raw)
 
 

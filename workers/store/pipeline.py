@@ -139,7 +139,7 @@ class _Attempt:
         place, limits = self.place, self.place.limits
         tell = place.progress.of(ImagePhase.CONVERTING, subject.virtual_size)
         with packing(sandbox, subject, plan, compress=limits.compress) as packer:
-            share = limits.share_bytes
+            share = limits.split_bytes
             if share is not None and packer.most_data(0, packer.clusters) > share:
                 return share_out(packer, share, assembly.reference, subject, compress=limits.compress)
             target = Target(place.bucket, assembly.key, assembly.reference, assembly.numbers(limits.parts))
