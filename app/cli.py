@@ -1,4 +1,4 @@
-"""The `images` command. The server's side, which takes a second to load, is loaded for those alone who need it."""
+"""The `images` command. Server code, which takes a second to load, is loaded only for commands that need it."""
 
 import sys
 from importlib import import_module, metadata
@@ -15,7 +15,7 @@ _TOKEN_COMMANDS = frozenset({"token", "signin"})
 
 
 def main() -> None:
-    """The entry point: what is wrong with the configuration is said in a line, without a traceback."""
+    """The entry point. Prints an error of the configuration as one line, without a traceback."""
     try:
         command_line = _commands()
         command_line.callback()(_images)
@@ -52,9 +52,7 @@ def _print_version(asked: bool) -> None:
 def _images(
     version: Annotated[
         bool,
-        typer.Option(
-            "--version", callback=_print_version, is_eager=True, help="Print the installed version, and exit."
-        ),
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Print the installed version and exit."),
     ] = False,
 ) -> None:
-    """The options of `images` itself."""
+    """Options of `images` itself."""

@@ -168,7 +168,9 @@ async def set_owner(database: Database, organization: str, subject: str, *, owns
         query = select(Organization).where(Organization.name == organization)
         found = (await tx.session.execute(query)).scalar_one_or_none()
         if found is None:
-            raise NotFound(f"There is no organization {organization!r}.", hint="`images found` makes one.")
+            raise NotFound(
+                f"There is no organization {organization!r}.", hint="Create it with `images create-organization`."
+            )
         await _set_owner(tx, found, subject, owns=owns)
         return found
 

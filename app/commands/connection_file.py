@@ -1,4 +1,4 @@
-"""connection.json in the data folder: where the gateway is, and the token of the command line on this machine."""
+"""connection.json in the data folder: the gateway's address, and a token for the command line on this machine."""
 
 import json
 import os
@@ -15,7 +15,7 @@ from app.errors import GatewayError
 from app.models import Project
 
 NAME = "connection.json"
-# Long enough for a gateway that is stopped over the holidays; the file is written anew every day meanwhile.
+# Long enough for a gateway that is stopped over the holidays; while it runs, it rewrites the file every day.
 TOKEN_VALIDITY = timedelta(days=7)
 _RENEWAL_SECONDS = 24 * 3600.0
 
@@ -23,7 +23,7 @@ log = structlog.get_logger()
 
 
 def contents(url: str, token: str | None, projects: Sequence[Project]) -> dict[str, Any]:
-    """What the file says; without a token where an OIDC issuer signs people in."""
+    """The contents of the file; `token` is None where an OIDC issuer signs users in."""
     return {
         "url": url,
         "graphql": f"{url}/graphql",
@@ -34,8 +34,8 @@ def contents(url: str, token: str | None, projects: Sequence[Project]) -> dict[s
 
 
 def write(path: Path, connection: Mapping[str, Any]) -> None:
-    """Write the file at once, readable by its owner alone."""
-    draft = path.with_name(f".connection.{os.getpid()}.json")  # another process may be at it, too
+    """Write the file atomically, readable only by its owner."""
+    draft = path.with_name(f".connection.{os.getpid()}.json")  # another process may write it at the same time
     draft.unlink(missing_ok=True)
     with os.fdopen(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as file:
         json.dump(connection, file, indent=2)
@@ -43,7 +43,7 @@ def write(path: Path, connection: Mapping[str, Any]) -> None:
 
 
 def read_url(path: Path) -> str | None:
-    """The address of the gateway that last ran on the folder; None when the file does not tell."""
+    """The address of the gateway that last ran on the folder; None when the file does not contain it."""
     try:
         url = json.loads(path.read_text())["url"]
     except (OSError, ValueError, KeyError, TypeError):
@@ -55,14 +55,14 @@ def read_url(path: Path) -> str | None:
 def renewed(
     path: Path, connection: dict[str, Any], new_token: Callable[[], str], seconds: float = _RENEWAL_SECONDS
 ) -> Iterator[None]:
-    """Write the file with a new token every `seconds` while the block runs, so that its tokens can be short-lived."""
+    """Rewrite the file with a new token every `seconds` during the block, so that its tokens can be short-lived."""
     over = threading.Event()
 
     def renew() -> None:
         while not over.wait(seconds):
             try:
                 write(path, connection | {"token": new_token()})
-            except (GatewayError, OSError) as error:  # the old token is valid for days; the next turn may succeed
+            except (GatewayError, OSError) as error:  # the old token is valid for days; the next attempt may succeed
                 log.warning("connection_file.not_renewed", reason=str(error))
 
     renewing = threading.Thread(target=renew, name="connection-file", daemon=True)

@@ -18,18 +18,19 @@ from app.settings import Settings
 
 
 def add_fsck_command(cli: typer.Typer, owner_of: Callable[[str], str]) -> None:
-    """Add `fsck`. `owner_of` gives the key of the result that an object was left beside by a conversion."""
+    """Add `fsck`. For an object that a conversion left, `owner_of` returns the key of the result it belongs to."""
 
     @cli.command(rich_help_panel=FOR_OPERATORS)
     def fsck(
         data: Data = None,
-        repair: Annotated[bool, typer.Option("--repair", help="Correct what can be corrected.")] = False,
+        repair: Annotated[bool, typer.Option("--repair", help="Repair what can be repaired.")] = False,
         as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     ) -> None:
-        """Compare the catalogue with the object store. May run beside the gateway.
+        """Compare the catalogue with the object store. The gateway may be running.
 
-        Finds ACTIVE images whose objects are missing or have another size, objects that no row names, and quota that is
-        reserved for nothing. Changes nothing without --repair. Ends with 0 when all is well, and with 1 otherwise.
+        Finds ACTIVE images whose objects are missing or have the wrong size, objects that no row references, and quota
+        that is reserved for nothing. Changes nothing without --repair. Exits with 0 if it finds nothing, otherwise with
+        1.
         """
         settings = settings_from(data=data)
         prepare(settings)
@@ -46,7 +47,7 @@ Printer = Callable[[AsyncIterator[Finding]], AsyncIterator[Finding]]
 
 
 async def _run(settings: Settings, repair: bool, owner_of: Callable[[str], str], printed: Printer) -> tuple[int, int]:
-    """How many things were found, and how many of them were repaired."""
+    """The number of findings, and how many of them were repaired."""
     database = Database(settings.database_address, reserve=reserve_of(settings))
     storage = storage_of(settings)
     count = repaired = 0
@@ -73,7 +74,7 @@ async def _print_text(findings: AsyncIterator[Finding]) -> AsyncIterator[Finding
 
 
 async def _print_json(findings: AsyncIterator[Finding]) -> AsyncIterator[Finding]:
-    """One object, written as it comes: there may be more findings than fit into memory."""
+    """Print one JSON object as findings arrive: there may be more than fit into memory."""
     typer.echo('{"findings": [', nl=False)
     separator = ""
     async for finding in findings:

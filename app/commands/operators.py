@@ -1,4 +1,4 @@
-"""The operators' commands of `images`, but for those that run workers alone."""
+"""The operators' commands of `images`, except those that only run workers."""
 
 import json
 import sys
@@ -47,12 +47,12 @@ cli = typer.Typer(
 )
 
 Host = Annotated[str | None, typer.Option(help="Address to listen on [IMAGES_HOST].")]
-Port = Annotated[int | None, typer.Option(help="Port to listen on; 0 takes a free one [IMAGES_PORT].")]
+Port = Annotated[int | None, typer.Option(help="Port to listen on; 0 picks a free one [IMAGES_PORT].")]
 
 
 @cli.command(rich_help_panel=FOR_OPERATORS)
 def up(data: Data = None, host: Host = None, port: Port = None) -> None:
-    """Run all of it in this process: database, object store, API and workers."""
+    """Run everything in this process: database, object store, API and workers."""
     settings = settings_from(data=data, host=host, port=port)
     make_folders(settings, always=True)
     with held_alone(settings):
@@ -69,7 +69,7 @@ def up(data: Data = None, host: Host = None, port: Port = None) -> None:
 
 @contextmanager
 def _connection_file(settings: Settings, url: str, projects: Sequence[Project]) -> Iterator[Callable[[], None]]:
-    """Keep connection.json up to date during the block. Gives what to call when the gateway is ready."""
+    """Keep connection.json up to date during the block. Yields what to call when the gateway is ready."""
     path = settings.data / connection_file.NAME
     if settings.jwt_issuer is not None:
         connection = connection_file.contents(url, None, projects)
@@ -80,7 +80,7 @@ def _connection_file(settings: Settings, url: str, projects: Sequence[Project]) 
         return issue_token(settings, ADMIN, name=ADMIN_NAME, valid=connection_file.TOKEN_VALIDITY)
 
     connection = connection_file.contents(url, new_token(), projects)
-    # Only for who sits there: what is printed elsewhere is kept in logs.
+    # Only on a terminal: elsewhere, output is kept in logs.
     browser = settings.public_url or url
     sign_in = sign_in_address(settings, browser, ADMIN, name=ADMIN_NAME) if sys.stdout.isatty() else None
     with connection_file.renewed(path, connection, new_token):
@@ -89,12 +89,12 @@ def _connection_file(settings: Settings, url: str, projects: Sequence[Project]) 
 
 def _announce(path: Path, connection: Mapping[str, Any], sign_in: str | None) -> None:
     connection_file.write(path, connection)
-    _tell(path, connection, sign_in)
+    _print_ready(path, connection, sign_in)
 
 
 @cli.command("serve", rich_help_panel=FOR_OPERATORS)
 def serve_api(data: Data = None, host: Host = None, port: Port = None) -> None:
-    """Run the API alone; `images work` beside it does the conversions."""
+    """Run only the API; `images work` runs the conversions."""
     settings = settings_from(data=data, host=host, port=port)
     prepare(settings)
     bound = listen(settings.host, settings.port)
@@ -108,31 +108,36 @@ def serve_api(data: Data = None, host: Host = None, port: Port = None) -> None:
 def migrate(
     data: Data = None,
     restored: Annotated[
-        bool, typer.Option("--restored", help="The database was restored from a backup: have all watchers resync.")
+        bool,
+        typer.Option("--restored", help="Make all watchers resync, after the database was restored from a backup."),
     ] = False,
 ) -> None:
-    """Bring the database to the state that this version needs, and make the bucket when there is none."""
+    """Migrate the database to this version, and create the bucket if there is none."""
     settings = settings_from(data=data)
     for sentence in migrate_all(settings):
         typer.echo(sentence)
     typer.echo("the database is up to date")
     if restored:
         _begin_epoch(settings)
-        typer.echo("the feed has a new epoch: cursors from before the restore ask for a resync")
+        typer.echo("the feed has a new epoch: cursors from before the restore require a resync")
 
 
+@cli.command("found", hidden=True)
 @cli.command(rich_help_panel=FOR_OPERATORS)
-def found(
+def create_organization(
+    context: typer.Context,
     organization: Annotated[str, typer.Option(help="Name of the organization.")],
-    project: Annotated[list[str], typer.Option(help="Name of a project of it; may be given several times.")],
-    admin: Annotated[str | None, typer.Option(help="Who administers the projects: a token's `sub`.")] = None,
-    owner: Annotated[str | None, typer.Option(help="Who owns the organization: a token's `sub`.")] = None,
+    project: Annotated[list[str], typer.Option(help="Name of a project; can be repeated.")],
+    admin: Annotated[str | None, typer.Option(help="The projects' admin: a token's `sub`.")] = None,
+    owner: Annotated[str | None, typer.Option(help="The organization's owner: a token's `sub`.")] = None,
     data: Data = None,
 ) -> None:
-    """Make an organization and its projects, and print their ids. Harmless when they are there.
+    """Create an organization and its projects, and print the projects' ids. Existing ones are left unchanged.
 
-    An owner administers every project of the organization, later ones too, and sets their limits.
+    An owner administers every project of the organization, including later ones, and sets their limits.
     """
+    if context.info_name == "found":
+        typer.echo("`images found` is deprecated; use `images create-organization`.", err=True)
     settings = settings_from(data=data)
     prepare(settings)
     for made in anyio.run(_found, settings, organization, project, admin, owner):
@@ -142,15 +147,15 @@ def found(
 @cli.command(rich_help_panel=FOR_OPERATORS)
 def owner(
     organization: Annotated[str, typer.Option(help="Name of the organization.")],
-    subject: Annotated[str, typer.Option(help="Who it is: a token's `sub`.")],
-    remove: Annotated[bool, typer.Option("--remove", help="They own it no longer.")] = False,
+    subject: Annotated[str, typer.Option(help="The owner: a token's `sub`.")],
+    remove: Annotated[bool, typer.Option("--remove", help="Remove the owner instead.")] = False,
     data: Data = None,
 ) -> None:
-    """Make somebody an owner of an organization, who administers all its projects and sets their limits."""
+    """Add an owner to an organization, who administers all its projects and sets their limits."""
     settings = settings_from(data=data)
     prepare(settings)
     anyio.run(_set_owner, settings, organization, subject, not remove)
-    typer.echo(f"{subject} {'owns' if not remove else 'does not own'} {organization}")
+    typer.echo(f"{subject} {'no longer owns' if remove else 'owns'} {organization}")
 
 
 @cli.command(rich_help_panel=FOR_OPERATORS)
@@ -163,9 +168,9 @@ def schema() -> None:
 def doctor(
     data: Data = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-    conversions: Annotated[bool, typer.Option(help="Whether images are converted on this machine.")] = True,
+    conversions: Annotated[bool, typer.Option(help="Check what conversions on this machine need.")] = True,
 ) -> None:
-    """Say what is missing on this machine and how to install it. Ends with 1 when something is."""
+    """Check what the gateway needs, and print how to get what is missing. Exits with 1 if something needed is."""
     settings = settings_from(data=data)
     found = findings(settings)
     if conversions:
@@ -182,20 +187,20 @@ def doctor(
 
 
 def _confinement(settings: Settings) -> Finding:
-    """How far qemu is shut in: a container may have bubblewrap, and keep it from making namespaces."""
+    """How qemu is confined: a container may have bubblewrap but not allow it to create namespaces."""
     try:
-        shut_in = tried_out(Limits()).bubblewrap is not None
+        confined = tried_out(Limits()).bubblewrap is not None
     except (QemuError, OSError) as error:
         return Finding("confinement", False, str(error), "install what is missing above")
-    state = "bubblewrap" if shut_in else "limits alone: qemu shares the network and the user of its worker"
-    if settings.require_confinement and not shut_in:
-        state += "; IMAGES_REQUIRE_CONFINEMENT: nothing is converted here"
-    remedy = None if shut_in else "let bubblewrap make namespaces: see docs/operating.md, What confines qemu"
-    return Finding("confinement", shut_in, state, remedy, needed=settings.require_confinement)
+    state = "bubblewrap" if confined else "only resource limits: qemu shares the network and the user of its worker"
+    if settings.require_confinement and not confined:
+        state += "; nothing is converted here, because of IMAGES_REQUIRE_CONFINEMENT"
+    remedy = None if confined else "let bubblewrap create namespaces: see docs/operating.md, What confines qemu"
+    return Finding("confinement", confined, state, remedy, needed=settings.require_confinement)
 
 
 def command_line() -> typer.Typer:
-    """All commands: the operators' own, and the users'."""
+    """All commands: the operators' and the users'."""
     add_token_commands(cli)
     add_work_commands(cli)
     add_fsck_command(cli, owner_of)
@@ -230,16 +235,16 @@ def _begin_epoch(settings: Settings) -> None:
         told.wakeups.feed_grew()
 
 
-def _tell(path: Path, connection: Mapping[str, Any], sign_in: str | None) -> None:
-    """Say that the gateway is ready: to people with the address to open, to logs without anything secret."""
+def _print_ready(path: Path, connection: Mapping[str, Any], sign_in: str | None) -> None:
+    """Print that the gateway is ready: on a terminal with the address to open, elsewhere without any secret."""
     if not sys.stdout.isatty():
-        hint = "" if connection["token"] is None else "; `images signin` opens GraphiQL"
+        hint = "" if connection["token"] is None else "; `images signin` prints a sign-in address for GraphiQL"
         print(f"listening on {connection['url']}; address and token are in {path}{hint}", flush=True)  # noqa: T201
         return
     console = Console(highlight=False)
     console.print(f"\n[bold]GraphiQL[/bold]  {sign_in or connection['graphql']}", soft_wrap=True)
     if sign_in is not None:
-        console.print(f"          signs one browser in as {ADMIN}; `images signin` prints a new address")
+        console.print(f"          signs one browser in as {ADMIN}; `images signin` prints another address")
     for project in connection["projects"]:
         console.print(f"[bold]project[/bold]   {project['name']}  {project['id']}")
     console.print(f"\nFor the CLI:  export IMAGES_CONNECTION={path}\n", soft_wrap=True)

@@ -1,4 +1,4 @@
-"""Runs the API under uvicorn, and ends it in order: streams first, then connections."""
+"""Runs the API under uvicorn, and shuts it down in order: streams first, then connections."""
 
 import asyncio
 import gc
@@ -18,21 +18,21 @@ from app.wire.limits import connection_limit, raise_descriptor_limit
 from app.wire.protocols import protocols
 
 _BACKLOG = 2048
-# Sockets that nobody answers on are found by pings, every so many seconds.
+# Interval of the pings that detect dead WebSockets.
 _PING_SECONDS = 20.0
 _GRACE_SECONDS = 10
-# What a client may send over a WebSocket at once: the same as in the body of a POST.
+# Maximum size of a WebSocket message from a client: the same as of the body of a POST.
 _MESSAGE_BYTES = 1024 * 1024
-# A thread that writes a file or a row needs the interpreter back after each system call, and while the event loop is
-# busy it waits so many seconds for it each time: a fifth of the default.
+# A thread that writes a file or a row needs the interpreter lock after each system call. While the event loop is busy,
+# it waits this long for it each time: a fifth of the default.
 _SWITCH_SECONDS = 0.001
-# How often younger objects are collected before all are, which stops everything for 0.1 to 0.2 s once there are many
-# subscriptions and a full ring of events. Little is left to it, since operations leave no cycles.
+# Collections of younger objects before a full one, which stops everything for 0.1 to 0.2 s when there are many
+# subscriptions and a full ring of events. It finds little, since operations leave no cycles.
 _FULL_COLLECTION_EVERY = 1000
 
 
 class _Server(uvicorn.Server):
-    """A server that tells its streams before it closes connections, and ends on a signal with exit code 0."""
+    """A server that ends its streams before it closes connections, and exits with 0 on a signal."""
 
     def __init__(self, config: uvicorn.Config, endpoint: GatewayGraphQL) -> None:
         super().__init__(config)
@@ -44,7 +44,7 @@ class _Server(uvicorn.Server):
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        # uvicorn raises the signal again when it has ended, and so would die of it.
+        # uvicorn would raise the signal again after shutdown, which would kill the process.
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self.handle_exit, number, None)
@@ -52,7 +52,7 @@ class _Server(uvicorn.Server):
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A listening socket; port 0 takes a free one. Raises SettingsError when the address can't be had."""
+    """A listening socket; port 0 picks a free one. Raises SettingsError when the address is not available."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         bound = socket.create_server((host, port), family=family, backlog=_BACKLOG)
@@ -65,7 +65,7 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def address_of(bound: socket.socket) -> str:
-    """The address under which a listening socket is reached from this machine."""
+    """The URL under which a listening socket is reached from this machine."""
     host, port = bound.getsockname()[:2]
     shown = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104  # nosec B104 (compared, not bound)
     return f"http://[{shown}]:{port}" if ":" in shown else f"http://{shown}:{port}"
@@ -78,7 +78,7 @@ def serve(
     settings: Settings,
     ready: Callable[[], None] = lambda: None,
 ) -> None:
-    """Serve until SIGTERM or SIGINT. `ready` is called when the first request can be answered.
+    """Serve until SIGTERM or SIGINT. `ready` is called when requests can be answered.
 
     Raises SettingsError when the process may not open enough files for its connections.
     """
@@ -89,7 +89,7 @@ def serve(
         loop="uvloop",
         **protocols(connections, settings.head_seconds),
         ws_max_size=_MESSAGE_BYTES,
-        # Compression keeps a window per connection: twice the memory of a watcher for messages of a few bytes.
+        # Compression would keep a window per connection, which doubles a watcher's memory for messages of a few bytes.
         ws_per_message_deflate=False,
         ws_ping_interval=_PING_SECONDS,
         ws_ping_timeout=_PING_SECONDS,
@@ -114,10 +114,10 @@ def serve(
 
 
 def drop_slow_readers(bound: socket.socket, seconds: float) -> None:
-    """Have the kernel close connections whose client takes no byte of an answer for so long (tcp(7)).
+    """Make the kernel close connections whose client reads nothing for `seconds` (tcp(7)). Linux only.
 
-    Connections inherit this. Whatever waits in a buffer is freed, on every path: answers, downloads, streams,
-    WebSockets, and what is left when a connection is closed. Only Linux can do it.
+    Connections inherit this. It frees the buffers on every path: responses, downloads, streams, WebSockets, and what
+    remains when a connection is closed.
     """
     if hasattr(socket, "TCP_USER_TIMEOUT"):
         bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, max(1, round(seconds * 1000)))
@@ -128,7 +128,7 @@ async def _when_started(server: uvicorn.Server, ready: Callable[[], None]) -> No
         if server.should_exit:
             return
         await asyncio.sleep(0.01)
-    # What start-up made stays for good. Left to the collector, it is walked over and over while events go out.
+    # What start-up created is never freed. Without this, the collector would walk it repeatedly while events are sent.
     gc.collect()
     gc.freeze()
     gc.set_threshold(*gc.get_threshold()[:2], _FULL_COLLECTION_EVERY)

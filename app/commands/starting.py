@@ -1,4 +1,4 @@
-"""What has to be so before a command works: folder, tables, bucket, and the places that the settings name."""
+"""Prepares what a command needs: folder, tables, bucket, and connections to what the settings name."""
 
 import asyncio
 import fcntl
@@ -24,14 +24,14 @@ from app.logs import configure_logs
 from app.s3_address import S3Address, S3Key
 from app.settings import Settings, load_settings
 
-# How long each command looks for damage in the database before it begins: a small file is looked at as a whole.
-_LOOK_SECONDS = 1.0
+# How long each command checks the database for damage at its start: enough to check all of a small file.
+_CHECK_SECONDS = 1.0
 
 
 def settings_from(**given: object) -> Settings:
-    """The settings of a command; `given` go before the environment. Raises SettingsError.
+    """The settings of a command; `given` overrides the environment. Raises SettingsError.
 
-    Sets up the logs of the process, and closes the files that it will create to other users.
+    Also sets up the logs of the process, and makes the files that it creates unreadable for other users.
     """
     configure_logs()
     keep_files_private()
@@ -39,10 +39,10 @@ def settings_from(**given: object) -> Settings:
 
 
 def prepare(settings: Settings) -> None:
-    """Make ready for a process that serves or works. Raises SettingsError.
+    """Prepare for a process that serves the API or works. Raises SettingsError.
 
-    The tables of SQLite are brought up to date. Those of PostgreSQL belong to many processes, of which none changes
-    them for all by being started: they have to be there.
+    Migrates the tables of SQLite. Those of PostgreSQL must be up to date: many processes share them, and no process
+    changes them for all others just by starting.
     """
     make_folders(settings)
     wait_until_reached(settings)
@@ -53,11 +53,11 @@ def prepare(settings: Settings) -> None:
 
 
 def migrate_all(settings: Settings, *, data_folder: bool = False) -> Sequence[str]:
-    """Bring every table up to date, and make the bucket if there is none. Raises SettingsError.
+    """Migrate all tables, and create the bucket if there is none. Raises SettingsError.
 
-    With an administrator's key, the keys of an S3 store are created, or brought up to date, as well. A store in which
-    part URLs are not safe is refused. `data_folder` says that one is needed in any case. Gives sentences for the
-    operator: what is left to do.
+    With an administrator's key, also creates or updates the keys of an S3 store. Refuses a store in which part URLs are
+    not safe. `data_folder` means that one is needed in any case. Returns sentences for the operator about what remains
+    to be done.
     """
     make_folders(settings, always=data_folder)
     wait_until_reached(settings, _troubles_before_the_bucket)
@@ -69,7 +69,7 @@ def migrate_all(settings: Settings, *, data_folder: bool = False) -> Sequence[st
 
 
 def _troubles_before_the_bucket(settings: Settings) -> list[Trouble]:
-    """All but what is wrong as long as bucket and keys are not there."""
+    """All troubles except those that persist until the bucket and the keys exist."""
     return [found for found in troubles(settings) if found.setting not in (STORE, UPLOAD_KEY) or not found.wrong]
 
 
@@ -78,12 +78,12 @@ def _migrate_sqlite(settings: Settings) -> None:
     if reserve := reserve_of(settings):
         reserve.release_to_start()
     with _alone_in(data):
-        require_sound_database(settings, _LOOK_SECONDS)
+        require_sound_database(settings, _CHECK_SECONDS)
         _migrate(settings, f"in {data}")
 
 
 def require_sound_database(settings: Settings, seconds: float | None) -> None:
-    """Look for damage in the file of SQLite for so long; None looks at all of it. Raises SettingsError."""
+    """Check SQLite's file for damage for `seconds`, or all of it when None. Raises SettingsError."""
     if settings.database_url is not None:
         return
     data = settings.data.absolute()
@@ -95,7 +95,7 @@ def require_sound_database(settings: Settings, seconds: float | None) -> None:
 
 
 def _require_content(database: Path, objects: Path) -> None:
-    """Without rows, the next sweep would take every object for an orphan: a file cut to nothing is no new one."""
+    """An empty file next to objects is damaged, not new: the next sweep would delete every object as an orphan."""
     if database.is_file() and database.stat().st_size == 0 and any(path.is_file() for path in objects.rglob("*")):
         raise DatabaseDamaged(sqlite.DAMAGED)
 
@@ -105,12 +105,12 @@ def _migrate(settings: Settings, where: str) -> None:
         migrate(settings.database_address)
     except (DatabaseUnavailable, SQLAlchemyError, CommandError) as error:
         reason = str(error).splitlines()[0]
-        raise SettingsError(f"the database {where} can't be brought up to date: {reason}") from error
+        raise SettingsError(f"the database {where} can't be migrated: {reason}") from error
 
 
 @contextmanager
 def _alone_in(folder: Path) -> Iterator[None]:
-    """Keep other processes that start on this folder waiting, so that one of them makes the tables."""
+    """Make other processes that start on this folder wait, so that only one creates the tables."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -147,12 +147,10 @@ def _prepare_store(settings: Settings) -> Sequence[str]:
 
 def _create_bucket_and_keys(address: S3Address, upload_key: S3Key | None, admin: S3Key) -> None:
     if upload_key is None:
-        raise SettingsError(f"{UPLOAD_KEY}: is not set. Choose a key:secret; IMAGES_OBJECT_STORE_ADMIN_KEY creates it")
+        raise SettingsError(f"{UPLOAD_KEY}: not set. Choose a key:secret; IMAGES_OBJECT_STORE_ADMIN_KEY creates it")
     if len({address.key, upload_key.name, admin.name}) < 3:
-        raise SettingsError(
-            f"{UPLOAD_KEY}: it, IMAGES_OBJECT_STORE_ADMIN_KEY and {STORE} have to name three different keys"
-        )
-    # The key of the gateway may not create buckets.
+        raise SettingsError(f"{UPLOAD_KEY}, IMAGES_OBJECT_STORE_ADMIN_KEY and {STORE} must name three different keys")
+    # The gateway's own key may not create buckets.
     with closing(Bucket(address.with_key(admin))) as bucket:
         bucket.make()
     create_keys(address, upload_key, admin)

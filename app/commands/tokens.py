@@ -1,4 +1,4 @@
-"""The operators' commands about tokens of the embedded mode: issue, revoke, sign a browser in."""
+"""The operators' commands for tokens of the embedded mode: issue, revoke, sign a browser in."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -19,7 +19,7 @@ from app.errors import SettingsError
 from app.lifecycle import ProjectRole
 from app.settings import Settings
 
-# Who administers the projects that `images up` founds.
+# The admin of the projects that `images up` creates.
 ADMIN, ADMIN_NAME = "demo-admin", "Demo Admin"
 
 
@@ -30,26 +30,30 @@ def add_token_commands(cli: typer.Typer) -> None:
 
 
 def token(
-    subject: Annotated[str | None, typer.Option(help="Who the token is for: its `sub`.")] = None,
-    project: Annotated[str | None, typer.Option(help="Name of the project.")] = None,
-    role: Annotated[ProjectRole | None, typer.Option(help="What they may do there.", case_sensitive=False)] = None,
-    operator: Annotated[bool, typer.Option("--operator", help="Make them an operator, who may do everything.")] = False,
+    subject: Annotated[str | None, typer.Option(help="Subject of the token: its `sub`.")] = None,
+    project: Annotated[str | None, typer.Option(help="Name of the project for --role.")] = None,
+    role: Annotated[
+        ProjectRole | None, typer.Option(help="Role that the subject gets in the project.", case_sensitive=False)
+    ] = None,
+    operator: Annotated[
+        bool, typer.Option("--operator", help="Make the subject an operator, who may do everything.")
+    ] = False,
     revoke_all: Annotated[
         str | None, typer.Option(metavar="SUBJECT", help="Revoke all tokens of SUBJECT instead of printing one.")
     ] = None,
     data: Data = None,
-    days: Annotated[float, typer.Option(help="How long it is good for.", min=0.0001)] = 30,
+    days: Annotated[float, typer.Option(help="Validity in days.", min=0.0001)] = 30,
 ) -> None:
-    """Print a token for somebody, and, with a project and a role, give them that role first.
+    """Print a token for a subject. With --project and --role, first grant the subject that role.
 
-    With --revoke-all, revoke all tokens of somebody: every process refuses them within IMAGES_POLL_SECONDS.
+    With --revoke-all, revoke all tokens of a subject: every process refuses them within IMAGES_POLL_SECONDS.
     """
     if (subject is None) == (revoke_all is None):
-        raise typer.BadParameter("give either --subject or --revoke-all")
+        raise typer.BadParameter("set either --subject or --revoke-all")
     if (project is None) != (role is None):
-        raise typer.BadParameter("--project and --role go together")
+        raise typer.BadParameter("--project and --role must be set together")
     if revoke_all is not None and (project is not None or operator):
-        raise typer.BadParameter("--revoke-all goes with none of --project, --role and --operator")
+        raise typer.BadParameter("--revoke-all can't be combined with --project, --role or --operator")
     _require_printable(subject if revoke_all is None else revoke_all)
     settings = _embedded(settings_from(data=data), "images token")
     prepare(settings)
@@ -62,17 +66,17 @@ def token(
 
 
 def signin(
-    subject: Annotated[str, typer.Option(help="Who is signed in: the `sub` of their token.")] = ADMIN,
-    operator: Annotated[bool, typer.Option("--operator", help="Sign them in as an operator.")] = False,
+    subject: Annotated[str, typer.Option(help="Subject that is signed in: a token's `sub`.")] = ADMIN,
+    operator: Annotated[bool, typer.Option("--operator", help="Sign the subject in as an operator.")] = False,
     data: Data = None,
 ) -> None:
-    """Print an address that signs a browser in to GraphiQL, once, within a day. It replaces an earlier one."""
+    """Print a URL that signs a browser in to GraphiQL, once, within a day. It replaces any earlier one."""
     _require_printable(subject)
     settings = _embedded(settings_from(data=data), "images signin")
     prepare(settings)
     url = settings.public_url or connection_file.read_url(settings.data / connection_file.NAME)
     if url is None:
-        raise SettingsError("set IMAGES_PUBLIC_URL to the gateway's address: no `images up` has run on this folder")
+        raise SettingsError("no `images up` has run on this folder; set IMAGES_PUBLIC_URL to the gateway's URL")
     name = ADMIN_NAME if subject == ADMIN else None
     typer.echo(sign_in_address(settings, url, subject, name=name, operator=operator))
 
@@ -80,7 +84,7 @@ def signin(
 def issue_token(
     settings: Settings, subject: str, *, valid: timedelta, name: str | None = None, operator: bool = False
 ) -> str:
-    """A token that no earlier revocation covers, whatever the clocks say. Blocks. Raises DatabaseUnavailable."""
+    """A token that no earlier revocation covers, even if clocks differ. Blocks. Raises DatabaseUnavailable."""
     stamp = anyio.run(_newest_revocation, settings, subject)
     tokens = SecretTokens(settings.secret_bytes)
     return tokens.issue(subject, name=name, valid=valid, operator=operator, issued_after=stamp)
@@ -89,20 +93,22 @@ def issue_token(
 def sign_in_address(
     settings: Settings, url: str, subject: str, *, name: str | None = None, operator: bool = False
 ) -> str:
-    """The address of GraphiQL at `url`, with a one-time code for `subject` in it. Blocks."""
+    """The URL of GraphiQL at `url`, with a one-time code for `subject` in it. Blocks."""
     code = anyio.run(_new_code, settings, subject, name, operator)
     return f"{url.rstrip('/')}/graphql#code={code}"
 
 
 def _embedded(settings: Settings, command: str) -> Settings:
     if settings.jwt_issuer is not None:
-        raise SettingsError(f"tokens come from IMAGES_JWT_ISSUER; `{command}` is for the embedded mode")
+        raise SettingsError(f"tokens come from IMAGES_JWT_ISSUER; `{command}` works only in the embedded mode")
     return settings
 
 
 def _require_printable(subject: str | None) -> None:
     if not subject or not subject.isprintable():
-        raise typer.BadParameter("a subject is the `sub` of a token: not empty, without control characters")
+        raise typer.BadParameter(
+            "the subject is the `sub` of a token; it must not be empty or contain control characters"
+        )
 
 
 def _revoke_all(settings: Settings, subject: str) -> None:
@@ -110,7 +116,7 @@ def _revoke_all(settings: Settings, subject: str) -> None:
     seconds = f"{settings.poll_seconds:g} {'second' if settings.poll_seconds == 1 else 'seconds'}"
     typer.echo(f"all tokens of {subject} are revoked; every process refuses them within {seconds}")
     if subject == ADMIN:
-        typer.echo("restart `images up` to give the command line on its machine a new one")
+        typer.echo("restart `images up` to issue a new one to the command line on its machine")
 
 
 async def _newest_revocation(settings: Settings, subject: str) -> int:

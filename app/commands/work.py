@@ -1,4 +1,4 @@
-"""The commands that run workers, or their clock, alone: without the API, whose memory they can use themselves."""
+"""The commands that run only workers, or only their scheduler. They do not load the API, to save memory."""
 
 import asyncio
 import signal
@@ -17,7 +17,7 @@ from workers.memory import keep_little
 
 FOR_OPERATORS = "For operators"
 
-Data = Annotated[Path | None, typer.Option(help="Folder of database, objects and secret [IMAGES_DATA].")]
+Data = Annotated[Path | None, typer.Option(help="Folder of the database, objects and secret [IMAGES_DATA].")]
 
 
 def add_work_commands(cli: typer.Typer) -> None:
@@ -29,13 +29,13 @@ def add_work_commands(cli: typer.Typer) -> None:
 def work(
     data: Data = None,
     schedule: Annotated[
-        bool, typer.Option(help="Run the clock here, too; without it, `images schedule` has to run somewhere.")
+        bool, typer.Option(help="Run the scheduler here, too; otherwise `images schedule` must run somewhere.")
     ] = True,
 ) -> None:
-    """Run the workers alone, until SIGTERM or SIGINT."""
+    """Run only the workers, until SIGTERM or SIGINT."""
     settings = settings_from(data=data)
     if not schedule and settings.broker_url is None:
-        raise SettingsError("--no-schedule needs IMAGES_BROKER_URL: without a broker it is the clock that finds jobs")
+        raise SettingsError("--no-schedule needs IMAGES_BROKER_URL: without a broker, the scheduler finds the jobs")
     keep_little()
     prepare(settings)
     stopped = _when_told_to_end()
@@ -47,7 +47,7 @@ def work(
 
 
 def run_schedule(data: Data = None) -> None:
-    """Run the clock alone, until SIGTERM or SIGINT: lost jobs, idle uploads, orphans. Several do no harm."""
+    """Run only the scheduler, until SIGTERM or SIGINT: lost jobs, idle uploads, orphans. Several may run."""
     settings = settings_from(data=data)
     prepare(settings)
     stopped = _when_told_to_end()
@@ -58,7 +58,7 @@ def run_schedule(data: Data = None) -> None:
 
 
 def _when_told_to_end() -> threading.Event:
-    """Is set by SIGTERM and SIGINT."""
+    """An event that SIGTERM and SIGINT set."""
     stopped = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stopped.set())

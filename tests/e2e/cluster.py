@@ -109,7 +109,7 @@ class Cluster:
         self.run("migrate")
         # Only the migration gets it.
         del self.settings["IMAGES_OBJECT_STORE_ADMIN_KEY"]
-        self.run("found", "--organization", "demo", "--project", "alpha", "--project", "beta")
+        self.run("create-organization", "--organization", "demo", "--project", "alpha", "--project", "beta")
         apis, workers = self._numbers
         self.apis = [self._process(f"api-{number}", "serve") for number in range(1, apis + 1)]
         self.workers = [self._process(f"worker-{number}", "work") for number in range(1, workers + 1)]

@@ -48,7 +48,7 @@ def operators(gateway: Gateway, *arguments: str) -> str:
 
 def found(gateway: Gateway, organization: str, *arguments: str) -> list[str]:
     """The ids of an organization's projects."""
-    lines = operators(gateway, "found", "--organization", organization, *arguments).splitlines()
+    lines = operators(gateway, "create-organization", "--organization", organization, *arguments).splitlines()
     return [line.split()[0] for line in lines]
 
 

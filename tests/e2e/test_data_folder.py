@@ -91,7 +91,7 @@ def test_a_folder_that_holds_other_files_is_left_alone(tmp_path: Path, setting: 
     (shared / "index.html").touch()
     given = {"data": shared} if setting == "data" else {"data": tmp_path / "data", "object_store": shared.as_uri()}
 
-    with pytest.raises(SettingsError, match="holds other files; choose an empty folder"):
+    with pytest.raises(SettingsError, match="contains other files; choose an empty folder"):
         make_folders(Settings(**given), always=True)
 
     assert stat.S_IMODE(shared.stat().st_mode) == 0o755
@@ -127,7 +127,7 @@ def test_a_second_up_on_a_folder_is_refused_and_changes_nothing(running_gateway:
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == (
         f"images: another `images up` (process {running_gateway.process.pid}) is running on {data}; "
-        "stop it, choose another folder by --data, or run `images serve` beside it\n"
+        "stop it, choose another folder with --data, or run `images serve` in addition to it\n"
     )
     assert (data / "connection.json").read_bytes() == before
     assert running_gateway.post("{ viewer { subject } }")

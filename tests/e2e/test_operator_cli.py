@@ -115,7 +115,7 @@ def test_an_operator_says_that_a_database_was_restored(tmp_path: Path) -> None:
     done = images_command("migrate", "--restored", "--data", str(data))
 
     assert done.returncode == 0, done.stderr
-    assert "cursors from before the restore ask for a resync" in done.stdout
+    assert "cursors from before the restore require a resync" in done.stdout
     (key, epoch), (_, new_epoch) = before, _epoch(data)
     assert _epoch(data)[0] == key
     assert new_epoch != epoch

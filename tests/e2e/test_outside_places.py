@@ -46,7 +46,18 @@ def outside(postgresql: PostgreSQL, redis: Redis, minio: Minio) -> dict[str, str
 def installed(outside: dict[str, str]) -> dict[str, str]:
     """The same when tables, bucket and two projects are there."""
     run("migrate", env=outside)
-    run("found", "--organization", "demo", "--project", "alpha", "--project", "beta", "--admin", "ann", env=outside)
+    run(
+        "create-organization",
+        "--organization",
+        "demo",
+        "--project",
+        "alpha",
+        "--project",
+        "beta",
+        "--admin",
+        "ann",
+        env=outside,
+    )
     return outside
 
 
@@ -87,7 +98,7 @@ def address(log: Path, process: "subprocess.Popen[bytes]") -> str:
 
 def test_an_installation_begins_with_migrate_found_and_token(installed: dict[str, str], tmp_path: Path) -> None:
     again = run("migrate", env=installed)
-    told = run("found", "--organization", "demo", "--project", "gamma", env=installed)
+    told = run("create-organization", "--organization", "demo", "--project", "gamma", env=installed)
     token = run("token", "--subject", "max", "--project", "gamma", "--role", "member", env=installed)
 
     assert "the database is up to date" in again
@@ -106,7 +117,7 @@ def test_the_first_administrator_is_the_one_that_is_named(installed: dict[str, s
         log = tmp_path / "log"
         url = address(log, serving(log, installed, stack))
         # A token of another project, and so nothing but a name.
-        run("found", "--organization", "other", "--project", "delta", env=installed)
+        run("create-organization", "--organization", "other", "--project", "delta", env=installed)
         token = run("token", "--subject", "ann", "--project", "delta", "--role", "reader", env=installed).strip()
         client = stack.enter_context(Client.with_token(url, token, "alpha"))
         found = client.ask("{ viewer { projects(first: 9) { nodes { name viewerRole } } } }")
@@ -204,7 +215,7 @@ def test_what_one_process_takes_in_another_converts_when_redis_tells_it(
 ) -> None:
     source = Variant("told", "VMDK", DENSE).build(tmp_path)
     env = {"IMAGES_DATA": str(tmp_path / "data"), "IMAGES_BROKER_URL": redis.database(next(_NUMBERS))}
-    run("found", "--organization", "demo", "--project", "alpha", env=env)
+    run("create-organization", "--organization", "demo", "--project", "alpha", env=env)
     token = run("token", "--subject", "ann", "--project", "alpha", "--role", "admin", env=env).strip()
     url = address(tmp_path / "log", serving(tmp_path / "log", env, stack))
     # Nobody looks for jobs by the clock: what Redis does not tell, nobody does.
@@ -223,7 +234,7 @@ def test_what_redis_forgot_the_clock_of_another_process_brings_back(tmp_path: Pa
     own = Redis(tmp_path / "redis")
     env = {"IMAGES_DATA": str(tmp_path / "data"), "IMAGES_BROKER_URL": own.url, "IMAGES_POLL_SECONDS": "0.2"}
     with own:
-        run("found", "--organization", "demo", "--project", "alpha", env=env)
+        run("create-organization", "--organization", "demo", "--project", "alpha", env=env)
         token = run("token", "--subject", "ann", "--project", "alpha", "--role", "admin", env=env).strip()
         url = address(tmp_path / "log", serving(tmp_path / "log", env, stack))
         client = stack.enter_context(Client.with_token(url, token, "alpha"))

@@ -82,7 +82,7 @@ def on_postgresql(folder: Path) -> Iterator[Crowded]:
         token = cluster.token(OWNER)
 
         def found(name: str) -> str:
-            told = cluster.run("found", "--organization", "crowded", "--project", name, "--owner", OWNER)
+            told = cluster.run("create-organization", "--organization", "crowded", "--project", name, "--owner", OWNER)
             return told.split()[0]
 
         yield Crowded([api.url for api in cluster.apis], token, found)

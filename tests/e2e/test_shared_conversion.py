@@ -19,7 +19,7 @@ SETTINGS = {
     "IMAGES_LEASE_SECONDS": "3",
     "IMAGES_POLL_SECONDS": "0.5",
     "IMAGES_MINIMUM_PART_SIZE": str(5 * MiB),
-    "IMAGES_SHARE_BYTES": str(64 * MiB),
+    "IMAGES_SPLIT_BYTES": str(64 * MiB),
     "IMAGES_WORKERS": "1",
 }
 _TINY = 256 << 10

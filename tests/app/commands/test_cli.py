@@ -1,9 +1,11 @@
 """`images` itself, before any of its commands."""
 
 import json
+import re
 import subprocess
 import sys
 from importlib.metadata import version
+from pathlib import Path
 
 import pytest
 
@@ -30,6 +32,27 @@ def test_help_names_the_option_and_still_says_what_the_command_is() -> None:
     assert done.returncode == 0
     assert "--version" in done.stdout
     assert "An image catalogue for a cloud" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("name", "warning"),
+    [("create-organization", ""), ("found", "`images found` is deprecated; use `images create-organization`.\n")],
+)
+def test_an_organization_is_created_by_the_new_and_the_old_name(name: str, warning: str, tmp_path: Path) -> None:
+    command = (IMAGES, name, "--organization", "acme", "--project", "alpha", "--data", str(tmp_path / "data"))
+
+    created, repeated = run(*command), run(*command)
+
+    assert re.fullmatch(r"prj_\w+  alpha\n", created.stdout)
+    assert (created.returncode, created.stderr) == (0, warning)
+    assert (repeated.returncode, repeated.stdout, repeated.stderr) == (0, created.stdout, warning)
+
+
+def test_help_lists_only_the_new_name_of_a_command() -> None:
+    shown = run(IMAGES, "--help").stdout
+
+    assert re.search(r"\bcreate-organization\b", shown)
+    assert not re.search(r"\bfound\b", shown)
 
 
 def test_version_loads_neither_client_nor_server() -> None:

@@ -92,7 +92,7 @@ def test_the_doctor_fails_where_confinement_is_required_and_can_not_be_had(
 
     found = images_command("doctor", "--json", *data, env=required)
     assert found.returncode == 1
-    assert "IMAGES_REQUIRE_CONFINEMENT: nothing is converted here" in found.stdout
+    assert "nothing is converted here, because of IMAGES_REQUIRE_CONFINEMENT" in found.stdout
     assert images_command("doctor", "--no-conversions", *data, env=required).returncode == 0
 
 
@@ -113,7 +113,7 @@ def test_where_it_is_not_required_the_doctor_says_how_little_confines_qemu(
 
     assert found.returncode == 0
     confinement = next(one for one in json.loads(found.stdout) if one["name"] == "confinement")
-    assert confinement["state"] == "limits alone: qemu shares the network and the user of its worker"
+    assert confinement["state"] == "only resource limits: qemu shares the network and the user of its worker"
     assert "What confines qemu" in confinement["remedy"]
 
 
