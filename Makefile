@@ -1,4 +1,4 @@
-# Every target is one command on a fresh Debian machine: what is missing is installed first, once.
+# Every target is one command on a fresh Debian machine: it first installs what is missing.
 
 PYTHON ?= python3
 HOST ?= 127.0.0.1
@@ -10,26 +10,26 @@ export PYTHON
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 BIN := .venv/bin
-# Node.js is here where the machine has none.
+# .venv/bin contains Node.js where the machine has none.
 export PATH := $(PATH):$(CURDIR)/$(BIN)
 
 .PHONY: help setup run test check format client bench soak fuzz audit requirements clean
 
-help: ## say what there is
+help: ## list the targets
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "make %-14s %s\n", $$1, $$2 }'
 
-setup: ## install what run, test and check need; each of them does so by itself
+setup: ## install what the other targets need; they also do so themselves
 	@.ci/setup dev
 
-run: ## start the gateway on HOST and PORT, with everything it keeps in DATA
+run: ## start the gateway on HOST and PORT, with its data in DATA
 	@.ci/setup run
 	@exec $(BIN)/images up --data "$(DATA)" --host "$(HOST)" --port "$(PORT)"
 
-test: ## run all tests; ARGS="-k upload" chooses some
+test: ## run all tests; ARGS="-k upload" selects some
 	@.ci/setup dev
 	$(BIN)/pytest --numprocesses=2 --dist=loadfile --durations=25 $(ARGS)
 
-check: ## format, lint, types, layers, exported schema, generated client, house rules
+check: ## check format, lint, types, layers, exported schema, generated client and house rules
 	@.ci/setup dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -39,7 +39,7 @@ check: ## format, lint, types, layers, exported schema, generated client, house 
 	$(BIN)/python .ci/client --check
 	$(BIN)/pytest -q tests/test_house_rules.py
 
-format: ## format the code, and mend what ruff can mend
+format: ## format the code, and fix what ruff can fix
 	@.ci/setup dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
@@ -48,27 +48,27 @@ client: ## generate app/client/generated from schema.graphql and app/client/docu
 	@.ci/setup dev
 	$(BIN)/python .ci/client
 
-bench: ## measure speed and memory, as ratios in one run
+bench: ## measure speed and memory, as ratios within one run
 	@.ci/setup dev
 	$(BIN)/python -m tests.bench $(ARGS)
 
-soak: ## attack a gateway for MINUTES while it is used, and say what users felt
+soak: ## attack a running gateway for MINUTES, and report the effect on its users
 	@.ci/setup dev
 	$(BIN)/python -m tests.soak --minutes "$(MINUTES)" $(ARGS)
 
-fuzz: ## convert made-up and damaged images for MINUTES, and compare with what was written and with QEMU
+fuzz: ## convert random and damaged images for MINUTES, and compare the results with the source and QEMU
 	@.ci/setup dev
 	$(BIN)/python -m tests.fuzz --minutes "$(MINUTES)" $(ARGS)
 
-audit: ## look for known vulnerabilities, risky code and secrets; ARGS=--offline asks no database
+audit: ## find known vulnerabilities, risky code and secrets; ARGS=--offline uses no online database
 	@.ci/setup audit
 	$(BIN)/python -m tests.audit $(ARGS)
 
-requirements: ## compile the pinned requirements anew, each at its newest version
+requirements: ## compile the pinned requirements, each at its newest version
 	@.ci/setup dev
 	@.ci/requirements
 
-clean: ## remove what the other targets have made, but for DATA
+clean: ## remove what the other targets created, except DATA
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 	rm -rf app/web/graphiql/{assets,assets.new,node_modules} tests/outside/node_modules
 	find app workers tests -name __pycache__ -prune -exec rm -rf {} +
