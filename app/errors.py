@@ -1,7 +1,7 @@
-"""Every error that the gateway raises on purpose.
+"""Every error that the gateway raises deliberately.
 
 GatewayError
-├── UserMistake                 what a caller can mend; becomes an entry of `userErrors`
+├── UserMistake                 what a caller can fix; becomes an entry of `userErrors`
 │   ├── InvalidInput            INVALID
 │   ├── NotFound                NOT_FOUND
 │   ├── Forbidden               FORBIDDEN
@@ -14,25 +14,25 @@ GatewayError
 │   ├── ProtectedImage          PROTECTED
 │   ├── DifferentOrganization   DIFFERENT_ORGANIZATION
 │   └── NotTargetAdmin          NOT_TARGET_ADMIN
-├── ReadRefused                 why something can't be read as asked; becomes a top-level error
+├── ReadRefused                 why a read was refused; becomes a top-level error
 │   ├── ResyncRequired          RESYNC_REQUIRED
 │   ├── SearchTimeout           SEARCH_TIMEOUT
 │   └── TooManySearches         TOO_MANY_SEARCHES
 ├── ImageFailed                 why a conversion ended in ERROR; becomes the image's `failure`
-├── NotAuthenticated            no token, or one that does not hold
+├── NotAuthenticated            no token, or an invalid one
 ├── StoreError
-│   ├── StoreUnavailable        the object store does not answer or refuses
-│   ├── StoreFull               no room for these bytes
+│   ├── StoreUnavailable        the object store does not answer, or refuses
+│   ├── StoreFull               not enough space for these bytes
 │   ├── ObjectMissing           no object under that key
-│   ├── UploadClosed            the upload takes no bytes (any more)
+│   ├── UploadClosed            the upload does not accept bytes, or no longer does
 │   ├── PartsMissing            an upload can't be sealed: parts have not arrived
-│   ├── PartsArriving           an upload can't be sealed: a part is arriving right now
+│   ├── PartsArriving           an upload can't be sealed: a part is still arriving
 │   └── WrongPart               an upload holds a part that no signed URL allows
 ├── DatabaseUnavailable         the database does not answer, or has not been migrated
-│   ├── DatabaseFull            no room on its disk
-│   └── DatabaseDamaged         its file does not hold a whole database
-├── LeaseLost                   a job was given to somebody else, or is no longer wanted
-└── SettingsError               the configuration can't work
+│   ├── DatabaseFull            its disk is full
+│   └── DatabaseDamaged         its file is corrupt or incomplete
+├── LeaseLost                   a job was reassigned to another worker, or cancelled
+└── SettingsError               the configuration is invalid
 """
 
 from collections.abc import Sequence
@@ -41,11 +41,11 @@ from app.lifecycle import FailureCode
 
 
 class GatewayError(Exception):
-    """Base of all that is raised on purpose."""
+    """Base of all errors that are raised deliberately."""
 
 
 class UserMistake(GatewayError):
-    """Raised when the caller can mend it. `field` is a path into the mutation's input; `hint` says what to do."""
+    """Raised when the caller can fix it. `field` is a path into the mutation's input; `hint` says what to do."""
 
     code = "INVALID"
 
@@ -57,37 +57,37 @@ class UserMistake(GatewayError):
 
 
 class InvalidInput(UserMistake):
-    """Raised when a value can't be used as it is."""
+    """Raised when a value is not valid."""
 
     code = "INVALID"
 
 
 class NotFound(UserMistake):
-    """Raised when there is no such thing, or none that the caller may see."""
+    """Raised when the thing does not exist, or the caller may not see it."""
 
     code = "NOT_FOUND"
 
 
 class Forbidden(UserMistake):
-    """Raised when the caller may see the thing, but not do this to it."""
+    """Raised when the caller may see the thing, but may not do this to it."""
 
     code = "FORBIDDEN"
 
 
 class Conflict(UserMistake):
-    """Raised when the state of the thing, or an earlier request, stands against it."""
+    """Raised when the request conflicts with the thing's state or with an earlier request."""
 
     code = "CONFLICT"
 
 
 class StaleRevision(UserMistake):
-    """Raised when `expectedRevision` is not the thing's revision any more."""
+    """Raised when `expectedRevision` is no longer the thing's revision."""
 
     code = "STALE_REVISION"
 
 
 class QuotaExceeded(UserMistake):
-    """Raised when a project's limit would be overrun. What it is about is said in numbers: of things, or of bytes."""
+    """Raised when a project would exceed a limit. The numbers count things or bytes, depending on the limit."""
 
     code = "QUOTA_EXCEEDED"
 
@@ -110,43 +110,43 @@ class QuotaExceeded(UserMistake):
 
 
 class TooLarge(UserMistake):
-    """Raised when a size is beyond what is taken."""
+    """Raised when a size is above the accepted maximum."""
 
     code = "TOO_LARGE"
 
 
 class UnsupportedFormat(UserMistake):
-    """Raised when a file is of no format that can be converted."""
+    """Raised when a file has no format that can be converted."""
 
     code = "UNSUPPORTED_FORMAT"
 
 
 class NotReady(UserMistake):
-    """Raised when the thing has to get further first."""
+    """Raised when the thing has to reach a later status first."""
 
     code = "NOT_READY"
 
 
 class ProtectedImage(UserMistake):
-    """Raised when a protected image would be deleted."""
+    """Raised when a request would delete a protected image."""
 
     code = "PROTECTED"
 
 
 class DifferentOrganization(UserMistake):
-    """Raised when an image would be shared beyond its organization."""
+    """Raised when a request would share an image outside its organization."""
 
     code = "DIFFERENT_ORGANIZATION"
 
 
 class NotTargetAdmin(UserMistake):
-    """Raised when it takes an admin of the project that an image is shared with."""
+    """Raised when only an admin of the project that the image is shared with may do this."""
 
     code = "NOT_TARGET_ADMIN"
 
 
 class ReadRefused(GatewayError):
-    """Raised when something can't be read as asked. `field` is the path of the argument; `hint` says what to do."""
+    """Raised when a read is refused. `field` is the path of the argument; `hint` says what to do."""
 
     code = "INVALID"
 
@@ -158,19 +158,19 @@ class ReadRefused(GatewayError):
 
 
 class ResyncRequired(ReadRefused):
-    """Raised when a page of events is asked for from a cursor that the feed no longer knows."""
+    """Raised when events are requested after a cursor that the feed no longer knows."""
 
     code = "RESYNC_REQUIRED"
 
 
 class SearchTimeout(ReadRefused):
-    """Raised when a search takes longer than it may."""
+    """Raised when a search takes longer than its time limit."""
 
     code = "SEARCH_TIMEOUT"
 
 
 class TooManySearches(ReadRefused):
-    """Raised when other searches leave no room for one more."""
+    """Raised when too many searches are already running."""
 
     code = "TOO_MANY_SEARCHES"
 
@@ -178,7 +178,7 @@ class TooManySearches(ReadRefused):
 class ImageFailed(GatewayError):
     """Raised when an image can't become ACTIVE. Message and hint are shown to its owner: no paths, no internals.
 
-    `retriable` says whether the same bytes may succeed another time.
+    `retriable` says whether a retry with the same bytes may succeed.
     """
 
     def __init__(self, code: FailureCode, message: str, hint: str, *, retriable: bool = False) -> None:
@@ -190,19 +190,19 @@ class ImageFailed(GatewayError):
 
 
 class NotAuthenticated(GatewayError):
-    """Raised when a token is missing, malformed, forged or expired; the text may be shown to the caller."""
+    """Raised when a token is missing, malformed, forged or expired. The text may be shown to the caller."""
 
 
 class StoreError(GatewayError):
-    """Base of what object stores raise."""
+    """Base of the errors that object stores raise."""
 
 
 class StoreUnavailable(StoreError):
-    """Raised when the object store does not answer, or refuses for a reason of its own."""
+    """Raised when the object store does not answer, or refuses for its own reasons."""
 
 
 class StoreFull(StoreError):
-    """Raised when the object store has no room left for these bytes."""
+    """Raised when the object store does not have enough space for these bytes."""
 
 
 class ObjectMissing(StoreError):
@@ -210,49 +210,49 @@ class ObjectMissing(StoreError):
 
 
 class UploadClosed(StoreError):
-    """Raised when bytes are sent to an upload that is sealed, aborted, or was never opened."""
+    """Raised when bytes are sent to an upload that is sealed or aborted, or was never opened."""
 
 
 class PartsMissing(StoreError):
-    """Raised when an upload is to be sealed of which parts have not arrived. `numbers` are those, ascending."""
+    """Raised when an upload can't be sealed because parts have not arrived: `numbers`, ascending."""
 
     def __init__(self, numbers: Sequence[int]) -> None:
-        super().__init__(f"{len(numbers)} parts have not arrived")
+        super().__init__("1 part has not arrived" if len(numbers) == 1 else f"{len(numbers)} parts have not arrived")
         self.numbers = tuple(numbers)
 
 
 class PartsArriving(StoreError):
-    """Raised when an upload is to be sealed while bytes of it are still arriving."""
+    """Raised when an upload can't be sealed because bytes of it are still arriving."""
 
 
 class WrongPart(StoreError):
-    """Raised when an upload holds a part that no signed URL allows: somebody made a URL do something else.
+    """Raised when an upload contains a part that no signed URL allows: a client misused a URL.
 
-    `size` is what the part has and `expected` what it should have, in bytes; None when there is no such part.
+    `size` is the size of the part, `expected` the size it should have, in bytes; None when the part should not exist.
     """
 
     def __init__(self, number: int, size: int, expected: int | None) -> None:
-        super().__init__(f"part {number} has {size} bytes, and should have {expected or 0}")
+        super().__init__(f"part {number} has {size} bytes; expected {expected or 0}")
         self.number = number
         self.size = size
         self.expected = expected
 
 
 class DatabaseUnavailable(GatewayError):
-    """Raised when the database does not answer, or not as it should; the same may go well another time."""
+    """Raised when the database does not answer or can't do this now. A retry may succeed."""
 
 
 class DatabaseFull(DatabaseUnavailable):
-    """Raised when there is no room left on the disk of the database."""
+    """Raised when the disk of the database is full."""
 
 
 class DatabaseDamaged(DatabaseUnavailable):
-    """Raised when the file of the database is not what was written to it. Only a backup helps."""
+    """Raised when the database file is corrupt. It has to be restored from a backup."""
 
 
 class LeaseLost(GatewayError):
-    """Raised when a worker finds that its job was handed to another one, or is no longer wanted."""
+    """Raised when a worker finds that its job was reassigned to another worker, or cancelled."""
 
 
 class SettingsError(GatewayError):
-    """Raised at start-up when the configuration can't work; the text says what to change."""
+    """Raised at start-up when the configuration is invalid. The text says what to change."""

@@ -1,4 +1,4 @@
-"""What an image can be, what it can become, and why it can fail: the catalogue's vocabulary, as data."""
+"""The catalogue's vocabulary as data: types and statuses of an image, transitions, failures, roles."""
 
 from enum import StrEnum
 
@@ -23,7 +23,7 @@ class ImageVisibility(StrEnum):
 
 
 class ImagePhase(StrEnum):
-    """Where an image that is QUEUED or SAVING stands."""
+    """The current step of an image that is QUEUED or SAVING."""
 
     AWAITING_UPLOAD = "AWAITING_UPLOAD"
     UPLOADING = "UPLOADING"
@@ -48,7 +48,7 @@ class Architecture(StrEnum):
 
 
 class DiskFormat(StrEnum):
-    """The formats taken in. RAW is never guessed: it has to be declared."""
+    """The accepted formats. RAW is never detected: it has to be declared."""
 
     QCOW2 = "QCOW2"
     RAW = "RAW"
@@ -64,14 +64,14 @@ class ProjectRole(StrEnum):
 
 
 class SourceKind(StrEnum):
-    """Where an image came from."""
+    """The origin of an image."""
 
     UPLOAD = "UPLOAD"
     IMAGE = "IMAGE"
 
 
 class ShareGrant(StrEnum):
-    """What a share lets the members of its project do; each grant includes those before it."""
+    """What a share allows the members of its project to do. Each grant includes those before it."""
 
     LAUNCH = "LAUNCH"
     LAUNCH_AND_EDIT = "LAUNCH_AND_EDIT"
@@ -116,7 +116,7 @@ class Aspect(StrEnum):
 
 
 class EventKind(StrEnum):
-    """What the feed tells. MEMBERS_CHANGED is about no image: processes look anew at who may watch a project."""
+    """Kinds of events. MEMBERS_CHANGED concerns no image: processes then re-check who may watch a project."""
 
     CREATED = "CREATED"
     STATUS_CHANGED = "STATUS_CHANGED"
@@ -141,16 +141,16 @@ class JobState(StrEnum):
     DONE = "DONE"
 
 
-# From each status, those that it may become. An image that is gone has a tombstone instead of a status.
+# The statuses that may follow each status. A deleted image has a tombstone instead of a status.
 TRANSITIONS: dict[ImageStatus, frozenset[ImageStatus]] = {
     ImageStatus.QUEUED: frozenset({ImageStatus.SAVING, ImageStatus.ERROR}),
     ImageStatus.SAVING: frozenset({ImageStatus.ACTIVE, ImageStatus.ERROR}),
-    # `images fsck --repair` takes images out of use whose bytes are lost, and back when they are there again.
+    # `images fsck --repair` sets an image to ERROR when its bytes are lost, and back to ACTIVE when they are back.
     ImageStatus.ERROR: frozenset({ImageStatus.SAVING, ImageStatus.ACTIVE}),
     ImageStatus.ACTIVE: frozenset({ImageStatus.ERROR}),
 }
 
-# The answers that a project can give to a share: to one that is offered, and later, to give up what it accepted.
+# How a project can answer a share: accept or decline an offered one, or later withdraw from an accepted one.
 SHARE_ANSWERS: dict[ShareState, frozenset[ShareState]] = {
     ShareState.OFFERED: frozenset({ShareState.ACCEPTED, ShareState.DECLINED}),
     ShareState.ACCEPTED: frozenset({ShareState.DECLINED}),
@@ -159,10 +159,10 @@ SHARE_ANSWERS: dict[ShareState, frozenset[ShareState]] = {
 
 SETTLED = frozenset({ImageStatus.ACTIVE, ImageStatus.ERROR})
 
-# What a role includes: an ADMIN may do whatever a MEMBER may, and so on down.
+# A role includes those of lower rank: an ADMIN may do everything that a MEMBER may do.
 ROLE_RANK = {ProjectRole.READER: 1, ProjectRole.MEMBER: 2, ProjectRole.ADMIN: 3}
 
 
 def may_become(before: ImageStatus, after: ImageStatus) -> bool:
-    """Whether an image may go from one status to the other."""
+    """Whether an image may change from one status to the other."""
     return after in TRANSITIONS[before]

@@ -1,4 +1,4 @@
-"""Logs by structlog: for people on a terminal, one JSON object a line elsewhere. They go to standard error."""
+"""Logs to standard error: formatted for people on a terminal, elsewhere one JSON object per line."""
 
 import logging
 import sys
@@ -7,13 +7,13 @@ import structlog
 
 
 def configure_logs(level: int = logging.INFO) -> None:
-    """Set up the logs of this process, those of the libraries included."""
+    """Set up the logs of this process, including those of libraries."""
     shared: list[structlog.typing.Processor] = [
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
     if sys.stderr.isatty():
-        # Without local variables: a token may be among them.
+        # Local variables are left out: a token may be among them.
         traceback = structlog.dev.RichTracebackFormatter(show_locals=False)
         last: list[structlog.typing.Processor] = [structlog.dev.ConsoleRenderer(exception_formatter=traceback)]
     else:

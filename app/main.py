@@ -1,4 +1,4 @@
-"""The only place where the API is wired together."""
+"""Assembles the API; no other module does."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -35,7 +35,7 @@ from app.web.sign_in import SignIn
 
 
 def create_app(settings: Settings, queue: JobQueue, wakeups: Wakeups) -> tuple[Starlette, GatewayGraphQL]:
-    """The ASGI application, and its GraphQL endpoint, which has to be shut down first."""
+    """The ASGI application and its GraphQL endpoint, which has to be shut down first."""
     announce = announcer(queue, wakeups)
     reserve = reserve_of(settings)
     database = Database(settings.database_address, announce, connections=settings.database_connections, reserve=reserve)
@@ -102,7 +102,7 @@ def _object_routes(store: FolderStore, uploads: Uploads, wakeups: Wakeups) -> li
 
 
 def _cross_origin(settings: Settings) -> list[Middleware]:
-    """Browser consoles of other origins may call the API when they are configured."""
+    """Allows browser pages of the configured origins to call the API."""
     if not settings.allowed_origins:
         return []
     return [

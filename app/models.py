@@ -1,6 +1,6 @@
-"""The tables. The migrations in `app/database/migrations/` make them; a test compares the two.
+"""The tables. The migrations in `app/database/migrations/` create them; a test compares the two.
 
-Sizes are bytes. Instants are in UTC. Ids carry their type as a prefix and are what the API shows.
+Sizes are in bytes, instants in UTC. Ids have their type as a prefix; the API shows them as they are.
 """
 
 from datetime import UTC, datetime
@@ -41,12 +41,12 @@ def now() -> datetime:
     return datetime.now(UTC)
 
 
-# Sorted by code points, as SQLite does: PostgreSQL would go by the language of the database, and differ by machine.
+# Sorted by code points, as in SQLite: PostgreSQL would sort by the language of the database, which differs by machine.
 TEXT = Text().with_variant(Text(collation="C"), "postgresql")
 
 
 class Instant(TypeDecorator[datetime]):
-    """A point in time in UTC. SQLite forgets the zone, so it is put back on the way out."""
+    """A point in time in UTC. SQLite does not store the zone, so it is added when a value is read."""
 
     impl = DateTime(timezone=True)
     cache_ok = True
@@ -58,7 +58,7 @@ class Instant(TypeDecorator[datetime]):
         return None if value is None else value.replace(tzinfo=UTC)
 
     def result_processor(self, dialect: Dialect, coltype: object) -> Any:
-        """Reads SQLite's text in one step: a page has a hundred of them."""
+        """Parses SQLite's text in one step: a page has a hundred instants."""
         return _read_instant if dialect.name == "sqlite" else super().result_processor(dialect, coltype)
 
 
@@ -67,7 +67,7 @@ def _read_instant(text: str | None) -> datetime | None:
 
 
 class Word(TypeDecorator[StrEnum]):
-    """A member of a vocabulary, kept as its text, so that a new member needs no migration."""
+    """A member of a vocabulary, stored as its text, so that a new member needs no migration."""
 
     impl = TEXT
     cache_ok = True
@@ -80,13 +80,13 @@ class Word(TypeDecorator[StrEnum]):
         return None if value is None else self.vocabulary(value).value
 
     def result_processor(self, dialect: Dialect, coltype: object) -> Any:
-        """Looks the member up, at the price of a dictionary."""
+        """Looks up the member in a dictionary, which is fast."""
         members: dict[str | None, StrEnum | None] = {None: None}
         members.update({member.value: member for member in self.vocabulary})
         return members.__getitem__
 
 
-# One reading of each kind of column, so that every dialect gets the same.
+# One definition of each kind of column, so that it is the same in every dialect.
 _ID = String(40).with_variant(String(40, collation="C"), "postgresql")
 _NAME = TEXT
 
@@ -98,7 +98,7 @@ class Organization(SQLModel, table=True):
 
 
 class OrganizationOwner(SQLModel, table=True):
-    """Somebody, known by the `sub` of their token, who administers every project of an organization."""
+    """A person, identified by their token's `sub`, who administers every project of an organization."""
 
     __tablename__ = "organization_owner"
     __table_args__ = (Index("organization_owner_subject", "subject", "organization_id"),)
@@ -109,9 +109,9 @@ class OrganizationOwner(SQLModel, table=True):
 
 
 class TokenRevocation(SQLModel, table=True):
-    """The tokens of a subject issued before `not_before`, in microseconds since the epoch, are revoked.
+    """The subject's tokens that were issued before `not_before`, in microseconds since the epoch, are revoked.
 
-    Every revocation has a larger `not_before` than all earlier ones, whatever the clock says.
+    Every revocation has a larger `not_before` than all earlier ones, even when the clock goes back.
     """
 
     __tablename__ = "token_revocation"
@@ -121,7 +121,7 @@ class TokenRevocation(SQLModel, table=True):
 
 
 class SignInCode(SQLModel, table=True):
-    """The newest one-time code that signs a browser in as a subject; `digest` is its SHA-256 in hex."""
+    """The newest one-time code that signs a browser in as the subject; `digest` is its SHA-256 in hex."""
 
     __tablename__ = "sign_in_code"
 
@@ -133,9 +133,9 @@ class SignInCode(SQLModel, table=True):
 
 
 class Project(SQLModel, table=True):
-    """A tenant. The limits are its quota; null takes the deployment's default.
+    """A tenant. The limits are its quota; null means the deployment's default.
 
-    `revision` grows with every change of its quota and members.
+    `revision` increases with every change of its quota or members.
     """
 
     __table_args__ = (Index("project_name", "organization_id", "name", unique=True),)
@@ -151,7 +151,7 @@ class Project(SQLModel, table=True):
 
 
 class Membership(SQLModel, table=True):
-    """What somebody, known by the `sub` of their token, is in a project."""
+    """The role of a person, identified by their token's `sub`, in a project."""
 
     __table_args__ = (Index("membership_subject", "subject", "project_id"),)
 
@@ -162,7 +162,7 @@ class Membership(SQLModel, table=True):
 
 
 class Blob(SQLModel, table=True):
-    """A stored qcow2. `stored_size` counts allocated clusters, `file_size` is what a download brings."""
+    """A stored qcow2. `stored_size` counts allocated clusters; `file_size` is the size of a download."""
 
     id: str = Field(default_factory=lambda: new_id("blb"), sa_type=_ID, primary_key=True)
     key: str = Field(sa_type=_NAME, unique=True)
@@ -173,13 +173,13 @@ class Blob(SQLModel, table=True):
     created_at: datetime = Field(default_factory=now, sa_type=Instant)
 
 
-# In the `info` of an index: the one dialect that has it.
+# Key in the `info` of an index that only one dialect has: the name of that dialect.
 DIALECT = "dialect"
 _LIVE = text("deleted_at IS NULL")
 
 
 def _live(name: str, *columns: str) -> Index:
-    """An index over the images that are not deleted."""
+    """An index over live images."""
     return Index(name, *columns, sqlite_where=_LIVE, postgresql_where=_LIVE)
 
 
@@ -192,7 +192,7 @@ def _public(name: str, *columns: str) -> Index:
 
 
 def _words(name: str, column: str) -> Index:
-    """An index for what the texts of images that are not deleted contain: PostgreSQL alone has one."""
+    """A trigram index for substring search over live images (PostgreSQL only)."""
     return Index(
         name,
         column,
@@ -274,7 +274,7 @@ class Image(SQLModel, table=True):
 
 
 class ImageShare(SQLModel, table=True):
-    """An image that another project of the organization may use, or is asked whether it wants to."""
+    """A share of an image with another project of the organization, offered or answered."""
 
     __tablename__ = "image_share"
     __table_args__ = (
@@ -297,10 +297,10 @@ _OPEN = text("until IS NULL")
 
 
 class StorageEntry(SQLModel, table=True):
-    """A line of the ledger: what a project had stored from one instant to another, in bytes; still, without `until`.
+    """A line of the ledger: bytes that a project stored from `since` to `until`; null `until` means until now.
 
-    Bytes that several images of a project share stand in one line, of the image that has had them for longest. The
-    lines of deleted images stay.
+    Bytes that several images of a project have in common are in one line, that of the image that has had them for
+    longest. The lines of deleted images are kept.
     """
 
     __tablename__ = "storage_entry"
@@ -312,7 +312,7 @@ class StorageEntry(SQLModel, table=True):
     id: str = Field(default_factory=lambda: new_id("ent"), sa_type=_ID, primary_key=True)
     project_id: str = Field(sa_type=_ID, foreign_key="project.id")
     image_id: str = Field(sa_type=_ID, foreign_key="image.id")
-    # No foreign key: the ledger outlives what it is about.
+    # No foreign key: the ledger outlives the blob.
     blob_id: str = Field(sa_type=_ID)
     stored_size: int = Field(sa_type=BigInteger)
     since: datetime = Field(default_factory=now, sa_type=Instant)
@@ -377,7 +377,7 @@ class Upload(SQLModel, table=True):
 
 
 class Job(SQLModel, table=True):
-    """Work to do, once. `token` grows with every claim, and every write of a worker has to name it."""
+    """Work to do once. `token` increases with every claim, and a worker must name it with every write."""
 
     __table_args__ = (
         Index("job_due", "state", "due_at"),
@@ -398,7 +398,7 @@ class Job(SQLModel, table=True):
 
 
 class ConversionTurn(SQLModel, table=True):
-    """When a project was last given a worker: turns are taken over the projects."""
+    """When a worker last started a conversion of the project: projects take turns."""
 
     __tablename__ = "conversion_turn"
 
@@ -406,7 +406,7 @@ class ConversionTurn(SQLModel, table=True):
     served_at: datetime = Field(default_factory=now, sa_type=Instant)
 
 
-# SQLite gives consecutive row ids to an INTEGER alone; everywhere else a feed may outgrow 32 bits.
+# SQLite generates consecutive row ids only for INTEGER; elsewhere a feed may exceed 32 bits.
 _SEQUENCE = BigInteger().with_variant(Integer, "sqlite")
 
 
@@ -439,9 +439,9 @@ class Event(SQLModel, table=True):
 
 
 class FeedEpoch(SQLModel, table=True):
-    """The only row of its table: what the feed's cursors are made with. Key and epoch are hexadecimal.
+    """The only row of its table: key and epoch of the feed's cursors, in hexadecimal.
 
-    `place` is where the tables were when the epoch began; null until an API process has started on them.
+    `place` identifies where the tables were when the epoch began; null until an API process has started on them.
     """
 
     __tablename__ = "feed_epoch"
@@ -454,7 +454,7 @@ class FeedEpoch(SQLModel, table=True):
 
 
 class IdempotencyKey(SQLModel, table=True):
-    """A creation that was asked for with a key: the same again gives the same image."""
+    """A creation that was requested with an idempotency key: repeating it returns the same image."""
 
     __tablename__ = "idempotency_key"
 
@@ -465,7 +465,7 @@ class IdempotencyKey(SQLModel, table=True):
     created_at: datetime = Field(default_factory=now, sa_type=Instant)
 
 
-# Named for the migrations, which have to spell out what SQLModel derives.
+# Named for the migrations, which compare the database with what SQLModel derives.
 TABLES = SQLModel.metadata
 
 _TRIGRAMS = text("CREATE EXTENSION IF NOT EXISTS pg_trgm")
@@ -473,6 +473,6 @@ _TRIGRAMS = text("CREATE EXTENSION IF NOT EXISTS pg_trgm")
 
 @event.listens_for(TABLES, "before_create")
 def _add_extensions(_tables: object, connection: Connection, **_others: object) -> None:
-    """Where the models make the tables, as tests have them do, `_words` finds what it needs."""
+    """Add the extension that `_words` needs, for tests that create the tables from the models."""
     if connection.dialect.name == "postgresql":
         connection.execute(_TRIGRAMS)

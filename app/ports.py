@@ -1,4 +1,4 @@
-"""What the use cases need of the world outside, as protocols. One adapter each lies in `app/adapters/`."""
+"""Protocols for what the use cases need from the outside world. `app/adapters/` implements them."""
 
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
@@ -11,9 +11,9 @@ HEAD_BYTES = 256 * 1024
 
 @dataclass(frozen=True, slots=True)
 class SignedRequest:
-    """A request that anyone who has it may make until it expires.
+    """A request that anyone who has it can make until it expires.
 
-    `url` is absolute, or, where the gateway itself serves the bytes, a path below its public address.
+    `url` is absolute. Where the gateway itself serves the bytes, it is a path below the public URL.
     """
 
     method: str
@@ -24,11 +24,11 @@ class SignedRequest:
 
 @dataclass(frozen=True, slots=True)
 class Asker:
-    """Who asked for a signed request, and the image or upload (by id) that it is about.
+    """Who requested a signed request, and the id of the image or upload that it is for.
 
-    A store whose requests pass through the gateway keeps both in the request, unreadable for its holder: the
-    gateway decides again, at every use, whether `subject` may still do this. `operator` is a claim of a token and
-    can't be looked up later: it holds as long as the request does.
+    A store whose requests pass through the gateway stores both in the request, encrypted: at every use, the gateway
+    decides again whether `subject` may still do this. `operator` is a claim of a token and can't be looked up later:
+    it stays valid as long as the request.
     """
 
     subject: str
@@ -40,8 +40,8 @@ class Asker:
 class UploadHandle:
     """An upload as the store knows it.
 
-    `key` names the object that the parts become, `reference` is the store's own name for the open upload
-    (an S3 upload id; empty for a folder). Sizes are bytes; every part but the last is `part_size` long.
+    `key` names the object that the parts become. `reference` is the store's own name for the open upload (an S3 upload
+    id; empty for a folder). Sizes are in bytes; every part except the last has `part_size` bytes.
     """
 
     key: str
@@ -54,19 +54,19 @@ class UploadHandle:
         return max(1, -(-self.size // self.part_size))
 
     def part_offset(self, number: int) -> int:
-        """Where part `number` (from 1) begins, in bytes."""
+        """The offset of part `number` (from 1), in bytes."""
         return (number - 1) * self.part_size
 
     def part_length(self, number: int) -> int:
-        """How many bytes part `number` (from 1) has to have."""
+        """The length of part `number` (from 1), in bytes."""
         return min(self.part_size, self.size - self.part_offset(number))
 
 
 @dataclass(frozen=True, slots=True)
 class UploadReceipt:
-    """What a store holds of an upload: the numbers of complete parts, ascending, and the bytes in them.
+    """What a store has received of an upload: the numbers of complete parts, ascending, and the bytes in them.
 
-    `sealed` is true once the parts have become an object. `last_byte_at` is None while nothing has come.
+    `sealed` is true once the parts have become an object. `last_byte_at` is None until the first byte arrives.
     """
 
     parts: Sequence[int] = field(default=())
@@ -76,41 +76,41 @@ class UploadReceipt:
 
 
 class ObjectStore(Protocol):
-    """Where bytes are kept. Keys are chosen by the gateway and never hold anything that a user typed.
+    """Stores bytes. The gateway chooses the keys, which never contain anything that a user typed.
 
     Every method may raise StoreUnavailable.
     """
 
     async def open_upload(self, key: str, size: int, part_size: int) -> UploadHandle:
-        """Make ready to receive `size` bytes that become the object `key`."""
+        """Prepare to receive `size` bytes that become the object `key`."""
 
     def sign_part(
         self, upload: UploadHandle, number: int, expires_at: datetime, asker: Asker | None = None
     ) -> SignedRequest:
-        """The request that brings part `number`, of exactly its length.
+        """The request that uploads part `number`, of exactly its length.
 
-        A store that serves its requests without the gateway ignores `asker`.
+        A store whose requests do not pass through the gateway ignores `asker`.
         """
 
     async def receipt(self, upload: UploadHandle) -> UploadReceipt:
-        """What has arrived.
+        """What has arrived of an upload.
 
-        Raises UploadClosed when the store knows no such upload and no such object; WrongPart.
+        Raises UploadClosed when the store has neither the upload nor the object; WrongPart.
         """
 
     async def seal_upload(self, upload: UploadHandle) -> None:
-        """Make the object of the parts; from here on its bytes can't change. Harmless when done before.
+        """Turn the parts into the object, whose bytes then can't change. Idempotent.
 
         Raises PartsMissing, PartsArriving, UploadClosed, WrongPart.
         """
 
     async def abort_upload(self, upload: UploadHandle) -> None:
-        """Forget the upload and its bytes; a part that is arriving is cut off. Harmless when done before."""
+        """Discard the upload and its bytes, including a part that is arriving. Idempotent."""
 
     def sign_download(
         self, key: str, file_name: str, expires_at: datetime, asker: Asker | None = None
     ) -> SignedRequest:
-        """The request that reads an object, ranges allowed; `file_name` is what a browser calls it.
+        """The request that reads an object, also in ranges. A browser saves it as `file_name`.
 
         `asker` is used as in `sign_part`.
         """
@@ -126,19 +126,19 @@ class ObjectStore(Protocol):
         """
 
     async def delete(self, key: str) -> None:
-        """Remove an object and free its bytes. Harmless when there is none."""
+        """Delete an object and free its bytes. Does nothing when there is none."""
 
     async def size(self, key: str) -> int:
-        """The length of an object, in bytes. Raises ObjectMissing."""
+        """The size of an object, in bytes. Raises ObjectMissing."""
 
     def batches(self) -> AsyncIterator[Sequence[tuple[str, datetime]]]:
-        """The keys of all objects and open uploads, each with the time of its last change, in no order.
+        """The keys of all objects and open uploads, each with the time of its last change, in no particular order.
 
-        Some at a time, since there may be more than fit into memory. An object that has an open upload comes twice.
+        They come in batches, since not all may fit into memory. An object that has an open upload comes twice.
         """
 
     async def check(self) -> None:
-        """Raises StoreUnavailable, with the reason, when the store can't be used."""
+        """Check that the store can be used. Raises StoreUnavailable with the reason."""
 
 
 class JobQueue(Protocol):
@@ -156,7 +156,7 @@ class JobQueue(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ProgressReport:
-    """How far an image is. Never stored: the newest one per image is enough. Bytes, and an instant in UTC."""
+    """Progress of an image, in bytes, at an instant in UTC. Never stored: only the newest per image counts."""
 
     image_id: str
     project_id: str
@@ -167,13 +167,13 @@ class ProgressReport:
 
 
 class Wakeups(Protocol):
-    """Tells every process that there is something to read. May be lost: readers also look by themselves."""
+    """Notifies every process of new events and progress. Messages may be lost: readers also poll."""
 
     def feed_grew(self) -> None:
-        """The feed has new rows. Never blocks, and never raises."""
+        """Notify of new rows in the feed. Never blocks, and never raises."""
 
     def progressed(self, report: ProgressReport) -> None:
-        """An image got further. Never blocks, and never raises."""
+        """Publish the progress of an image. Never blocks, and never raises."""
 
     def listen(self) -> AsyncIterator[ProgressReport | None]:
-        """What is told from now on: a report, or None when the feed grew. One iterator per process."""
+        """The messages from now on: a report, or None when the feed has new rows. One iterator per process."""

@@ -1,9 +1,9 @@
-"""Room on the disk of the data folder that is kept for deletions.
+"""Disk space in the data folder that is reserved for deletions.
 
-A full disk takes no writes, and a deletion is one: without a reserve, nothing could be deleted to make room. The
-reserve is a file whose bytes are allocated, so that no other program can use them, however it fills the disk. The
-first deletion that finds no room empties the file and goes on with what that has freed. Until there is enough room to
-fill the file again, what grows is refused, so that uploads do not take the room from the deletions.
+A deletion is a write, and a full disk accepts none: without a reserve, nothing could be deleted to free space. The
+reserve is a file whose bytes are allocated, so that no other program can use them. The first deletion that finds the
+disk full empties the file and uses the space. Until there is enough space to fill the file again, all other writes that
+need space are refused, so that uploads do not use the space that deletions need.
 """
 
 import os
@@ -17,19 +17,19 @@ from app.errors import DatabaseFull, StoreFull
 
 log = structlog.get_logger()
 
-# The index of the WAL, connection.json, and what the first transaction writes.
+# Space for the index of the WAL, connection.json, and the first transaction.
 _START_BYTES = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
 class Reserve:
-    """The file `path` of `size` bytes. Emptied, it says that the reserve is in use; every process sees the same."""
+    """The file `path` of `size` bytes. An empty file shows every process that the reserve is in use."""
 
     path: Path
     size: int
 
     def keep(self) -> None:
-        """Allocate the reserve where there is room for it and for as much again. Otherwise changes nothing. Blocks."""
+        """Allocate the reserve if twice its size is free; otherwise change nothing. Blocks."""
         if self._allocated() >= self.size:
             return
         try:
@@ -39,11 +39,11 @@ class Reserve:
             log.warning("reserve.not_kept", reason=error.strerror)
 
     def release(self) -> bool:
-        """Give the room to those who delete; whether there is or was any to give. Blocks."""
+        """Free the space for deletions. Returns whether there is a reserve, also when it was freed before. Blocks."""
         try:
             spent = self.path.stat().st_size == 0
             if not spent:
-                # Takes no room itself, and what other processes see changes at once.
+                # Needs no space itself, and other processes see it at once.
                 os.truncate(self.path, 0)
                 log.warning("reserve.released", bytes=self.size)
         except OSError:
@@ -51,27 +51,27 @@ class Reserve:
         return True
 
     def release_to_start(self) -> None:
-        """Give the room to a process that starts on a full disk: it writes a little before it can delete."""
+        """Free the space for a process that starts on a full disk: it has to write a little before it can delete."""
         with suppress(OSError):
             if self._free() < _START_BYTES:
                 self.release()
 
     def require(self) -> None:
-        """Raises StoreFull while the reserve is in use: then only deletions may write."""
+        """Raises StoreFull while the reserve is in use: only deletions may write then."""
         if self.is_spent():
-            raise StoreFull("the disk of the data folder is full: what is left is for deletions")
+            raise StoreFull("the disk of the data folder is full; the remaining space is reserved for deletions")
 
     def require_for_rows(self) -> None:
-        """Raises DatabaseFull as `require` raises StoreFull, for what adds rows."""
+        """Like `require`, for writes that add rows. Raises DatabaseFull."""
         if self.is_spent():
-            raise DatabaseFull("the disk of the data folder is full: what is left is for deletions")
+            raise DatabaseFull("the disk of the data folder is full; the remaining space is reserved for deletions")
 
     def is_spent(self) -> bool:
-        """Whether the reserve is in use, and there is not enough room again to keep one."""
+        """Whether the reserve is in use, and there is not enough free space to allocate it again."""
         try:
             if self.path.stat().st_size > 0:
                 return False
-        except OSError:  # none was ever kept
+        except OSError:  # it was never allocated
             return False
         self.keep()
         return self._allocated() < self.size

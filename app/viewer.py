@@ -1,4 +1,4 @@
-"""Who is calling, as their token says it. What they may do is decided by their memberships, in the catalogue."""
+"""The caller, as identified by a token. The catalogue decides what they may do, by their memberships."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -10,10 +10,10 @@ from app.lifecycle import ROLE_RANK, ProjectRole
 class Viewer:
     """A caller. `subject` is the token's `sub`, `expires_at` the end of its validity in UTC.
 
-    `operator` says that the token makes them one: an operator may do everything in every project.
-    Without a token the subject is empty: nobody is a member of anything by that name. `issued_after` is the
-    newest revocation that the token came after, in microseconds since the epoch (see `catalog.revocations`);
-    None for tokens that only their issuer can revoke.
+    `operator` is true when the token makes them an operator, who may do everything in every project. Without a token,
+    the subject is empty, and no membership has that name. `issued_after` is the newest revocation before the token was
+    issued, in microseconds since the epoch (see `catalog.people.revocations`); None for tokens that only their issuer
+    can revoke.
     """
 
     subject: str
@@ -32,5 +32,5 @@ ANONYMOUS = Viewer(subject="")
 
 
 def includes(role: ProjectRole, needed: ProjectRole) -> bool:
-    """Whether a role holds all the rights of another."""
+    """Whether a role includes all rights of another."""
     return ROLE_RANK[role] >= ROLE_RANK[needed]
