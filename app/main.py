@@ -89,7 +89,7 @@ def create_app(settings: Settings, queue: JobQueue, wakeups: Wakeups) -> tuple[S
 
 
 def _object_routes(store: FolderStore, uploads: Uploads, wakeups: Wakeups) -> list[Route]:
-    """The routes by which clients send and fetch the bytes of a folder."""
+    """The routes through which clients upload to a folder and download from it."""
     settings = uploads.settings
     meter = UploadMeter(uploads, wakeups, Throttle(settings.progress_seconds))
     return object_routes(

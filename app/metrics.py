@@ -1,11 +1,11 @@
-"""What a process counts, as Prometheus reads it: all metrics of the gateway, and the page that shows them.
+"""All metrics of the gateway for Prometheus, and the page that shows them.
 
-Imports nothing of ours, so that any layer may count where something happens. Counters belong to the process: they begin
-at 0 when it starts, and Prometheus adds the processes up. docs/operating.md lists the metrics and what to alert on.
+Imports no other module of the gateway, so that every layer can count where something happens. Each process has its own
+counters, which start at 0 with it; Prometheus adds them up. docs/operating.md lists the metrics and what to alert on.
 
-The page has a bounded size, and is the same for every reader. So no label holds what a client chose (names of
-operations, files, images), nor anything by which a tenant could be known. A scrape reads memory only: what the database
-knows is put here by the process that runs the schedule, and is left out once it is old.
+The page has a bounded size, and is the same for every reader. So no label contains what a client chose (names of
+operations, files, images), or anything that identifies a tenant. A scrape only reads memory: the process that runs the
+schedule stores the state of the database here, and the page omits it once it is old.
 """
 
 import threading
@@ -32,9 +32,9 @@ from prometheus_client import (
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-# Every counter would have a second line for the time of its creation.
+# Otherwise every counter would have a second line with the time of its creation.
 disable_created_metrics()  # type: ignore[no-untyped-call]
-# Of what the client shows by itself, memory, processor time and open files of the process stay (Linux).
+# Of prometheus-client's own metrics, only memory, CPU time and open files of the process are kept (Linux).
 REGISTRY.unregister(GC_COLLECTOR)
 REGISTRY.unregister(PLATFORM_COLLECTOR)
 
@@ -42,28 +42,27 @@ CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 
 _REQUEST_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 _JOB_BUCKETS = (0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0, 14400.0)
-# What was read from the database is shown for this long, in seconds.
+# How long the state of the database is shown after it was read, in seconds.
 _FRESH_SECONDS = 60.0
 
 REQUESTS = Counter("images_requests", "GraphQL operations that ended.", ["operation", "type", "outcome"])
 REQUEST_SECONDS = Histogram(
-    "images_request_seconds", "Time to run a query or mutation.", ["operation", "type"], buckets=_REQUEST_BUCKETS
+    "images_request_seconds", "Duration of a query or mutation.", ["operation", "type"], buckets=_REQUEST_BUCKETS
 )
-ERRORS = Counter("images_errors", "Errors that were shown to clients.", ["where", "code"])
-SUBSCRIPTIONS = Gauge("images_subscriptions_open", "Subscriptions that are open.")
-BYTES = Counter("images_client_bytes", "Bytes of images from and to clients.", ["direction", "path"])
-QUOTA_REFUSALS = Counter("images_quota_refusals", "What a quota has refused.", ["limit"])
+ERRORS = Counter("images_errors", "Errors in responses to clients.", ["where", "code"])
+SUBSCRIPTIONS = Gauge("images_subscriptions_open", "Open subscriptions.")
+BYTES = Counter("images_client_bytes", "Bytes of images received from and sent to clients.", ["direction", "path"])
+QUOTA_REFUSALS = Counter("images_quota_refusals", "Requests and conversions that a quota refused.", ["limit"])
 IMAGES_FAILED = Counter("images_failed", "Images that ended in ERROR.", ["code"])
-JOB_SECONDS = Histogram("images_job_seconds", "Time of an attempt at a job.", ["kind"], buckets=_JOB_BUCKETS)
+JOB_SECONDS = Histogram("images_job_seconds", "Duration of an attempt at a job.", ["kind"], buckets=_JOB_BUCKETS)
 JOB_FAILURES = Counter("images_job_failures", "Attempts at jobs that failed.", ["kind"])
 CONVERSION_SECONDS = Histogram(
     "images_conversion_seconds",
-    "Time of the job that made an image ACTIVE.",
+    "Duration of the job that made an image ACTIVE.",
     ["way", "format", "job"],
     buckets=_JOB_BUCKETS,
 )
-# There from the start, since Prometheus sees no increase where a series begins with its first value: what alerts are
-# about, and what is rare.
+# Series for alerts and for rare events exist from the start, since Prometheus sees no increase in a new series.
 for _code in ("DATABASE_DAMAGED", "INTERNAL", "STORAGE_UNAVAILABLE", "UNAVAILABLE"):
     ERRORS.labels("graphql", _code)
 for _code in ("STORAGE_UNAVAILABLE", "STORE_FULL", "STORE_UNAVAILABLE", "UNAVAILABLE"):
@@ -83,7 +82,7 @@ def page() -> bytes:
 
 @contextmanager
 def job(kind: str) -> Iterator[None]:
-    """Measure an attempt at a job of this kind, which the block makes."""
+    """Measure an attempt at a job of this kind, during the block."""
     began = time.perf_counter()
     token = _job_began.set(began)
     try:
@@ -94,19 +93,19 @@ def job(kind: str) -> Iterator[None]:
 
 
 def converted(way: str, format_: str, job: str) -> None:
-    """The job that is being measured has made an image ACTIVE. `job` is its kind."""
+    """Record that the measured job made an image ACTIVE. `job` is its kind."""
     began = _job_began.get()
     if began is not None:
         CONVERSION_SECONDS.labels(way, format_, job).observe(time.perf_counter() - began)
 
 
 def received(count: int) -> None:
-    """Bytes of an upload have arrived at this process."""
+    """Count bytes of an upload that arrived at this process."""
     BYTES.labels("in", "gateway").inc(count)
 
 
 def received_by_store(count: int) -> None:
-    """Bytes of an upload went to the store without this process, which the store has just confirmed."""
+    """Count bytes of an upload that went to the store directly, as the store has confirmed."""
     BYTES.labels("in", "store").inc(count)
 
 
@@ -119,18 +118,18 @@ async def sent(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
 
 
 class Feed(Collector):
-    """How far this process has read the feed. Shows nothing in a process that does not read it."""
+    """Lag of this process in reading the feed. Empty in a process that does not read it."""
 
     def __init__(self) -> None:
         self._behind: int | None = None
         self._read_at = 0.0
 
     def read(self, behind: int) -> None:
-        """The feed was read just now; `behind` events of it are still to be delivered."""
+        """Record that the feed was read now; `behind` events are still to be delivered."""
         self._behind, self._read_at = behind, time.time()
 
     def collect(self) -> Iterable[Metric]:
-        """As Prometheus's client asks for it."""
+        """The metrics, for prometheus-client."""
         if self._behind is None:
             return
         yield _gauge("images_feed_lag_events", "Events that this process has not delivered yet.", self._behind)
@@ -139,11 +138,11 @@ class Feed(Collector):
 
 @dataclass(frozen=True, slots=True)
 class CatalogueState:
-    """What the database knows of work to do.
+    """Pending work, as read from the database.
 
-    jobs             how many there are that are not done, by kind and state
-    oldest_waiting   how long the job that waits longest has been due, in seconds, by kind
-    open_uploads     uploads that still take bytes
+    jobs             number of jobs that are not done, by kind and state
+    oldest_waiting   how long the oldest waiting job has been due, in seconds, by kind
+    open_uploads     number of uploads that still accept bytes
     """
 
     jobs: Mapping[tuple[str, str], int]
@@ -153,17 +152,17 @@ class CatalogueState:
 
 
 class Catalogue(Collector):
-    """The newest state of the catalogue that this process has read. Shows nothing when it is old, or was never read."""
+    """The newest state of the catalogue that this process has read. Empty when it is old or was never read."""
 
     def __init__(self) -> None:
         self._state: CatalogueState | None = None
 
     def read(self, state: CatalogueState) -> None:
-        """The database was read just now."""
+        """Store a state that was just read."""
         self._state = state
 
     def collect(self) -> Iterable[Metric]:
-        """As Prometheus's client asks for it."""
+        """The metrics, for prometheus-client."""
         state = self._state
         if state is None:
             return
@@ -180,7 +179,7 @@ class Catalogue(Collector):
         for kind, seconds in state.oldest_waiting.items():
             oldest.add_metric([kind], seconds)
         yield oldest
-        yield _gauge("images_uploads_open", "Uploads that still take bytes.", state.open_uploads)
+        yield _gauge("images_uploads_open", "Uploads that still accept bytes.", state.open_uploads)
 
 
 class Pool(Protocol):
@@ -189,27 +188,27 @@ class Pool(Protocol):
     def __hash__(self) -> int: ...
 
     def size(self) -> int:
-        """The most connections that it opens."""
+        """Maximum connections."""
 
     def checkedout(self) -> int:
-        """The connections that are in use."""
+        """Connections in use."""
 
 
 class Pools(Collector):
-    """The pools of connections of this process, added up by what they are for."""
+    """The connection pools of this process, summed by purpose."""
 
     def __init__(self) -> None:
         self._pools: WeakKeyDictionary[Pool, str] = WeakKeyDictionary()
-        # Pools are opened by one thread and shown by another.
+        # One thread opens pools, another shows them.
         self._guard = threading.Lock()
 
     def watch(self, purpose: str, pool: Pool) -> None:
-        """Show a pool for as long as something holds it."""
+        """Show a pool as long as it exists."""
         with self._guard:
             self._pools[pool] = purpose
 
     def collect(self) -> Iterable[Metric]:
-        """As Prometheus's client asks for it."""
+        """The metrics, for prometheus-client."""
         limits: Tally[str] = Tally()
         in_use: Tally[str] = Tally()
         with self._guard:
@@ -218,8 +217,8 @@ class Pools(Collector):
             limits[purpose] += pool.size()
             in_use[purpose] += pool.checkedout()
         for name, text, counts in (
-            ("images_database_connections_in_use", "Connections to the database that are in use.", in_use),
-            ("images_database_connections_limit", "Connections to the database at most.", limits),
+            ("images_database_connections_in_use", "Connections to the database in use.", in_use),
+            ("images_database_connections_limit", "Maximum connections to the database.", limits),
         ):
             family = GaugeMetricFamily(name, text, labels=["pool"])
             for purpose, count in counts.items():

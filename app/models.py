@@ -209,8 +209,8 @@ class Image(SQLModel, table=True):
     `name_key` is the name as it is compared and sorted; `size_key` is the virtual size, or -1 while unknown.
     `source_kind` says which columns describe the source: for a copy, those of its origin's upload are taken over, and
     `source_image_id` and `source_name` name the origin. File name and size are null where no file was sent. The name is
-    kept as JSON, since a text of PostgreSQL can't hold every character that a user can send. `reserved_size` are the
-    bytes of quota promised to it until `stored_size` is known.
+    stored as JSON, since PostgreSQL's text can't contain every character that a user can send. `reserved_size` is the
+    quota that is reserved for the image until `stored_size` is known, in bytes.
     """
 
     __table_args__ = (
@@ -322,12 +322,12 @@ class StorageEntry(SQLModel, table=True):
 class Source(SQLModel, table=True):
     """Bytes in the object store that a conversion makes an image of. `size` is in bytes.
 
-    `kind` says how they came to the store. No source has the kind IMAGE: a copy references the blob of its origin, so
-    nothing is converted, and a row would only name a result that never comes. `Image.source_kind` and the columns
-    beside it describe the origin of every image.
+    `kind` is how they got into the store. No source has the kind IMAGE: a copy references the blob of its origin, so
+    nothing is converted, and the row would name a result that never exists. `Image.source_kind` and the columns next to
+    it describe the origin of every image.
 
-    `declared_format` and `declared_sha256`, of the file, are what the user says of the bytes. `kept` is true as long as
-    the store may hold them. `result_id` and `result_key` are the id and the key of the blob that they become: chosen at
+    The user declares `declared_format` and `declared_sha256`, of the file. `kept` is true as long as the store may
+    still have the bytes. `result_id` and `result_key` are the id and the key of the blob that they become: chosen at
     the start, so that every attempt to convert them finds what an earlier one finished. A source from before migration
     0006 has no `result_key`; see `key_of_result`.
     """

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol
 
-# What is inspected while the rest of an upload still arrives: enough for every header, small enough to be here soon.
+# The bytes that are inspected while the rest of an upload arrives: enough for every header, and few enough to be early.
 HEAD_BYTES = 256 * 1024
 
 
@@ -119,10 +119,10 @@ class ObjectStore(Protocol):
         """The bytes of an object, in order. Raises ObjectMissing."""
 
     async def head(self, key: str) -> bytes:
-        """The first `HEAD_BYTES` of an object, or of an open upload; all bytes of one that is shorter.
+        """The first `HEAD_BYTES` of an object or an open upload; all bytes of a shorter one.
 
-        Empty where neither exists, or while no store can read it: an S3 store has no bytes of open uploads. What has
-        not arrived of an upload is zeros.
+        Empty when neither exists, or when the store can't read it: an S3 store can't read open uploads. Bytes of an
+        upload that have not arrived are zeros.
         """
 
     async def delete(self, key: str) -> None:
@@ -142,16 +142,16 @@ class ObjectStore(Protocol):
 
 
 class JobQueue(Protocol):
-    """Wakes a worker up. A message may be lost or come twice: the rows of jobs are the truth."""
+    """Wakes workers. A message may be lost or arrive twice: the table of jobs is the source of truth."""
 
     def wake(self, kind: str) -> None:
-        """Have some worker take the next job of this kind. Never blocks for long, and never raises.
+        """Make a worker take the next job of this kind. Never blocks for long, and never raises.
 
-        Each call is a message of its own: of two, two workers may come.
+        Every call sends its own message, so two calls may wake two workers.
         """
 
     async def check(self) -> None:
-        """Raises GatewayError, with the reason, when no message can be sent."""
+        """Check that messages can be sent. Raises GatewayError with the reason."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -68,8 +68,8 @@ class Settings(BaseSettings):
         None,
         ge=1,
         le=65535,
-        description="Port of its own for /metrics, on IMAGES_HOST and without a token, for every process; without it, "
-        "the API serves /metrics to operators.",
+        description="Separate port for /metrics in every process, on IMAGES_HOST and without a token; without it, the "
+        "API serves /metrics to operators.",
     )
     connections: int | None = Field(
         None,

@@ -64,12 +64,12 @@ def announcer(queue: JobQueue, wakeups: Wakeups) -> Callable[[list[Job], list[Ev
 
 @dataclass(frozen=True, slots=True)
 class Storage:
-    """The object store, and the one place that decides what depends on its kind."""
+    """The object store, and the only place that decides what depends on its kind."""
 
     store: FolderStore | S3Store
 
     def by_kind(self, folder: Callable[[FolderStore], T], bucket: Callable[[S3Store], T]) -> T:
-        """What the function for this kind of store gives.
+        """The result of the function for this kind of store.
 
         The gateway serves the bytes of a folder itself, and converts them in place. Clients reach a bucket without it,
         so it asks for what has arrived.
@@ -77,14 +77,14 @@ class Storage:
         return folder(self.store) if isinstance(self.store, FolderStore) else bucket(self.store)
 
     def close(self) -> None:
-        """Let go of the store."""
+        """Close the store."""
         self.store.close()
 
 
 def storage_of(settings: Settings) -> Storage:
     """The object store that the settings name, which the caller closes.
 
-    Raises StoreUnavailable when its folder can't be made.
+    Raises StoreUnavailable when its folder can't be created.
     """
     if settings.s3 is not None:
         return Storage(S3Store(settings.s3, settings.object_store_public_url, settings.upload_key))

@@ -1,4 +1,4 @@
-"""`/metrics` on a port of its own, in a thread: `images work` and `images schedule` have no other server."""
+"""`/metrics` on a separate port, in a thread: `images work` and `images schedule` have no other server."""
 
 import socket
 import threading
@@ -11,15 +11,15 @@ from app import metrics
 from app.errors import SettingsError
 from app.settings import Settings
 
-# How long a client may be silent, or read nothing, before its connection is closed.
+# How long a client may send or read nothing before its connection is closed, in seconds.
 _SILENCE_SECONDS = 10.0
 
 
 @contextmanager
 def metrics_port(settings: Settings) -> Iterator[None]:
-    """Answer at IMAGES_METRICS_PORT for the time of the block; does nothing where that is not set.
+    """Serve /metrics on IMAGES_METRICS_PORT during the block; does nothing when that is not set.
 
-    Raises SettingsError when the port can't be had.
+    Raises SettingsError when the port is not available.
     """
     if settings.metrics_port is None:
         yield
@@ -34,11 +34,11 @@ def metrics_port(settings: Settings) -> Iterator[None]:
             thread.join()
 
 
-# HTTPServer would look its own name up in the DNS, which may take long.
+# Not HTTPServer, which looks up its own name in the DNS: that may take long.
 class _Server(ThreadingTCPServer):
     allow_reuse_address = True
     daemon_threads = True
-    # A client that is still connected keeps no process from ending.
+    # A connected client must not keep the process from exiting.
     block_on_close = False
 
     def __init__(self, family: socket.AddressFamily, address: tuple[str, int]) -> None:
@@ -47,21 +47,21 @@ class _Server(ThreadingTCPServer):
 
 
 class _Scrape(BaseHTTPRequestHandler):
-    """One request. The connection is closed after its answer (HTTP/1.0)."""
+    """One request. The connection is closed after the response (HTTP/1.0)."""
 
     timeout = _SILENCE_SECONDS
 
     def do_GET(self) -> None:
-        """Answer `/metrics`, whatever follows as a query."""
+        """Respond to `/metrics` with any query."""
         if self.path.partition("?")[0] != "/metrics":
             return self._answer(404, "text/plain; charset=utf-8", b"Only /metrics is served here.\n")
         self._answer(200, metrics.CONTENT_TYPE, metrics.page())
 
     def log_message(self, format: str, *args: object) -> None:
-        """Scrapes are not logged."""
+        """Do not log scrapes."""
 
     def version_string(self) -> str:
-        """The Server field: no versions."""
+        """The Server header, without versions."""
         return "images"
 
     def _answer(self, status: int, content_type: str, body: bytes) -> None:
@@ -80,5 +80,5 @@ def _open(host: str, port: int) -> _Server:
     except OSError as error:
         raise SettingsError(
             f"IMAGES_METRICS_PORT: can't listen on {host} port {port}: {error.strerror}; "
-            "give each process on this machine a port of its own"
+            "set a different port for each process on this machine"
         ) from error

@@ -60,10 +60,10 @@ def up(data: Data = None, host: Host = None, port: Port = None) -> None:
         projects = anyio.run(_found, settings, ORGANIZATION, PROJECTS, ADMIN, ADMIN)
         bound = listen(settings.host, settings.port)
         opened = _connection_file(settings, address_of(bound), projects)
-        with metrics_port(settings), messaging(settings) as told, opened as ready:
-            app, endpoint = create_app(settings, told.queue, told.wakeups)
-            announce = announcer(told.queue, told.wakeups)
-            with Workers(settings, told.broker, told.wakeups, announce, told.queue):
+        with metrics_port(settings), messaging(settings) as channels, opened as ready:
+            app, endpoint = create_app(settings, channels.queue, channels.wakeups)
+            announce = announcer(channels.queue, channels.wakeups)
+            with Workers(settings, channels.broker, channels.wakeups, announce, channels.queue):
                 serve(app, endpoint, bound, settings, ready)
 
 
@@ -98,8 +98,8 @@ def serve_api(data: Data = None, host: Host = None, port: Port = None) -> None:
     settings = settings_from(data=data, host=host, port=port)
     prepare(settings)
     bound = listen(settings.host, settings.port)
-    with metrics_port(settings), messaging(settings, works=False) as told:
-        app, endpoint = create_app(settings, told.queue, told.wakeups)
+    with metrics_port(settings), messaging(settings, works=False) as channels:
+        app, endpoint = create_app(settings, channels.queue, channels.wakeups)
         listening = f"listening on {address_of(bound)}"
         serve(app, endpoint, bound, settings, ready=lambda: print(listening, flush=True))  # noqa: T201
 
@@ -231,8 +231,8 @@ async def _set_owner(settings: Settings, organization: str, subject: str, owns: 
 
 def _begin_epoch(settings: Settings) -> None:
     anyio.run(_with_database, settings, epochs.renew)
-    with messaging(settings, works=False) as told:
-        told.wakeups.feed_grew()
+    with messaging(settings, works=False) as channels:
+        channels.wakeups.feed_grew()
 
 
 def _print_ready(path: Path, connection: Mapping[str, Any], sign_in: str | None) -> None:

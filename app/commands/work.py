@@ -38,10 +38,10 @@ def work(
         raise SettingsError("--no-schedule needs IMAGES_BROKER_URL: without a broker, the scheduler finds the jobs")
     keep_little()
     prepare(settings)
-    stopped = _when_told_to_end()
-    with metrics_port(settings), messaging(settings) as told:
-        announce = announcer(told.queue, told.wakeups)
-        with Workers(settings, told.broker, told.wakeups, announce, told.queue, scheduled=schedule):
+    stopped = _stop_on_signal()
+    with metrics_port(settings), messaging(settings) as channels:
+        announce = announcer(channels.queue, channels.wakeups)
+        with Workers(settings, channels.broker, channels.wakeups, announce, channels.queue, scheduled=schedule):
             print(f"working on {settings.workers} jobs at a time", flush=True)  # noqa: T201
             stopped.wait()
 
@@ -50,14 +50,14 @@ def run_schedule(data: Data = None) -> None:
     """Run only the scheduler, until SIGTERM or SIGINT: lost jobs, idle uploads, orphans. Several may run."""
     settings = settings_from(data=data)
     prepare(settings)
-    stopped = _when_told_to_end()
-    with metrics_port(settings), messaging(settings, works=False) as told:
+    stopped = _stop_on_signal()
+    with metrics_port(settings), messaging(settings, works=False) as channels:
         print("keeping time", flush=True)  # noqa: T201
-        announce = announcer(told.queue, told.wakeups)
-        asyncio.run(keep_time(settings, told.queue, told.wakeups, announce, stopped))
+        announce = announcer(channels.queue, channels.wakeups)
+        asyncio.run(keep_time(settings, channels.queue, channels.wakeups, announce, stopped))
 
 
-def _when_told_to_end() -> threading.Event:
+def _stop_on_signal() -> threading.Event:
     """An event that SIGTERM and SIGINT set."""
     stopped = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):

@@ -3,9 +3,10 @@
 One transaction is one mutation or one step of a job (architecture, rule 1). Wake-ups go out after the commit
 and may be lost; the rows are the truth (rule 2).
 
-On PostgreSQL many processes write at once, under READ COMMITTED: a row that decides is locked before it is looked
-at. To keep two writers from waiting for one another, all lock in one order: project, image (several by id), source,
-upload, job, blob, and the feed at the very end. Who takes a turn is alone at it before all that, and waits for no row.
+On PostgreSQL, many processes write at once, under READ COMMITTED: a row that a decision depends on is locked before it
+is read. To avoid deadlocks, all transactions lock in the same order: project, image (several by id), source, upload,
+job, blob, and finally the feed. A transaction that takes a turn acquires its lock before all of these, and waits for no
+row.
 """
 
 import asyncio

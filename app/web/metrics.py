@@ -1,4 +1,4 @@
-"""`/metrics` on the API's own port, where every client could ask for it: for operators alone."""
+"""`/metrics` on the API's own port, which every client can reach: only for operators."""
 
 from collections.abc import Awaitable, Callable
 
@@ -12,11 +12,11 @@ from app.viewer import Viewer
 
 ViewerOf = Callable[[Request], Awaitable[Viewer]]
 
-_HINT = "Send the token of an operator, or set IMAGES_METRICS_PORT to serve /metrics on a port of its own."
+_HINT = "Send an operator's token, or set IMAGES_METRICS_PORT to serve /metrics on a separate port."
 
 
 def metrics_route(viewer_of: ViewerOf) -> Route:
-    """The route. `viewer_of` says who asks, and may raise NotAuthenticated; it must not ask the database."""
+    """The route. `viewer_of` identifies the caller, may raise NotAuthenticated, and must not query the database."""
 
     async def answer(request: Request) -> Response:
         try:
@@ -26,7 +26,7 @@ def metrics_route(viewer_of: ViewerOf) -> Route:
         if viewer.anonymous:
             return _refused(401, "UNAUTHENTICATED", "Metrics are for operators.")
         if not viewer.operator:
-            return _refused(403, "FORBIDDEN", "Metrics are for operators, and the token is not one of theirs.")
+            return _refused(403, "FORBIDDEN", "Metrics are for operators, and this token does not belong to one.")
         return Response(metrics.page(), media_type=metrics.CONTENT_TYPE, headers={"Cache-Control": "no-store"})
 
     return Route("/metrics", answer)

@@ -109,7 +109,7 @@ def test_a_port_that_is_taken_ends_the_process_with_a_hint(
 
     assert done.returncode == 2
     assert f"IMAGES_METRICS_PORT: can't listen on 127.0.0.1 port {metrics_port}" in done.stderr
-    assert "give each process on this machine a port of its own" in done.stderr
+    assert "set a different port for each process on this machine" in done.stderr
 
 
 def test_without_a_port_an_operator_reads_them_at_the_api(tmp_path: Path) -> None:

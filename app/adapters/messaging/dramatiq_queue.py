@@ -1,7 +1,7 @@
 """The job queue on Dramatiq: a message names a kind of job, and the workers' actor for it takes the next one.
 
-The rows of jobs are the truth. What Dramatiq would retry, limit or keep is left out, and a message that is lost, or
-comes twice, costs nothing but the time until the sweep sends it again.
+The table of jobs is the source of truth. Dramatiq's retries, limits and results are not used: a message that is lost
+or arrives twice only costs the time until the sweep sends it again.
 """
 
 import structlog
@@ -28,7 +28,7 @@ class DramatiqQueue:
         broker.declare_queue(QUEUE)
 
     def wake(self, kind: str) -> None:
-        """As the port says: what can't be sent is found by the sweep."""
+        """As the port says. If sending fails, the sweep finds the job."""
         try:
             self._broker.enqueue(message_of(kind))
         except Exception:
@@ -41,7 +41,7 @@ class DramatiqQueue:
 
 
 def message_of(kind: str) -> Message[None]:
-    """What has a worker take the next job of a kind."""
+    """The message that makes a worker take the next job of a kind."""
     return Message(queue_name=QUEUE, actor_name=kind.lower(), args=(), kwargs={}, options={})
 
 

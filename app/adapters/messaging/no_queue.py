@@ -5,7 +5,7 @@ class NoQueue:
     """`ports.JobQueue` that sends nothing: the workers poll for jobs every `IMAGES_POLL_SECONDS`."""
 
     def wake(self, kind: str) -> None:
-        """Does nothing; the rows of jobs are all that the workers need."""
+        """Does nothing: the workers find the job in its table."""
 
     async def check(self) -> None:
         """Never fails."""

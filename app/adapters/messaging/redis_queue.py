@@ -29,7 +29,7 @@ class RedisQueue:
         broker.declare_queue(QUEUE)
 
     def wake(self, kind: str) -> None:
-        """As the port says: what can't be sent is found by the sweep."""
+        """As the port says. If sending fails, the sweep finds the job."""
         message = message_of(kind)
         self._outbox.put(message.message_id, lambda: self._broker.enqueue(message))
 

@@ -182,7 +182,7 @@ class S3Store:
                 yield block[start : start + READ_BYTES]
 
     async def head(self, key: str) -> bytes:
-        """As the port says: parts can be read only when they have become an object."""
+        """As the port says. Parts can be read only once they have become an object."""
         return await self._run(self._head, checked_key(key))
 
     def _head(self, key: str) -> bytes:

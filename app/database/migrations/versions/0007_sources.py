@@ -1,7 +1,7 @@
-"""Sources: what images are converted from gets a table of its own, of which an upload is one kind.
+"""Sources: a separate table for what images are converted from; an upload is one kind of source.
 
-Jobs name the source. Those that are done stay as they are, but for ranges: an image whose conversion is split reads
-what its finished ranges have stored.
+Jobs name the source. Finished jobs are not changed, except ranges: an image whose conversion is split reads what its
+finished ranges stored.
 """
 
 from collections.abc import Callable, Sequence
@@ -79,7 +79,7 @@ def upgrade() -> None:
 
 
 def replace_uploads(fill: str, *columns: sa.Column[Any]) -> None:
-    """Make the table of uploads anew: SQLite can't drop a column that is unique. No other table refers to it."""
+    """Recreate the table of uploads, since SQLite can't drop a unique column. No other table refers to it."""
     op.create_table(
         "upload_changed",
         sa.Column("id", ID, nullable=False),
