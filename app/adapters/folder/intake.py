@@ -19,6 +19,11 @@ Write = Callable[[Sequence[bytes]], Awaitable[None]]
 Written = Callable[[int], Awaitable[None]]
 
 
+def in_bytes(count: int) -> str:
+    """A number of bytes for an error that has to be exact, such as `1 byte` or `16777216 bytes`."""
+    return "1 byte" if count == 1 else f"{count} bytes"
+
+
 class PartIntake:
     """Collects the chunks of one part, and writes them in batches."""
 
@@ -39,13 +44,13 @@ class PartIntake:
         async for chunk in body:
             received += len(chunk)
             if received > self._part.length:
-                raise TooLarge(f"The body is longer than the part, which has {_bytes(self._part.length)}.")
+                raise TooLarge(f"The body is longer than the part, which has {in_bytes(self._part.length)}.")
             self._batch.append(chunk)
             self._batch_bytes += len(chunk)
             if self._batch_bytes >= self._limit or _now() - self._flushed_at > _LONGEST_WAIT_SECONDS:
                 await self._flush()
         if received < self._part.length:
-            raise InvalidInput(f"The part has {_bytes(self._part.length)}, but the body has only {received}.")
+            raise InvalidInput(f"The part has {in_bytes(self._part.length)}, but the body has only {received}.")
         await self._flush()
 
     async def _flush(self) -> None:
@@ -55,10 +60,6 @@ class PartIntake:
         self._limit = BATCH_BYTES
         self._flushed_at = _now()
         await self._written(count)
-
-
-def _bytes(count: int) -> str:
-    return "1 byte" if count == 1 else f"{count} bytes"
 
 
 def _now() -> float:

@@ -201,7 +201,7 @@ async def test_a_read_can_not_write_and_sees_one_state(database: Database) -> No
             session.add(Organization(name="written"))
             await session.flush()
 
-    with pytest.raises(DatabaseUnavailable, match="takes no writes"):
+    with pytest.raises(DatabaseUnavailable, match="accepts no writes"):
         await write()
     async with database.read() as session:
         query = select(Organization.name)
