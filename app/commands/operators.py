@@ -170,7 +170,7 @@ def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     conversions: Annotated[bool, typer.Option(help="Check what conversions on this machine need.")] = True,
 ) -> None:
-    """Check what the gateway needs, and print how to get what is missing. Exits with 1 if something needed is."""
+    """Check what this machine has and needs, and how to get the rest. Exits with 1 if anything required is missing."""
     settings = settings_from(data=data)
     found = findings(settings)
     if conversions:
