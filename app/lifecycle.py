@@ -161,8 +161,3 @@ SETTLED = frozenset({ImageStatus.ACTIVE, ImageStatus.ERROR})
 
 # A role includes those of lower rank: an ADMIN may do everything that a MEMBER may do.
 ROLE_RANK = {ProjectRole.READER: 1, ProjectRole.MEMBER: 2, ProjectRole.ADMIN: 3}
-
-
-def may_become(before: ImageStatus, after: ImageStatus) -> bool:
-    """Whether an image may change from one status to the other."""
-    return after in TRANSITIONS[before]

@@ -153,11 +153,6 @@ def monthly_cost(stored_size: int, settings: Settings, at: datetime) -> Decimal:
     return pricing.rounded(Fraction(rate) * stored_size / GIB)
 
 
-def is_priced(settings: Settings) -> bool:
-    """Whether any rate is configured: without one, all that is stored costs 0."""
-    return bool(settings.archive_rates)
-
-
 def _within(query: Select[Any], project_id: str, tariff: Tariff) -> Select[Any]:
     """Limits to lines of a project that lie, even in part, in the time of a tariff; to touch it is not enough."""
     if tariff.since >= tariff.until:
