@@ -20,91 +20,91 @@ from .enums import (
 
 
 class AbortUploadInput(BaseModel):
-    """An upload to give up."""
+    """An upload to abort."""
 
     upload_id: str = Field(alias="uploadId")
-    "The upload."
+    "Id of the upload."
 
 
 class AcceptImageShareInput(BaseModel):
     """An offered share to accept."""
 
     expected_revision: int | None = Field(alias="expectedRevision", default=None)
-    "Refuse when the share has another revision by now."
+    "The revision that you have read: the mutation fails with STALE_REVISION if the share has changed since. Null skips the check."
     share_id: str = Field(alias="shareId")
-    "The share."
+    "Id of the share."
 
 
 class CompleteUploadInput(BaseModel):
-    """An upload whose parts have all been sent."""
+    """An upload to complete: all its parts have been sent."""
 
     upload_id: str = Field(alias="uploadId")
-    "The upload."
+    "Id of the upload."
 
 
 class CopyImageInput(BaseModel):
-    """An image to make a copy of. No byte is copied, and the copy outlives the original."""
+    """An image to copy. No bytes are copied, and the copy stays when the original is deleted."""
 
     image_id: str = Field(alias="imageId")
-    "The image: ACTIVE, and one that the project may launch."
+    "Id of the original: an ACTIVE image that the project may launch."
 
 
 class CreateImageInput(BaseModel):
     """An image to create."""
 
     architecture: Architecture | None = Architecture.X86_64
-    "The processor that it is made for; a copy is made for that of its original."
+    "Processor architecture that the image is made for; null states none. A copy always has that of its original."
     idempotency_key: str | None = Field(alias="idempotencyKey", default=None)
-    "The same key and input again give the same image, not another one."
+    "Key that makes the request safe to repeat, 1 to 255 characters: the same key and input return the same image; other input with that key is a CONFLICT."
     labels: list["LabelInput"] | None = None
-    "Labels to put on it."
+    "Labels to attach, at most 64. If there are none, a copy takes those of its original."
     name: str
-    "Its name, 1 to 255 characters."
+    "Name, 1 to 255 characters."
     os: Optional["OperatingSystemInput"] = None
-    "The operating system on it."
+    "Operating system on the image. Null states none; a copy then takes that of its original."
     project_id: str = Field(alias="projectId")
-    "The project that will own it."
+    "Id of the project that will own the image."
     source: "ImageSourceInput"
-    "Where it comes from."
+    "What to make the image from."
 
 
 class DeclineImageShareInput(BaseModel):
     """An offered share to decline, or an accepted one to give up."""
 
     expected_revision: int | None = Field(alias="expectedRevision", default=None)
-    "Refuse when the share has another revision by now."
+    "The revision that you have read: the mutation fails with STALE_REVISION if the share has changed since. Null skips the check."
     share_id: str = Field(alias="shareId")
-    "The share."
+    "Id of the share."
 
 
 class DeleteImageInput(BaseModel):
     """An image to delete."""
 
     expected_revision: int | None = Field(alias="expectedRevision", default=None)
-    "Refuse when the image has another revision by now."
+    "The revision that you have read: the mutation fails with STALE_REVISION if the image has changed since. Null skips the check."
     image_id: str = Field(alias="imageId")
-    "The image."
+    "Id of the image."
 
 
 class ImageFilter(BaseModel):
-    """Which images are wanted. What is left out does not matter."""
+    """Conditions that an image has to meet, all of them. A condition that is null or left out is ignored."""
 
     created_after: str | None = Field(alias="createdAfter", default=None)
-    "Created later than this."
+    "The image was created later than this."
     created_before: str | None = Field(alias="createdBefore", default=None)
-    "Created earlier than this."
+    "The image was created earlier than this."
     launchable: bool | None = None
-    "Whether servers can be launched from it now."
+    "True returns only images that servers can be launched from now; false only the others."
     name_contains: str | None = Field(alias="nameContains", default=None)
-    "This text in the name, ignoring case; at most 64 characters."
+    "The name contains this text, ignoring case; at most 64 characters."
     os_families: list[str] | None = Field(alias="osFamilies", default=None)
-    "Any of these families of operating systems."
+    "The family of the operating system is one of these, ignoring case."
     statuses: list[ImageStatus] | None = None
-    "Any of these statuses."
+    "The status is one of these."
     types: list[ImageType] | None = None
-    "Any of these types."
+    "The type is one of these."
     visibilities: list[ImageVisibility] | None = None
-    "Any of these visibilities."
+    "The visibility is one of these."
 
 
 class ImageLookup(BaseModel):
@@ -117,132 +117,132 @@ class ImageLookup(BaseModel):
 
 
 class ImageOrder(BaseModel):
-    """How images are sorted; those that are equal, by id."""
+    """Sort order of images. Images that are equal are sorted by id."""
 
     direction: OrderDirection
-    "Which way."
+    "Which direction to sort in."
     field: ImageOrderField
-    "What by."
+    "What to sort by."
 
 
 class ImageSourceInput(BaseModel):
-    """Where the image comes from."""
+    """What to make the image from."""
 
     image: Optional["CopyImageInput"] = None
-    "From another image: the new one is ACTIVE at once. What is not said about it is taken over."
+    "Another image. The copy is ACTIVE at once."
     upload: Optional["UploadInput"] = None
-    "From a file that will be uploaded."
+    "A file that you will upload."
 
 
 class LabelInput(BaseModel):
-    """A label to put on an image."""
+    """A key and a value to attach to an image."""
 
     key: str
-    "The key, 1 to 63 characters."
+    "Key, 1 to 63 characters, unique within the image."
     value: str
-    "The value, at most 255 characters."
+    "Value, at most 255 characters."
 
 
 class OperatingSystemInput(BaseModel):
     """The operating system on an image."""
 
     family: str
-    "For example ubuntu, rocky or windows."
+    "Family, such as ubuntu, rocky or windows; 1 to 64 characters, converted to lower case."
     version: str | None = None
-    "For example 24.04."
+    "Version, such as 24.04; 1 to 64 characters. Null states none."
 
 
 class ProjectImageName(BaseModel):
-    """The name of an image in a project."""
+    """The name of an image that a project can see."""
 
     name: str
-    "The name, without regard to case; of several, the newest that is ACTIVE is taken."
+    "Name, ignoring case. The project's own images come first; of several, the newest ACTIVE one is returned, or else the newest."
     project_id: str = Field(alias="projectId")
-    "The project."
+    "Id of the project."
 
 
 class RemoveProjectMemberInput(BaseModel):
-    """Somebody to take out of a project."""
+    """A member to remove from a project."""
 
     expected_revision: int | None = Field(alias="expectedRevision", default=None)
-    "Refuse when the project has another revision by now."
+    "The revision that you have read: the mutation fails with STALE_REVISION if the project has changed since. Null skips the check."
     project_id: str = Field(alias="projectId")
-    "The project."
+    "Id of the project."
     subject: str
-    "Who it is: the `sub` of their token."
+    "The member: the `sub` claim of their token."
 
 
 class RevokeImageShareInput(BaseModel):
-    """A share to take back."""
+    """A share to revoke."""
 
     expected_revision: int | None = Field(alias="expectedRevision", default=None)
-    "Refuse when the share has another revision by now."
+    "The revision that you have read: the mutation fails with STALE_REVISION if the share has changed since. Null skips the check."
     share_id: str = Field(alias="shareId")
-    "The share."
+    "Id of the share."
 
 
 class SetProjectMemberInput(BaseModel):
-    """What somebody is to be in a project, whether or not they belong to it."""
+    """A user to add to a project, or a member whose role to change."""
 
     expected_revision: int | None = Field(alias="expectedRevision", default=None)
-    "Refuse when the project has another revision by now."
+    "The revision that you have read: the mutation fails with STALE_REVISION if the project has changed since. Null skips the check."
     project_id: str = Field(alias="projectId")
-    "The project."
+    "Id of the project."
     role: ProjectRole
-    "What they may do."
+    "Role in the project from now on."
     subject: str
-    "Who it is: the `sub` of their token."
+    "The user: the `sub` claim of their token."
 
 
 class SetProjectQuotaInput(BaseModel):
-    """Limits of a project. What is left out stays as it is; null takes the default of this installation."""
+    """Limits of a project. What is left out stays as it is; null restores the default of this installation."""
 
     custom_images: int | None = Field(alias="customImages", default=None)
-    "How many custom images there may be."
+    "Maximum number of custom images."
     expected_revision: int | None = Field(alias="expectedRevision", default=None)
-    "Refuse when the project has another revision by now."
+    "The revision that you have read: the mutation fails with STALE_REVISION if the project has changed since. Null skips the check."
     image_storage_gib: int | None = Field(alias="imageStorageGib", default=None)
-    "How many GiB custom images and snapshots may take together."
+    "Maximum storage of custom images and snapshots together, in GiB."
     project_id: str = Field(alias="projectId")
-    "The project."
+    "Id of the project."
     snapshots_per_volume: int | None = Field(alias="snapshotsPerVolume", default=None)
-    "How many snapshots of a volume are kept."
+    "Maximum number of snapshots kept per volume."
 
 
 class ShareImageInput(BaseModel):
-    """A share to make of a custom, ACTIVE image."""
+    """An ACTIVE custom image to share."""
 
     grant: ShareGrant
-    "What its members may do with the image."
+    "What the members of the other project may do with the image."
     image_id: str = Field(alias="imageId")
-    "The image."
+    "Id of the image."
     offer: bool = False
-    "Offer it to the admins of that project, when you are none of them."
+    "If you are not an admin of the other project: true offers the image to its admins; false fails with NOT_TARGET_ADMIN."
     project_id: str = Field(alias="projectId")
-    "The project of the same organization to share it with."
+    "Id of the project to share it with, in the same organization."
 
 
 class UpdateImageShareInput(BaseModel):
-    """A share whose grant is to change."""
+    """A share whose grant to change."""
 
     expected_revision: int | None = Field(alias="expectedRevision", default=None)
-    "Refuse when the share has another revision by now."
+    "The revision that you have read: the mutation fails with STALE_REVISION if the share has changed since. Null skips the check."
     grant: ShareGrant
-    "What the project's members may do from now on."
+    "What the members of the other project may do with the image from now on."
     share_id: str = Field(alias="shareId")
-    "The share."
+    "Id of the share."
 
 
 class UploadInput(BaseModel):
-    """A file that will be uploaded."""
+    """A file to upload."""
 
     file_name: str = Field(alias="fileName")
-    "What the file is called. Its ending tells the format, unless format does."
+    "Name of the file. Its extension (.qcow2, .raw, .vmdk, .vhd or .vhdx) states the format if `format` is null."
     format: DiskFormat | None = None
-    "The format of the file."
+    "Format of the file; null takes it from the file name."
     multipart: bool | None = None
-    "False asks for one part, allowed up to 50 GiB; larger images are always sent in parts."
+    "False sends the file as one part, which may have up to 50 GiB. True or null sends it in as many parts as its size needs."
     sha256: str | None = None
-    "SHA-256 of the file in hex, checked before the image becomes ACTIVE."
+    "SHA-256 of the file in hex, checked before the image becomes ACTIVE. Null skips the check."
     size: int
-    "Bytes of the file."
+    "Size of the file, in bytes."
