@@ -72,7 +72,7 @@ def test_an_upload_says_what_its_owner_should_know_of_the_image(cli: Cli, disks:
     subprocess.run(["qemu-img", "snapshot", "-c", "before", str(image)], check=True, timeout=SECONDS)
     uploaded = cli("upload", image, "--name", "with a snapshot")
     assert uploaded.code == 0
-    assert "warning: 1 internal snapshot(s) were dropped" in " ".join(uploaded.err.split())
+    assert "warning: 1 internal snapshot was dropped" in " ".join(uploaded.err.split())
 
 
 @pytest.mark.parametrize("ending", ["qcow2", "vmdk", "raw", "vhd", "vhdx"])

@@ -1,11 +1,15 @@
 """Disk images for tests: small, built on the spot, and damaged where that is wanted."""
 
+import os
 import random
 import struct
 import subprocess
 from collections.abc import Iterable
 from pathlib import Path
 from typing import BinaryIO
+
+from app.lifecycle import DiskFormat
+from workers.inspection.inspect import Inspection, inspect
 
 KiB, MiB = 1 << 10, 1 << 20
 
@@ -20,6 +24,12 @@ def qemu_io(image: Path, *commands: str) -> None:
     """Write into a qcow2 as a guest would."""
     asked = [part for command in commands for part in ("-c", command)]
     subprocess.run(["qemu-io", "-f", "qcow2", *asked, str(image)], check=True, capture_output=True, timeout=120)
+
+
+def inspected(image: Path, declared: DiskFormat) -> Inspection:
+    """Inspect a file by its descriptor, as conversions in a folder do. Raises ImageFailed."""
+    with image.open("rb") as file:
+        return inspect(lambda at, length: os.pread(file.fileno(), length, at), declared, image.stat().st_size)
 
 
 def raw_disk(path: Path, size: int, runs: Iterable[tuple[int, int]], seed: int = 1) -> Path:

@@ -337,8 +337,8 @@ def test_a_copy_that_needs_more_room_than_the_project_has_is_over_quota(
     with pytest.raises(ImageFailed) as caught:
         workbench.convert(DiskFormat.RAW, limits)
     assert (caught.value.code, caught.value.retriable) == (FailureCode.QUOTA_EXCEEDED, True)
-    # How much it would take is known of what was written as a whole.
-    assert ("bytes of image storage" in caught.value.message) is not stopped
+    # The size is known only of a result that was written in full.
+    assert ("of image storage, but its project has only 2 MiB left" in caught.value.message) is not stopped
     assert workbench.names() == {"source"}
 
 

@@ -171,7 +171,7 @@ MADE_WHOLE = [
     Case("VMDK descriptor", VMDK, descriptor_only, "VMDK descriptor without data"),
     Case("VMDK split by QEMU", VMDK, split_by_qemu, "one of the files of a VMDK"),
     Case("VMDK split by VMware", VMDK, split_by_vmware, "one of the files of a VMDK"),
-    Case("VMDK split flat", VMDK, flat_file_of_several, "but its content is not"),
+    Case("VMDK split flat", VMDK, flat_file_of_several, ", but its content is not"),
     Case("VMDK SEsparse", VMDK, foreign_image(foreign.sesparse), "VMDK of the SEsparse kind"),
     Case("VMDK COWD", VMDK, foreign_image(foreign.cowd), "VMDK of the COWD kind"),
 ]
@@ -187,14 +187,14 @@ CONVERTED = [
     Case("Bochs", RAW, foreign_image(foreign.bochs), "Bochs image"),
     Case("DMG", RAW, foreign_image(foreign.dmg), "Apple DMG image"),
     *(
-        Case(f"{declared} over the limit", declared, over_by_a_sector(driver), "large; at most", limits=SMALL)
+        Case(f"{declared} over the limit", declared, over_by_a_sector(driver), "; the limit is", limits=SMALL)
         for declared, driver in ((QCOW2, "qcow2"), (VMDK, "vmdk"), (VHD, "vpc"), (VHDX, "vhdx"), (RAW, "raw"))
     ),
 ]
-MENDED = [
+REPAIRED = [
     Case("marked corrupt", QCOW2, qcow2_with(72, ">Q", 2), "marked corrupt", "image"),
     Case("VHDX with a log", VHDX, lambda f: leave_log(vhdx(f)), "was not closed properly", "image", VHDX),
-    Case("ragged", RAW, ragged, "no multiple of 512", "image", RAW, program="truncate"),
+    Case("ragged", RAW, ragged, "not a multiple of 512", "image", RAW, program="truncate"),
 ]
 UNPACKED = [
     Case("gzip", QCOW2, packed_by(gzip.compress), "gzip file", "disk.img", RAW, program="gunzip"),
@@ -206,14 +206,14 @@ UNPACKED = [
     Case("tar", RAW, archived("tar"), "tar archive", "disk.raw", RAW, program="tar"),
     Case("OVA", RAW, ova, "OVA", "disk.vmdk", VMDK, program="tar"),
 ]
-CASES = [*MADE_WHOLE, *CONVERTED, *MENDED, *UNPACKED]
+CASES = [*MADE_WHOLE, *CONVERTED, *REPAIRED, *UNPACKED]
 
 # Tested elsewhere in this file, or in that one: of these, a case has no file.
 REFUSED_OTHERWISE = [
     "share one",  # test_bombs.py
     "of data, which a file of",
-    "took longer than it may",
-    "took more memory or time than it may",
+    "took longer than allowed",
+    "took more memory or time than allowed",
     "Converting this image takes too long",
 ]
 

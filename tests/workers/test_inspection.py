@@ -1,6 +1,5 @@
 """Inspection of bytes that nobody meant well: an answer or a refusal, and nothing else."""
 
-import os
 from pathlib import Path
 
 import pytest
@@ -9,8 +8,8 @@ from hypothesis import strategies as st
 
 from app.errors import ImageFailed
 from app.lifecycle import DiskFormat, FailureCode
-from tests.workers.images import KiB, MiB, make, raw_disk
-from workers.inspection.inspect import inspect_file, inspect_head
+from tests.workers.images import KiB, MiB, inspected, make, raw_disk
+from workers.inspection.inspect import inspect_head
 from workers.inspection.refusals import check_virtual_size
 from workers.inspection.reported import check_reported
 
@@ -67,17 +66,14 @@ def test_whatever_is_damaged_the_answer_is_a_finding_or_a_refusal(
     path.write_bytes(content[:cut])
     declared = actual if same else declared
     refusals = []
-    fd = os.open(path, os.O_RDONLY)
     try:
-        assert inspect_file(fd, declared, path.stat().st_size).format is declared
+        assert inspected(path, declared).format is declared
     except ImageFailed as refusal:
         refusals.append(refusal)
-    finally:
-        os.close(fd)
     try:
         inspect_head(bytes(content[:cut][: 256 * KiB]), declared, path.stat().st_size)
     except ImageFailed as refusal:
-        assert refusals, "what the head is refused for, the file has to be refused for too"
+        assert refusals, "a file whose head is refused must be refused as a whole too"
         refusals.append(refusal)
     assert all(refusal.message and refusal.hint for refusal in refusals)
 

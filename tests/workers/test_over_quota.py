@@ -18,6 +18,7 @@ from workers.errors import ReceiptMissing, SourceBusy, SourceDamaged
 from workers.folder.in_place import held
 from workers.folder.pipeline import forget
 from workers.folder.undoing import undo
+from workers.inspection.sizes import exactly
 from workers.limits import Limits
 
 pytestmark = pytest.mark.needs_qemu
@@ -37,7 +38,7 @@ def test_a_result_that_just_fits_is_made_and_one_byte_less_leaves_the_source_alo
     with pytest.raises(ImageFailed) as caught:
         workbench.convert(declared, replaced(limits, needed - 1))
     assert (caught.value.code, caught.value.retriable) == (FailureCode.QUOTA_EXCEEDED, True)
-    assert f" {needed} bytes " in caught.value.message
+    assert f" needs {exactly(needed)} of image storage" in caught.value.message
     assert workbench.names() == {"source"}
     assert workbench.source.read_bytes() == before
     assert workbench.convert(declared, replaced(limits, needed)).stored_size == needed

@@ -1,6 +1,5 @@
 """A VHDX's own table of blocks, read by us: hostile ones do no harm."""
 
-import os
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -11,8 +10,7 @@ import pytest
 from app.errors import ImageFailed
 from app.lifecycle import DiskFormat, FailureCode
 from tests.workers.conftest import Workbench
-from tests.workers.images import KiB, MiB, dense_disk, make, patch, raw_disk
-from workers.inspection.inspect import inspect_file
+from tests.workers.images import KiB, MiB, dense_disk, inspected, make, patch, raw_disk
 from workers.inspection.vhdx import (
     BAT,
     FILE_PARAMETERS,
@@ -66,11 +64,7 @@ def rename_item(image: Path, before: UUID, after: UUID) -> None:
 
 
 def inspect(image: Path) -> VhdxFacts:
-    fd = os.open(image, os.O_RDONLY)
-    try:
-        facts = inspect_file(fd, DiskFormat.VHDX, image.stat().st_size).facts
-    finally:
-        os.close(fd)
+    facts = inspected(image, DiskFormat.VHDX).facts
     assert isinstance(facts, VhdxFacts)
     return facts
 

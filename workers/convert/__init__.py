@@ -1,1 +1,1 @@
-"""What every conversion does, whatever the store: examine the source, plan its way, verify the result."""
+"""The steps of every conversion, in any store: examine the source, plan the way, verify the result."""

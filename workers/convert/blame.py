@@ -1,4 +1,4 @@
-"""Who is to blame when qemu-img does not do what it should: the image, the disk being full, or ourselves."""
+"""Decides what is at fault when qemu-img fails: the image, a full disk, or the gateway itself."""
 
 import errno
 import signal
@@ -13,7 +13,7 @@ from workers.inspection.refusals import CONVERT_FIRST, corrupt, over_quota, stor
 
 log = structlog.get_logger(__name__)
 
-# By these a process ends that ran into its limits or crashed; by others it was told to end.
+# These signals mean that a process reached its limits or crashed; any other was sent from outside.
 _SELF_INFLICTED = {
     signal.SIGABRT,
     signal.SIGBUS,
@@ -29,32 +29,32 @@ _RETRY = f"Retry once. If it fails again: {CONVERT_FIRST}"
 
 @contextmanager
 def blaming_image(*, at_quota: bool = False) -> Iterator[None]:
-    """While qemu-img reads a source: what it refuses, chokes on or never ends with is the image's own fault.
+    """Blame the image for refusals, crashes and timeouts while qemu-img reads a source: raise ImageFailed for them.
 
-    `at_quota`: what it writes may become as long as the project has room for, and no longer. Turns those errors into
-    ImageFailed; what is unexpected (QemuFailed, QemuMissing) stays what it is.
+    `at_quota`: whether the project's free storage limits the size of the written file. Unexpected errors (QemuFailed,
+    QemuMissing) pass through unchanged.
     """
     try:
         yield
     except QemuRefused as refusal:
-        log.info("qemu-img refused a source", stderr=refusal.stderr)
+        log.info("qemu.refused", stderr=refusal.stderr)
         raise _refused(refusal, at_quota) from refusal
     except QemuTimedOut as overrun:
-        log.warning("qemu-img took too long over a source", reason=str(overrun))
-        raise corrupt("Reading this image took longer than it may.", _RETRY, retriable=True) from overrun
+        log.warning("qemu.timed_out", reason=str(overrun))
+        raise corrupt("Reading this image took longer than allowed.", _RETRY, retriable=True) from overrun
     except QemuStopped as stop:
-        log.warning("qemu-img was stopped over a source", reason=str(stop))
+        log.warning("qemu.stopped", reason=str(stop))
         if stop.signal == signal.SIGXFSZ:
             raise _copy_too_long(at_quota) from stop
         if stop.signal not in _SELF_INFLICTED:
             raise
-        message = "Reading this image took more memory or time than it may, or made the reader crash."
+        message = "Reading this image took more memory or time than allowed, or crashed the reader."
         raise corrupt(message, _RETRY, retriable=True) from stop
 
 
 @contextmanager
 def storage_may_fill_up() -> Iterator[None]:
-    """Turn a full disk, or a used-up disk quota, into the ImageFailed that says so."""
+    """Raise ImageFailed for a full disk or an exhausted disk quota."""
     try:
         yield
     except OSError as error:
@@ -70,25 +70,25 @@ def _refused(refusal: QemuRefused, at_quota: bool) -> ImageFailed:
         return _copy_too_long(at_quota) if refusal.subcommand == "convert" else _too_large_for_format()
     if "log that needs to be replayed" in refusal.stderr:
         return corrupt(
-            "This VHDX was not closed properly: its log has changes that are not in the disk yet.",
-            "Shut its virtual machine down, or repair it with `qemu-img check -r all FILE`, and upload it again.",
+            "This VHDX was not closed properly: its log contains changes that are not yet in the disk.",
+            "Shut down its virtual machine, or repair the file with `qemu-img check -r all FILE`, and upload it again.",
         )
     return corrupt("This image can't be read: it is damaged or cut off.")
 
 
 def _copy_too_long(at_quota: bool) -> ImageFailed:
-    """The failure of an image whose result would become longer than it may."""
+    """The failure of an image whose result would be larger than allowed."""
     if at_quota:
         return over_quota()
     return too_large(
-        "Converted, this image would take more room than there is for it.",
-        "Shrink the disk and upload it again, or ask the operator to make room for larger files.",
+        "The converted image would be larger than its disk and tables can be, or than the storage allows for a file.",
+        "Shrink the disk and upload it again, or ask the operator to allow larger files.",
     )
 
 
 def _too_large_for_format() -> ImageFailed:
     return too_large(
         "The disk in this image is larger than its format can hold.",
-        "Compare the file with its original and upload it again. If they are the same, convert it with the program "
+        "Compare the file with its original and upload it again. If they are identical, convert it with the program "
         "that wrote it to a format that holds larger disks, such as VHDX.",
     )

@@ -1,4 +1,4 @@
-"""What every conversion does before and after it: examine the source, verify the result. The same for all stores."""
+"""Examines the source before a conversion and verifies the result after it. The same for all stores."""
 
 import hashlib
 import threading
@@ -25,13 +25,13 @@ from workers.qemu.confinement import Sandbox
 
 Report = Callable[[ImagePhase, int, int | None], None]
 
-# Little enough that a source of the store is read ahead meanwhile.
+# Small enough that a source in the store is read ahead meanwhile.
 _READ_SIZE = 512 << 10
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """Where a conversion says how far it is, and learns that nobody wants it any more."""
+    """Reports a conversion's progress, and checks whether it was cancelled."""
 
     report: Report
     cancelled: threading.Event
@@ -42,12 +42,12 @@ class Progress:
         self.report(phase, done, total)
 
     def check(self) -> None:
-        """Raises Cancelled when the result is not wanted any longer."""
+        """Raises Cancelled once the conversion was cancelled."""
         if self.cancelled.is_set():
-            raise Cancelled("the caller wants no result")
+            raise Cancelled("by the caller")
 
     def of(self, phase: ImagePhase, total: int) -> Callable[[int], None]:
-        """Something to call with the bytes done out of `total`. Raises Cancelled, as it does itself."""
+        """A function that reports the bytes done out of `total`. Both this and that function raise Cancelled."""
         self.tell(phase, 0, total)
         return lambda done: self.tell(phase, done, total)
 
@@ -55,10 +55,10 @@ class Progress:
 def examine(
     sandbox: Sandbox, task: ConversionTask[Any], read_at: ReadAt, progress: Progress, *, on_socket: bool = False
 ) -> Subject:
-    """Everything that can be known of a source before its map. `on_socket`: the sandbox has it on a socket.
+    """Inspect a source: all facts except its map. `on_socket`: the sandbox offers the source on a socket.
 
-    `read_at` reads the source, fewer bytes at its end. Raises ImageFailed, QemuError, Cancelled, and what `read_at`
-    raises.
+    `read_at` reads the source and returns fewer bytes at its end. Raises ImageFailed, QemuError, Cancelled, and what
+    `read_at` raises.
     """
     size, most = task.source_size, sandbox.limits.max_virtual_size
     tell = progress.of(ImagePhase.INSPECTING, size)
@@ -75,9 +75,9 @@ def examine(
 def verify(
     sandbox: Sandbox, image: img.Image, read_at: ReadAt, expected: Outcome, progress: Progress
 ) -> img.CheckReport:
-    """Inspect a result as if it had been uploaded, check its tables, and read what is compressed and was kept.
+    """Inspect a result like an upload, check its tables, and decompress its compressed clusters if they were kept.
 
-    What QEMU has read and written anew can be read again. Raises UnsoundResult, and what `read_at` raises.
+    Data that QEMU has read and rewritten needs no such check. Raises UnsoundResult, and what `read_at` raises.
     """
     limits = sandbox.limits
     tell = progress.of(ImagePhase.VERIFYING, expected.file_size)
@@ -90,7 +90,7 @@ def verify(
     except (ImageFailed, QemuRefused) as error:
         raise UnsoundResult(str(error)) from error
     if not report.clean or inspection.claimed_size != expected.virtual_size or inspection.warnings:
-        raise UnsoundResult(f"{report}, {inspection.claimed_size} bytes large")
+        raise UnsoundResult(f"{report}, virtual size {inspection.claimed_size} bytes")
     tell(expected.file_size)
     return report
 
@@ -105,7 +105,7 @@ def _check_digest(read_at: ReadAt, size: int, declared: str, tell: Callable[[int
 
 
 def _reported_size(sandbox: Sandbox, inspection: Inspection, image: img.Image, source_size: int) -> int:
-    """The size of the disk as QEMU sees it; a raw source has no header, and its length is the disk's."""
+    """The size of the disk in bytes, as QEMU reads it; for a raw source, which has no header, its length."""
     limits = sandbox.limits
     if inspection.format is DiskFormat.RAW:
         return source_size
@@ -113,5 +113,7 @@ def _reported_size(sandbox: Sandbox, inspection: Inspection, image: img.Image, s
         info = img.info(sandbox, image, limits.for_info())
     size = check_reported(info, image.name, limits.max_virtual_size)
     if inspection.claimed_size not in (None, size):
-        raise corrupt(f"This image names two sizes of its disk: {inspection.claimed_size} and {size} bytes.")
+        raise corrupt(
+            f"This image states two sizes for its disk: {inspection.claimed_size:,} bytes and {size:,} bytes."
+        )
     return size

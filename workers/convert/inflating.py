@@ -1,7 +1,7 @@
-"""See that the compressed clusters of a qcow2 can be read, where they have been kept as they were.
+"""Checks that the compressed clusters of a qcow2 can be read, if they were kept unchanged.
 
-QEMU inflates a cluster when a guest reads it: what is damaged would show only then. By QEMU's rule, a cluster is sound
-when what is inflated fills it; what follows in the file does not matter (block/qcow2-threads.c, qcow2_zlib_decompress
+QEMU inflates a cluster when a guest reads it, so damage would show only then. By QEMU's rule, a cluster is valid if its
+inflated data fills it; the bytes that follow in the file do not matter (block/qcow2-threads.c, qcow2_zlib_decompress
 and qcow2_zstd_decompress).
 """
 
@@ -20,17 +20,17 @@ from workers.inspection.vhdx import ReadAt
 from workers.qcow2 import metadata
 
 _MOST_THREADS = 4
-# What is read at once of the file, in bytes, and what may lie between two clusters of it.
+# The largest read of the file, and the largest gap between two clusters within it, in bytes.
 _RUN, _GAP = 2 << 20, 64 << 10
 
 Inflate = Callable[[memoryview, int], bytes]
 
 
 def see_inflated(header: metadata.Header, read_at: ReadAt, size: int, tell: Callable[[int], None]) -> None:
-    """Inflate every compressed cluster of the disk in a file of `size` bytes, on all cores.
+    """Inflate every compressed cluster of the disk in a file of `size` bytes, on up to four cores.
 
-    `tell` is called with how much of the file is done, in bytes, and may raise. Raises UnsoundResult where a cluster
-    can't be read, ImageFailed where the tables can't, and what `read_at` and `tell` raise.
+    `tell` is called with the number of bytes of the file that are done, and may raise. Raises UnsoundResult if a
+    cluster can't be read, ImageFailed if the tables can't, and what `read_at` and `tell` raise.
     """
     inflate = _inflated_by_zstd if header.compression_type == metadata.ZSTD else _inflated_by_zlib
     done = 0
@@ -45,13 +45,13 @@ def see_inflated(header: metadata.Header, read_at: ReadAt, size: int, tell: Call
 
     tables = Qcow2Tables(header, read_at, size, lambda: tell(done))
     for length in _side_by_side(check, chain.from_iterable(map(_runs, tables.compressed()))):
-        # Two runs may have a sector in common.
+        # Two runs may share a sector.
         done = min(done + length, size)
         tell(done)
 
 
 def _runs(places: Iterable[Place]) -> Iterator[list[Place]]:
-    """Ascending places in lists that are each worth one reading."""
+    """Group ascending places into lists that are each read at once."""
     run: list[Place] = []
     for place, length in places:
         if run and (place > _end(run) + _GAP or place + length > run[0][0] + _RUN):
@@ -68,7 +68,7 @@ def _end(run: Sequence[Place]) -> int:
 
 
 def _side_by_side(check: Callable[[Sequence[Place]], int], runs: Iterable[Sequence[Place]]) -> Iterator[int]:
-    """The results, in order; only as much is read ahead as keeps the threads at work."""
+    """The results, in order; reads ahead only as far as it takes to keep the threads busy."""
     threads = min(_MOST_THREADS, os.cpu_count() or 1)
     waiting: deque[Future[int]] = deque()
     pool = ThreadPoolExecutor(threads, thread_name_prefix="inflate")
@@ -91,7 +91,8 @@ def _inflated_by_zlib(data: memoryview, most: int) -> bytes:
 
 
 def _inflated_by_zstd(data: memoryview, most: int) -> bytes:
-    """With room for one byte more, a frame that is too long shows."""
+    """Reads up to one byte more than `most`, which reveals a frame that is too long."""
+
     try:
         return zstandard.ZstdDecompressor().stream_reader(data).read(most + 1)
     except zstandard.ZstdError:

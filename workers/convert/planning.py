@@ -1,6 +1,6 @@
-"""Which way a source goes, and for those that keep their data where it is, everything that has to be written.
+"""Chooses the way to convert a source, and plans what to write if its data can stay in place.
 
-Reference first, then keep, then copy. Whatever is odd about a map, but not wrong, is a reason to copy.
+Reference is tried first, then keep, then copy. A map that is unusual but not wrong is a reason to copy.
 """
 
 from collections.abc import Callable, Iterator
@@ -41,18 +41,18 @@ from workers.qemu.confinement import Sandbox
 log = structlog.get_logger(__name__)
 
 _MISCOUNTED = (
-    "The reference counts in this qcow2 file are wrong, as after a crash of its writer. They do not matter for the "
-    "disk, which was taken as the tables of the file have it. Look at the original with `qemu-img check FILE`."
+    "The reference counts in this qcow2 file are wrong, as after a crash of the program that wrote it. They do not "
+    "affect the disk, which was read from the tables of the file. Check the original with `qemu-img check FILE`."
 )
 
 
 class NotByReference(ValueError):
-    """Raised when there is a reason to copy; the text names it."""
+    """Raised when the data has to be copied; the text says why."""
 
 
 @dataclass(frozen=True, slots=True)
 class ReferencePlan:
-    """New tables around the data: what to copy within the file, and the layout that comes behind it."""
+    """New tables around the existing data: the data to copy within the file, and the layout to append."""
 
     layout: metadata.Layout
     copies: list[Relocation]
@@ -60,7 +60,7 @@ class ReferencePlan:
 
 @dataclass(frozen=True, slots=True)
 class KeepPlan:
-    """A new header alone; `stored_size` is where the image ends, in bytes."""
+    """Only a new header; `stored_size` is the end of the image, in bytes."""
 
     header: bytes
     stored_size: int
@@ -68,7 +68,7 @@ class KeepPlan:
 
 @dataclass(frozen=True, slots=True)
 class CopyPlan:
-    """All data anew, and why. `extents` tell where it lies in the source; None when QEMU is to read the disk."""
+    """Copy all data, and why. `extents` locate the data in the source; None if QEMU has to read the disk."""
 
     reason: str
     extents: Extents | None
@@ -78,10 +78,10 @@ Plan = ReferencePlan | KeepPlan | CopyPlan
 
 
 class Subject(NamedTuple):
-    """A source that passed inspection: what it is, how QEMU opens it, its sizes in bytes, and how to read it.
+    """A source that passed inspection: its facts, how QEMU opens it, its sizes in bytes, and how to read it.
 
-    `data_size` is how much of the disk its tables map to data. `report`: what QEMU says of the reference counts of a
-    qcow2, once it was asked.
+    `data_size` is the amount of data that its tables map. `report` is QEMU's report on the reference counts of a qcow2,
+    once they are checked.
     """
 
     inspection: Inspection
@@ -93,43 +93,43 @@ class Subject(NamedTuple):
     report: img.CheckReport | None = None
 
     def converted(self, way: Way, stored_size: int, file_size: int) -> Outcome:
-        """What there is to tell once this has become a result of these sizes."""
+        """The outcome of converting this source to a result of these sizes, in bytes."""
         inspection = self.inspection
         return Outcome(way, inspection.format, self.virtual_size, stored_size, file_size, inspection.warnings)
 
 
 def make_plan(sandbox: Sandbox, subject: Subject, fd: int) -> Plan:
-    """Choose the way of a source that is the open file `fd`.
+    """Choose the way for a source that is the open file `fd`.
 
-    Raises ImageFailed when the source is cut off or contradicts itself, QemuError, Cancelled.
+    Raises ImageFailed if the source is cut off or contradicts itself, QemuError, Cancelled.
     """
     with cut_off_is_corrupt():
         try:
             return _by_format(sandbox, subject, fd)
         except (NotByReference, DoubtfulMap, TooManyExtents, metadata.TablesTooLarge) as reason:
-            log.info("source has to be copied", reason=str(reason))
+            log.info("source.copied", reason=str(reason))
             return plan_copy(sandbox, subject, fd, str(reason))
 
 
 def plan_copy(sandbox: Sandbox, subject: Subject, fd: int, reason: str) -> CopyPlan:
-    """How a source is copied that is the open file `fd`. Raises ImageFailed when it is damaged, Cancelled.
+    """Plan the copy of a source that is the open file `fd`. Raises ImageFailed if it is damaged, Cancelled.
 
-    Most formats are left to QEMU, which soon finds what is empty. Not in a VHDX: it reads the whole disk, and looks for
-    zeros. In a VMDK it goes from grain to grain. Either takes it minutes for 2 TiB without data, and the tables have
-    been read here anyway.
+    QEMU reads most formats, since it skips empty parts quickly. Not so with a VHDX, where it reads the whole disk and
+    searches for zeros, nor with a VMDK, which it walks grain by grain. Both take it minutes for 2 TiB without data, and
+    their tables have been read here anyway.
     """
     with cut_off_is_corrupt(), suppress(DoubtfulMap, TooManyExtents):
         extents = _located(sandbox, subject)
         if extents is not None:
             with suppress(TooManyExtents):
-                # A block of up to 256 MiB may be one hole but for some KiB.
+                # A block of up to 256 MiB may be a hole except for a few KiB.
                 extents = without_holes(fd, extents, USUAL_CLUSTER, sandbox.limits.max_extents)
             return CopyPlan(reason, extents)
     return CopyPlan(reason, None)
 
 
 def _located(sandbox: Sandbox, subject: Subject) -> Extents | None:
-    """Where the data of a VHDX or a VMDK lies; None of other formats, and of compressed data."""
+    """Where the data of a VHDX or a VMDK is stored; None for other formats and for compressed data."""
     match subject.inspection.facts:
         case VhdxFacts():
             return plain_extents(subject)
@@ -140,12 +140,12 @@ def _located(sandbox: Sandbox, subject: Subject) -> Extents | None:
 
 @contextmanager
 def cut_off_is_corrupt() -> Iterator[None]:
-    """Tell the owner of an image that its file ends too early, where a map shows it."""
+    """Raise ImageFailed if a map shows that the file ends too early."""
     try:
         yield
     except Truncated as reason:
-        log.info("source is cut off", reason=str(reason))
-        raise corrupt("The file ends before its data do: it is cut off.") from reason
+        log.info("source.truncated", reason=str(reason))
+        raise corrupt("The file is cut off: it ends before its data does.") from reason
 
 
 def _by_format(sandbox: Sandbox, subject: Subject, fd: int) -> Plan:
@@ -159,11 +159,11 @@ def _by_format(sandbox: Sandbox, subject: Subject, fd: int) -> Plan:
             return _reference(sandbox, subject, extents)
         case Qcow2Facts() as facts:
             return _qcow2(sandbox, subject, facts, fd)
-    raise NotByReference("the format has its data compressed or unaligned")
+    raise NotByReference("the format stores its data compressed or unaligned")
 
 
 def plain_extents(subject: Subject) -> Extents:
-    """Where the data of a raw disk, a fixed VHD or a VHDX lies, without asking QEMU. These formats know no holes.
+    """Where the data of a raw disk, a fixed VHD or a VHDX is stored, found without QEMU. These formats have no holes.
 
     Raises ImageFailed, Truncated.
     """
@@ -171,14 +171,14 @@ def plain_extents(subject: Subject) -> Extents:
     if isinstance(facts, VhdxFacts):
         return payload(facts, subject.read_at, subject.source_size)
     if isinstance(facts, VhdFacts) and subject.virtual_size > subject.source_size - FOOTER_SIZE:
-        raise corrupt("The file is shorter than the disk that its VHD footer names: it is cut off.")
+        raise corrupt("The file is cut off: it is shorter than the disk that its VHD footer describes.")
     extents = Extents()
     extents.add(0, subject.virtual_size, 0)
     return extents
 
 
 def map_source(sandbox: Sandbox, subject: Subject) -> Extents | None:
-    """Where the data lies, checked; None when it is compressed. VMDK and qcow2 tell by themselves, a VHD QEMU.
+    """The checked map of the data; None if it is compressed. Read from the tables of VMDK and qcow2, by QEMU for a VHD.
 
     Raises DoubtfulMap, Truncated, TooManyExtents, ImageFailed, QemuError, Cancelled.
     """
@@ -209,7 +209,7 @@ def _grains(sandbox: Sandbox, subject: Subject) -> Extents | None:
 
 
 def _tick(sandbox: Sandbox) -> Callable[[], None]:
-    """What is called while tables are read. Raises Cancelled."""
+    """A function to call while tables are read, which raises Cancelled."""
 
     def tick() -> None:
         if sandbox.cancelled.is_set():
@@ -219,20 +219,20 @@ def _tick(sandbox: Sandbox) -> Callable[[], None]:
 
 
 def _readable(subject: Subject) -> int:
-    """Where data may end in the file, in bytes: a qcow2 may end within its last cluster, the rest is zeros."""
+    """Where data may end in the file, in bytes: a qcow2 may end within its last cluster, whose rest is zeros."""
     facts = subject.inspection.facts
     unit = facts.header.cluster_size if isinstance(facts, Qcow2Facts) else 1
     return -(-subject.source_size // unit) * unit
 
 
 def mostly_data(extents: Extents, subject: Subject) -> None:
-    """Raises NotByReference for a source that holds so much else that a copy of its data is much smaller."""
+    """Raises NotByReference if less than three quarters of the source is data, so that a copy is much smaller."""
     if 4 * extents.data_size < 3 * subject.source_size:
         raise NotByReference("less than three quarters of the file is data")
 
 
 def fitting(extents: Extents, virtual_size: int) -> int:
-    """The cluster size in which the data can stay as it lies. Raises NotByReference."""
+    """The cluster size, in bytes, with which the data can stay in place. Raises NotByReference."""
     cluster_size = fitting_cluster(extents, virtual_size)
     if cluster_size is None:
         raise NotByReference("data are not aligned")
@@ -240,9 +240,9 @@ def fitting(extents: Extents, virtual_size: int) -> int:
 
 
 def _reference(sandbox: Sandbox, subject: Subject, extents: Extents, fd: int | None = None) -> ReferencePlan:
-    """Build on a map that has been checked. `fd`: the holes of this file are left out; the map does not know them."""
+    """Plan new tables on a checked map. `fd`: leave out the holes of this file, which the map does not contain."""
     if Way.REFERENCE not in sandbox.limits.ways:
-        raise NotByReference("the operator does not want it")
+        raise NotByReference("the operator does not allow it")
     virtual_size = subject.virtual_size
     if fd is not None:
         extents = without_holes(fd, extents, coarse_enough(virtual_size), sandbox.limits.max_extents)
@@ -256,31 +256,31 @@ def _reference(sandbox: Sandbox, subject: Subject, extents: Extents, fd: int | N
 def _qcow2(sandbox: Sandbox, subject: Subject, facts: Qcow2Facts, fd: int) -> Plan:
     extents = map_source(sandbox, subject)
     if extents is not None and Way.REFERENCE in sandbox.limits.ways:
-        # Clusters may be preallocated, and never have been written.
+        # Clusters may be preallocated but never written.
         return _reference(sandbox, subject, extents, fd)
     return keep(sandbox, subject, facts)
 
 
 def keep(sandbox: Sandbox, subject: Subject, facts: Qcow2Facts) -> KeepPlan:
-    """A new header for a qcow2 whose clusters are counted right. Raises NotByReference."""
+    """Plan a new header for a qcow2 whose reference counts are correct. Raises NotByReference."""
     if Way.KEEP not in sandbox.limits.ways:
-        raise NotByReference("the operator does not want it")
+        raise NotByReference("the operator does not allow it")
     if facts.dirty or facts.bitmaps or facts.header.nb_snapshots:
-        raise NotByReference("it has more in it than its current state")
+        raise NotByReference("it contains more than its current state")
     report = subject.report
     if report is None or not report.clean:
-        raise NotByReference("its clusters are not counted right")
+        raise NotByReference("its reference counts are wrong")
     if report.end_offset is None or 4 * report.end_offset < 3 * subject.source_size:
-        raise NotByReference("it has clusters that are not used")
+        raise NotByReference("more than a quarter of the file is unused")
     return KeepPlan(metadata.write_header(facts.header), report.end_offset)
 
 
 def counted(sandbox: Sandbox, subject: Subject) -> Subject:
     """The source with a report on its reference counts, if it is a qcow2 without snapshots.
 
-    Counts tell a writer which clusters are free, and a reader nothing: where they are wrong, the disk is whole, and its
-    owner is warned. With snapshots, each has to be gone through, however many a small file has. Raises QemuError,
-    Cancelled.
+    The counts show a writer which clusters are free; a reader does not need them. If they are wrong, the disk is still
+    intact, and its owner gets a warning. Snapshots are not checked, since even a small file may have many of them.
+    Raises QemuError, Cancelled.
     """
     inspection = subject.inspection
     if not isinstance(inspection.facts, Qcow2Facts) or inspection.facts.header.nb_snapshots:
@@ -288,7 +288,7 @@ def counted(sandbox: Sandbox, subject: Subject) -> Subject:
     try:
         report = img.check(sandbox, subject.image, sandbox.limits.for_tables(subject.source_size, subject.virtual_size))
     except QemuRefused as refusal:
-        log.info("qemu-img can't check a source", stderr=refusal.stderr)
+        log.info("qemu.check_refused", stderr=refusal.stderr)
         report = img.CheckReport(corruptions=1, leaks=0, end_offset=None)
     if report.corruptions:
         inspection = replace(inspection, warnings=(*inspection.warnings, _MISCOUNTED))
@@ -296,7 +296,7 @@ def counted(sandbox: Sandbox, subject: Subject) -> Subject:
 
 
 def how_to_open(inspection: Inspection) -> img.Image:
-    """The source by QEMU's name of its format, with the option that makes QEMU see all of it."""
+    """The source under QEMU's name for its format, with the option that makes QEMU read all of it."""
     driver = "vpc" if inspection.format is DiskFormat.VHD else inspection.format.lower()
     sized = isinstance(inspection.facts, VhdFacts) and inspection.facts.holds_current_size()
     return img.source(driver, "force_size_calc=current_size" if sized else None)

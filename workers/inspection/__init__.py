@@ -1,1 +1,1 @@
-"""What a file really is, and whether it is safe to convert: one module for each format, on its bytes alone."""
+"""Detects a file's real format and checks that it is safe to convert, from its bytes alone. One module per format."""

@@ -1,10 +1,9 @@
-"""What a file really is, and whether it is safe to let qemu-img read it: decided on its bytes alone.
+"""Detects a file's real format and decides from its bytes alone whether qemu-img may read it.
 
-Two looks at the same bytes: oslo.utils' inspectors, and our own rules in `workers.inspection`, which know more
-cases and say what to do.
+Two independent checks of the same bytes: the inspectors of oslo.utils, and our own rules in `workers.inspection`,
+which cover more cases and tell the owner what to do.
 """
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -27,16 +26,16 @@ from workers.limits import MAX_VIRTUAL_SIZE
 
 _OSLO_NAMES = {"qcow2", "vmdk", "vhd", "vhdx", "vdi", "qed", "iso", "luks"}
 _CHUNK = 64 << 10
-_BARE = "Check that the file is whole. If it is a bare disk without any format, upload it again as RAW."
+_BARE = "Check that the file is complete. If it is a raw disk image, upload it again as RAW."
 _BARE_VMDK = (
-    "If it is the one data file of its disk (its name ends in -flat.vmdk), upload it again as RAW. If it is one of "
+    "If it is the only data file of its disk (its name ends in -flat.vmdk), upload it again as RAW. If it is one of "
     f"several: {CONVERT_DESCRIPTOR}"
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Inspection:
-    """What was found: the format, what its own header says (None for raw), and warnings for the owner."""
+    """The result of an inspection: the format, the facts from its header (None for raw), warnings for the owner."""
 
     format: DiskFormat
     facts: Facts | None
@@ -44,7 +43,7 @@ class Inspection:
 
     @property
     def claimed_size(self) -> int | None:
-        """How large the disk is by its own header, in bytes; None where that says nothing certain."""
+        """The size of the disk according to its header, in bytes; None if the header does not settle it."""
         match self.facts:
             case qcow2.Qcow2Facts(header=header):
                 return header.size
@@ -54,30 +53,22 @@ class Inspection:
 
 
 def inspect_head(head: bytes, declared: DiskFormat, size: int, max_virtual_size: int = MAX_VIRTUAL_SIZE) -> None:
-    """Refuse what can't succeed, by the first 256 KiB (or less) of a file of `size` bytes that still arrives.
+    """Refuse a file of `size` bytes early, by its first 256 KiB or fewer, while the rest still arrives.
 
-    Raises ImageFailed only where more bytes can't change the answer.
+    Raises ImageFailed only if more bytes can't change the result.
     """
     head = head[:HEAD_SIZE]
     tail = head[-TAIL_SIZE:] if len(head) >= size else None
     _inspect(Glimpse(head, tail, size), declared, None, max_virtual_size)
 
 
-def inspect_file(fd: int, declared: DiskFormat, size: int, max_virtual_size: int = MAX_VIRTUAL_SIZE) -> Inspection:
-    """Look at all of a file that tells what it is; only its first `size` bytes count. Raises ImageFailed."""
-
-    def read_at(offset: int, length: int) -> bytes:
-        return os.pread(fd, min(length, max(0, size - offset)), offset)
-
-    return inspect(read_at, declared, size, max_virtual_size)
-
-
 def inspect(
     read_at: vhdx.ReadAt, declared: DiskFormat, size: int, max_virtual_size: int = MAX_VIRTUAL_SIZE
 ) -> Inspection:
-    """Look at all that tells what a source of `size` bytes is, wherever it lies: `read_at(offset, length)` reads it.
+    """Inspect a source of `size` bytes through `read_at(offset, length)`, wherever it is stored.
 
-    It gives fewer bytes at the end, and none behind it. Raises ImageFailed, and what `read_at` raises.
+    `read_at` returns fewer bytes at the end of the source and none past it. Raises ImageFailed, and what `read_at`
+    raises.
     """
     tail_at = max(0, size - TAIL_SIZE)
     glimpse = Glimpse(read_at(0, HEAD_SIZE), read_at(tail_at, TAIL_SIZE), size)
@@ -116,10 +107,10 @@ def _examine(
 
 
 def _check_kind(glimpse: Glimpse, declared: DiskFormat) -> None:
-    """See that the content is of the declared format, and of that one only.
+    """Check that the content has the declared format and no other. Raises ImageFailed.
 
-    The head decides: only where it is of no format does a footer count, since any disk's last sector may be one. In
-    what was declared to be a VHD, the footer decides, since the head of a fixed one is the guest's.
+    The head decides. A footer counts only if the head has no known format, since any disk's last sector may look like
+    one. For a declared VHD the footer decides, since the head of a fixed VHD belongs to the guest.
     """
     head, tail = glimpse.head, glimpse.tail
     found = disk_format_of(head)
@@ -131,14 +122,14 @@ def _check_kind(glimpse: Glimpse, declared: DiskFormat) -> None:
     kinds |= {found.lower()} if found else set()
     if len(kinds) > 1 or (found and foreign):
         raise unsafe(
-            "This file is of several formats at once.",
-            "Upload an image that was written by one tool, as one format.",
+            "This file matches several formats at once.",
+            "Upload an image that one tool wrote in one format.",
         )
     if not found and not foreign and ends_in_vhd_footer(tail):
         found = DiskFormat.VHD
     if found == declared:
         return
-    # A magic number has eight bytes at most, and the end of what was declared to be a VHD has arrived.
+    # A magic number has at most eight bytes; for a declared VHD the end of the file has arrived by now.
     decided = declared is not DiskFormat.RAW and len(head) >= min(8, glimpse.size)
     if foreign or found or decided:
         raise _not_as_declared(declared, found, foreign)
@@ -146,20 +137,17 @@ def _check_kind(glimpse: Glimpse, declared: DiskFormat) -> None:
 
 def _not_as_declared(declared: DiskFormat, found: DiskFormat | None, foreign: Signature | None) -> Exception:
     if foreign:
-        return mismatch(f"This was declared to be {declared}, but is a {foreign.name}.", foreign.advice)
+        return mismatch(f"The file was declared as {declared}. Detected: {foreign.name}.", foreign.advice)
     if found:
-        return mismatch(
-            f"This was declared to be {declared}, but its content is {found}.",
-            f"Upload it again with the format {found}.",
-        )
+        return mismatch(f"The file was declared as {declared}. Detected: {found}.", f"Upload it again as {found}.")
     return mismatch(
-        f"This was declared to be {declared}, but its content is not.",
+        f"The file was declared as {declared}, but its content is not {declared}.",
         _BARE_VMDK if declared is DiskFormat.VMDK else _BARE,
     )
 
 
 def _oslo_matches(head: bytes) -> Iterator[tuple[str, format_inspector.FileInspector]]:
-    """The inspectors of oslo.utils that recognise the head; partition tables and raw bytes are no formats."""
+    """The inspectors of oslo.utils that recognize the head; partition tables and raw bytes do not count as formats."""
     for name, make in format_inspector.ALL_FORMATS.items():
         inspector = make()
         if name in _OSLO_NAMES and _feed(inspector, head) and inspector.format_match:
@@ -167,7 +155,7 @@ def _oslo_matches(head: bytes) -> Iterator[tuple[str, format_inspector.FileInspe
 
 
 def _feed(inspector: format_inspector.FileInspector, *pieces: bytes) -> bool:
-    """Show bytes to an inspector; False when it can't make sense of them, which it tells in many ways."""
+    """Feed bytes to an inspector; return False if it fails on them, with whichever exception."""
     try:
         for piece in pieces:
             for place in range(0, len(piece), _CHUNK):
@@ -180,16 +168,16 @@ def _feed(inspector: format_inspector.FileInspector, *pieces: bytes) -> bool:
 
 
 def _second_opinion(glimpse: Glimpse, declared: DiskFormat) -> None:
-    """The safety checks of oslo.utils, for what ours let pass; they want the end of a stream too."""
+    """Run the safety checks of oslo.utils on a file that passed ours; they need the end of the file too."""
     if declared not in (DiskFormat.QCOW2, DiskFormat.VMDK) or glimpse.tail is None:
         return
     inspector = format_inspector.ALL_FORMATS[declared.lower()]()
     rest = glimpse.tail[max(0, len(glimpse.head) + len(glimpse.tail) - glimpse.size) :]
-    # It reads features of qcow2 in any version, and descriptors in ASCII alone.
+    # oslo.utils reads qcow2 features in any version, and descriptors in ASCII only.
     plain = vmdk.in_plain_ascii if declared is DiskFormat.VMDK else qcow2.with_its_features
     head = plain(glimpse.head)
     if not _feed(inspector, head, rest):
-        raise corrupt(f"The header of this {declared} image makes no sense.")
+        raise corrupt(f"The header of this {declared} image is invalid.")
     try:
         inspector.safety_check()
     except (format_inspector.SafetyCheckFailed, format_inspector.ImageFormatError) as failure:

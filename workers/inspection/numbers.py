@@ -1,4 +1,4 @@
-"""Tables of numbers as formats store them, whatever the byte order of the machine."""
+"""Reads tables of numbers as disk formats store them, independent of the machine's byte order."""
 
 import sys
 from array import array
@@ -6,7 +6,7 @@ from typing import Literal
 
 
 def numbers_in(code: Literal["I", "Q"], raw: bytes, order: Literal["big", "little"]) -> "array[int]":
-    """The numbers of 32 (I) or 64 bits (Q) in `raw`; bytes at its end that make no whole number are left out."""
+    """The numbers of 32 bits (I) or 64 bits (Q) in `raw`; an incomplete number at its end is ignored."""
     table = array(code, b"")
     table.frombytes(raw[: len(raw) // table.itemsize * table.itemsize])
     if sys.byteorder != order:

@@ -1,4 +1,4 @@
-"""Which qcow2 files are taken in. The layout itself is known to `workers.qcow2.metadata`."""
+"""Decides which qcow2 files are accepted. `workers.qcow2.metadata` knows the layout."""
 
 from dataclasses import dataclass
 
@@ -14,20 +14,20 @@ from workers.inspection.refusals import (
 from workers.inspection.signatures import Glimpse
 from workers.qcow2 import metadata
 
-_BY_ITS_WRITER = "Convert it to a plain qcow2 of version 3 with the program that wrote it, and upload the new file."
+_BY_ITS_WRITER = "Convert it to a plain qcow2 of version 3 with the program that wrote it and upload the new file."
 _VERSION_2_END, _FEATURES_LENGTH = 72, 24
 
 
 @dataclass(frozen=True, slots=True)
 class Qcow2Facts:
-    """What the header of an acceptable qcow2 says. `bitmaps`: there are persistent dirty bitmaps."""
+    """The header of an accepted qcow2. `bitmaps`: whether it has persistent dirty bitmaps."""
 
     header: metadata.Header
     bitmaps: bool
 
     @property
     def dirty(self) -> bool:
-        """Whether it was not closed properly, so that its refcounts may be wrong."""
+        """Whether it was not closed properly, so that its reference counts may be wrong."""
         return bool(self.header.incompatible & metadata.DIRTY)
 
     @property
@@ -35,11 +35,12 @@ class Qcow2Facts:
         count = self.header.nb_snapshots
         if not count:
             return ()
-        return (f"{count} internal snapshot(s) were dropped: only the current state of the disk is kept.",)
+        dropped = "1 internal snapshot was" if count == 1 else f"{count} internal snapshots were"
+        return (f"{dropped} dropped: only the current state of the disk is kept.",)
 
 
 def examine(glimpse: Glimpse, max_virtual_size: int) -> Qcow2Facts | None:
-    """What the header says, or None when too little of it has arrived. Raises ImageFailed."""
+    """Read and check the header; None if too little of it has arrived. Raises ImageFailed."""
     if len(glimpse.head) < 112:
         if glimpse.whole_head:
             raise corrupt("The file ends within its qcow2 header.")
@@ -47,7 +48,7 @@ def examine(glimpse: Glimpse, max_virtual_size: int) -> Qcow2Facts | None:
     version = metadata.read_version(glimpse.head)
     if version not in (2, 3):
         raise unsupported(
-            f"This is a qcow2 image of version {version}; versions 2 and 3 are taken.",
+            f"This is a qcow2 image of version {version}; only versions 2 and 3 are supported.",
             CONVERT_FIRST if version == 1 else _BY_ITS_WRITER,
         )
     header = metadata.read_header(glimpse.head)
@@ -64,7 +65,7 @@ def examine(glimpse: Glimpse, max_virtual_size: int) -> Qcow2Facts | None:
 
 
 def with_its_features(head: bytes) -> bytes:
-    """The head of a qcow2 that was examined, with no features where version 2 has other things."""
+    """The head of an examined qcow2; in version 2, which has no feature fields, their bytes are zeroed."""
     end = _VERSION_2_END + _FEATURES_LENGTH
     return head[:_VERSION_2_END] + bytes(_FEATURES_LENGTH) + head[end:] if metadata.read_version(head) == 2 else head
 
@@ -83,33 +84,33 @@ def _check_features(header: metadata.Header) -> None:
         raise corrupt("This qcow2 image is marked corrupt.", REPAIR)
     if header.incompatible & metadata.EXTENDED_L2:
         raise unsupported(
-            "This qcow2 image has extended L2 entries (option `extended_l2=on`), which are not taken.",
+            "This qcow2 image has extended L2 entries (option `extended_l2=on`), which are not supported.",
             "Convert it with `qemu-img convert -O qcow2 -o extended_l2=off FILE image.qcow2` and upload the new file.",
         )
     unknown = header.incompatible & ~metadata.KNOWN_FEATURES
     if unknown:
         raise unsupported(
-            f"This qcow2 image needs features that are not known here (bits {unknown:#x}).", _BY_ITS_WRITER
+            f"This qcow2 image needs features that are not supported (bits {unknown:#x}).", _BY_ITS_WRITER
         )
     if header.incompatible & metadata.COMPRESSION_TYPE and header.compression_type not in (0, 1):
-        raise unsupported("This qcow2 image is compressed by a method that is not known here.", _BY_ITS_WRITER)
+        raise unsupported("This qcow2 image is compressed by a method that is not supported.", _BY_ITS_WRITER)
 
 
 def _check_geometry(header: metadata.Header, file_size: int) -> None:
-    """Tables lie where the specification wants them, and inside the file."""
+    """Check that the tables are where the specification allows them, and inside the file. Raises ImageFailed."""
     if not 9 <= header.cluster_bits <= 21 or header.refcount_order > 6:
-        raise corrupt("The qcow2 header names an impossible cluster or refcount size.")
+        raise corrupt("The qcow2 header contains an invalid cluster or refcount size.")
     if header.version == 3 and not 104 <= header.header_length <= header.cluster_size:
-        raise corrupt("The qcow2 header names an impossible length of itself.")
+        raise corrupt("The qcow2 header contains an invalid header length.")
     size = header.cluster_size
     tables = (
         (header.l1_table_offset, 8 * header.l1_size),
         (header.refcount_table_offset, size * header.refcount_table_clusters),
     )
     if any(offset % size for offset, _ in tables) or not header.refcount_table_offset:
-        raise corrupt("The qcow2 header names tables that do not begin with a cluster.")
+        raise corrupt("The qcow2 header names tables that do not begin at a cluster boundary.")
     if any(offset + length > file_size for offset, length in tables):
-        raise corrupt("The file ends before the tables that its qcow2 header names: it is cut off.")
+        raise corrupt("The file is cut off: it ends before the tables that its qcow2 header names.")
     if header.l1_size * size * (size // 8) < header.size:
         raise corrupt("The first table of this qcow2 image is too short for its disk.")
 
@@ -117,7 +118,7 @@ def _check_geometry(header: metadata.Header, file_size: int) -> None:
 def _encrypted() -> Exception:
     return unsupported(
         "This qcow2 image is encrypted.",
-        "Decrypt it, with its passphrase alone in the file KEY: `qemu-img convert --object secret,id=key,file=KEY "
-        "--image-opts driver=qcow2,encrypt.key-secret=key,file.driver=file,file.filename=FILE -O qcow2 image.qcow2`. "
-        "Upload the new file.",
+        "Save its passphrase alone in a file named KEY, decrypt it with `qemu-img convert --object "
+        "secret,id=key,file=KEY --image-opts driver=qcow2,encrypt.key-secret=key,file.driver=file,file.filename=FILE "
+        "-O qcow2 image.qcow2`, and upload the new file.",
     )

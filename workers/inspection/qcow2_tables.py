@@ -1,4 +1,4 @@
-"""What the tables of a qcow2 map: read once, bounded by the file, before QEMU follows them.
+"""Reads the tables of a qcow2 once, before QEMU follows them; the effort is bounded by the size of the file.
 
 Only the active state counts. Its tables and clusters may be shared with internal snapshots, which are dropped, and
 with nothing else. Source: QEMU, docs/interop/qcow2.txt, "Cluster mapping".
@@ -19,15 +19,15 @@ _SECTOR = 512
 _OFFSET = 0x00FFFFFFFFFFFE00
 _READS_AS_ZEROS = 1
 _L1_PIECE = 1 << 20
-# No compressed cluster is shorter: deflate makes at least 1/1032 of it, zstd has a header.
+# The shortest possible compressed cluster: deflate shrinks it to no less than 1/1032, and zstd has a header.
 _LEAST_DEFLATED, _LEAST_ZSTD = 4, 8
 
-# Where something lies in the file, and how long it is, in bytes.
+# An offset in the file and a length, in bytes.
 Place = tuple[int, int]
 
 
 class Qcow2Tables:
-    """The tables of the active state in a file of `size` bytes. `tick` is called now and then, and may raise."""
+    """The tables of the active state in a file of `size` bytes. `tick` is called repeatedly and may raise."""
 
     def __init__(self, header: metadata.Header, read_at: ReadAt, size: int, tick: Callable[[], None]) -> None:
         self._header = header
@@ -44,24 +44,24 @@ class Qcow2Tables:
         self._plain_count = self._compressed_count = 0
 
     def mapped(self) -> int:
-        """How many bytes of the disk are mapped to data. Raises ImageFailed, and what `read_at` and `tick` raise."""
+        """Bytes of the disk that are mapped to data. Raises ImageFailed, and what `read_at` and `tick` raise."""
         for start, entry, count in self._runs():
             if entry & COMPRESSED:
                 self._take_compressed(entry)
             else:
                 self._take_run(entry & _OFFSET, count, start + count * self._unit)
-        # The header and the first table: those of counts do not matter to a reader.
+        # The header and the L1 table; the refcount tables do not matter to a reader.
         self._tables.take(0)
         self._tables.take(self._header.l1_table_offset, max(1, -(-8 * self._header.l1_size // self._unit)))
         if self._plain.meets(self._tables):
-            raise corrupt("The tables of this qcow2 image name themselves as data of its disk.")
+            raise corrupt("The tables of this qcow2 image map themselves as data of the disk.")
         plain, inflated = self._plain_count * self._unit, self._compressed_count * self._unit
         return check_total(plain, inflated, self._size, self._unit)
 
     def extents(self, most: int) -> Extents | None:
-        """Where the data of the disk lies; None when some of it is compressed.
+        """Where the data of the disk is stored; None if some of it is compressed.
 
-        Raises TooManyExtents beyond `most` of them, and what `mapped` raises.
+        Raises TooManyExtents for more than `most` extents, and what `mapped` raises.
         """
         found = Extents()
         for start, entry, count in self._runs():
@@ -75,10 +75,10 @@ class Qcow2Tables:
         return found
 
     def compressed(self) -> Iterator[list[Place]]:
-        """Where the compressed clusters of the disk lie, ascending, in one list for each L2 table.
+        """Where the compressed clusters of the disk are stored, ascending, in one list per L2 table.
 
-        Up to a sector's end, so that what follows a cluster may come with it. Raises ImageFailed, and what `read_at`
-        and `tick` raise.
+        Each place extends to the end of a sector, so it may include bytes that follow the cluster. Raises ImageFailed,
+        and what `read_at` and `tick` raise.
         """
         clusters = -(-self._header.size // self._unit)
         for number, table in self._l2_tables():
@@ -96,14 +96,14 @@ class Qcow2Tables:
                     self._tables.take(offset)
                     self._tick()
                     raw = self._read_at(offset, self._unit)
-                    # Most tables of a large and empty disk hold nothing.
+                    # Most tables of a large and empty disk are all zeros.
                     if raw.count(0) != len(raw):
                         yield number, numbers_in("Q", raw, "big")
 
     def _runs(self) -> Iterator[tuple[int, int, int]]:
-        """Clusters with data: where on the disk the first begins, its entry, and how many follow one another.
+        """Runs of consecutive clusters with data: the disk offset of the first, its entry, and the number of clusters.
 
-        A compressed one is alone.
+        A compressed cluster is a run of its own.
         """
         unit, entries = self._unit, self._unit // 8
         for number, table in self._l2_tables():
@@ -127,11 +127,11 @@ class Qcow2Tables:
 
     def _check_place(self, offset: int) -> None:
         if offset % self._unit:
-            raise corrupt("The tables of this qcow2 image name places that do not begin with a cluster.")
+            raise corrupt("The tables of this qcow2 image contain offsets that are not at a cluster boundary.")
 
     def _check_version(self) -> None:
         if self._header.version == 2:
-            raise corrupt("The tables of this qcow2 image have a flag that its version does not know.")
+            raise corrupt("The tables of this qcow2 image use a flag that version 2 does not have.")
 
     def _take_compressed(self, entry: int) -> None:
         offset, length = self._place(entry)
@@ -141,14 +141,14 @@ class Qcow2Tables:
         self._compressed_count += 1
 
     def _place(self, entry: int) -> Place:
-        """Of a compressed cluster: the entry names its first byte, and how many more sectors it reaches into."""
+        """The place of a compressed cluster: its entry holds its offset and the number of further sectors."""
         offset = entry & self._compressed_offset
         more = (entry & ~COMPRESSED & ~COPIED) >> self._sectors_at
         return offset, (1 + more) * _SECTOR - offset % _SECTOR
 
     def _take_run(self, offset: int, count: int, disk_end: int) -> None:
-        """Note clusters that follow one another; `disk_end` is where on the disk they end, or beyond its end."""
-        # What the last cluster has beyond the end of the disk need not be in the file.
+        """Record consecutive clusters; `disk_end` is where they end on the disk, which may be past the disk's end."""
+        # The part of the last cluster past the end of the disk need not be in the file.
         unused = min(max(0, disk_end - self._header.size), self._unit - 1)
         if offset + count * self._unit - unused > self._size:
             raise cut_off()

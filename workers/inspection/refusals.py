@@ -1,97 +1,104 @@
-"""The ways in which an image is refused, each with its code. Messages and hints are read by its owner."""
+"""Why an image is refused: a code, and a message and a hint for the image's owner."""
 
 from app.errors import ImageFailed
 from app.lifecycle import FailureCode
+from workers.inspection.sizes import exactly
 
-UPLOAD_AGAIN = "Compare the file with its original and upload it again. If they are the same, export the disk again."
-EXPORT_AGAIN = "Export the disk again as one file, with the program that wrote it, and upload the new file."
+UPLOAD_AGAIN = "Compare the file with its original and upload it again. If they are identical, export the disk again."
+EXPORT_AGAIN = "Export the disk again as a single file with the program that wrote it, and upload the new file."
 CONVERT_FIRST = "Convert it with `qemu-img convert -O qcow2 FILE image.qcow2` and upload the new file."
 MAKE_WHOLE = (
-    "Convert it with `qemu-img convert -O qcow2 FILE image.qcow2`, where its other files are, and upload the new file."
+    "Run `qemu-img convert -O qcow2 FILE image.qcow2` in the folder that holds its other files, and upload the new "
+    "file."
 )
-# QEMU takes each of the other files for a disk of its own.
+# QEMU reads each of the other files as a separate disk.
 CONVERT_DESCRIPTOR = (
-    "Convert its descriptor, the small text file that names all its files, with "
-    "`qemu-img convert -O qcow2 DESCRIPTOR image.qcow2`, and upload the new file."
+    "Convert its descriptor (the small text file that lists all its files) with "
+    "`qemu-img convert -O qcow2 DESCRIPTOR image.qcow2` and upload the new file."
 )
 REPAIR = "Repair it with `qemu-img check -r all FILE` and upload it again."
 
 
 def corrupt(message: str, hint: str = UPLOAD_AGAIN, *, retriable: bool = False) -> ImageFailed:
-    """The bytes contradict each other, or some are missing."""
+    """The file contradicts itself or is incomplete."""
     return ImageFailed(FailureCode.CORRUPT_IMAGE, message, hint, retriable=retriable)
 
 
 def unsafe(message: str, hint: str) -> ImageFailed:
-    """The image could make its reader open something else than itself, or is not what it seems."""
+    """The image could make its reader open other files, or is not what it claims to be."""
     return ImageFailed(FailureCode.UNSAFE_IMAGE, message, hint)
 
 
 def unsupported(message: str, hint: str) -> ImageFailed:
-    """An honest image of a kind that is not taken in."""
+    """A valid image of a kind that is not supported."""
     return ImageFailed(FailureCode.UNSUPPORTED_FORMAT, message, hint)
 
 
 def mismatch(message: str, hint: str) -> ImageFailed:
-    """The content is not of the format that was declared."""
+    """The content does not have the declared format."""
     return ImageFailed(FailureCode.FORMAT_MISMATCH, message, hint)
 
 
 def too_large(message: str, hint: str) -> ImageFailed:
-    """The disk is bigger than what is taken."""
+    """The disk is larger than the limit."""
     return ImageFailed(FailureCode.TOO_LARGE, message, hint)
 
 
-def over_quota(size: int | None = None) -> ImageFailed:
-    """Converted, an image takes more room than its project has left: `size` bytes, where that is known."""
-    room = "more image storage" if size is None else f"{size} bytes of image storage: more"
+def over_quota(size: int | None = None, room: int = 0) -> ImageFailed:
+    """The result is larger than the project's free image storage: `size` and `room` in bytes, if they are known."""
+    if size is None:
+        message = "The converted image needs more image storage than its project has left."
+    else:
+        left = exactly(max(0, room))
+        message = f"The converted image needs {exactly(size)} of image storage, but its project has only {left} left."
     return ImageFailed(
         FailureCode.QUOTA_EXCEEDED,
-        f"Converted, this image takes {room} than its project has left.",
-        "Delete images that are not needed any more, or have the limit raised. Then retryImage converts it again: "
-        "the uploaded bytes are kept.",
+        message,
+        "Delete images that are no longer needed or have the limit raised, then call retryImage: the uploaded bytes "
+        "are kept.",
         retriable=True,
     )
 
 
 def check_stored_size(size: int, room: int | None) -> None:
-    """Refuse a result of `size` bytes where there is room for fewer; None: there is room for any."""
+    """Refuse a result of `size` bytes that exceeds `room`, in bytes; None means no limit. Raises ImageFailed."""
     if room is not None and size > room:
-        raise over_quota(size)
+        raise over_quota(size, room)
 
 
 def storage_full() -> ImageFailed:
-    """Not the image's fault: no room to convert it in."""
+    """The gateway has no space to convert the image. The image is not at fault."""
     return ImageFailed(
         FailureCode.STORAGE_UNAVAILABLE,
-        "There was no room left to convert the image.",
-        "Nothing is lost: retry when the operator has made room.",
+        "There was not enough disk space to convert the image.",
+        "Call retryImage once the operator has freed space: the uploaded bytes are kept.",
         retriable=True,
     )
 
 
 def checksum_mismatch(declared: str, found: str) -> ImageFailed:
-    """Both are SHA-256, in hex."""
+    """The file has a different checksum than declared. Both are SHA-256, in hex."""
     return ImageFailed(
         FailureCode.CHECKSUM_MISMATCH,
-        f"The SHA-256 of the uploaded file is {found}, not {declared} as declared.",
-        "Work out the checksum of your file again; if it is right, the upload was damaged: send it again.",
+        f"The SHA-256 of the uploaded file is {found}, but {declared} was declared.",
+        "Compute the SHA-256 of your file again. If it is the declared one, the upload was damaged: upload the file "
+        "again.",
     )
 
 
 def check_virtual_size(size: int, max_virtual_size: int) -> None:
-    """Refuse a disk of `size` bytes that is empty, too big, or no whole number of 512-byte sectors."""
+    """Refuse a disk of `size` bytes that is empty, too large or not a multiple of 512 bytes. Raises ImageFailed."""
     if size == 0:
-        raise corrupt("The disk in this image has a size of zero.", "Upload an image of a real disk.")
+        raise corrupt("The disk in this image has a size of zero.", "Upload an image of a disk that is not empty.")
     if size > max_virtual_size:
         raise too_large(
-            f"The disk in this image is {size} bytes large; at most {max_virtual_size} are taken.",
-            "Shrink the file systems on it, convert it with `qemu-img convert -O qcow2 FILE image.qcow2`, shrink that "
-            f"with `qemu-img resize --shrink image.qcow2 {max_virtual_size}`, and upload it.",
+            f"The disk in this image has {exactly(size)}; the limit is {exactly(max_virtual_size)}.",
+            "Shrink the file systems on it, convert it with `qemu-img convert -O qcow2 FILE image.qcow2`, shrink the "
+            f"result with `qemu-img resize --shrink image.qcow2 {max_virtual_size}`, and upload that.",
         )
     if size % 512:
         raise corrupt(
-            f"The disk in this image is {size} bytes large, which is no multiple of 512.",
-            "Compare the file with its original. If they are the same, and it is a raw disk, fill it up with "
+            f"The disk in this image has {size:,} byte{'' if size == 1 else 's'}, which is not a multiple of 512.",
+            "Compare the file with its original. If they are identical and it is a raw disk, pad it with "
             "`truncate -s %512 FILE` and upload it again.",
         )

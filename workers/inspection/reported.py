@@ -1,4 +1,4 @@
-"""What `qemu-img info` must not report of a source: the second look, at the header as QEMU itself reads it."""
+"""Checks the report of `qemu-img info`: a second check, of the header as QEMU itself reads it."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ _TAKEN = {"monolithicSparse", "streamOptimized"}
 
 
 def check_reported(info: dict[str, Any], name: str, max_virtual_size: int) -> int:
-    """Refuse what needs other files or a key; gives the size of the disk, in bytes. Raises ImageFailed.
+    """Refuse an image that needs other files or a key; return the size of its disk in bytes. Raises ImageFailed.
 
     `info` is QEMU's JSON about the file `name`.
     """
@@ -30,7 +30,7 @@ def check_reported(info: dict[str, Any], name: str, max_virtual_size: int) -> in
     if details.get("corrupt"):
         raise corrupt("This image is marked corrupt.", REPAIR)
     if details.get("create-type", "monolithicSparse") not in _TAKEN:
-        raise unsupported("This VMDK is of a type that is not taken.", EXPORT_AGAIN)
+        raise unsupported("This VMDK has a type that is not supported.", EXPORT_AGAIN)
     if [extent.get("filename", name) for extent in details.get("extents", [])] not in ([], [name]):
         raise unsafe("This VMDK takes its data from other files.", MAKE_WHOLE)
     size = int(info["virtual-size"])

@@ -1,4 +1,4 @@
-"""What a file says it is by its first and last bytes: disk formats, and what people upload by mistake."""
+"""Recognizes files by their first and last bytes: disk formats, and other files that people upload by mistake."""
 
 from dataclasses import dataclass
 
@@ -11,9 +11,9 @@ TAIL_SIZE = 1536
 
 @dataclass(frozen=True, slots=True)
 class Glimpse:
-    """The ends of a file of `size` bytes: up to 256 KiB of its beginning, and its last 1536 bytes.
+    """Both ends of a file of `size` bytes: up to 256 KiB of its beginning, and its last 1536 bytes.
 
-    `tail` is None while the end has not arrived.
+    `tail` is None until the end has arrived.
     """
 
     head: bytes
@@ -22,13 +22,13 @@ class Glimpse:
 
     @property
     def whole_head(self) -> bool:
-        """Whether `head` is all that there can be of it."""
+        """Whether `head` is complete."""
         return len(self.head) >= min(self.size, HEAD_SIZE)
 
 
 @dataclass(frozen=True, slots=True)
 class Signature:
-    """Bytes at an offset that name a kind of file; `advice` says how to get at the disk image in it."""
+    """Bytes at an offset that identify a kind of file; `advice` says how to get the disk image out of it."""
 
     name: str
     offset: int
@@ -46,13 +46,13 @@ DISK_MAGICS = {
     DiskFormat.VHDX: b"vhdxfile",
 }
 
-# QEMU knows a DMG by the end of its name alone, and takes all others for raw disks.
+# QEMU recognizes a DMG only by the ending of its name, and reads any other file as a raw disk.
 _DMG = "Convert it with `qemu-img convert -f dmg -O qcow2 FILE image.qcow2` and upload the new file."
-_VDI = f"{CONVERT_FIRST} If it holds only changes, clone it with VirtualBox first (VBoxManage clonemedium)."
-_ISO = "A disc is not a disk image: install from it into a virtual machine and upload that machine's disk."
+_VDI = f"{CONVERT_FIRST} If it stores only changes, clone it with VirtualBox first (VBoxManage clonemedium)."
+_ISO = "Install from this disc into a virtual machine and upload that machine's disk."
 _TAR = "Unpack it with `tar xf FILE` and upload the disk image in it."
 
-# Formats that hold a disk, but are not taken in (magic numbers as in QEMU's block drivers), or hold none.
+# Formats that hold a disk but are not supported (magic numbers as in QEMU's block drivers), and files without a disk.
 FOREIGN = (
     Signature("gzip file", 0, b"\x1f\x8b", "Unpack it with `gunzip -c FILE > disk.img` and upload the new file."),
     Signature("xz file", 0, b"\xfd7zXZ\0", "Unpack it with `unxz -c FILE > disk.img` and upload the new file."),
@@ -62,7 +62,7 @@ FOREIGN = (
     Signature("bzip2 file", 0, b"BZh", "Unpack it with `bunzip2 -c FILE > disk.img` and upload the new file."),
     Signature("lz4 file", 0, b"\x04\x22\x4d\x18", "Unpack it with `unlz4 -c FILE > disk.img` and upload the new file."),
     Signature("zip archive", 0, b"PK\x03\x04", "Unpack it with `unzip FILE` and upload the disk image in it."),
-    Signature("empty zip archive", 0, b"PK\x05\x06", "There is nothing in it: look for the right file."),
+    Signature("empty zip archive", 0, b"PK\x05\x06", "Upload the file that holds the disk."),
     Signature("7-Zip archive", 0, b"7z\xbc\xaf\x27\x1c", "Unpack it with 7-Zip and upload the disk image in it."),
     Signature("RAR archive", 0, b"Rar!\x1a\x07", "Unpack it and upload the disk image in it."),
     Signature("ISO 9660 disc image", 0x8001, b"CD001", _ISO),
@@ -76,16 +76,16 @@ FOREIGN = (
     Signature("Parallels image", 0, b"WithoutFreeSpace", CONVERT_FIRST),
     Signature("Parallels image", 0, b"WithouFreSpacExt", CONVERT_FIRST),
     Signature("Bochs image", 0, b"Bochs Virtual HD Image", CONVERT_FIRST),
-    Signature("WIM archive", 0, b"MSWIM\0\0\0", "Install Windows from it and upload that disk."),
-    Signature("LUKS-encrypted volume", 0, b"LUKS\xba\xbe", "Decrypt it and upload what is inside."),
+    Signature("WIM archive", 0, b"MSWIM\0\0\0", "Install Windows from it and upload the disk of that installation."),
+    Signature("LUKS-encrypted volume", 0, b"LUKS\xba\xbe", "Decrypt it and upload the decrypted disk."),
 )
 
 _TAR_MAGIC = Signature("tar archive", 257, b"ustar", _TAR)
-_OVA = "It is a tar archive: unpack it with `tar xf FILE` and upload the .vmdk file in it."
+_OVA = "Unpack it with `tar xf FILE` (an OVA is a tar archive) and upload the .vmdk file in it."
 
 
 def disk_format_of(head: bytes) -> DiskFormat | None:
-    """The format whose magic number stands at the beginning, if any."""
+    """The format whose magic number is at the beginning, if any."""
     return next((kind for kind, magic in DISK_MAGICS.items() if head.startswith(magic)), None)
 
 
@@ -95,7 +95,7 @@ def ends_in_vhd_footer(tail: bytes | None) -> bool:
 
 
 def foreign_content(head: bytes, tail: bytes | None) -> Signature | None:
-    """What the file is when it is something that is not taken in, however it was declared."""
+    """The kind of file, if it is one that is not accepted under any declared format."""
     if _TAR_MAGIC.found_in(head):
         first_name = head[:100].rstrip(b"\0").lower()
         return Signature("OVA", 0, b"", _OVA) if first_name.endswith(b".ovf") else _TAR_MAGIC

@@ -1,4 +1,4 @@
-"""How much of a disk the tables of its file map to data, whatever its format; bounded by the file."""
+"""Counts how much of a disk its file's tables map to data, for every format. The effort is bounded by the file."""
 
 from collections.abc import Callable
 
@@ -13,9 +13,9 @@ Facts = Qcow2Facts | vmdk.VmdkFacts | vhd.VhdFacts | vhdx.VhdxFacts
 def mapped(facts: Facts | None, read_at: vhdx.ReadAt, size: int, virtual_size: int, tick: Callable[[], None]) -> int:
     """Bytes of the disk that the tables of a file of `size` bytes map to data.
 
-    To be asked before QEMU follows the tables: it takes as long as there are tables in the file, however large the disk
-    is. Raises ImageFailed when data or tables are shared, lie outside the file, or are more than it can hold, and what
-    `read_at` and `tick`, which is called now and then, raise.
+    Call this before QEMU follows the tables: its duration depends on the tables in the file, not on the size of the
+    disk. `tick` is called repeatedly. Raises ImageFailed if data or tables are shared, are outside the file, or exceed
+    what the file can hold; and what `read_at` and `tick` raise.
     """
     match facts:
         case Qcow2Facts():
@@ -26,5 +26,5 @@ def mapped(facts: Facts | None, read_at: vhdx.ReadAt, size: int, virtual_size: i
             return vhdx.mapped(facts, read_at, size, tick)
         case vhd.VhdFacts(fixed=False):
             return vhd_tables.mapped(read_at, size, virtual_size, tick)
-    # A raw disk and a fixed VHD lie in the file as they are.
+    # A raw disk and a fixed VHD are stored in the file unchanged.
     return virtual_size

@@ -1,7 +1,7 @@
-"""Which VHDX files are taken in, and where their data lies: QEMU's map of a VHDX names no offsets.
+"""Decides which VHDX files are accepted, and locates their data, since QEMU's map of a VHDX contains no offsets.
 
 Source: Microsoft, [MS-VHDX] 2.1, 2.2.3 Region Table, 2.5 BAT, 2.6 Metadata Region. The log (2.3) is left to QEMU,
-which opens no file read-only whose log has to be replayed.
+which does not open a file read-only if its log has to be replayed.
 """
 
 import struct
@@ -13,13 +13,14 @@ from workers.inspection.claims import Places, check_total
 from workers.inspection.numbers import numbers_in
 from workers.inspection.refusals import CONVERT_FIRST, check_virtual_size, corrupt, unsafe, unsupported
 from workers.inspection.signatures import Glimpse
+from workers.inspection.sizes import exactly
 from workers.qcow2.extents import DoubtfulMap, Extents, check
 
 KiB, MiB = 1 << 10, 1 << 20
 REGIONS_AT = 192 * KiB
 TABLE_SIZE = 64 * KiB
 MOST_ENTRIES = 2047
-# The BAT is read in such pieces, and looked at in such steps, in bytes.
+# The BAT is read in pieces and checked in steps of these sizes, in bytes.
 _PIECE, _STEP = 1 * MiB, 1 * KiB
 
 BAT = UUID("2dc27766-f623-4200-9d64-115e9bfd4a08")
@@ -39,7 +40,7 @@ ReadAt = Callable[[int, int], bytes]
 
 @dataclass(frozen=True, slots=True)
 class VhdxFacts:
-    """What the metadata say, in bytes, and where the table of blocks lies in the file."""
+    """The facts from the metadata, and the place of the block allocation table (BAT) in the file. All are bytes."""
 
     virtual_size: int
     block_size: int
@@ -48,28 +49,28 @@ class VhdxFacts:
 
     @property
     def blocks(self) -> int:
-        """How many blocks the disk has."""
+        """The number of blocks of the disk."""
         return -(-self.virtual_size // self.block_size)
 
     @property
     def ratio(self) -> int:
-        """How many blocks one sector bitmap is for."""
+        """The number of blocks that one sector bitmap covers."""
         return (1 << 23) * 512 // self.block_size
 
     @property
     def entries(self) -> int:
-        """How many entries the BAT needs: of blocks, and of the bitmaps between them."""
+        """The number of entries that the BAT needs, for the blocks and for the bitmaps between them."""
         return self.blocks + (self.blocks - 1) // self.ratio
 
 
 def examine(glimpse: Glimpse, read_at: ReadAt | None, max_virtual_size: int) -> VhdxFacts | None:
-    """What the file says of itself. Raises ImageFailed.
+    """Read and check headers and metadata. Raises ImageFailed.
 
-    `read_at(offset, length)` reads more of the file; None while it arrives, and then there are no facts yet.
+    `read_at(offset, length)` reads more of the file. It is None while the file still arrives; the result is then None.
     """
     if len(glimpse.head) < REGIONS_AT + TABLE_SIZE:
         if glimpse.whole_head:
-            raise corrupt("The file ends within the headers of its VHDX: it is cut off.")
+            raise corrupt("The file is cut off: it ends within the headers of its VHDX.")
         return None
     regions = _regions(glimpse)
     if read_at is None:
@@ -81,29 +82,30 @@ def examine(glimpse: Glimpse, read_at: ReadAt | None, max_virtual_size: int) -> 
     virtual_size = int.from_bytes(items[VIRTUAL_DISK_SIZE], "little")
     if flags & HAS_PARENT or PARENT_LOCATOR in items:
         raise unsafe(
-            "This VHDX needs a parent: it is a differencing disk, which holds only what changed.",
+            "This VHDX needs a parent: it is a differencing disk, which stores only changes.",
             "Merge it into its parent (Hyper-V: Merge-VHD) and upload the whole disk.",
         )
-    if int.from_bytes(items[LOGICAL_SECTOR_SIZE], "little") != 512:
+    sector_size = int.from_bytes(items[LOGICAL_SECTOR_SIZE], "little")
+    if sector_size != 512:
         raise unsupported(
-            "This VHDX has sectors of another size than 512 bytes.",
-            "Copy what is on it to a disk of 512-byte sectors (Hyper-V: New-VHD -LogicalSectorSizeBytes 512) and "
+            f"This VHDX has a logical sector size of {exactly(sector_size)}; only 512 bytes are supported.",
+            "Copy its content to a disk with 512-byte sectors (Hyper-V: New-VHD -LogicalSectorSizeBytes 512) and "
             "upload that disk.",
         )
     check_virtual_size(virtual_size, max_virtual_size)
     if not MiB <= block_size <= 256 * MiB or block_size & (block_size - 1):
-        raise corrupt("The VHDX metadata name an impossible block size.")
+        raise corrupt("The VHDX metadata contain an invalid block size.")
     return VhdxFacts(virtual_size, block_size, bat_offset, bat_length)
 
 
 def payload(facts: VhdxFacts, read_at: ReadAt, size: int) -> Extents:
-    """Where the blocks of the disk lie in a file of `size` bytes, by its BAT. Raises ImageFailed, Truncated.
+    """Where the blocks of the disk are stored in a file of `size` bytes, by its BAT. Raises ImageFailed, Truncated.
 
-    Nothing is left to QEMU, which refuses such entries too, but only once it has read the disk up to there. It accepts
+    No check is left to QEMU: it also refuses invalid entries, but only once it has read the disk up to them. It accepts
     blocks that overlap; 2.1 forbids them.
     """
     if facts.entries * 8 > facts.bat_length:
-        raise corrupt("The block table of this VHDX is shorter than its disk needs.")
+        raise corrupt("The block table of this VHDX is too short for its disk.")
     extents = Extents()
     for block, state, offset in _blocks(facts, read_at):
         if state == FULLY_PRESENT and offset:
@@ -114,14 +116,14 @@ def payload(facts: VhdxFacts, read_at: ReadAt, size: int) -> Extents:
     try:
         check(extents, facts.virtual_size, size)
     except DoubtfulMap as reason:
-        raise unsafe("Several places of the disk in this image share one part of the file.", CONVERT_FIRST) from reason
+        raise unsafe("Several parts of the disk in this image share one part of the file.", CONVERT_FIRST) from reason
     return extents
 
 
 def mapped(facts: VhdxFacts, read_at: ReadAt, size: int, tick: Callable[[], None]) -> int:
-    """How many bytes of the disk in a file of `size` bytes are mapped to data.
+    """Bytes of the disk in a file of `size` bytes that are mapped to data.
 
-    Raises ImageFailed, and what `read_at` and `tick`, which is called now and then, raise.
+    `tick` is called repeatedly. Raises ImageFailed, and what `read_at` and `tick` raise.
     """
     places = Places(size, facts.block_size, "block")
     count = 0
@@ -135,16 +137,16 @@ def mapped(facts: VhdxFacts, read_at: ReadAt, size: int, tick: Callable[[], None
 def _blocks(
     facts: VhdxFacts, read_at: ReadAt, tick: Callable[[], None] = lambda: None
 ) -> Iterator[tuple[int, int, int]]:
-    """Number, state and place in the file (bytes) of blocks; many in a row that read as zeros are passed over."""
+    """Number, state and file offset (bytes) of each block; long runs of blocks that read as zeros are skipped."""
     for place, entry in _entries(facts, read_at, tick):
-        # After every `ratio` blocks comes the entry of a sector bitmap, which only differencing disks use.
+        # Every `ratio` blocks are followed by the entry of a sector bitmap, which only differencing disks use.
         group, index = divmod(place, facts.ratio + 1)
         if index < facts.ratio:
             yield group * facts.ratio + index, entry & 7, entry >> 20 << 20
 
 
 def _entries(facts: VhdxFacts, read_at: ReadAt, tick: Callable[[], None]) -> Iterator[tuple[int, int]]:
-    """The entries of the BAT by their places; steps that are all blocks of zeros, alike, are passed over.
+    """The entries of the BAT with their indices; steps of identical entries for zero blocks are skipped.
 
     (A disk of 16 TiB has up to 16 million entries.)
     """
@@ -160,27 +162,27 @@ def _entries(facts: VhdxFacts, read_at: ReadAt, tick: Callable[[], None]) -> Ite
 
 
 def _regions(glimpse: Glimpse) -> dict[UUID, tuple[int, int]]:
-    """Offset and length of the BAT and of the metadata, both inside the file."""
+    """Offset and length (bytes) of the BAT and of the metadata, both inside the file. Raises ImageFailed."""
     table = glimpse.head[REGIONS_AT : REGIONS_AT + TABLE_SIZE]
     signature, _, count = struct.unpack_from("<4sII", table)
     if signature != b"regi" or count > MOST_ENTRIES:
-        raise corrupt("The VHDX has no region table.")
+        raise corrupt("The VHDX has no valid region table.")
     found: dict[UUID, tuple[int, int]] = {}
     for place in range(16, 16 + 32 * count, 32):
         guid, offset, length, _ = struct.unpack_from("<16sQII", table, place)
         region = UUID(bytes_le=guid)
         if region in found:
-            raise corrupt("The region table of the VHDX names a region twice.")
+            raise corrupt("The region table of the VHDX lists a region twice.")
         found[region] = (offset, length)
     for region in (BAT, METADATA):
         offset, length = found.get(region, (0, 0))
         if offset < MiB or offset + length > glimpse.size:
-            raise corrupt("The VHDX names a region outside the file: it is cut off or damaged.")
+            raise corrupt("The file is cut off or damaged: a region of the VHDX is missing or outside the file.")
     return found
 
 
 def _metadata(region: bytes) -> dict[UUID, bytes]:
-    """The metadata items that every VHDX has, and the parent locator if there is one."""
+    """The metadata items that every VHDX has, and the parent locator if there is one. Raises ImageFailed."""
     sizes = {FILE_PARAMETERS: 8, VIRTUAL_DISK_SIZE: 8, LOGICAL_SECTOR_SIZE: 4}
     items: dict[UUID, bytes] = {}
     if len(region) < TABLE_SIZE or not region.startswith(b"metadata"):

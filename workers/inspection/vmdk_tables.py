@@ -1,6 +1,6 @@
-"""Where the grains of a VMDK lie, by its directory and tables, bounded by the file.
+"""Locates the grains of a VMDK from its directory and tables. The effort is bounded by the file.
 
-QEMU's own map goes through a disk grain by grain, whether there is anything or not: 16 TiB take it minutes.
+QEMU's own map walks the disk grain by grain, even where it is empty: 16 TiB take minutes.
 Source: VMware, Virtual Disk Format 5.0, "Grain Directories and Grain Tables"; block/vmdk.c, vmdk_open_vmdk4.
 """
 
@@ -19,19 +19,19 @@ SECTOR = 512
 _GD_AT_END = (1 << 64) - 1
 _HAS_ZERO_GRAINS = 1 << 2
 _DEFLATE = 1
-# magic, version, flags, capacity, grain, descriptor's place and length, entries of a table, both directories
+# magic, version, flags, capacity, grain, descriptor's offset and length, entries per table, both directories
 _HEADER = struct.Struct("<4sIIQQQQIQQ")
 _ALGORITHM_AT = 77
 _FOOTER_FROM_END = 1024
 _PIECE = 1 << 20
 
-# The number of a table, and its entries.
+# The number of a table and its entries.
 Table = tuple[int, "array[int]"]
 
 
 @dataclass(frozen=True, slots=True)
 class VmdkTables:
-    """The directory of a VMDK of `size` bytes. `grain` and `directory_at` are bytes, `entries` those of one table."""
+    """The directory of a VMDK of `size` bytes. `grain` and `directory_at` are in bytes, `entries` is per table."""
 
     read_at: ReadAt
     size: int
@@ -43,7 +43,7 @@ class VmdkTables:
     compressed: bool
 
     def mapped(self, tick: Callable[[], None]) -> int:
-        """How many bytes of the disk are mapped to data. Raises ImageFailed, and what reading and `tick` raise."""
+        """Bytes of the disk that are mapped to data. Raises ImageFailed, and what reading and `tick` raise."""
         grains = Places(self.size, SECTOR if self.compressed else self.grain, "grain")
         count = 0
         for _, table in self.tables(tick):
@@ -55,7 +55,7 @@ class VmdkTables:
         return check_total(0, data, self.size, 0) if self.compressed else check_total(data, 0, self.size, self.grain)
 
     def extents(self, virtual_size: int, most: int, tick: Callable[[], None]) -> Extents:
-        """Where the data of an uncompressed disk lies. Raises TooManyExtents, and what `mapped` raises."""
+        """Where the data of an uncompressed disk is stored. Raises TooManyExtents, and what `mapped` raises."""
         found = Extents()
         for number, table in self.tables(tick):
             start = number * self.entries * self.grain
@@ -68,11 +68,11 @@ class VmdkTables:
         return found
 
     def is_data(self, sector: int) -> bool:
-        """Whether an entry of a table points at a grain, and not at zeros."""
+        """Whether a table entry points to a grain, not to zeros."""
         return sector != 0 and not (sector == 1 and self.zero_grains)
 
     def tables(self, tick: Callable[[], None]) -> Iterator[Table]:
-        """Every table that has an entry. Raises ImageFailed when one is shared or outside the file."""
+        """Every table that has an entry. Raises ImageFailed if a table is shared or outside the file."""
         length = 4 * self.entries
         places = Places(self.size, length, "table")
         for first, offset, count in self._runs(_PIECE // length):
@@ -87,7 +87,7 @@ class VmdkTables:
                 yield first + index, numbers_in("I", raw[index * length : (index + 1) * length], "little")
 
     def _runs(self, most: int) -> Iterator[tuple[int, int, int]]:
-        """Tables that follow one another in the file: the number of the first, its place in bytes, how many."""
+        """Runs of consecutive tables in the file: the number of the first, its offset in bytes, and their count."""
         length = 4 * self.entries
         first = offset = count = 0
         for number, sector in enumerate(self._directory()):
@@ -111,13 +111,13 @@ class VmdkTables:
 
 
 def open_tables(read_at: ReadAt, size: int, virtual_size: int) -> VmdkTables:
-    """The tables of a VMDK that passed inspection, and that QEMU opens. Raises ImageFailed."""
+    """The tables of a VMDK that passed inspection and that QEMU can open. Raises ImageFailed."""
     header = read_at(0, SECTOR)
     if _HEADER.unpack_from(header)[9] == _GD_AT_END:
         header = read_at(size - _FOOTER_FROM_END, SECTOR)
     _, _, flags, _, grain, _, _, entries, _, directory = _HEADER.unpack_from(header)
     if not grain or not 0 < entries <= 512 or directory * SECTOR >= size:
-        raise corrupt("The VMDK header does not say where its tables are.")
+        raise corrupt("The VMDK header contains invalid places or sizes of its tables.")
     return VmdkTables(
         read_at=read_at,
         size=size,
@@ -131,4 +131,4 @@ def open_tables(read_at: ReadAt, size: int, virtual_size: int) -> VmdkTables:
 
 
 def _cut_off() -> Exception:
-    return corrupt("The file ends within its VMDK tables: it is cut off.")
+    return corrupt("The file is cut off: it ends within its VMDK tables.")

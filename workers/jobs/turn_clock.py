@@ -1,7 +1,7 @@
-"""How long a conversion may keep its worker while others wait for one: as long as its size lets expect, and no longer.
+"""Limits how long a conversion may keep its worker while others wait: to the time expected for its size.
 
-A conversion that takes longer is stopped and goes to the back. Each time it may take twice as long as before; when it
-has lost its turn too often, its image ends in ERROR. As long as no other image waits, nothing happens.
+A conversion that takes longer is stopped and requeued. Each time it may take twice as long as before; if it has lost
+its turn too often, its image is set to ERROR. Nothing happens while no other image waits.
 """
 
 import asyncio
@@ -21,27 +21,27 @@ from app.database.sessions import Database
 from app.errors import DatabaseUnavailable, ImageFailed
 from app.settings import MIB, Settings
 from workers.errors import Cancelled, TurnLost
-from workers.inspection.claims import spelled
 from workers.inspection.refusals import corrupt
+from workers.inspection.sizes import spelled
 
 log = structlog.get_logger()
 
-# So often an image may lose its turn before it fails.
+# How often an image may lose its turn before it fails.
 MOST_LOST = 3
 _BYTES_A_SECOND = 4 * MIB
 
 
 def budget(settings: Settings, source_size: int, lost: int) -> float:
-    """Seconds that a conversion of `source_size` bytes has while others wait, when it has lost so many turns."""
+    """Seconds for a conversion of `source_size` bytes while others wait, after it has lost `lost` turns."""
     return (settings.turn_seconds + source_size / _BYTES_A_SECOND) * 2.0**lost
 
 
 def too_slow(source_size: int, lost: int) -> ImageFailed:
     """The failure of an image that has lost its turn too often."""
     return corrupt(
-        f"Converting this image takes too long for a file of {spelled(source_size)}: it was stopped {lost} times, "
+        f"Converting this image takes too long for a file of {spelled(source_size)}: it was stopped {lost} times "
         "because other images were waiting.",
-        "Retry once. If it fails again, make a smaller file with `qemu-img convert -O qcow2 FILE image.qcow2` and "
+        "Retry once. If it fails again, create a smaller file with `qemu-img convert -O qcow2 FILE image.qcow2` and "
         "upload that.",
         retriable=True,
     )
@@ -49,7 +49,7 @@ def too_slow(source_size: int, lost: int) -> ImageFailed:
 
 @dataclass(frozen=True, slots=True)
 class TurnClock:
-    """The clock of one conversion; `cancelled` is the event that ends its work."""
+    """The clock of one conversion; `cancelled` is the event that stops its work."""
 
     database: Database
     settings: Settings
@@ -59,7 +59,7 @@ class TurnClock:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Around the work. Raises TurnLost in place of the Cancelled with which work ends whose time was up."""
+        """Wrap the work. Raises TurnLost instead of Cancelled if the clock stopped the work."""
         done = asyncio.Event()
         watching = asyncio.create_task(self._watch(done))
         try:
@@ -71,11 +71,11 @@ class TurnClock:
             raise
         finally:
             done.set()
-            # It is asked and not cancelled: it may read from the database.
+            # The task is asked to end, not cancelled: it may be reading from the database.
             await watching
 
     async def _watch(self, done: asyncio.Event) -> bool:
-        """Whether the work was stopped, because its time was up and another image was waiting."""
+        """Watch the clock; return whether it stopped the work because another image was waiting."""
         pause = budget(self.settings, self.assignment.source_size, self.claim.detail.lost)
         while not await set_within(done, pause):
             if await self._others_wait():
@@ -86,18 +86,19 @@ class TurnClock:
         return False
 
     async def _others_wait(self) -> bool:
-        # Who has just come may be taken by a worker that is free.
+        # A free worker may still take an image that has only just been queued.
         waiting = timedelta(seconds=2 * self.settings.poll_seconds)
         limit = self.settings.conversions_per_project
         try:
             return await turns.others_wait(self.database, self.assignment.image_id, limit, waiting)
         except DatabaseUnavailable as error:
-            log.warning("turn.not_known", image=self.assignment.image_id, reason=str(error))
+            log.warning("turn.unknown", image=self.assignment.image_id, reason=str(error))
             return False
 
 
 async def set_within(event: asyncio.Event, seconds: float) -> bool:
-    """Wait for an event; whether it came in time."""
+    """Wait up to `seconds` for an event; return whether it was set in time."""
+
     try:
         async with asyncio.timeout(seconds):
             return await event.wait()

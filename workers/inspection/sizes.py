@@ -1,0 +1,18 @@
+"""Sizes in messages: for people, in binary units."""
+
+_UNITS = ("bytes", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
+
+
+def spelled(size: int) -> str:
+    """A size in bytes for people, rounded to a tenth of its unit: `640 KiB`, `1.5 TiB`, `1 byte`."""
+    power = min(max(0, size.bit_length() - 1) // 10, len(_UNITS) - 1)
+    return "1 byte" if size == 1 else f"{round(size / (1 << 10 * power), 1):,g} {_UNITS[power]}"
+
+
+def exactly(size: int) -> str:
+    """A size in bytes for people, not rounded: `4 MiB`, or `4,193,792 bytes` where no unit fits."""
+    for power in range(len(_UNITS) - 1, 0, -1):
+        unit = 1 << 10 * power
+        if size and size % unit == 0:
+            return f"{size // unit:,} {_UNITS[power]}"
+    return f"{size:,} byte{'' if size == 1 else 's'}"
