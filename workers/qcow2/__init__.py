@@ -1,1 +1,1 @@
-"""qcow2 written and read by ourselves: headers, tables, clusters, and maps of extents."""
+"""Reads and writes qcow2 without QEMU: headers, tables, clusters, and maps of extents."""

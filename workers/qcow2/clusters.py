@@ -1,6 +1,6 @@
-"""The data of a qcow2 as its tables name it: plain runs anywhere in the file, or clusters packed one by one.
+"""The data of a qcow2 as its tables describe it: plain runs anywhere in the file, or clusters packed one by one.
 
-Source: QEMU, docs/interop/qcow2.txt, "Cluster mapping", "Compressed Clusters Descriptor". Pure.
+Source: QEMU, docs/interop/qcow2.txt, "Cluster mapping", "Compressed Clusters Descriptor". Pure functions, without I/O.
 """
 
 import sys
@@ -18,7 +18,7 @@ _BATCH = 4 << 20
 
 @dataclass(frozen=True, slots=True)
 class Runs:
-    """Whole clusters wherever they lie: of extents that begin with a cluster, on the disk and in the file."""
+    """Whole clusters anywhere in the file: from extents that begin at a cluster, on the disk and in the file."""
 
     extents: Extents
     cluster_size: int
@@ -68,18 +68,18 @@ class Runs:
 
 
 def clusters_of_batch(cluster_size: int) -> int:
-    """How many clusters of a disk are packed together: 8 MiB of it, or one."""
+    """The number of clusters of a disk that are packed together: 4 MiB of the disk, but at least one cluster."""
     return max(1, _BATCH // cluster_size)
 
 
 @dataclass(frozen=True, slots=True)
 class PackedRange:
-    """A range of a disk whose clusters follow one another in the file, from `data_at` on.
+    """A range of a disk whose clusters are stored one after the other in the file, from `data_at` on.
 
-    `first` is its first cluster on the disk, a multiple of the clusters of a batch. `sizes` has a number for every
-    cluster from there on: 0 for zeros, the cluster's size for a plain one, fewer bytes for a compressed one. In
-    each batch, the plain ones come first, from a multiple of the cluster size on; then the compressed ones, byte
-    by byte. 4 bytes a cluster, since there can be 16 millions of them.
+    `first` is its first cluster on the disk, a multiple of the clusters per batch. `sizes` has a number for every
+    cluster from there on: 0 for zeros, the cluster size for a plain cluster, fewer bytes for a compressed one. In each
+    batch, the plain clusters come first, from a multiple of the cluster size on; then the compressed ones, unaligned.
+    4 bytes per cluster, since there can be 16 million clusters.
     """
 
     first: int
@@ -89,8 +89,10 @@ class PackedRange:
 
 @dataclass(frozen=True, slots=True)
 class PackedBatch:
-    """Clusters that were packed together: where on the disk they begin, and where their plain ones and their
-    compressed ones begin in the file, in bytes."""
+    """Clusters that were packed together.
+
+    `first` is their first cluster on the disk; `plain_at`, `compressed_at` and `end` are offsets in the file, in bytes.
+    """
 
     first: int
     sizes: "array[int]"
@@ -100,7 +102,7 @@ class PackedBatch:
     end: int
 
     def compressed_sizes(self, cluster_size: int) -> list[int]:
-        """The lengths of the compressed clusters, in bytes, in their order."""
+        """The lengths of the compressed clusters, in bytes, in order."""
         if self.end == self.compressed_at:
             return []
         return [size for size in self.sizes if 0 < size < cluster_size]
@@ -108,7 +110,7 @@ class PackedBatch:
 
 @dataclass(frozen=True, slots=True)
 class PackedClusters:
-    """A disk in packed ranges, ascending both on the disk and in the file. `end`: where their data ends (bytes)."""
+    """A disk in packed ranges, ascending on the disk and in the file. `end`: the end of their data (bytes)."""
 
     ranges: Sequence[PackedRange]
     cluster_size: int
@@ -129,7 +131,7 @@ class PackedClusters:
 
     def l2_indices(self) -> list[int]:
         entries = self.cluster_size // 8
-        # A batch of tiny clusters may reach over several tables.
+        # A batch of small clusters may span several tables.
         found = {
             (batch.first + place) // entries
             for batch in self.batches()
@@ -175,7 +177,7 @@ class PackedClusters:
 
     def references(self) -> Iterator[tuple[int, int, int]]:
         size = self.cluster_size
-        # The cluster of the file that the last compressed one ends in: the next may begin there.
+        # The cluster of the file in which the last compressed cluster ends: the next may begin there.
         shared, times = -1, 0
         for batch in self.batches():
             if batch.plain_count:
@@ -201,7 +203,7 @@ class PackedClusters:
 
 
 def batches_of(packed: PackedRange, cluster_size: int) -> Iterator[PackedBatch]:
-    """The batches of a range that are not all zeros, each with its place in the file."""
+    """The batches of a range that are not all zeros, with their offsets in the file."""
     count = clusters_of_batch(cluster_size)
     place = packed.data_at
     for start in range(0, len(packed.sizes), count):
@@ -216,7 +218,7 @@ def batches_of(packed: PackedRange, cluster_size: int) -> Iterator[PackedBatch]:
 
 
 def big_endian(table: "array[int]") -> bytes:
-    """The bytes of a table of 64-bit numbers; the table itself is not to be used any more."""
+    """The bytes of a table of 64-bit numbers. This may change the table, so it must not be used afterwards."""
     if sys.byteorder == "little":
         table.byteswap()
     return table.tobytes()

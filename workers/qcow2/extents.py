@@ -1,4 +1,4 @@
-"""Where a disk's data lies in a file: maps of extents, checked before anything is built on them."""
+"""Maps of extents, which say where a disk's data is stored in a file, and checks to run before using them."""
 
 import errno
 import os
@@ -11,20 +11,20 @@ from operator import or_
 FINEST_CLUSTER = 4 << 10
 USUAL_CLUSTER = 64 << 10
 COARSEST_CLUSTER = 2 << 20
-# With so many clusters the L2 tables take 128 MiB; beyond, clusters get larger instead.
+# With this number of clusters the L2 tables take 128 MiB; for larger disks, the clusters become larger instead.
 MOST_CLUSTERS = 1 << 24
 
 
 class TooManyExtents(ValueError):
-    """Raised when a map has more extents than are worth keeping."""
+    """Raised when a map has more extents than the limit."""
 
 
 class DoubtfulMap(ValueError):
-    """Raised when a map can't be used as it is: extents overlap, are out of order, or lie outside."""
+    """Raised when a map can't be used: extents overlap, are out of order, or are outside the disk."""
 
 
 class Truncated(ValueError):
-    """Raised when a map names data beyond the end of the file."""
+    """Raised when a map contains data past the end of the file."""
 
 
 def _numbers() -> "array[int]":
@@ -35,8 +35,8 @@ def _numbers() -> "array[int]":
 class Extents:
     """Runs of a disk's data: `starts` on the disk, `lengths`, `offsets` in the file; in bytes.
 
-    They ascend by start; what none covers reads as zeros. Three arrays rather than objects, since there can be a
-    million.
+    They ascend by start; everything outside them reads as zeros. Three arrays instead of objects, since there can be a
+    million runs.
     """
 
     starts: "array[int]" = field(default_factory=_numbers)
@@ -44,7 +44,7 @@ class Extents:
     offsets: "array[int]" = field(default_factory=_numbers)
 
     def add(self, start: int, length: int, offset: int) -> None:
-        """Append a run; one that continues the last run, on the disk and in the file, lengthens it."""
+        """Append a run; if it continues the last run, on the disk and in the file, extend that."""
         if self.starts and self._ends() == (start, offset):
             self.lengths[-1] += length
             return
@@ -63,15 +63,15 @@ class Extents:
 
     @property
     def data_size(self) -> int:
-        """Bytes in all runs together."""
+        """The total length of all runs, in bytes."""
         return sum(self.lengths)
 
 
 def check(extents: Extents, virtual_size: int, readable: int) -> None:
-    """A map is a claim: see that its runs lie on the disk and in the file, and that no two share a byte.
+    """Check that the runs of a map are inside the disk and the file, and that no two share a byte.
 
-    `readable` is where data in the file has to end, in bytes: the file's length, or a little more where the
-    last cluster of a format may be cut short. Raises DoubtfulMap, Truncated.
+    `readable` is where data in the file has to end, in bytes: the file's length, or a little more if the format allows
+    a shortened last cluster. Raises DoubtfulMap, Truncated.
     """
     end = 0
     for start, length, offset in extents:
@@ -79,9 +79,9 @@ def check(extents: Extents, virtual_size: int, readable: int) -> None:
             raise DoubtfulMap("runs overlap on the disk or are empty")
         end = start + length
         if offset + length > readable:
-            raise Truncated(f"data at {offset}, {length} bytes long, in a file of {readable}")
+            raise Truncated(f"{length} bytes of data at {offset}, in a file of {readable} bytes")
     if end > virtual_size:
-        raise DoubtfulMap("a run lies beyond the end of the disk")
+        raise DoubtfulMap("a run is past the end of the disk")
     end = 0
     for offset, length in sorted(zip(extents.offsets, extents.lengths, strict=True)):
         if offset < end:
@@ -90,7 +90,7 @@ def check(extents: Extents, virtual_size: int, readable: int) -> None:
 
 
 def coarse_enough(virtual_size: int) -> int:
-    """The cluster size that keeps the tables of such a disk small: 64 KiB, and more from 1 TiB on."""
+    """The cluster size that keeps the tables of a disk of this size small: 64 KiB, and larger beyond 1 TiB."""
     size = USUAL_CLUSTER
     while size < COARSEST_CLUSTER and virtual_size > size * MOST_CLUSTERS:
         size *= 2
@@ -98,9 +98,9 @@ def coarse_enough(virtual_size: int) -> int:
 
 
 def fitting_cluster(extents: Extents, virtual_size: int) -> int | None:
-    """The cluster size in which these runs can stay where they are: every one begins and ends with a cluster.
+    """The cluster size with which these runs can stay in place: every run begins and ends at a cluster boundary.
 
-    None when only clusters below 4 KiB would do: a disk in such small ones would be slow for good.
+    None if that needs clusters smaller than 4 KiB, which would make the disk permanently slow.
     """
     ends = (start + length for start, length, _ in extents if start + length != virtual_size)
     bits = reduce(or_, extents.starts, 0) | reduce(or_, extents.offsets, 0) | reduce(or_, ends, 0)
@@ -110,7 +110,7 @@ def fitting_cluster(extents: Extents, virtual_size: int) -> int | None:
 
 
 def without_holes(fd: int, extents: Extents, grain: int, max_extents: int) -> Extents:
-    """The same runs without the parts that are holes of the file, in whole grains from each run's start.
+    """The same runs without the holes of the file, in whole grains from the start of each run.
 
     Raises TooManyExtents.
     """
@@ -126,7 +126,7 @@ def without_holes(fd: int, extents: Extents, grain: int, max_extents: int) -> Ex
 
 
 def _add_or_extend(extents: Extents, start: int, length: int, offset: int) -> None:
-    """Like add, for a run whose first grain may be the last one of the run before."""
+    """Like add, for a run whose first grain may be the last grain of the previous run."""
     done = extents.starts[-1] + extents.lengths[-1] - start if extents.starts else 0
     if done > 0:
         start, length, offset = start + done, length - done, offset + done
@@ -150,7 +150,7 @@ def _data_ranges(fd: int, begin: int, end: int) -> Iterator[tuple[int, int]]:
 
 @dataclass(frozen=True, slots=True)
 class Relocation:
-    """Bytes to copy within the file because they can't stay: to a cluster of their own, rest zeros."""
+    """Bytes to copy within the file because they can't stay in place: to their own cluster, padded with zeros."""
 
     source: int
     length: int
@@ -158,10 +158,10 @@ class Relocation:
 
 
 def relocate(extents: Extents, cluster_size: int, free_at: int) -> tuple[Extents, list[Relocation], int]:
-    """Move what is in the way: data in the file's first cluster, and a last cluster that the disk half fills.
+    """Move data out of the file's first cluster, and a last cluster that the disk fills only in part.
 
-    (What follows the disk's end in that cluster is another format's, and would show if the disk grew.)
-    Gives the new map, the copies to make, and where free space then begins.
+    (In that cluster, bytes of the source's format follow the disk's end and would appear if the disk grew.) Returns the
+    new map, the copies to make, and where free space then begins.
     """
     moved, copies = Extents(), []
     for start, length, offset in extents:

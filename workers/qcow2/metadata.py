@@ -1,7 +1,7 @@
-"""qcow2's header and tables: read a header, and build all of them anew around data that has its place.
+"""qcow2's header and tables: reads a header, and builds a new header and tables around data that has its place.
 
-With `qcow2_data`, which knows the entries of the data itself, the only place that knows the layout (QEMU,
-docs/interop/qcow2.txt). Pure: bytes in, bytes out.
+This module and `clusters`, which knows the entries of the data, are the only ones that know the layout (QEMU,
+docs/interop/qcow2.txt). Pure functions: bytes in, bytes out.
 """
 
 import heapq
@@ -25,7 +25,7 @@ EXTENSION_DATA_FILE = 0x44415441
 EXTENSION_ENCRYPTION = 0x0537BE77
 EXTENSION_BITMAPS = 0x23852875
 
-# What QEMU refuses to open: block/qcow2.h, QCOW_MAX_L1_SIZE and QCOW_MAX_REFTABLE_SIZE, in bytes.
+# QEMU does not open larger tables: block/qcow2.h, QCOW_MAX_L1_SIZE and QCOW_MAX_REFTABLE_SIZE, in bytes.
 MAX_L1_SIZE = 32 << 20
 MAX_REFCOUNT_TABLE_SIZE = 8 << 20
 
@@ -35,16 +35,16 @@ _CHUNK = 1 << 20
 
 
 class MalformedHeader(ValueError):
-    """Raised when bytes are no header of version 2 or 3 at all."""
+    """Raised when bytes are not a header of version 2 or 3."""
 
 
 class TablesTooLarge(ValueError):
-    """Raised when a disk needs bigger tables than QEMU opens, at this cluster size."""
+    """Raised when a disk needs larger tables than QEMU opens, at this cluster size."""
 
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """The fields of a header of version 2 or 3, by the specification's names. Offsets and sizes are bytes."""
+    """The fields of a header of version 2 or 3, with the specification's names. Offsets and sizes are bytes."""
 
     version: int
     backing_file_offset: int
@@ -78,7 +78,7 @@ def read_version(head: bytes) -> int:
 
 
 def read_header(head: bytes) -> Header:
-    """The header that `head`, the first bytes of a file, begins with. Raises MalformedHeader."""
+    """Read the header in `head`, the first bytes of a file. Raises MalformedHeader."""
     version = read_version(head)
     if version not in (2, 3):
         raise MalformedHeader(f"version {version}")
@@ -93,7 +93,7 @@ def read_header(head: bytes) -> Header:
 
 
 def extension_types(head: bytes, header: Header) -> list[int]:
-    """The types of the header extensions, in order, as far as they lie in `head`."""
+    """The types of the header extensions, in order, as far as they are within `head`."""
     found: list[int] = []
     place = header.header_length
     end = min(len(head), header.cluster_size, header.backing_file_offset or header.cluster_size)
@@ -107,7 +107,7 @@ def extension_types(head: bytes, header: Header) -> list[int]:
 
 
 def write_header(header: Header) -> bytes:
-    """One sector: the header as version 3, without extensions, backing file, snapshots, optional features."""
+    """One sector: the header as version 3, without extensions, backing file, snapshots and optional features."""
     incompatible = header.incompatible & COMPRESSION_TYPE
     length = 112 if incompatible else 104
     fields = _V2.pack(
@@ -132,35 +132,35 @@ def write_header(header: Header) -> bytes:
 
 
 class Clusters(Protocol):
-    """The data of a disk as its tables name it: which clusters there are, and where each lies in the file."""
+    """The data of a disk as its tables describe it: which clusters exist, and where each is stored in the file."""
 
     @property
     def end(self) -> int:
-        """Where the last cluster of data ends in the file, in bytes."""
+        """The end of the last cluster of data in the file, in bytes."""
 
     @property
     def size(self) -> int:
-        """Bytes of the file's clusters that hold data."""
+        """The total size of the file's clusters that hold data, in bytes."""
 
     @property
     def compressed(self) -> bool:
-        """Whether there are clusters compressed by zstd among them."""
+        """Whether some clusters are compressed with zstd."""
 
     def l2_indices(self) -> list[int]:
-        """Which L2 tables have an entry, ascending."""
+        """The indices of the L2 tables that have an entry, ascending."""
 
     def l2_tables(self) -> Iterator["array[int]"]:
         """Those tables, in the same order."""
 
     def references(self) -> Iterator[tuple[int, int, int]]:
-        """Runs of the file's clusters, ascending: the first, how many, how often each is referred to."""
+        """Runs of the file's clusters, ascending: the first, their number, and the references to each."""
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Where everything lies in a qcow2 file whose data has its place, made by `lay_out`. Sizes are bytes.
+    """The layout of a qcow2 file whose data has its place, made by `lay_out`. Sizes are bytes.
 
-    The tables are one block at `tables_at`: L1, those L2 tables that are needed, refcount table, its blocks.
+    The tables are one block at `tables_at`: L1, the needed L2 tables, the refcount table and its blocks.
     """
 
     virtual_size: int
@@ -172,12 +172,12 @@ class Layout:
 
     @property
     def file_size(self) -> int:
-        """How long the file becomes: to the end of what lies last, in whole clusters."""
+        """The size of the file: up to the end of the data or of the tables, in whole clusters."""
         return max(self.clusters.end, self.tables_at + self.tables_size)
 
     @property
     def stored_size(self) -> int:
-        """The clusters that are in use: header, tables and data."""
+        """The size of the clusters in use: header, tables and data."""
         return self.cluster_size + self.tables_size + self.clusters.size
 
     @property
@@ -206,7 +206,7 @@ class Layout:
         )
 
     def tables(self) -> Iterator[bytes]:
-        """All the tables, in the order in which they lie from `tables_at` on; `tables_size` bytes in all."""
+        """All tables, in their order from `tables_at` on; `tables_size` bytes in total."""
         yield self._l1_table()
         for table in self.clusters.l2_tables():
             yield big_endian(table)
@@ -232,7 +232,7 @@ class Layout:
         return big_endian(table)
 
     def _refcounts(self) -> Iterator[bytes]:
-        """16 bits for every cluster of the file, in whole refcount blocks: how often it is referred to."""
+        """The reference count of every cluster of the file, 16 bits each, in whole refcount blocks."""
         size = self.cluster_size
         ours = [(0, 1, 1), (self.tables_at // size, self.tables_size // size, 1)]
         place = 0
@@ -246,9 +246,9 @@ class Layout:
 def lay_out(virtual_size: int, cluster_size: int, data: Extents | PackedClusters, tables_at: int) -> Layout:
     """Plan a qcow2 of `virtual_size` bytes around data that has its place in the file.
 
-    Of extents, starts and offsets have to be multiples of the cluster size, and so have the lengths, but for an
-    extent that ends with the disk. Nothing may lie in the first cluster, nor where the tables will be; `tables_at`
-    is a multiple of the cluster size too. Raises TablesTooLarge.
+    Starts, offsets and lengths of extents must be multiples of the cluster size, except the length of an extent that
+    ends with the disk. The first cluster and the place of the tables must be free; `tables_at` must be a multiple of
+    the cluster size too. Raises TablesTooLarge.
     """
     clusters: Clusters = Runs(data, cluster_size) if isinstance(data, Extents) else data
     needed = clusters.l2_indices()
@@ -264,14 +264,14 @@ def lay_out(virtual_size: int, cluster_size: int, data: Extents | PackedClusters
 
 
 def tables_size(virtual_size: int, cluster_size: int, l2_tables: int, refcount_blocks: int) -> int:
-    """Bytes that all tables take, in whole clusters."""
+    """The size of all tables, in bytes, in whole clusters."""
     l1 = _clusters_of(8 * _l1_entries(virtual_size, cluster_size), cluster_size)
     refcount_table = _clusters_of(8 * refcount_blocks, cluster_size)
     return (l1 + l2_tables + refcount_table + refcount_blocks) * cluster_size
 
 
 def tables_touched(data: Extents | PackedClusters, cluster_size: int) -> int:
-    """How many L2 tables the data needs, wherever in the file it will lie."""
+    """The number of L2 tables that the data needs, wherever it will be in the file."""
     clusters: Clusters = Runs(data, cluster_size) if isinstance(data, Extents) else data
     return len(clusters.l2_indices())
 
@@ -279,9 +279,9 @@ def tables_touched(data: Extents | PackedClusters, cluster_size: int) -> int:
 def front_size(
     virtual_size: int, cluster_size: int, l2_tables: int, room: int = 0, following: int = 0, least: int = 0
 ) -> int:
-    """Bytes of header, tables and `room` behind them, at the beginning of a file where `following` bytes come next.
+    """The size in bytes of header, tables and `room` bytes at the beginning of a file; `following` bytes come next.
 
-    It is a multiple of the cluster size, as `room` is, and at least `least`. Raises TablesTooLarge.
+    It is a multiple of the cluster size, as is `room`, and at least `least`. Raises TablesTooLarge.
     """
     blocks = 1
     while True:
@@ -298,16 +298,16 @@ def front_size(
 def _check_tables(virtual_size: int, cluster_size: int, blocks: int) -> None:
     too_long = 8 * _l1_entries(virtual_size, cluster_size) > MAX_L1_SIZE
     if too_long or 8 * blocks > MAX_REFCOUNT_TABLE_SIZE:
-        raise TablesTooLarge(f"{virtual_size} bytes in clusters of {cluster_size}")
+        raise TablesTooLarge(f"a disk of {virtual_size} bytes in clusters of {cluster_size} bytes")
 
 
 def _l1_entries(virtual_size: int, cluster_size: int) -> int:
-    """One for every L2 table that there could be."""
+    """The number of L1 entries: one for every possible L2 table."""
     return -(-virtual_size // (cluster_size * (cluster_size // 8)))
 
 
 def _blocks_for(file_size: int, cluster_size: int) -> int:
-    """Refcount blocks that such a file needs."""
+    """The number of refcount blocks that a file of this size needs."""
     return -(-file_size // (cluster_size * cluster_size // 2))
 
 

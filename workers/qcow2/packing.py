@@ -1,6 +1,6 @@
-"""Packs the data of a disk into clusters of a qcow2, batch by batch: zeros left out, the rest compressed or not.
+"""Packs the data of a disk into clusters of a qcow2, batch by batch: omits zeros, and compresses the rest if asked to.
 
-A batch always becomes the same bytes, whoever packs it and however often.
+Packing a batch always produces the same bytes.
 """
 
 from array import array
@@ -15,10 +15,10 @@ import zstandard
 from workers.qcow2.clusters import clusters_of_batch
 from workers.qcow2.extents import Extents
 
-# Reads data into the buffer; from where, extents say. What it raises ends the conversion.
+# Reads data into a buffer, from an offset in the extents. Its exceptions end the conversion.
 ReadInto = Callable[[int, memoryview], None]
 
-# Ranges that lie so close in the source are read at once, up to so many bytes.
+# Ranges at most `_CLOSE` bytes apart in the source are read together, up to `_AT_ONCE` bytes.
 _CLOSE, _AT_ONCE = 64 << 10, 4 << 20
 _LEVEL = 1
 
@@ -33,10 +33,7 @@ class _Run(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Disk:
-    """A disk to be packed: where it has data, of which `read_into` gives the bytes by the extents' offsets.
-
-    `size` is in bytes.
-    """
+    """A disk to pack: its extents of data, and `read_into`, which reads them by their offsets. `size` is in bytes."""
 
     size: int
     extents: Extents
@@ -45,9 +42,9 @@ class Disk:
 
 @dataclass(frozen=True, slots=True)
 class Packed:
-    """A batch: a number for each of its clusters (see PackedRange), its plain clusters and its compressed ones.
+    """A packed batch: a number for each of its clusters (see PackedRange), its plain and its compressed clusters.
 
-    `buffer` is where the plain ones lie; it is to be given back to the packer when they are not needed any more.
+    `buffer` holds the plain clusters; return it to the packer (`give_back`) once they are no longer needed.
     """
 
     sizes: "array[int]"
@@ -57,18 +54,18 @@ class Packed:
 
     @property
     def length(self) -> int:
-        """Bytes of all clusters together."""
+        """The total size of all clusters, in bytes."""
         return len(self.plain) + sum(map(len, self.compressed))
 
 
 class Packer:
     """Packs batches of a disk in clusters of `cluster_size` bytes. Safe for several threads.
 
-    It works in a few buffers over and over: what is allocated anew all the time would be neither quick nor bounded.
+    It reuses a few buffers: allocating new ones each time would be slow, and its memory use unbounded.
     """
 
     def __init__(self, disk: Disk, cluster_size: int, *, compress: bool = False, batch: int | None = None) -> None:
-        """`batch`: so many clusters are packed together; without it, as many as `PackedRange` wants."""
+        """`batch` is the number of clusters that are packed together; by default, the number in a `PackedRange`."""
         self.disk = disk
         self.cluster_size = cluster_size
         self.batch = batch or clusters_of_batch(cluster_size)
@@ -78,11 +75,11 @@ class Packer:
 
     @property
     def clusters(self) -> int:
-        """How many clusters the disk has."""
+        """The number of clusters of the disk."""
         return -(-self.disk.size // self.cluster_size)
 
     def most_data(self, first: int, last: int) -> int:
-        """How many bytes the clusters from `first` to before `last` have at most that hold data."""
+        """The most bytes that clusters with data can have, from cluster `first` up to, not including, `last`."""
         size = self.cluster_size
         most = 0
         for start, length, _ in runs_within(self.disk.extents, first * size, last * size):
@@ -90,9 +87,9 @@ class Packer:
         return min((last - first) * size, most)
 
     def batches(self, first: int, last: int) -> Iterator[int]:
-        """The batches from cluster `first` to before `last` that may hold data, each by its first cluster.
+        """The batches that may hold data from cluster `first` up to, not including, `last`: their first clusters.
 
-        `first` is at a batch's boundary. It takes as long as there are extents, however large the disk is.
+        `first` is at a batch's boundary. The duration depends on the number of extents, not on the size of the disk.
         """
         size = self.batch * self.cluster_size
         for start, length, _ in runs_within(self.disk.extents, first * self.cluster_size, last * self.cluster_size):
@@ -101,7 +98,7 @@ class Packer:
             first = max(first, end)
 
     def pack(self, first: int) -> Packed:
-        """The batch that begins with cluster `first` of the disk."""
+        """Pack the batch that begins with cluster `first` of the disk."""
         count = min(self.batch, self.clusters - first)
         sizes = array("I", bytes(4 * count))
         numbers, runs = self._wanted(first, count)
@@ -111,13 +108,13 @@ class Packer:
         used = sizes.count(self.cluster_size) * self.cluster_size
         if used > self.batch * self.cluster_size // 2:
             return Packed(sizes, memoryview(buffer)[:used], compressed, buffer)
-        # So much memory is not kept for the sake of so little.
+        # A large buffer is not kept for little data.
         few = bytes(memoryview(buffer)[:used])
         self._idle.append(buffer)
         return Packed(sizes, memoryview(few), compressed)
 
     def give_back(self, packed: Packed) -> None:
-        """Nobody looks at the plain clusters of this batch any more."""
+        """Return the buffer of a batch whose plain clusters are no longer needed."""
         if packed.buffer is not None:
             self._idle.append(packed.buffer)
 
@@ -128,9 +125,9 @@ class Packer:
             return bytearray(max(self.batch * self.cluster_size, _AT_ONCE))
 
     def _wanted(self, first: int, count: int) -> tuple[list[int], list[_Run]]:
-        """The clusters in which there may be data, by their numbers within the batch, and the runs of data in them.
+        """The clusters that may hold data, by their numbers within the batch, and the runs of data in them.
 
-        The clusters lie one behind the other in a buffer.
+        The clusters are placed one after the other in a buffer.
         """
         size = self.cluster_size
         begin, end = first * size, min((first + count) * size, self.disk.size)
@@ -139,13 +136,13 @@ class Packer:
         for start, length, offset in runs_within(self.disk.extents, begin, end):
             low, high = (start - begin) // size, -(-(start + length - begin) // size)
             numbers.extend(range(max(low, numbers[-1] + 1 if numbers else 0), high))
-            # The run's clusters are the last ones so far, counted back.
+            # The run's clusters are the last ones so far.
             place = (len(numbers) - (high - low)) * size + (start - begin) % size
             runs.append(_Run(place, length, offset))
         return numbers, runs
 
     def _read(self, runs: list[_Run], buffer: bytearray) -> None:
-        """Read runs into their places; what they leave of their clusters becomes zeros."""
+        """Read runs into their places, and fill the rest of their clusters with zeros."""
         size = self.cluster_size
         view = memoryview(buffer)
         for run in runs:
@@ -159,7 +156,7 @@ class Packer:
                 self._read_at_once(group, view)
 
     def _read_at_once(self, group: list[_Run], view: memoryview) -> None:
-        """Read a group by one request, with what is between."""
+        """Read a group of runs in one request, including the gaps between them."""
         spare = self._take()
         begin = group[0].offset
         with memoryview(spare)[: group[-1].offset + group[-1].length - begin] as whole:
@@ -169,9 +166,9 @@ class Packer:
         self._idle.append(spare)
 
     def _sort_out(self, numbers: list[int], sizes: "array[int]", buffer: bytearray) -> list[bytes]:
-        """Leave out what is all zeros, compress what shrinks, and move the rest together; gives what is compressed."""
+        """Omit zero clusters, compress those that shrink, and move the others together; return the compressed ones."""
         size, zeros = self.cluster_size, self._zeros
-        # What hardly shrinks is quicker to read as it is.
+        # A cluster that hardly shrinks is faster to read uncompressed.
         worth = size - size // 8
         compressor = zstandard.ZstdCompressor(level=_LEVEL) if self._compress else None
         compressed: list[bytes] = []
@@ -195,7 +192,7 @@ class Packer:
 
 
 def runs_within(extents: Extents, begin: int, end: int) -> Iterator[tuple[int, int, int]]:
-    """The parts of extents that lie on the disk from `begin` to `end`."""
+    """The parts of extents on the disk between `begin` and `end`: (start, length, offset), in bytes."""
     index = max(0, bisect_right(extents.starts, begin) - 1)
     while index < len(extents) and extents.starts[index] < end:
         start = max(begin, extents.starts[index])
@@ -206,7 +203,8 @@ def runs_within(extents: Extents, begin: int, end: int) -> Iterator[tuple[int, i
 
 
 def _close_together(runs: list[_Run]) -> Iterator[list[_Run]]:
-    """Groups of runs whose offsets ascend with little between them."""
+    """Groups of runs whose offsets ascend with small gaps between them."""
+
     group: list[_Run] = []
     for run in runs:
         if group:

@@ -1,1 +1,1 @@
-"""QEMU's programs, confined: qemu-img, qemu-nbd, and a client for NBD."""
+"""Runs QEMU's programs confined: qemu-img and qemu-nbd, with a client for NBD."""

@@ -1,8 +1,9 @@
-"""A place for qemu to work in, where a hostile image that takes it over gains nothing.
+"""Confines qemu, so that a hostile image that takes it over gains nothing.
 
-A folder of the job's own with the source in it, read-only, and a folder for output; limits on memory, CPU, file
-size and time; no environment; another user when we are root; bubblewrap, where it is installed and works, takes
-away the network and every other file. Whatever happens, the folder and the process are gone at the end.
+Each job has its own folder with the source, read-only, and a folder for output. Memory, CPU, file size and time are
+limited; the environment is empty except for what programs need; if we are root, qemu runs as another user; bubblewrap,
+if it is installed and works, removes the network and all other files. In every case, the folder and the process are
+gone at the end.
 """
 
 import os
@@ -30,14 +31,14 @@ OUTPUT = "out"
 RESULT = f"{OUTPUT}/result"
 PACKED = "packed"
 _WRAPPERS = ("setpriv", "prlimit")
-_HINT = "install qemu-utils (and util-linux, which every Debian has)"
+_HINT = "install qemu-utils (and util-linux, which is part of every Debian)"
 
 
 @dataclass(frozen=True, slots=True)
 class Confinement:
-    """How a process is shut in: by bubblewrap or without it, as another user or as ourselves.
+    """How a process is confined: with or without bubblewrap, as another user or as ourselves.
 
-    `shown` are folders and files that it may read besides those of the system: what its programs need.
+    `shown` are the folders and files that its programs need and may read besides those of the system.
     """
 
     qemu_img: str
@@ -47,12 +48,12 @@ class Confinement:
 
     @property
     def folder(self) -> str:
-        """A short, absolute path by which a process knows the job's folder."""
+        """A short, absolute path of the job's folder, as a process sees it."""
         return "/job" if self.bubblewrap else "/proc/self/cwd"
 
     def command(self, arguments: Sequence[str], bounds: Bounds, program: str | None = None) -> list[str]:
-        """What to run, in the job's folder, to get `qemu-img ARGUMENTS` run within bounds, or another program."""
-        # Out of time it gets SIGXCPU first, which tells it from one that somebody else has killed.
+        """The command, for the job's folder, that runs `qemu-img ARGUMENTS` or another program within bounds."""
+        # A process that runs out of CPU time gets SIGXCPU first, which shows that no one else killed it.
         limits = [resolved("prlimit"), f"--as={bounds.memory}", f"--cpu={bounds.cpu_seconds}:{bounds.cpu_seconds + 5}"]
         limits += [f"--fsize={bounds.file_size}", "--core=0", "--"]
         return [*self._namespaces(), *self._identity(), *limits, resolved(program or self.qemu_img), *arguments]
@@ -62,7 +63,7 @@ class Confinement:
         if self.user is not None:
             command += [f"--reuid={self.user}", f"--regid={self.user}", "--clear-groups"]
             command += ["--inh-caps=-all", "--bounding-set=-all"]
-        # Only a direct child can see us die; within bubblewrap, bubblewrap does.
+        # Only a direct child is signalled when we die; with bubblewrap, that child is bubblewrap.
         return command if self.bubblewrap else [*command, "--pdeathsig=KILL"]
 
     def _namespaces(self) -> list[str]:
@@ -81,7 +82,7 @@ class Confinement:
                 command += ["--symlink", os.readlink(folder), folder]
             elif os.path.isdir(folder):
                 command += ["--ro-bind", folder, folder]
-        # Another user has to get through the folders above, which bubblewrap would make for itself alone.
+        # The other user has to traverse the parent folders, which bubblewrap would create for itself only.
         for folder in {str(above): None for path in self.shown for above in reversed(Path(path).parents[:-1])}:
             command += ["--perms", "0755", "--dir", folder]
         for path in self.shown:
@@ -91,17 +92,17 @@ class Confinement:
 
 
 def environment() -> dict[str, str]:
-    """All that a process gets to know of ours: where programs are. Its messages are to be in English.
+    """The environment of a process: only the path of programs, English messages, and one malloc arena.
 
-    One malloc arena: each thread would reserve 64 MiB of address space for one of its own, and so run into the limit.
+    With one arena per thread, each thread would reserve 64 MiB of address space and reach the memory limit.
     """
     return {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C", "MALLOC_ARENA_MAX": "1"}
 
 
 def confinement_for(limits: Limits, workspace: Path) -> Confinement:
-    """The tightest confinement that works on this machine, tried out in `workspace`.
+    """The strictest confinement that works on this machine, tested in `workspace`.
 
-    Raises QemuMissing, or NotConfined when that is not tight enough for the limits.
+    Raises QemuMissing, or NotConfined if it is not strict enough for the limits.
     """
     user = limits.unprivileged_id if os.geteuid() == 0 else None
     qemu_img = resolved(limits.qemu_img)
@@ -115,12 +116,12 @@ def confinement_for(limits: Limits, workspace: Path) -> Confinement:
     if not _works(confinement, limits.for_info(), workspace):
         raise QemuMissing(f"{limits.qemu_img} can't be started: {_HINT}")
     if limits.require_bubblewrap:
-        raise NotConfined("bubblewrap is missing, or can't make namespaces here: `images doctor` says what to do")
+        raise NotConfined("bubblewrap is missing or can't create namespaces here: run `images doctor` for advice")
     return confinement
 
 
 def tried_out(limits: Limits) -> Confinement:
-    """The confinement that conversions will have on this machine. Raises QemuMissing, NotConfined, OSError."""
+    """Test which confinement conversions have on this machine. Raises QemuMissing, NotConfined, OSError."""
     with TemporaryDirectory(prefix="images-") as folder:
         workspace = Path(folder)
         (workspace / OUTPUT).mkdir()
@@ -148,14 +149,14 @@ def _works(confinement: Confinement, bounds: Bounds, workspace: Path) -> bool:
 
 @cache
 def _known_to_work() -> set[Confinement]:
-    """What has been tried out in this process; failures are tried again, since a program may get installed."""
+    """The confinements that worked in this process; failures are not kept, since a program may get installed."""
     return set()
 
 
 class Sandbox(ABC):
-    """The folder of one job, as a context manager: made with the source laid into it, removed at the end.
+    """The folder of one job, as a context manager: created with the source in it, deleted at the end.
 
-    What a process writes belongs to `out/`. How the source gets there is said by the subclasses.
+    Processes write to `out/`. The subclasses define how the source gets into the folder.
     """
 
     def __init__(self, folder: Path, limits: Limits, cancelled: threading.Event) -> None:
@@ -165,7 +166,7 @@ class Sandbox(ABC):
 
     @property
     def source_failure(self) -> Exception | None:
-        """Why the source could not be read by a process, where that was the source's own fault and not the image's."""
+        """The error of the source itself, not of the image, that kept a process from reading it; None without one."""
         return None
 
     def __enter__(self) -> Self:
@@ -185,7 +186,7 @@ class Sandbox(ABC):
     def _build(self) -> None:
         output = self.folder / OUTPUT
         self.folder.mkdir(parents=True)
-        # Whatever the umask: the unprivileged user gets in by its group.
+        # Independent of the umask: the unprivileged user gets access through its group.
         self.folder.chmod(0o750)
         output.mkdir(mode=0o700)
         user = self.limits.unprivileged_id if os.geteuid() == 0 else None
@@ -201,17 +202,17 @@ class Sandbox(ABC):
 
     @abstractmethod
     def _lay_source(self, user: int | None) -> None:
-        """Put the source into the folder, so that the group `user` may read it; None: we are that user ourselves."""
+        """Put the source into the folder, readable for the group `user`; None if processes run as ourselves."""
 
     @abstractmethod
     def _take_source_back(self) -> None:
-        """Undo that, as far as it was done."""
+        """Undo `_lay_source`, as far as it got."""
 
 
 class FileSandbox(Sandbox):
-    """A sandbox for a source that is a file: it is linked into the folder as `source`.
+    """A sandbox for a source that is a file, which is linked into the folder as `source`.
 
-    The source's group and mode change meanwhile, so that the unprivileged user may read it, and are put back.
+    Meanwhile the source has a group and mode that let the unprivileged user read it; both are restored at the end.
     """
 
     def __init__(self, folder: Path, source: Path, limits: Limits, cancelled: threading.Event) -> None:
@@ -231,13 +232,13 @@ class FileSandbox(Sandbox):
             self.own(source)
 
     def own(self, path: Path) -> None:
-        """Give a file the owner and mode that the source had before."""
+        """Set a file's owner and mode to those that the source had before."""
         os.chown(path, self._before.st_uid, self._before.st_gid)
         os.chmod(path, stat.S_IMODE(self._before.st_mode))
 
     @contextmanager
     def packed(self) -> Iterator[int]:
-        """Make the file `packed`, which we write, and processes may only read; gives its descriptor. Raises OSError."""
+        """Create the file `packed`, which only we write and processes read; yield its descriptor. Raises OSError."""
         fd = os.open(self.folder / PACKED, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
             if os.geteuid() == 0:
@@ -249,7 +250,7 @@ class FileSandbox(Sandbox):
 
     @contextmanager
     def written(self) -> Iterator[int]:
-        """Open the file that a process wrote as `out/result`. Raises OSError if it is anything but a plain file."""
+        """Open the file that a process wrote as `out/result`. Raises OSError if it is not a plain file."""
         fd = os.open(self.folder / RESULT, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
             found = os.fstat(fd)
@@ -261,6 +262,6 @@ class FileSandbox(Sandbox):
 
 
 def remove_tree(folder: Path) -> None:
-    """Remove a folder with all that is in it; harmless when there is none."""
+    """Delete a folder with its content, if it exists."""
     with suppress(FileNotFoundError):
         shutil.rmtree(folder)

@@ -1,4 +1,4 @@
-"""qemu-img, one function per subcommand. Every call names the format, so that nothing is ever guessed."""
+"""Runs qemu-img, with one function per subcommand. Every call names the format, so that QEMU never guesses it."""
 
 import json
 import re
@@ -17,9 +17,9 @@ _PROGRESS = re.compile(rb"\((\d+(?:\.\d+)?)/100%\)")
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """What is in a sandbox and how to open it: QEMU's name of it, QEMU's driver, and an option of that driver.
+    """An image in a sandbox and how to open it: QEMU's name for it, QEMU's driver, and an option of that driver.
 
-    `socket`: it is no file, but is served there by NBD.
+    `socket`: the socket on which it is served over NBD; None if it is a file.
     """
 
     name: str
@@ -29,7 +29,7 @@ class Image:
 
     @property
     def arguments(self) -> list[str]:
-        """How to name it to any of QEMU's programs, its format included."""
+        """The arguments that name it and its format to any of QEMU's programs."""
         if self.option is None and self.socket is None:
             return ["-f", self.driver, self.name]
         options = [f"driver={self.driver}", *([self.option] if self.option else [])]
@@ -40,7 +40,7 @@ class Image:
         return ["--image-opts", ",".join(options)]
 
     def on_socket(self) -> "Image":
-        """The sandbox's source, read in the same way, where it is not a file but a socket."""
+        """The same image, for a sandbox whose source is served on a socket."""
         return replace(self, name=f"nbd+unix://?socket={SOURCE_SOCKET}", socket=SOURCE_SOCKET)
 
 
@@ -55,7 +55,7 @@ PACKED_IMAGE = Image(PACKED, "qcow2")
 
 @dataclass(frozen=True, slots=True)
 class CheckReport:
-    """What `qemu-img check` found: contradictions, clusters that nobody uses, and where the image ends (bytes)."""
+    """The report of `qemu-img check`: corruptions, leaked (unused but not free) clusters, the image's end (bytes)."""
 
     corruptions: int
     leaks: int
@@ -67,22 +67,22 @@ class CheckReport:
 
 
 def info(sandbox: Sandbox, image: Image, bounds: Bounds) -> dict[str, Any]:
-    """`qemu-img info`: what QEMU sees in a header, as its JSON says it. Raises QemuError, Cancelled."""
+    """Run `qemu-img info`; return its JSON about the header. Raises QemuError, Cancelled."""
     output = run_for_output(sandbox, ["info", "-U", "--output=json", *image.arguments], bounds)
     found = _json(output, "info")
     if not isinstance(found.get("virtual-size"), int):
-        raise QemuFailed("qemu-img info names no size")
+        raise QemuFailed("qemu-img info returned no size")
     return found
 
 
 def check(sandbox: Sandbox, image: Image, bounds: Bounds) -> CheckReport:
-    """`qemu-img check`: whether a qcow2's tables agree with each other; reads no data.
+    """Run `qemu-img check`: whether the tables of a qcow2 are consistent; reads no data.
 
-    Raises QemuRefused when it can't be checked at all, other QemuErrors, Cancelled.
+    Raises QemuRefused if the image can't be checked at all, other QemuErrors, Cancelled.
     """
-    # 2: corruptions, 3: leaks; both come with the same report as a clean end.
+    # Exit codes 2 (corruptions) and 3 (leaks) come with the same report as 0.
     arguments = ["check", "-U", "--output=json", *image.arguments]
-    report = _json(run_for_output(sandbox, arguments, bounds, fine=(0, 2, 3)), "check")
+    report = _json(run_for_output(sandbox, arguments, bounds, accepted=(0, 2, 3)), "check")
     if report.get("check-errors"):
         raise QemuRefused("check", 1, "qemu-img: errors while checking")
     return CheckReport(
@@ -94,16 +94,16 @@ def check(sandbox: Sandbox, image: Image, bounds: Bounds) -> CheckReport:
 
 @dataclass(frozen=True, slots=True)
 class SourceMap:
-    """Where the data lies, as `qemu-img map` tells; `unplaced` says that some has no place (it is compressed)."""
+    """The data's places from `qemu-img map`; `unplaced`: whether some data has no place because it is compressed."""
 
     extents: Extents
     unplaced: bool
 
 
 def map_extents(sandbox: Sandbox, image: Image, bounds: Bounds, max_extents: int) -> SourceMap:
-    """`qemu-img map`: where in the file the data of the disk lies. Read as it comes, one extent per line.
+    """Run `qemu-img map`: where in the file the data of the disk is. Reads the output as it arrives, a line per extent.
 
-    Raises TooManyExtents, DoubtfulMap when data lies in another file, QemuError, Cancelled.
+    Raises TooManyExtents, DoubtfulMap if data is in another file, QemuError, Cancelled.
     """
     reader = _MapReader(max_extents)
     run(sandbox, ["map", "-U", "--output=json", *image.arguments], bounds, reader.feed)
@@ -129,13 +129,13 @@ class _MapReader:
         try:
             self._note(entry)
         except (KeyError, TypeError, OverflowError) as error:
-            raise QemuFailed("qemu-img map names an extent that makes no sense") from error
+            raise QemuFailed("qemu-img map returned an invalid extent") from error
 
     def _note(self, entry: dict[str, Any]) -> None:
         if not entry["data"] or entry["zero"]:
             return
         if entry["depth"] != 0:
-            raise DoubtfulMap("data of another file")
+            raise DoubtfulMap("data in another file")
         if "offset" not in entry or entry.get("compressed"):
             self.unplaced = True
             return
@@ -145,7 +145,7 @@ class _MapReader:
 
 
 def convert(sandbox: Sandbox, image: Image, virtual_size: int, bounds: Bounds, report: Callable[[int], None]) -> None:
-    """`qemu-img convert` into the sandbox's `out/result`, as plain qcow2; tells the bytes of the disk done.
+    """Run `qemu-img convert` into the sandbox's `out/result`, as plain qcow2; `report` gets the bytes of the disk done.
 
     Raises QemuError, Cancelled.
     """
@@ -164,7 +164,7 @@ def _json(output: bytes, subcommand: str) -> dict[str, Any]:
     try:
         found = json.loads(output)
     except ValueError as error:
-        raise QemuFailed(f"qemu-img {subcommand} does not speak JSON") from error
+        raise QemuFailed(f"qemu-img {subcommand} did not return JSON") from error
     if not isinstance(found, dict):
-        raise QemuFailed(f"qemu-img {subcommand} speaks of something else")
+        raise QemuFailed(f"qemu-img {subcommand} did not return a JSON object")
     return found

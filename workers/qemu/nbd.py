@@ -1,4 +1,4 @@
-"""qemu-nbd, confined: reads the sandbox's image and offers the disk in it on a socket, as long as it is wanted."""
+"""Runs qemu-nbd confined: it reads the sandbox's image and serves its disk on a socket."""
 
 import os
 import socket
@@ -20,12 +20,12 @@ from workers.qemu.nbd_client import NbdClient
 SOCKET = "disk.sock"
 _BETWEEN_TRIES = 0.005
 _LONGEST_START = 30.0
-# A process that dies hangs up first, and can be asked why a moment later.
+# A dying process closes its connections first; its exit code is available a moment later.
 _LAST_WORDS = 5.0
 
 
 class Export:
-    """A disk that is being offered by a qemu-nbd in a sandbox."""
+    """A disk that a qemu-nbd in a sandbox serves."""
 
     def __init__(self, sandbox: Sandbox, process: "subprocess.Popen[bytes]", bounds: Bounds) -> None:
         self._sandbox = sandbox
@@ -36,32 +36,32 @@ class Export:
         self._attending.start()
 
     def connect(self) -> NbdClient:
-        """One more connection, to be closed by the caller. Raises QemuFailed."""
+        """Open another connection, which the caller has to close. Raises QemuFailed."""
         try:
             return NbdClient(_connected(self._sandbox))
         except OSError as error:
             raise QemuFailed(f"qemu-nbd can't be connected to: {error}") from error
 
     def wait_until_ready(self) -> None:
-        """Raises what the process ended with, if it ends before it answers; QemuTimedOut."""
+        """Wait until the process answers. Raises the error it ended with if it ends before; QemuTimedOut."""
         deadline = time.monotonic() + _LONGEST_START
         while True:
             with suppress(OSError):
-                # It listens before it has opened the image, and answers afterwards.
+                # It listens before it opens the image, and answers only afterwards.
                 return NbdClient(_connected(self._sandbox)).close()
             self._attending.join(_BETWEEN_TRIES)
             if self._ended_by is not None:
                 raise self._ended_by
             if time.monotonic() > deadline:
-                raise QemuTimedOut("qemu-nbd does not begin to listen")
+                raise QemuTimedOut(f"qemu-nbd did not answer within {_LONGEST_START:g} s")
 
     def why_it_ended(self) -> BaseException | None:
-        """What made the process end, if it has ended or does so in a moment."""
+        """The error that ended the process, if it has ended or ends within a few seconds."""
         self._attending.join(_LAST_WORDS)
         return self._ended_by
 
     def end(self) -> None:
-        """End the process; nothing of it is left."""
+        """Kill the process and wait until it is gone."""
         with suppress(ProcessLookupError):
             if self._attending.is_alive():
                 os.killpg(self._process.pid, 9)
@@ -77,13 +77,13 @@ class Export:
 
 @contextmanager
 def export(sandbox: Sandbox, image: Image, bounds: Bounds, connections: int = 4) -> Iterator[Export]:
-    """Run a qemu-nbd that offers the disk in `image`, read-only, to so many connections at a time.
+    """Run a qemu-nbd that serves the disk in `image`, read-only, to up to `connections` connections at a time.
 
-    What goes wrong within the block because of the process is raised as what the process ended by: QemuRefused,
-    QemuStopped, QemuTimedOut after the wall-clock time of `bounds`, Cancelled; or as what the source failed with.
+    If the process fails during the block, raises the error that it ended with: QemuRefused, QemuStopped, QemuTimedOut
+    after the wall-clock time of `bounds`, Cancelled; or the error of the source.
     """
     (sandbox.folder / OUTPUT / SOCKET).unlink(missing_ok=True)
-    # It takes no relative path, and no address of more than 107 characters.
+    # It accepts no relative path, and no address of more than 107 characters.
     address = f"{sandbox.confinement.folder}/{OUTPUT}/{SOCKET}"
     arguments = ["--read-only", "--persistent", f"--shared={connections}", f"--socket={address}"]
     bounds = replace(bounds, file_size=0)
@@ -103,13 +103,13 @@ def export(sandbox: Sandbox, image: Image, bounds: Bounds, connections: int = 4)
 
 
 def _connected(sandbox: Sandbox) -> socket.socket:
-    """A connection to the socket in the sandbox, whatever a hostile process put in its place. Raises OSError."""
+    """Connect to the socket in the sandbox, safely even if a hostile process replaced it. Raises OSError."""
     path = sandbox.folder / OUTPUT / SOCKET
     place = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
     connection = socket.socket(socket.AF_UNIX)
     try:
         if not stat.S_ISSOCK(os.fstat(place).st_mode):
-            raise OSError("what is there is no socket")
+            raise OSError(f"{OUTPUT}/{SOCKET} is not a socket")
         # The path itself may be too long for an address.
         connection.connect(f"/proc/self/fd/{place}")
     except BaseException:

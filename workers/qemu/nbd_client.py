@@ -1,7 +1,7 @@
-"""Reading the disk of an image from qemu-nbd: which parts hold data, and those parts, several reads at a time.
+"""Reads the disk of an image from qemu-nbd: which parts hold data, and those parts, with several reads at a time.
 
 Source: doc/proto.md of the NBD project, with structured replies and the context base:allocation. The peer parses a
-hostile image and may have been taken over by it: no length that it names is believed.
+hostile image that may control it, so no length that it sends is trusted.
 """
 
 import socket
@@ -14,7 +14,7 @@ from workers.errors import QemuFailed, QemuRefused
 from workers.qemu import nbd_protocol as nbd
 from workers.qemu.nbd_protocol import BASE_ALLOCATION, Misbehaviour, receive, receive_into
 
-# What one request asks for, at most, in bytes: enough that asking costs nothing, and few enough to have several.
+# The largest request, in bytes: large enough that its overhead does not matter, small enough to have several.
 READ_SIZE = 2 << 20
 IN_FLIGHT = 4
 
@@ -22,17 +22,17 @@ HOLE, ZERO = nbd.HOLE, nbd.ZERO
 
 _LONGEST_REPLY = 4 << 10
 _MOST_REPLIES = 64
-# The most that one block status may cover, and the longest answer to it, in bytes.
+# The largest range of one block status request, and the longest reply to it, in bytes.
 _STATUS_SPAN = 1 << 31
 _LONGEST_STATUS = 4 << 20
 _EXTENT = struct.Struct(">II")
 
 
 class NbdClient:
-    """One connection to an export; `size` is that of the disk, in bytes. Belongs to one thread at a time.
+    """One connection to an export; `size` is the size of the disk, in bytes. For one thread at a time.
 
-    Raises QemuRefused when the other side can't read what it is asked for, QemuFailed when it is gone or talks
-    nonsense; after an error the connection is of no use any more.
+    Raises QemuRefused if the server can't read the requested bytes, QemuFailed if it is gone or violates the protocol.
+    After an error the connection can't be used.
     """
 
     def __init__(self, connection: socket.socket) -> None:
@@ -43,7 +43,7 @@ class NbdClient:
         except BaseException as error:
             connection.close()
             if isinstance(error, OSError | Misbehaviour | struct.error):
-                raise QemuFailed(f"qemu-nbd, at the handshake: {error}") from error
+                raise QemuFailed(f"the handshake with qemu-nbd failed: {error}") from error
             raise
 
     def __enter__(self) -> "NbdClient":
@@ -55,13 +55,13 @@ class NbdClient:
         self.close()
 
     def close(self) -> None:
-        """Hang up; harmless when done before."""
+        """Close the connection. May be repeated."""
         self._connection.close()
 
     def block_status(self, offset: int, length: int) -> list[tuple[int, int]]:
-        """What the disk holds from `offset` on: (bytes, flags), one after the other, no two alike in a row.
+        """What the disk holds from `offset` on: consecutive (bytes, flags), neighbours with equal flags merged.
 
-        With the flag ZERO it reads as zeros, with HOLE nothing is stored for it; without flags it is data.
+        A range with the flag ZERO reads as zeros, with HOLE it has no storage; a range without flags is data.
         """
         merged: list[tuple[int, int]] = []
         end = offset + length
@@ -79,7 +79,7 @@ class NbdClient:
         return merged
 
     def read_into(self, offset: int, buffer: memoryview) -> None:
-        """Fill the buffer with what the disk holds from `offset` on."""
+        """Fill the buffer with the bytes of the disk from `offset` on."""
         places = range(0, len(buffer), READ_SIZE)
         for _ in self.read_many((offset + place, buffer[place : place + READ_SIZE]) for place in places):
             pass
@@ -87,11 +87,10 @@ class NbdClient:
     def read_many(
         self, reads: Iterable[tuple[int, memoryview]], in_flight: int = IN_FLIGHT
     ) -> Generator[tuple[int, memoryview], None, None]:
-        """Fill many buffers, each from its offset; gives each pair back, in order, once it is filled.
+        """Fill many buffers, each from its offset; yield each pair, in order, once its buffer is filled.
 
-        `in_flight` are asked for at a time, so that the other side works on some while the caller has others. A
-        buffer has at most 32 MiB and is not to be touched until it comes back. To stop before the end closes the
-        connection.
+        `in_flight` requests are open at a time, so that the server works on some while the caller processes others. A
+        buffer has at most 32 MiB, and must not be touched until it is yielded. Stopping early closes the connection.
         """
         waiting: deque[int] = deque()
         asked: dict[int, tuple[int, memoryview]] = {}
@@ -121,17 +120,17 @@ class NbdClient:
         return self._handle
 
     def _chunk(self) -> tuple[int, int, int, int]:
-        """Type, flags, handle and length of the chunk that comes; its payload is still to be received."""
+        """Receive the type, flags, handle and length of the next chunk, without its payload."""
         magic, flags, kind, handle, length = nbd.CHUNK.unpack(receive(self._connection, nbd.CHUNK.size))
         if magic != nbd.CHUNK_MAGIC:
-            raise Misbehaviour("something that is no structured reply")
+            raise Misbehaviour("not a structured reply")
         return kind, flags, handle, length
 
     def _fill_one(self, asked: dict[int, tuple[int, memoryview]]) -> int:
-        """Receive the answer to one of the reads; gives its handle."""
+        """Receive the reply to one of the reads; return its handle."""
         kind, flags, handle, length = self._chunk()
         if handle not in asked:
-            raise Misbehaviour("an answer to what was not asked")
+            raise Misbehaviour("a reply to no request")
         offset, buffer = asked[handle]
         self._raise_error(kind, length, f"{len(buffer)} bytes at {offset}")
         if kind == nbd.CHUNK_DATA and length == 8 + len(buffer):
@@ -140,28 +139,28 @@ class NbdClient:
         elif kind == nbd.CHUNK_HOLE and length == 12:
             place, hole = struct.unpack(">QI", receive(self._connection, 12))
             if hole != len(buffer):
-                raise Misbehaviour("a hole of another size than was asked for")
+                raise Misbehaviour(f"a hole of {hole} bytes, for a read of {len(buffer)}")
             buffer[:] = bytes(hole)
         else:
             raise Misbehaviour(f"a chunk of type {kind} and {length} bytes, for a read of {len(buffer)}")
         if place != offset:
-            raise Misbehaviour("another place than was asked for")
+            raise Misbehaviour(f"data at {place}, for a read at {offset}")
         if not flags & nbd.CHUNK_DONE:
             self._finish(handle)
         return handle
 
     def _finish(self, handle: int) -> None:
-        """Receive what ends an answer whose last chunk did not say so: a chunk with nothing in it, or an error."""
+        """Receive the chunk that ends a reply not marked as done: an empty chunk, or an error."""
         kind, flags, other, length = self._chunk()
-        self._raise_error(kind, length, "what came already")
+        self._raise_error(kind, length, "the bytes already sent")
         if (kind, length, other) != (nbd.CHUNK_NONE, 0, handle) or not flags & nbd.CHUNK_DONE:
-            raise Misbehaviour("more than was asked for")
+            raise Misbehaviour("more than was requested")
 
     def _raise_error(self, kind: int, length: int, asked: str) -> None:
         if not kind & nbd.CHUNK_ERROR:
             return
         if not 6 <= length <= _LONGEST_REPLY:
-            raise Misbehaviour("an error of no sensible length")
+            raise Misbehaviour(f"an error of invalid length: {length} bytes")
         payload = receive(self._connection, length)
         said = payload[6 : 6 + int.from_bytes(payload[4:6], "big")].decode("utf-8", "replace")
         raise QemuRefused("nbd", int.from_bytes(payload[:4], "big"), f"{asked} can't be read: {said}")
@@ -170,8 +169,8 @@ class NbdClient:
         asked = self._ask(nbd.CMD_BLOCK_STATUS, offset, length)
         kind, flags, handle, length = self._chunk()
         if handle != asked:
-            raise Misbehaviour("an answer to what was not asked")
-        self._raise_error(kind, length, f"what is at {offset}")
+            raise Misbehaviour("a reply to no request")
+        self._raise_error(kind, length, f"the block status at {offset}")
         if kind != nbd.CHUNK_BLOCK_STATUS or length % 8 != 4 or not 12 <= length <= _LONGEST_STATUS:
             raise Misbehaviour(f"a chunk of type {kind} and {length} bytes, for a block status")
         payload = receive(self._connection, length)
@@ -179,7 +178,7 @@ class NbdClient:
             self._finish(asked)
         extents = list(_EXTENT.iter_unpack(memoryview(payload)[4:]))
         if not all(extent for extent, _ in extents):
-            raise Misbehaviour("an extent of nothing")
+            raise Misbehaviour("an empty extent")
         return iter(extents)
 
     def _failed(self, error: Exception) -> QemuFailed:
@@ -188,10 +187,10 @@ class NbdClient:
 
 
 def _negotiate(connection: socket.socket) -> int:
-    """Agree on structured replies and base:allocation, and begin; gives the size of the export, in bytes."""
+    """Negotiate structured replies and base:allocation; return the size of the export, in bytes."""
     magic, option_magic, flags = nbd.GREETING.unpack(receive(connection, nbd.GREETING.size))
     if (magic, option_magic) != (nbd.NBD_MAGIC, nbd.OPTION_MAGIC) or not flags & nbd.FIXED_NEWSTYLE:
-        raise Misbehaviour("no server of the fixed newstyle")
+        raise Misbehaviour("not a fixed newstyle server")
     connection.sendall((flags & (nbd.FIXED_NEWSTYLE | nbd.NO_ZEROES)).to_bytes(4, "big"))
     _agree(connection, nbd.OPT_STRUCTURED_REPLY, b"")
     query = struct.pack(">III", 0, 1, len(BASE_ALLOCATION)) + BASE_ALLOCATION
@@ -204,17 +203,17 @@ def _negotiate(connection: socket.socket) -> int:
             if not export_flags & nbd.HAS_FLAGS:
                 raise Misbehaviour("an export without flags")
             return int(size)
-    raise Misbehaviour("no word about the export")
+    raise Misbehaviour("no information about the export")
 
 
 def _agree(connection: socket.socket, option: int, data: bytes) -> list[tuple[int, bytes]]:
-    """Send an option; gives the replies to it, up to the one that ends them. Raises Misbehaviour when refused."""
+    """Send an option; return the replies before the final one. Raises Misbehaviour if the option is refused."""
     connection.sendall(nbd.OPTION.pack(nbd.OPTION_MAGIC, option, len(data)) + data)
     replies: list[tuple[int, bytes]] = []
     while len(replies) < _MOST_REPLIES:
         magic, about, kind, length = nbd.OPTION_REPLY.unpack(receive(connection, nbd.OPTION_REPLY.size))
         if (magic, about) != (nbd.OPTION_REPLY_MAGIC, option) or length > _LONGEST_REPLY:
-            raise Misbehaviour("something that is no reply to an option")
+            raise Misbehaviour("not a reply to an option")
         payload = receive(connection, length)
         if kind == nbd.REP_ACK:
             return replies

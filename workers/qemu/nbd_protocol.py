@@ -1,4 +1,4 @@
-"""The numbers and layouts of NBD that server and client share, and reading from a socket until there is enough.
+"""Constants and structures of NBD that server and client share, and exact reads from a socket.
 
 Source: the NBD project's doc/proto.md, "Fixed newstyle negotiation", "Transmission phase", "Structured replies",
 "Block status". All numbers are big-endian.
@@ -7,11 +7,6 @@ Source: the NBD project's doc/proto.md, "Fixed newstyle negotiation", "Transmiss
 import socket
 import struct
 from collections.abc import Sequence
-
-MiB = 1 << 20
-
-# What every server takes, and no read of ours asks more than: bytes.
-MOST_READ = 32 * MiB
 
 NBD_MAGIC = 0x4E42444D41474943
 OPTION_MAGIC = 0x49484156454F5054
@@ -41,7 +36,7 @@ INFO_EXPORT, INFO_BLOCK_SIZE = 0, 3
 HAS_FLAGS, READ_ONLY, CAN_MULTI_CONN = 1 << 0, 1 << 1, 1 << 8
 
 CMD_READ, CMD_WRITE, CMD_DISC, CMD_BLOCK_STATUS = 0, 1, 2, 7
-# Of a read: answer in one chunk, whatever is a hole in it.
+# For a read: reply in one chunk, even if it contains holes.
 DONT_FRAGMENT = 1 << 2
 
 CHUNK_DONE = 1
@@ -68,11 +63,11 @@ CHUNK = struct.Struct(">IHHQI")
 
 
 class Disconnected(ConnectionError):
-    """Raised when the peer has hung up."""
+    """Raised when the peer has closed the connection."""
 
 
 class Misbehaviour(Exception):
-    """Raised when the peer says what the protocol does not allow, or more than is taken. The text says what."""
+    """Raised when the peer violates the protocol, or sends more than is accepted. The text says what."""
 
 
 def receive_into(connection: socket.socket, buffer: memoryview) -> None:
@@ -80,19 +75,19 @@ def receive_into(connection: socket.socket, buffer: memoryview) -> None:
     while buffer:
         count = connection.recv_into(buffer)
         if not count:
-            raise Disconnected("the peer has hung up")
+            raise Disconnected("the peer closed the connection")
         buffer = buffer[count:]
 
 
 def receive(connection: socket.socket, length: int) -> bytes:
-    """Exactly `length` bytes from a socket; the caller has bounded it. Raises Disconnected, OSError."""
+    """Receive exactly `length` bytes from a socket; the caller limits `length`. Raises Disconnected, OSError."""
     buffer = bytearray(length)
     receive_into(connection, memoryview(buffer))
     return bytes(buffer)
 
 
 def send(connection: socket.socket, pieces: Sequence[bytes | memoryview]) -> None:
-    """Send all pieces, one after the other; mostly in one call of the system. Raises OSError."""
+    """Send all pieces, one after the other, usually in one system call. Raises OSError."""
     rest = sum(map(len, pieces))
     sent = connection.sendmsg(pieces)
     while sent < rest:
@@ -102,7 +97,7 @@ def send(connection: socket.socket, pieces: Sequence[bytes | memoryview]) -> Non
 
 
 def _after(pieces: Sequence[bytes | memoryview], sent: int) -> list[bytes | memoryview]:
-    """What is left of pieces of which `sent` bytes are gone."""
+    """The rest of the pieces after their first `sent` bytes."""
     left: list[bytes | memoryview] = []
     for piece in pieces:
         if sent < len(piece):

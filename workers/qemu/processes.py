@@ -1,4 +1,4 @@
-"""Run one confined process to its end: watched for output, time and a wish to cancel; never left behind."""
+"""Runs a confined process to its end: reads its output, enforces its time limit, cancels it; never leaves it behind."""
 
 import os
 import selectors
@@ -30,22 +30,24 @@ _MOST_STDERR = 4096
 _WRAPPERS = ("bwrap:", "setpriv:", "prlimit:")
 
 
-def run(sandbox: Sandbox, arguments: Sequence[str], bounds: Bounds, sink: Sink, fine: Collection[int] = (0,)) -> None:
-    """Run `qemu-img ARGUMENTS` in the sandbox, and give its standard output to `sink` as it comes.
+def run(
+    sandbox: Sandbox, arguments: Sequence[str], bounds: Bounds, sink: Sink, accepted: Collection[int] = (0,)
+) -> None:
+    """Run `qemu-img ARGUMENTS` in the sandbox, and pass its standard output to `sink` as it arrives.
 
-    `fine` are the exit codes that mean an answer. Whatever `sink` raises ends the process. Raises Cancelled, every
-    QemuError, and what the source failed with.
+    `accepted` are the exit codes that count as success. An exception from `sink` ends the process. Raises Cancelled,
+    every QemuError, and the error of the source.
     """
     command = sandbox.confinement.command(arguments, bounds)
     with blaming_source(sandbox):
         stderr, code = attend(start(sandbox, command), sandbox, arguments[0], bounds, sink)
-        if code not in fine:
+        if code not in accepted:
             raise named(arguments[0], code, stderr)
 
 
 @contextmanager
 def blaming_source(sandbox: Sandbox) -> Iterator[None]:
-    """Where the source itself could not be read, that is raised instead of what a process made of it."""
+    """If the source itself could not be read, raise its error instead of the process's."""
     try:
         yield
     except QemuError as error:
@@ -75,9 +77,9 @@ def start(sandbox: Sandbox, command: Sequence[str]) -> "subprocess.Popen[bytes]"
 def attend(
     process: "subprocess.Popen[bytes]", sandbox: Sandbox, subcommand: str, bounds: Bounds, sink: Sink
 ) -> tuple[str, int]:
-    """See a process to its end; gives what it complained of, and its exit code. It never outlives this call.
+    """Wait for a process to end; return its standard error and its exit code. It never outlives this call.
 
-    Raises Cancelled, QemuTimedOut, and whatever `sink` raises.
+    Raises Cancelled, QemuTimedOut, and what `sink` raises.
     """
     with process:
         try:
@@ -88,16 +90,18 @@ def attend(
     return stderr, process.returncode
 
 
-def run_for_output(sandbox: Sandbox, arguments: Sequence[str], bounds: Bounds, fine: Collection[int] = (0,)) -> bytes:
-    """Like run, for a process that says little: gives its standard output, of at most 1 MiB."""
+def run_for_output(
+    sandbox: Sandbox, arguments: Sequence[str], bounds: Bounds, accepted: Collection[int] = (0,)
+) -> bytes:
+    """Like `run`, but return the standard output of the process, at most 1 MiB. Raises QemuFailed if it is longer."""
     output = bytearray()
 
     def collect(piece: bytes) -> None:
         output.extend(piece)
         if len(output) > _MOST_OUTPUT:
-            raise QemuFailed(f"{program(arguments[0])} talks too much")
+            raise QemuFailed(f"{program(arguments[0])} returned more than 1 MiB")
 
-    run(sandbox, arguments, bounds, collect, fine)
+    run(sandbox, arguments, bounds, collect, accepted)
     return bytes(output)
 
 
@@ -112,7 +116,7 @@ class _Complaints:
 
 
 def _watch(process: "subprocess.Popen[bytes]", sandbox: Sandbox, subcommand: str, bounds: Bounds, sink: Sink) -> str:
-    """Read both outputs until they end and the process with them; gives what it complained of."""
+    """Read both outputs until they and the process end; return the end of its standard error."""
     deadline = time.monotonic() + bounds.wall_seconds
     complaints = _Complaints()
     with selectors.DefaultSelector() as selector:
@@ -143,7 +147,7 @@ def _wait_shortly(process: "subprocess.Popen[bytes]") -> None:
 
 
 def named(subcommand: str, code: int, stderr: str) -> QemuError:
-    """What an exit code means; one above 128 is a signal, as told by whatever started the process."""
+    """The error for an exit code; a code above 128 is a signal, as reported by the wrapper of the process."""
     if code < 0 or code > 128:
         return QemuStopped(subcommand, -code if code < 0 else code - 128)
     if code >= 125 or stderr.startswith(_WRAPPERS):

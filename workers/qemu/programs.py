@@ -1,4 +1,4 @@
-"""What a program needs to be run where only the system's own folders are shown: its folder, and its libraries."""
+"""Finds the folders and libraries that a program needs where only the system's own folders are visible."""
 
 import os
 import re
@@ -15,13 +15,13 @@ _MOST_LINKS = 40
 
 
 def resolved(program: str) -> str:
-    """The path of a program that is named as on a command line; the name itself when there is none."""
+    """The path of a program named as on a command line; the name itself if there is no such program."""
     path = shutil.which(program)
     return os.path.abspath(path) if path else program
 
 
 def beside_system(programs: Sequence[str]) -> tuple[str, ...]:
-    """Folders and files outside of the system's own that these programs need, parents before what is in them."""
+    """Folders and files outside the system's own that these programs need, parents before their content."""
     return _beside_system(tuple(resolved(program) for program in programs))
 
 
@@ -36,10 +36,10 @@ def _beside_system(paths: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _needs(program: str) -> Iterator[str]:
-    """The folder of a program, those of the links to it, and its libraries."""
+    """The folder of a program, the folders of the links to it, and its libraries."""
     for path in _links(program):
         folder = os.path.dirname(path)
-        # All of the machine's files are more than a program's folder.
+        # The root folder would show all of the machine's files.
         yield path if folder == "/" else folder
     yield from _libraries(os.path.realpath(program))
 
@@ -54,7 +54,7 @@ def _links(path: str) -> Iterator[str]:
 
 
 def _libraries(program: str) -> Sequence[str]:
-    """The shared libraries of a program, its loader included; none of a script, or of one that is linked statically."""
+    """The shared libraries of a program and its loader; none for a script or a statically linked program."""
     with suppress(OSError, subprocess.SubprocessError):
         done = subprocess.run(  # noqa: S603  (a program of the operator's, which is about to be run)
             [resolved("ldd"), program],
