@@ -1,1 +1,1 @@
-"""The jobs: what becomes of an uploaded disk image between its last byte and ACTIVE."""
+"""The workers' jobs: they turn an uploaded disk image into an ACTIVE one."""

@@ -1,4 +1,4 @@
-"""How the C library keeps memory: by default a worker would hold on to much more than it uses."""
+"""Configures the C library's memory allocator, which by default keeps much more memory than a worker uses."""
 
 import ctypes
 
@@ -7,10 +7,10 @@ _M_ARENA_MAX = -8
 
 
 def keep_little() -> None:
-    """Let all threads share one heap, so that what one of them has let go of is there for the others.
+    """Let all threads share one heap, so that memory freed by one thread is available to the others.
 
-    glibc gives every thread a heap of its own, and parts are packed and sent by many. (Giving large buffers back at
-    once keeps less still, but doubles a worker's processor time.) Does nothing where there is another C library.
+    glibc uses a separate heap per thread, and many threads pack and send parts. (Returning large buffers at once keeps
+    even less memory, but doubles a worker's processor time.) Does nothing with another C library.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:

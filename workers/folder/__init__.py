@@ -1,1 +1,1 @@
-"""Conversions in a folder, where the source itself may become the result."""
+"""Conversions in a folder, where the source file itself may become the result."""

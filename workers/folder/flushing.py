@@ -1,4 +1,4 @@
-"""Get a file onto the disk while another process still writes it, so that the end has little left to wait for."""
+"""Flushes a file to disk while another process still writes it, so that little is left to flush at the end."""
 
 import os
 import threading
@@ -11,10 +11,10 @@ _PAUSE_SECONDS = 0.1
 
 @contextmanager
 def flushed_meanwhile(path: Path) -> Iterator[None]:
-    """While the block runs, keep flushing the file at `path`, once it exists.
+    """Keep flushing the file at `path`, once it exists, while the block runs.
 
-    An error of the disk is told to the first who flushes, and to no one after, so it is raised when the block is
-    left. Raises OSError.
+    The system reports a disk error only to the first flush after it, so an error here is raised when the block ends.
+    Raises OSError.
     """
     over = threading.Event()
     errors: list[OSError] = []
@@ -40,7 +40,7 @@ def flushed_meanwhile(path: Path) -> Iterator[None]:
 
 
 def _flush(path: Path) -> None:
-    # The writer is not trusted: it might have put a link or a pipe there.
+    # The writer is not trusted: it might have created a link or a pipe.
     fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         os.fdatasync(fd)

@@ -1,8 +1,8 @@
-"""Turn a source into its result where it lies, so that it is whole at every moment.
+"""Turns a source into its result in place, so that the file is intact at every moment.
 
-Everything new is appended. What makes the file a qcow2 is its first sector alone, which is written last, in one
-write, after the receipt that holds its old and new bytes. A source is therefore always one of two: the uploaded
-bytes with something behind them that can be cut off, or the finished qcow2.
+All new data is appended. Only the first sector makes the file a qcow2; it is written last, in one write, after the
+receipt that holds its old and new bytes. A source is therefore always either the uploaded bytes, followed by data that
+can be cut off, or the finished qcow2.
 """
 
 import fcntl
@@ -22,10 +22,10 @@ from workers.qcow2.metadata import SECTOR, Layout
 
 @contextmanager
 def locked(source: Path, *, unless: Path) -> Iterator[int | None]:
-    """Open the source for reading and writing, for this attempt alone; gives the file descriptor.
+    """Open and lock the source for reading and writing; yield the file descriptor.
 
-    Gives None when `unless` exists: an attempt that held the lock before us has finished, and moved the source.
-    Raises SourceBusy when another attempt has it, SourceDamaged when it is not there.
+    Yields None if `unless` exists: an earlier holder of the lock has finished and moved the source. Raises SourceBusy
+    if another attempt holds the source, SourceDamaged if it is missing.
     """
     try:
         fd = _opened(source)
@@ -40,7 +40,7 @@ def locked(source: Path, *, unless: Path) -> Iterator[int | None]:
 
 @contextmanager
 def held(source: Path) -> Iterator[None]:
-    """Keep other attempts from the source, whatever else there is. Raises SourceBusy, FileNotFoundError."""
+    """Lock the source against other attempts, unconditionally. Raises SourceBusy, FileNotFoundError."""
     with _alone(_opened(source)):
         yield
 
@@ -51,43 +51,43 @@ def _opened(source: Path) -> int:
 
 @contextmanager
 def _alone(fd: int) -> Iterator[None]:
-    """Have the lock of an open file, which is closed at the end. Raises SourceBusy."""
+    """Hold the lock of an open file, and close the file at the end. Raises SourceBusy."""
     try:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise SourceBusy("another attempt works on this source") from error
+            raise SourceBusy("another attempt is working on this source") from error
         yield
     finally:
-        # A qemu that is just being started still has the descriptor too, and with it the lock.
+        # A qemu process that is just starting still holds the descriptor too, and with it the lock.
         fcntl.flock(fd, fcntl.LOCK_UN)
         os.close(fd)
 
 
 @dataclass(frozen=True, slots=True)
 class Rewriting:
-    """One source, of `source_size` uploaded bytes, that becomes `result` in place."""
+    """The rewriting of a source of `source_size` uploaded bytes into `result`, in place."""
 
     fd: int
     source_size: int
     result: Path
 
     def recover(self) -> Outcome | None:
-        """Pick up after an attempt that was cut off.
+        """Recover from an interrupted attempt.
 
-        Gives what was converted when the new header is in place, so that only the end is left to do; otherwise
-        makes the source what was uploaded, and gives None. Raises SourceDamaged.
+        Return its outcome if the new header is in place, so that only the last step is left; otherwise restore the
+        uploaded bytes and return None. Raises SourceDamaged.
         """
         receipt = receipts.read(self.result)
         if receipt is not None and receipt.first_sector is not None and self._committed(receipt):
             return receipt.outcome
         if os.fstat(self.fd).st_size < self.source_size:
-            raise SourceDamaged("the source is shorter than it was")
+            raise SourceDamaged("the source is shorter than recorded")
         self.roll_back()
         return None
 
     def append(self, layout: Layout, copies: list[Relocation], progress: Callable[[int], None]) -> None:
-        """Write what can't stay where it is, and the tables, behind the source; tells the bytes written."""
+        """Append the data that can't stay in place, and the tables; `progress` gets the bytes of tables written."""
         os.ftruncate(self.fd, layout.file_size)
         for copy in copies:
             receipts.write_all(self.fd, os.pread(self.fd, copy.length, copy.source), copy.target)
@@ -99,14 +99,14 @@ class Rewriting:
         os.fsync(self.fd)
 
     def commit(self, header: bytes, outcome: Outcome) -> None:
-        """Write the receipt, then the first sector: from here on the file is a qcow2."""
+        """Write the receipt, then the first sector, which makes the file a qcow2."""
         before = os.pread(self.fd, SECTOR, 0)
         receipts.write(self.result, Receipt(outcome, FirstSector(before, header)))
         os.pwrite(self.fd, header, 0)
         os.fsync(self.fd)
 
     def roll_back(self) -> None:
-        """Make the source what was uploaded, whether or not the new header was written."""
+        """Restore the uploaded bytes, whether or not the new header was written."""
         receipt = receipts.read(self.result)
         sector = receipt and receipt.first_sector
         if sector and os.pread(self.fd, SECTOR, 0) != sector.before:

@@ -1,5 +1,4 @@
-"""Writes the data of a disk, wherever they lie in a file, to a qcow2 of their own: in the order of the disk, zeros left
-out; then the tables, and the header last."""
+"""Writes the data of a disk to a new qcow2: in disk order without zeros, then the tables, and the header last."""
 
 import os
 from collections.abc import Callable
@@ -12,16 +11,16 @@ from workers.qcow2.extents import USUAL_CLUSTER, Extents
 from workers.qcow2.packing import Disk, Packer, ReadInto
 
 CLUSTER = USUAL_CLUSTER
-# What is read stays in the processor's cache until it is written: 4 MiB at once took three times the processor time.
+# The data stays in the processor's cache until it is written: 4 MiB at a time took three times the processor time.
 _CLUSTERS_AT_ONCE = 8
 
 
 def write_packed(
     fd: int, source: int, virtual_size: int, extents: Extents, room: int | None, progress: Callable[[int], None]
 ) -> metadata.Layout:
-    """Write all of a qcow2 to the empty file `fd`: a disk of `virtual_size` bytes whose data lie in the file `source`.
+    """Write a qcow2 to the empty file `fd`: a disk of `virtual_size` bytes whose data is in the file `source`.
 
-    `progress` is told the bytes of the disk that are done. Raises ImageFailed when more than `room` bytes would be
+    `progress` is called with the bytes of the disk that are done. Raises ImageFailed if more than `room` bytes would be
     stored; SourceDamaged, OSError, and what `progress` raises.
     """
     packer = Packer(Disk(virtual_size, extents, _reader(source)), CLUSTER, batch=_CLUSTERS_AT_ONCE)
@@ -38,7 +37,7 @@ def write_packed(
 
 
 def _write_data(fd: int, packer: Packer, room: int | None, progress: Callable[[int], None]) -> tuple[Extents, int]:
-    """Write the clusters that are not all zeros behind the header's; gives where they lie, and where they end."""
+    """Write the clusters that are not all zeros after the header's; return their extents and their end."""
     placed = Extents()
     end = CLUSTER
     for first in packer.batches(0, packer.clusters):
@@ -61,7 +60,7 @@ def _reader(source: int) -> ReadInto:
         while buffer:
             done = os.preadv(source, [buffer], offset)
             if not done:
-                raise SourceDamaged("the source became shorter while it was read")
+                raise SourceDamaged("the source was truncated while it was read")
             buffer, offset = buffer[done:], offset + done
 
     return read_into

@@ -1,7 +1,7 @@
-"""From the uploaded bytes to a verified qcow2: inspect, convert, verify, one after the other. Knows no database.
+"""Turns uploaded bytes into a verified qcow2: inspect, convert, verify. It does not use the database.
 
-Killed at any moment, it leaves a source (or a result) from which the next attempt goes on. See `in_place` for
-why, and `receipts` for what is written down.
+Killed at any moment, it leaves a source (or a result) from which the next attempt continues. See `in_place` for the
+reason, and `receipts` for what is recorded.
 """
 
 import os
@@ -34,31 +34,32 @@ log = structlog.get_logger(__name__)
 
 
 def convert(task: ConversionTask[Path], limits: Limits, report: Report, cancelled: threading.Event) -> Outcome:
-    """Do all of it; blocks. `report(phase, bytes_done, bytes_total)` is called often and should be quick.
+    """Convert a source; blocks. `report(phase, bytes_done, bytes_total)` is called often and should be quick.
 
-    A result that is there already is told again, until it is forgotten. Raises ImageFailed for what its owner has
-    to know; Cancelled once `cancelled` is set; SourceBusy when another attempt is under way; other
-    ConversionErrors and OSErrors for what nobody expected. The source is whole after every failure.
+    If the result exists, return its recorded outcome, as long as the receipt exists. Raises ImageFailed for failures
+    that the owner has to know; Cancelled once `cancelled` is set; SourceBusy if another attempt is running; other
+    ConversionErrors and OSErrors for unexpected failures. The source is intact after every failure.
     """
     with storage_may_fill_up():
         if task.result.exists():
-            return _told_again(task)
+            return _recorded(task)
         with in_place.locked(task.source, unless=task.result) as fd:
             if fd is None:
-                return _told_again(task)
+                return _recorded(task)
             return _Attempt(task, limits, report, cancelled, fd).run()
 
 
 def forget(result: Path) -> None:
-    """Remove what was written down beside a result, once the caller has noted it. Harmless when done before."""
+    """Delete the receipt of a result, once the caller has recorded the outcome. May be repeated."""
     receipts.remove(result)
 
 
-def _told_again(task: ConversionTask[Path]) -> Outcome:
+def _recorded(task: ConversionTask[Path]) -> Outcome:
+    """The outcome in the receipt of an existing result. Raises ReceiptMissing."""
     remove_tree(task.workspace)
     receipt = receipts.read(task.result)
     if receipt is None:
-        raise ReceiptMissing("the result was noted and forgotten before")
+        raise ReceiptMissing("the result was recorded earlier, and its receipt deleted")
     return receipt.outcome
 
 
@@ -88,12 +89,12 @@ class _Attempt:
                 try:
                     return self._rewrite(sandbox, subject, plan)
                 except UnsoundResult as error:
-                    log.warning("new tables do not hold, copying instead", reason=str(error))
+                    log.warning("result.unsound", reason=str(error), retried_by="copy")
                     plan = plan_copy(sandbox, subject, self.fd, str(error))
             return self._copy(sandbox, subject) if plan.extents is None else self._pack(sandbox, subject, plan.extents)
 
     def _rewrite(self, sandbox: FileSandbox, subject: Subject, plan: ReferencePlan | KeepPlan) -> Outcome:
-        """The ways *reference* and *keep*: the source becomes the result."""
+        """Convert by the ways *reference* and *keep*: the source becomes the result."""
         self._require_room(plan.layout.stored_size if isinstance(plan, ReferencePlan) else plan.stored_size)
         with self._whole_source_on_failure():
             if isinstance(plan, ReferencePlan):
@@ -116,7 +117,7 @@ class _Attempt:
         return outcome
 
     def _copy(self, sandbox: FileSandbox, subject: Subject) -> Outcome:
-        """The way *copy*: qemu-img writes a new file; the source stays."""
+        """Convert by the way *copy*: qemu-img writes a new file; the source stays."""
         bounds = self.limits.for_copy(self.task.source_size, subject.data_size, subject.virtual_size)
         progress = self.progress.of(ImagePhase.CONVERTING, subject.virtual_size)
         written = sandbox.folder / img.RESULT_IMAGE.name
@@ -132,7 +133,7 @@ class _Attempt:
         return self._finish_copy(sandbox, written, subject.converted(Way.COPY, stored_size, size))
 
     def _pack(self, sandbox: FileSandbox, subject: Subject, extents: Extents) -> Outcome:
-        """The way *copy*, without QEMU: the extents of the source are written to a new file; the source stays."""
+        """Convert by the way *copy* without QEMU: write the extents of the source to a new file; the source stays."""
         room = self.limits.max_stored_size
         progress = self.progress.of(ImagePhase.CONVERTING, subject.virtual_size)
         written = sandbox.folder / img.PACKED_IMAGE.name
@@ -145,7 +146,7 @@ class _Attempt:
         return self._finish_copy(sandbox, written, outcome)
 
     def _finish_copy(self, sandbox: FileSandbox, written: Path, outcome: Outcome) -> Outcome:
-        """Give a new file, which is on the disk and verified, the name of the result."""
+        """Rename a new file, which is flushed and verified, to the result."""
         sandbox.own(written)
         receipts.write(self.task.result, Receipt(outcome))
         os.rename(written, self.task.result)
@@ -153,12 +154,12 @@ class _Attempt:
         return outcome
 
     def _verify(self, sandbox: FileSandbox, image: img.Image, expected: Outcome, fd: int) -> int:
-        """See that a result is sound; gives where it ends, in bytes. Raises UnsoundResult."""
+        """Verify a result; return where it ends, in bytes. Raises UnsoundResult."""
         report = verify(sandbox, image, _reader(fd, expected.file_size), expected, self.progress)
         return report.end_offset or expected.file_size
 
     def _require_room(self, stored_size: int) -> None:
-        """Raises ImageFailed where the project has no room for so many bytes."""
+        """Raises ImageFailed if the project has no room for `stored_size` bytes."""
         check_stored_size(stored_size, self.limits.max_stored_size)
 
     @contextmanager
@@ -171,5 +172,5 @@ class _Attempt:
 
 
 def _reader(fd: int, size: int) -> ReadAt:
-    """Reads a file of which only the first `size` bytes count."""
+    """A reader for the first `size` bytes of a file."""
     return lambda offset, length: os.pread(fd, max(0, min(length, size - offset)), offset)

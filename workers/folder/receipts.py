@@ -1,8 +1,7 @@
-"""What a conversion writes down beside its result, so that a kill at any moment costs nothing but time.
+"""The receipt of a conversion: a record next to the result, so that a kill at any moment costs only time.
 
-One file, `RESULT.json`, on disk before anything happens that could not be told from the files alone: before the
-first sector of a source is overwritten, and before a result gets its name. It stays until the caller has taken
-note of the result.
+One file, `RESULT.json`. It is on disk before any step that can't be derived from the other files: before the first
+sector of a source is overwritten, and before a result gets its name. It stays until the caller has recorded the result.
 """
 
 import hashlib
@@ -29,19 +28,19 @@ class FirstSector:
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """What will have been done. `first_sector` is there only when the source itself becomes the result."""
+    """The outcome of a conversion. `first_sector` is set only if the source itself becomes the result."""
 
     outcome: Outcome
     first_sector: FirstSector | None = None
 
 
 def path_for(result: Path) -> Path:
-    """Where the receipt of a result lies."""
+    """The path of a result's receipt."""
     return result.with_name(f"{result.name}{SUFFIX}")
 
 
 def write(result: Path, receipt: Receipt) -> None:
-    """Put the receipt on disk for good. Cut off in the middle, it counts as not written."""
+    """Write and flush the receipt. An incomplete receipt counts as not written. Raises OSError."""
     body = json.dumps(_as_json(receipt), separators=(",", ":")).encode()
     path = path_for(result)
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
@@ -54,7 +53,7 @@ def write(result: Path, receipt: Receipt) -> None:
 
 
 def read(result: Path) -> Receipt | None:
-    """The receipt of a result, or None when there is none that is whole."""
+    """The receipt of a result, or None if there is no complete one."""
     try:
         digest, _, body = path_for(result).read_bytes().partition(b"\n")
     except FileNotFoundError:
@@ -63,13 +62,13 @@ def read(result: Path) -> Receipt | None:
 
 
 def remove(result: Path) -> None:
-    """Remove the receipt of a result; harmless when there is none."""
+    """Delete the receipt of a result, if there is one."""
     with suppress(FileNotFoundError):
         os.unlink(path_for(result))
 
 
 def write_all(fd: int, data: bytes | memoryview, offset: int) -> None:
-    """pwrite, until everything is written. Raises OSError."""
+    """Call pwrite until all data is written. Raises OSError."""
     view = memoryview(data)
     while view:
         done = os.pwrite(fd, view, offset)

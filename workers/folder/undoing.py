@@ -1,13 +1,13 @@
-"""Take back a finished conversion in a folder: only the source is left, byte for byte what was uploaded.
+"""Undoes a finished conversion in a folder: only the source is left, byte for byte as it was uploaded.
 
-It destroys a result, so it is for a worker that holds the job, and that has just renewed its lease.
+It destroys a result, so only a worker that holds the job and has just renewed its lease may call it.
 
-Everything goes backwards, and what a step leaves on the disk is what a killed conversion leaves, too, so that the next
-attempt goes on from there. Where the source itself has become the result, its name comes first: with the name of a
-source, the finished qcow2 is one whose conversion was cut off before its last step, and is finished or rolled back
-(`in_place.Rewriting.recover`). The other way round, uploaded bytes would have the name of a result, and be taken for
-one. The receipt comes last, since it alone knows the first sector. A copy goes before its receipt: a receipt without a
-result is removed by the next attempt, but a result without a receipt says nothing of itself.
+The steps run backwards. After each of them the disk looks as after a killed conversion, so the next attempt can
+continue. If the source itself became the result, it is renamed first: under the name of a source, the finished qcow2
+is one whose conversion was interrupted before its last step, and is finished or rolled back
+(`in_place.Rewriting.recover`). In the other order, uploaded bytes would have the name of a result and be mistaken for
+one. The receipt is deleted last, since only it holds the first sector. A copy is deleted before its receipt: the next
+attempt deletes a receipt without a result, but can't use a result without a receipt.
 """
 
 import os
@@ -19,15 +19,15 @@ from workers.folder.in_place import Rewriting, held, locked
 
 
 def undo(source: Path, source_size: int, result: Path) -> None:
-    """Free what a conversion of `source`, of `source_size` uploaded bytes, has made. Harmless when done before.
+    """Delete the result of a conversion of `source`, which has `source_size` uploaded bytes. May be repeated.
 
-    Raises SourceBusy when another attempt has the source, SourceDamaged, ReceiptMissing, OSError.
+    Raises SourceBusy if another attempt holds the source, SourceDamaged, ReceiptMissing, OSError.
     """
     if not result.exists():
         return
     receipt = receipts.read(result)
     if receipt is None:
-        raise ReceiptMissing("nothing says how the result was made")
+        raise ReceiptMissing("the result has no receipt that says how it was made")
     if receipt.first_sector is None:
         _remove_copy(source, result)
     else:
@@ -46,7 +46,7 @@ def _turn_back(source: Path, source_size: int, result: Path) -> None:
         if fd is None:
             return
         os.rename(result, source)
-        # No name may come back after a power failure once the bytes are other ones.
+        # The old name must not reappear after a power failure once the bytes have changed.
         for folder in {source.parent, result.parent}:
             receipts.sync_folder(folder)
         Rewriting(fd, source_size, result).roll_back()
