@@ -1,35 +1,35 @@
-"""Every error of a conversion that is not the image's own fault; for those that are, see ImageFailed.
+"""Errors of a conversion that are not the image's fault; for those that are, see ImageFailed.
 
 ConversionError
-├── Cancelled           the caller wants no result any more; the source is whole
-├── TurnLost            it took too long for its size, and others were waiting
-├── SourceBusy          another attempt works on the same source right now
-├── SourceDamaged       the source is missing, or shorter than was recorded
-├── ReceiptMissing      there is a result, but its receipt was forgotten
-├── ShareLost           what several workers have made together is not there any more
-├── UnsoundResult       what was made does not hold what it should
+├── Cancelled           the caller cancelled the conversion; the source is intact
+├── TurnLost            it took too long for its size while others were waiting
+├── SourceBusy          another attempt is working on the same source
+├── SourceDamaged       the source is missing, or shorter than recorded
+├── ReceiptMissing      the result exists, but its receipt was already deleted
+├── SplitLost           parts or records of a split conversion are gone
+├── UnsoundResult       the result did not pass its verification
 └── QemuError
     ├── NotConfined     qemu can't be confined as the operator demands
     ├── QemuMissing     qemu-img is not installed, or can't be started
-    ├── QemuTimedOut    it took longer than it may
-    ├── QemuStopped     a signal ended it: one of its limits, or a crash
-    ├── QemuRefused     it ran, and said that it can't do this with this image
-    └── QemuFailed      anything else: unexpected output, a confinement that broke
+    ├── QemuTimedOut    it exceeded its time limit
+    ├── QemuStopped     a signal ended it: a limit, or a crash
+    ├── QemuRefused     it ran, and reported that it can't do this with this image
+    └── QemuFailed      anything else: unexpected output, a broken confinement
 """
 
 from app.errors import GatewayError
 
 
 class ConversionError(GatewayError):
-    """Base of what a conversion raises besides ImageFailed. The text is for the log, never for a user."""
+    """Base of the errors of a conversion besides ImageFailed. The text is for the log, never for a user."""
 
 
 class Cancelled(ConversionError):
-    """Raised when the caller has asked for an end."""
+    """Raised when the caller has cancelled the conversion."""
 
 
 class TurnLost(ConversionError):
-    """Raised when a conversion of `source_size` bytes was stopped, so that another image gets its turn."""
+    """Raised when a conversion of `source_size` bytes was stopped so that another image gets its turn."""
 
     def __init__(self, source_size: int) -> None:
         super().__init__("other images were waiting")
@@ -41,15 +41,15 @@ class SourceBusy(ConversionError):
 
 
 class SourceDamaged(ConversionError):
-    """Raised when the source is not there, or has fewer bytes than were recorded."""
+    """Raised when the source is missing, or has fewer bytes than recorded."""
 
 
 class ReceiptMissing(ConversionError):
-    """Raised when a result is there whose receipt is gone: the conversion was done and forgotten."""
+    """Raised when a result exists without its receipt: the conversion had finished and its receipt was deleted."""
 
 
-class ShareLost(ConversionError):
-    """Raised when the parts that several workers sent, or what they wrote down, are gone: it has to begin anew."""
+class SplitLost(ConversionError):
+    """Raised when parts or records of a split conversion are gone: the conversion has to start over."""
 
 
 class UnsoundResult(ConversionError):
@@ -57,11 +57,11 @@ class UnsoundResult(ConversionError):
 
 
 class QemuError(ConversionError):
-    """Base of what goes wrong with a qemu process."""
+    """Base of the errors of a qemu process."""
 
 
 def program(subcommand: str) -> str:
-    """How a process is called in messages: by a subcommand of qemu-img, or `nbd`, which is a program of its own."""
+    """The name of a process in messages, from a subcommand of qemu-img, or from `nbd` for the program qemu-nbd."""
     return "qemu-nbd" if subcommand == "nbd" else f"qemu-img {subcommand}"
 
 
@@ -70,15 +70,15 @@ class QemuMissing(QemuError):
 
 
 class NotConfined(QemuError):
-    """Raised when qemu is not run, because it could not be confined as the operator demands."""
+    """Raised when qemu is not started because it can't be confined as the operator demands."""
 
 
 class QemuTimedOut(QemuError):
-    """Raised when a process took more wall-clock time than it may; it has been killed."""
+    """Raised when a process exceeded its wall-clock time; it has been killed."""
 
 
 class QemuStopped(QemuError):
-    """Raised when a process ended by `signal`: it ran into one of its limits, or crashed."""
+    """Raised when a process was ended by `signal`: it reached one of its limits, or crashed."""
 
     def __init__(self, subcommand: str, signal: int) -> None:
         super().__init__(f"{program(subcommand)} was ended by signal {signal}")
@@ -86,7 +86,7 @@ class QemuStopped(QemuError):
 
 
 class QemuRefused(QemuError):
-    """Raised when qemu itself says no; `stderr` is its reason: for the log only, since it names paths."""
+    """Raised when qemu itself refuses; `stderr` is its reason, for the log only, since it contains paths."""
 
     def __init__(self, subcommand: str, code: int, stderr: str) -> None:
         super().__init__(f"{program(subcommand)} ended with {code}: {stderr}")
@@ -96,4 +96,4 @@ class QemuRefused(QemuError):
 
 
 class QemuFailed(QemuError):
-    """Raised when something unexpected comes of a process."""
+    """Raised when a process behaves unexpectedly."""

@@ -1,4 +1,4 @@
-"""How much a conversion may use: of disk, memory, time. Sizes are bytes, times are seconds."""
+"""Limits of a conversion on disk space, memory and time. Sizes are bytes, times are seconds."""
 
 from dataclasses import dataclass, field
 
@@ -14,11 +14,11 @@ MAX_VIRTUAL_SIZE = 16 * TiB
 
 @dataclass(frozen=True, slots=True)
 class PartRules:
-    """What a store takes, and what suits us; sizes are bytes.
+    """The store's rules for the parts of a multipart upload, and our choices within them; sizes are bytes.
 
-    Every part but the last has at least `least`, none more than `most`, and there are at most `count`. `copied` is
-    how long a part becomes that the store copies itself, `sent` one that goes through a worker; `kept` is the
-    longest that a worker holds in memory. Runs of data that are no further apart than `gap` are copied as one.
+    Every part except the last has at least `least` bytes, none has more than `most`, and there are at most `count`.
+    `copied` is the size of a part that the store copies itself, `sent` of one that a worker sends; `kept` is the
+    largest that a worker holds in memory. Runs of data at most `gap` apart are copied as one.
     """
 
     least: int = 5 * MiB
@@ -30,13 +30,13 @@ class PartRules:
     gap: int = 1 * MiB
 
     def sent_for(self, size: int, parts: int, step: int) -> int:
-        """How long a part may become, so that `size` bytes that come in steps need no more than `parts` of them."""
+        """The size of parts with which `size` bytes, added in steps of `step` bytes, need at most `parts` parts."""
         return max(self.sent, self.least + step, -(-size // max(1, parts)) + step)
 
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """What one process may use: address space, CPU time, wall-clock time, length of a file it writes."""
+    """Limits of one process: address space, CPU time, wall-clock time, size of a file it writes."""
 
     memory: int
     cpu_seconds: int
@@ -46,15 +46,14 @@ class Bounds:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What conversions may use; the defaults are those of an operator who has said nothing.
+    """Limits of conversions; the defaults apply if the operator sets nothing.
 
-    `ways` are those that may be taken; COPY always may. `max_stored_size` bounds the clusters in use of a result: it
-    is what a project has room for; None where nobody has said so. `require_bubblewrap`: without it, no qemu is run.
-    `unprivileged_id` is the user and group that
-    qemu-img runs as when we are root. `patience` is the wall-clock time of the shortest conversion, to which a second
-    is added for every `slowest_rate` bytes. `compress`: clusters that are written anew in a store are compressed;
-    `parts` are the rules of that store. More data than `split_bytes` is streamed by several workers; None: by one in
-    any case.
+    `ways` are the ways that are allowed; COPY always is. `max_stored_size` limits the clusters in use of a result: the
+    room that its project has; None means no limit. `require_bubblewrap`: do not run qemu without bubblewrap.
+    `unprivileged_id` is the user and group that qemu-img runs as if the worker is root. `patience` is the wall-clock
+    time of the shortest conversion; one second is added for every `slowest_rate` bytes. `compress`: whether newly
+    written clusters in a store are compressed; `parts` are the rules of that store. More data than `split_bytes` is
+    streamed by several workers; None means always by one.
     """
 
     ways: frozenset[Way] = frozenset(Way)
@@ -74,15 +73,15 @@ class Limits:
     parts: PartRules = field(default_factory=PartRules)
 
     def quota_below(self, virtual_size: int) -> bool:
-        """Whether a copy of a disk that grows too long has run into the project's quota, and not beyond its size."""
+        """Whether the project's quota, not the size of the disk, limits the size of a copy."""
         return self.max_stored_size is not None and self.max_stored_size < virtual_size
 
     def for_info(self) -> Bounds:
-        """To read a header."""
+        """Bounds for reading a header."""
         return Bounds(memory=1 * GiB, cpu_seconds=10, wall_seconds=self.inspect_seconds)
 
     def for_tables(self, file_size: int, virtual_size: int) -> Bounds:
-        """To read the tables of a file (`map`, `check`): as long as it is large, whatever the size of the disk is."""
+        """Bounds for reading the tables of a file (`map`, `check`): time by the size of the file, not of the disk."""
         seconds = file_size // (64 * MiB)
         return Bounds(
             memory=1 * GiB + max(file_size, virtual_size) // (8 * KiB),
@@ -91,9 +90,9 @@ class Limits:
         )
 
     def for_copy(self, source_size: int, data_size: int, virtual_size: int) -> Bounds:
-        """To read a source and write the data in it anew, `data_size` bytes, however large the disk is.
+        """Bounds for reading a source and writing its `data_size` bytes of data: time does not depend on the disk size.
 
-        A qcow2 can't need more room than the disk and its tables.
+        A qcow2 never needs more space than the disk and its tables.
         """
         seconds = (source_size + data_size) // self.slowest_rate
         most = virtual_size if self.max_stored_size is None else min(virtual_size, self.max_stored_size)
@@ -101,6 +100,6 @@ class Limits:
             memory=4 * GiB + (source_size + virtual_size) // (8 * KiB),
             cpu_seconds=int(self.patience) + seconds,
             wall_seconds=self.patience + seconds,
-            # A file may be longer than the clusters in use. What is stored is compared with the quota at the end.
+            # A file may be longer than its clusters in use. The stored size is compared with the quota at the end.
             file_size=most + most // 1024 + 16 * MiB,
         )

@@ -1,4 +1,4 @@
-"""The workers of one process: Dramatiq's threads and event loop, the jobs that they do, and the clock."""
+"""The workers of one process: Dramatiq's threads and event loop, their jobs, and the schedule."""
 
 import asyncio
 import threading
@@ -25,8 +25,8 @@ from workers.errors import QemuError
 from workers.jobs.conversions import Conversions
 from workers.jobs.converters import Converter, FolderConverter, StoreConverter
 from workers.jobs.duties import Duties
-from workers.jobs.polling import Lookout
-from workers.jobs.runner import Foreman, declare_actors
+from workers.jobs.polling import JobPolling
+from workers.jobs.runner import JobRunner, declare_actors
 from workers.jobs.schedule import Schedule
 from workers.limits import Limits
 from workers.qemu.confinement import tried_out
@@ -35,14 +35,14 @@ log = structlog.get_logger()
 
 Announce = Callable[[list[Job], list[Event]], None]
 
-_BETWEEN_LOOKS_MS = 100
+_POLL_MS = 100
 
 
 class Workers:
-    """Everything that works off jobs in this process. It has a database of its own, for its own event loop.
+    """Runs the jobs of this process. It has its own database connections, for its own event loop.
 
-    The clock runs here, too, unless `scheduled` says that another process has it. Jobs are sent by `queue`, or, without
-    one, to this process. Raises SettingsError where conversions can't be confined as the settings demand.
+    The schedule runs here too, unless `scheduled` is False because another process runs it. Jobs are sent to `queue`,
+    or to this process if there is none. Raises SettingsError if conversions can't be confined as the settings demand.
     """
 
     def __init__(
@@ -64,49 +64,50 @@ class Workers:
         duties = Duties(self._database, self._storage.store, self._converter)
         conversions = Conversions(self._database, wakeups, self._converter, settings)
         sending = queue or DramatiqQueue(broker)
-        self._foreman = Foreman(self._database, duties, conversions, settings, sending)
-        declare_actors(broker, self._foreman.run)
+        self._runner = JobRunner(self._database, duties, conversions, settings, sending)
+        declare_actors(broker, self._runner.run)
         self._schedule = _schedule(settings, self._database, self._storage, sending, wakeups) if scheduled else None
-        self._worker = dramatiq.Worker(broker, worker_threads=settings.workers, worker_timeout=_BETWEEN_LOOKS_MS)
+        self._worker = dramatiq.Worker(broker, worker_threads=settings.workers, worker_timeout=_POLL_MS)
         if isinstance(broker, PatientBroker):
-            # What this process can't begin at once is left to others.
+            # Jobs that this process can't start at once are left to others.
             self._worker.queue_prefetch = settings.workers
-        # A broker of another machine may be away, and this process work all the same.
-        self._lookout = Lookout(queue, self._foreman, settings.poll_seconds) if isinstance(queue, RedisQueue) else None
+        # A broker on another machine may be down while this process still works.
+        remote = isinstance(queue, RedisQueue)
+        self._polling = JobPolling(queue, self._runner, settings.poll_seconds) if remote else None
 
     def __enter__(self) -> Self:
-        """Begin to work. Returns at once."""
-        _tell_confinement()
+        """Start working. Returns at once."""
+        _log_confinement()
         self._worker.start()
         _in_loop(self._start())
         return self
 
     def __exit__(self, *_error: object) -> None:
-        """Hand back what is being done, and end. Takes as long as it takes to stop a qemu process."""
+        """Release the running jobs and stop. Takes as long as stopping a qemu process takes."""
         _in_loop(self._stop())
         self._worker.stop()
         self._converter.close()
         self._storage.close()
 
     async def _start(self) -> None:
-        if self._lookout is not None:
-            self._lookout.start()
+        if self._polling is not None:
+            self._polling.start()
         if self._schedule is not None:
             self._schedule.start()
 
     async def _stop(self) -> None:
-        if self._lookout is not None:
-            await self._lookout.stop()
+        if self._polling is not None:
+            await self._polling.stop()
         if self._schedule is not None:
             await self._schedule.stop()
-        await self._foreman.stop()
+        await self._runner.stop()
         await self._database.close()
 
 
 async def keep_time(
     settings: Settings, queue: JobQueue, wakeups: Wakeups, announce: Announce, stopped: threading.Event
 ) -> None:
-    """Run the clock alone, in the current event loop, until `stopped` is set."""
+    """Run only the schedule, in the current event loop, until `stopped` is set."""
     storage, database = storage_of(settings), _database(settings, announce)
     try:
         schedule = _schedule(settings, database, storage, queue, wakeups)
@@ -151,19 +152,19 @@ def _schedule(settings: Settings, database: Database, storage: Storage, queue: J
 
 
 def _require_confinement() -> None:
-    """Raises SettingsError where qemu can't be confined: then nothing is converted here, and images wait for others."""
+    """Raises SettingsError if qemu can't be confined: this process then converts nothing, and images stay queued."""
     try:
         tried_out(Limits(require_bubblewrap=True))
     except (QemuError, OSError) as error:
         raise SettingsError(
-            f"IMAGES_REQUIRE_CONFINEMENT: {error}. Nothing is converted without it, and images stay queued."
+            f"IMAGES_REQUIRE_CONFINEMENT: {error}. Without confinement nothing is converted, and images stay queued."
         ) from error
 
 
-def _tell_confinement() -> None:
+def _log_confinement() -> None:
     try:
         shut_in = tried_out(Limits()).bubblewrap is not None
-    except (QemuError, OSError) as error:  # conversions will say so too, and doctor what to do
+    except (QemuError, OSError) as error:  # conversions fail with it too, and `images doctor` says what to do
         log.error("qemu.missing", reason=str(error))
         return
     if not shut_in:

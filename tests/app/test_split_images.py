@@ -21,7 +21,7 @@ from workers.errors import Cancelled
 from workers.jobs.conversions import Conversions
 from workers.jobs.converters import Order, StoreConverter, owner_of
 from workers.jobs.duties import Duties
-from workers.jobs.runner import Foreman
+from workers.jobs.runner import JobRunner
 from workers.limits import Limits
 
 pytestmark = [pytest.mark.anyio, pytest.mark.needs_program("qemu-img", "qemu-nbd")]
@@ -33,7 +33,7 @@ class Shop:
 
     gateway: Gateway
     bench: StoreBench
-    foremen: list[Foreman]
+    runners: list[JobRunner]
     image: str = ""
     source: Source | None = None
 
@@ -54,7 +54,7 @@ class Shop:
     async def turn(self, *kinds: JobKind) -> int:
         """Have the workers do all the jobs of these kinds that there are; gives how many."""
         found = await self.open_jobs(*kinds)
-        workers = [self.foremen[number % len(self.foremen)] for number in range(len(found))]
+        workers = [self.runners[number % len(self.runners)] for number in range(len(found))]
         await asyncio.gather(*(worker.run(job.kind) for worker, job in zip(workers, found, strict=True)))
         return len(found)
 
@@ -76,8 +76,8 @@ def shop(gateway: Gateway, minio: Minio, tmp_path: Path) -> Iterator[Shop]:
         address = bench.bucket.address
         converters = [StoreConverter(address, Limits(split_bytes=32 * MiB)) for _ in range(3)]
         store = S3Store(address)
-        foremen = [
-            Foreman(
+        runners = [
+            JobRunner(
                 gateway.database,
                 Duties(gateway.database, store, converter),
                 Conversions(gateway.database, gateway.wakeups, converter, gateway.settings),
@@ -86,7 +86,7 @@ def shop(gateway: Gateway, minio: Minio, tmp_path: Path) -> Iterator[Shop]:
             )
             for converter in converters
         ]
-        yield Shop(gateway, bench, foremen)
+        yield Shop(gateway, bench, runners)
         for converter in converters:
             converter.close()
         store.close()
@@ -158,7 +158,7 @@ async def test_ranges_that_overrun_the_quota_end_all_of_them_before_the_last(
     await limit_storage(shop, room)
     assert await shop.turn(JobKind.CONVERT) == 1
     for job in await shop.open_jobs(JobKind.STREAM_RANGE):
-        await shop.foremen[0].run(job.kind)
+        await shop.runners[0].run(job.kind)
     assert not [job for job in await shop.gateway.all_jobs() if job.kind == JobKind.ASSEMBLE and is_of(shop, job)]
     await assert_over_quota(shop)
     await assert_a_retry_succeeds(shop, raw)
@@ -195,14 +195,14 @@ async def test_a_worker_that_misses_what_was_freed_does_not_begin_anew(
     async def do_another() -> None:
         # Just now there is room, so that it would go on until it misses its upload.
         await limit_storage(shop, GIB)
-        await shop.foremen[1].run(JobKind.STREAM_RANGE)
+        await shop.runners[1].run(JobKind.STREAM_RANGE)
 
     def undo(converter: StoreConverter, order: Order) -> None:
         real(converter, order)
         asyncio.run_coroutine_threadsafe(do_another(), loop).result()
 
     monkeypatch.setattr(StoreConverter, "undo", undo)
-    await shop.foremen[0].run(JobKind.STREAM_RANGE)
+    await shop.runners[0].run(JobKind.STREAM_RANGE)
     await assert_over_quota(shop)
     await assert_a_retry_succeeds(shop, raw)
 

@@ -14,9 +14,10 @@ from app.lifecycle import DiskFormat, FailureCode
 from tests.servers.minio import Minio
 from tests.workers.images import KiB, MiB, make, qemu_img, raw_disk
 from tests.workers.store_bench import SOURCE, StoreBench, store_bench
+from workers.inspection.sizes import exactly
 from workers.jobs.converters import Order, StoreConverter
 from workers.limits import Limits
-from workers.store.ranges import Shared
+from workers.store.ranges import SplitPlan
 
 pytestmark = pytest.mark.needs_program("qemu-img", "qemu-nbd")
 
@@ -77,7 +78,7 @@ def test_a_result_that_just_fits_is_made_and_one_byte_less_is_not(
     with pytest.raises(ImageFailed) as caught:
         converter.convert(order(bench, declared, made.stored_size - 1))
     assert (caught.value.code, caught.value.retriable) == (FailureCode.QUOTA_EXCEEDED, True)
-    assert f" {made.stored_size} bytes " in caught.value.message
+    assert f" needs {exactly(made.stored_size)} of image storage" in caught.value.message
     assert_only_the_upload_is_left(bench, image)
     assert converter.convert(order(bench, declared, made.stored_size)) == made
     holds(bench.get(RESULT), raw)
@@ -98,14 +99,14 @@ def test_what_is_undone_leaves_the_upload_and_can_be_converted_again(
     holds(bench.get(RESULT), raw)
 
 
-def shared_order(bench: StoreBench, converter: StoreConverter, tmp_path: Path) -> tuple[Path, Order, Shared]:
+def split_order(bench: StoreBench, converter: StoreConverter, tmp_path: Path) -> tuple[Path, Order, SplitPlan]:
     raw = raw_disk(tmp_path / "disk.raw", 128 * MiB + 512, [(0, 70 * MiB), (100 * MiB, 20 * MiB)])
     bench.put(raw)
     wanted = order(bench, DiskFormat.RAW)
-    shared = converter.convert(wanted)
-    assert isinstance(shared, Shared)
-    assert shared.count > 2
-    return raw, wanted, shared
+    split = converter.convert(wanted)
+    assert isinstance(split, SplitPlan)
+    assert split.count > 2
+    return raw, wanted, split
 
 
 def within(order: Order, room: int) -> Order:
@@ -115,16 +116,16 @@ def within(order: Order, room: int) -> Order:
 def test_what_several_workers_make_is_told_to_the_byte_and_undone_together(
     bench: StoreBench, converter: StoreConverter, holds: Holds, tmp_path: Path
 ) -> None:
-    raw, wanted, shared = shared_order(bench, converter, tmp_path)
-    stored = [converter.stream_range(wanted, shared, index, lambda done: None) for index in range(shared.count)]
+    raw, wanted, split = split_order(bench, converter, tmp_path)
+    stored = [converter.stream_range(wanted, split, index, lambda done: None) for index in range(split.count)]
     assert sum(stored) == 90 * MiB
     with pytest.raises(ImageFailed) as caught:
-        converter.assemble(within(wanted, sum(stored)), shared)
+        converter.assemble(within(wanted, sum(stored)), split)
     assert caught.value.code is FailureCode.QUOTA_EXCEEDED
     assert RESULT not in bench.keys()
-    made = converter.assemble(wanted, shared)
+    made = converter.assemble(wanted, split)
     assert sum(stored) < made.stored_size < sum(stored) + MiB
-    assert converter.assemble(within(wanted, made.stored_size), shared) == made
+    assert converter.assemble(within(wanted, made.stored_size), split) == made
     holds(bench.get(RESULT), raw)
     converter.undo(wanted)
     assert_only_the_upload_is_left(bench, raw)
@@ -133,15 +134,15 @@ def test_what_several_workers_make_is_told_to_the_byte_and_undone_together(
 def test_a_range_alone_that_takes_more_than_there_is_left_stops_early(
     bench: StoreBench, converter: StoreConverter, tmp_path: Path
 ) -> None:
-    raw, wanted, shared = shared_order(bench, converter, tmp_path)
+    raw, wanted, split = split_order(bench, converter, tmp_path)
     told: list[int] = []
     for room in (-1, 8 * MiB):
         with pytest.raises(ImageFailed) as caught:
-            converter.stream_range(within(wanted, room), shared, 0, told.append)
+            converter.stream_range(within(wanted, room), split, 0, told.append)
         assert caught.value.code is FailureCode.QUOTA_EXCEEDED
-    assert max(told) < shared.bytes_of(0)
+    assert max(told) < split.bytes_of(0)
     assert not [key for key in bench.keys() if key != SOURCE]
     # While the upload is open, what is freed of it is freed with all the rest.
-    assert bench.bucket.multiparts(RESULT) == [shared.reference]
+    assert bench.bucket.multiparts(RESULT) == [split.reference]
     converter.undo(wanted)
     assert_only_the_upload_is_left(bench, raw)

@@ -1,1 +1,1 @@
-"""The jobs: claimed, carried out under a lease, reported on; and what runs by the clock."""
+"""Runs the jobs: claims them, does them under a lease, reports progress; and runs the periodic sweeps."""

@@ -1,4 +1,4 @@
-"""How an assignment is carried out: in a folder, where the source itself may become the result, or in an S3 store."""
+"""Runs the conversion of an assignment: in a folder, where the source may become the result, or in an S3 store."""
 
 import os
 import shutil
@@ -23,12 +23,12 @@ from workers.folder.undoing import undo
 from workers.limits import Limits
 from workers.store.pipeline import convert_in_store
 from workers.store.range_jobs import assemble, let_go, stream_range
-from workers.store.ranges import Shared, ranges_prefix
+from workers.store.ranges import SplitPlan, ranges_prefix
 
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """A conversion as its caller wants it: what, for whoever holds its job by this token, and until when."""
+    """A conversion to run: its assignment, the job and the token of its lease, and the event that cancels it."""
 
     assignment: Assignment
     job_id: str
@@ -37,7 +37,7 @@ class Order:
     cancelled: threading.Event
 
     def task(self, place: Callable[[str], Where], work: Path) -> ConversionTask[Where]:
-        """The same for a pipeline, to which `place` names what has a key. It gets a folder of its own in `work`."""
+        """The task for a pipeline, with its own folder in `work`. `place` turns a key into a path or an S3 key."""
         assignment = self.assignment
         return ConversionTask(
             source=place(assignment.source_key),
@@ -49,38 +49,38 @@ class Order:
         )
 
     def within(self, limits: Limits) -> Limits:
-        """The limits of a worker, and the room that there is for this result."""
+        """A worker's limits with the room, in bytes, that there is for this result."""
         return replace(limits, max_stored_size=self.assignment.room)
 
 
 class Converter(Protocol):
-    """Carries orders out, several at a time, each in a thread of its caller."""
+    """Runs orders, several at a time, each in a thread of its caller."""
 
     @property
     def ranges(self) -> "StoreConverter | None":
-        """What converts ranges of a conversion that is split; None where none ever is."""
+        """The converter for ranges of a split conversion; None if conversions are never split."""
 
-    def convert(self, order: Order) -> Outcome | Shared:
-        """Make the qcow2 of an assignment, or find that several workers should. Raises what the pipelines do."""
+    def convert(self, order: Order) -> Outcome | SplitPlan:
+        """Convert an assignment to qcow2, or plan to split it among several workers. Raises what the pipelines do."""
 
     def undo(self, order: Order) -> None:
-        """Free whatever conversions have made of an assignment: its source is left, as it was uploaded.
+        """Delete everything that conversions made of an assignment; the source stays as it was uploaded.
 
-        It destroys a result, so the order's job has to be held, by a lease that has just been renewed, and no other
-        job of the image may be. Killed at any moment, it leaves something from which the next attempt goes on.
-        Harmless when there is nothing to free. Raises what the pipelines do.
+        It destroys a result, so the caller must hold the order's job by a lease that was just renewed, and no other job
+        of the image may be held. Killed at any moment, it leaves a state from which the next attempt continues. Does
+        nothing if there is nothing to delete. Raises what the pipelines do.
         """
 
     def beside(self, result_key: str) -> list[str]:
-        """The keys of what conversions have left beside a result; nothing of it is needed once the image is there."""
+        """The keys of what conversions left next to a result; they are not needed once the image is ACTIVE."""
 
     def close(self) -> None:
-        """Let go of everything. No conversion is under way any more."""
+        """Release all resources. No conversion may be running."""
 
 
 @dataclass(frozen=True, slots=True)
 class FolderConverter:
-    """Converts what lies in a folder."""
+    """Converts images in a folder store."""
 
     store: FolderStore
     limits: Limits
@@ -93,7 +93,7 @@ class FolderConverter:
         """As the protocol says."""
         task = self._task(order)
         task.result.parent.mkdir(parents=True, exist_ok=True)
-        # What a killed attempt left holds on to the source, and so to its bytes.
+        # A folder left by a killed attempt holds a link to the source, which keeps its bytes on disk.
         for folder in self.store.work.glob(f"{order.job_id}-*"):
             if folder != task.workspace:
                 shutil.rmtree(folder, ignore_errors=True)
@@ -109,20 +109,20 @@ class FolderConverter:
         return [receipt_of(result_key)]
 
     def close(self) -> None:
-        """As the protocol says: there is nothing to let go of."""
+        """As the protocol says: there is nothing to release."""
 
     def _task(self, order: Order) -> ConversionTask[Path]:
         return order.task(self.store.path, self.store.work)
 
 
 class StoreConverter:
-    """Converts what lies in an S3 store. The folder that it makes in the machine's temporary one holds sockets only."""
+    """Converts images in an S3 store. Its folder in the machine's temporary folder contains only sockets."""
 
     def __init__(self, address: S3Address, limits: Limits) -> None:
         self.bucket = Bucket(address)
         self.limits = limits
         self._work = Path(tempfile.mkdtemp(prefix="images-"))
-        # The unprivileged user has to get to the folders of its jobs, and need not see what else is there.
+        # The unprivileged user has to reach the folders of its jobs, and need not list the others.
         os.chmod(self._work, 0o711)  # noqa: S103  # nosec B103 (see above)
 
     @property
@@ -130,16 +130,16 @@ class StoreConverter:
         """As the protocol says."""
         return self
 
-    def convert(self, order: Order) -> Outcome | Shared:
+    def convert(self, order: Order) -> Outcome | SplitPlan:
         """As the protocol says."""
         limits = order.within(self.limits)
         return convert_in_store(self._task(order), self.bucket, limits, order.report, order.cancelled)
 
     def undo(self, order: Order) -> None:
-        """As the protocol says: what is open is aborted, and then result and ranges are deleted.
+        """As the protocol says: abort open uploads, then delete the result and the records of ranges.
 
-        In any order, since an attempt within a store begins anew, and one that was to assemble does so when anything
-        is missing. Raises StoreError.
+        The order does not matter, since an attempt in a store always starts over, and so does a split conversion if
+        anything is missing when it is assembled. Raises StoreError.
         """
         result_key = order.assignment.result_key
         for reference in self.bucket.multiparts(result_key):
@@ -147,24 +147,22 @@ class StoreConverter:
         for key in [result_key, *self.beside(result_key)]:
             self.bucket.delete(key)
 
-    def stream_range(self, order: Order, shared: Shared, index: int, tell: Callable[[int], None]) -> int:
-        """Do a range of a shared conversion; `tell` is called with the bytes of it done. See shared_store."""
+    def stream_range(self, order: Order, split: SplitPlan, index: int, tell: Callable[[int], None]) -> int:
+        """Stream a range of a split conversion; `tell` is called with the bytes done of it. See range_jobs."""
         limits = order.within(self.limits)
-        return stream_range(self._task(order), shared, index, self.bucket, limits, tell, order.cancelled)
+        return stream_range(self._task(order), split, index, self.bucket, limits, tell, order.cancelled)
 
-    def assemble(self, order: Order, shared: Shared) -> Outcome:
-        """Finish a shared conversion. See shared_store."""
-        return assemble(
-            self._task(order), shared, self.bucket, order.within(self.limits), order.report, order.cancelled
-        )
+    def assemble(self, order: Order, split: SplitPlan) -> Outcome:
+        """Finish a split conversion. See range_jobs."""
+        return assemble(self._task(order), split, self.bucket, order.within(self.limits), order.report, order.cancelled)
 
-    def let_go(self, result_key: str, shared: Shared) -> None:
-        """Give up what a shared conversion has in the store, as far as that answers."""
+    def let_go(self, result_key: str, split: SplitPlan) -> None:
+        """Delete what a split conversion has in the store, as far as the store is available."""
         with suppress(StoreError):
-            let_go(result_key, shared, self.bucket)
+            let_go(result_key, split, self.bucket)
 
     def beside(self, result_key: str) -> list[str]:
-        """As the protocol says: what is written down about ranges. Raises StoreError."""
+        """As the protocol says: the records of ranges. Raises StoreError."""
         return [key for key, _ in self.bucket.keys(ranges_prefix(result_key))]
 
     def close(self) -> None:
@@ -177,15 +175,15 @@ class StoreConverter:
 
 
 def workspace_of(job_id: str, token: int) -> str:
-    """The name of the folder that a worker has for a job, as long as it holds the job by this token."""
+    """The name of a job's folder while a worker holds the job by this token."""
     return f"{job_id}-{token}"
 
 
 def receipt_of(key: str) -> str:
-    """The key of what a conversion in a folder writes down beside its result."""
+    """The key of the receipt that a conversion in a folder writes next to its result."""
     return key + receipts.SUFFIX
 
 
 def owner_of(key: str) -> str:
-    """The key of the result that something was left beside; any other key is its own."""
+    """The key of the result that a receipt or a range record belongs to; any other key is returned unchanged."""
     return key.removesuffix(receipts.SUFFIX).partition(ranges_prefix(""))[0]

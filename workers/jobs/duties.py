@@ -1,4 +1,4 @@
-"""What the workers do besides converting: each duty loads by id, does its part and writes down what came of it."""
+"""The jobs besides conversions: each loads its row by id, does its work and records the outcome."""
 
 import asyncio
 import hashlib
@@ -23,21 +23,21 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class Duties:
-    """What is done for the jobs around conversions."""
+    """Does the jobs besides conversions: inspect the head of an upload, hash a result, erase bytes."""
 
     database: Database
     store: ObjectStore
     converter: Converter
 
     async def inspect_head(self, claim: Claim[InspectHead], cancelled: threading.Event) -> None:
-        """Look at the beginning of an upload, so that what can't become an image is refused while it arrives."""
+        """Inspect the beginning of an upload, to refuse an unsuitable file while it still arrives."""
         async with self.database.read() as session:
             source = await session.get(Source, claim.detail.source)
         failure = None if source is None else await self._head_failure(source)
         await conversions.refuse_early(self.database, claim, failure)
 
     async def _head_failure(self, source: Source) -> ImageFailed | None:
-        """Why the first bytes of a source can't become an image; None where they can, or can't be read yet."""
+        """Why the first bytes of a source can't become an image; None if they can, or can't be read yet."""
         head = await self.store.head(source.key)
         if not head:
             return None
@@ -48,7 +48,7 @@ class Duties:
         return None
 
     async def hash(self, claim: Claim[Hash], cancelled: threading.Event) -> None:
-        """Work out the SHA-256 of a stored qcow2, which also shows that the store gives back what was written."""
+        """Compute the SHA-256 of a stored qcow2, which also shows that the store can return it in full."""
         blob = await conversions.blob_to_hash(self.database, claim)
         if blob is not None:
             await conversions.keep_hash(self.database, claim, blob.sha256 or await self._digest(blob.key, cancelled))
@@ -62,13 +62,13 @@ class Duties:
                     raise Cancelled("while hashing")
                 await asyncio.to_thread(digest.update, chunk)
         except ObjectMissing:
-            # Deleted since; if not, the log is where an operator finds out that the store lost something.
+            # Deleted meanwhile; if not, this log entry tells an operator that the store lost an object.
             log.error("blob.missing", key=key)
             raise
         return digest.hexdigest()
 
     async def erase(self, claim: Claim[Erase], cancelled: threading.Event) -> None:
-        """Free bytes that no image needs any more, and what a conversion left beside them."""
+        """Delete bytes that no image needs, and what a conversion left next to them."""
         erasure = await conversions.to_erase(self.database, claim)
         for upload in erasure.uploads:
             await self.store.abort_upload(upload)

@@ -1,4 +1,4 @@
-"""Jobs while the broker is away: a worker finds them in the table, where a message would have told of them."""
+"""Polls the job table while the broker is down."""
 
 import asyncio
 from dataclasses import dataclass, field
@@ -7,41 +7,41 @@ import structlog
 
 from app.errors import GatewayError
 from app.ports import JobQueue
-from workers.jobs.runner import Foreman
+from workers.jobs.runner import JobRunner
 from workers.jobs.turn_clock import set_within
 
 log = structlog.get_logger()
 
 
 @dataclass(slots=True)
-class Lookout:
-    """Looks every so many `seconds` whether the broker is there. Lives in the workers' event loop."""
+class JobPolling:
+    """Checks the broker every `seconds`, and starts due jobs while it is down. Lives in the workers' event loop."""
 
     queue: JobQueue
-    foreman: Foreman
+    runner: JobRunner
     seconds: float
     _over: asyncio.Event = field(default_factory=asyncio.Event)
-    _looking: asyncio.Task[None] | None = None
+    _polling: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        """Look until `stop`."""
-        self._looking = asyncio.create_task(self._look())
+        """Poll until `stop`."""
+        self._polling = asyncio.create_task(self._poll())
 
     async def stop(self) -> None:
-        """Look no more. What was begun goes on: it is the foreman's."""
+        """Stop polling. Started jobs continue: they belong to the runner."""
         self._over.set()
-        if self._looking is not None:
-            await self._looking
+        if self._polling is not None:
+            await self._polling
 
-    async def _look(self) -> None:
+    async def _poll(self) -> None:
         while not await set_within(self._over, self.seconds):
             try:
-                if await self._is_away():
-                    await self.foreman.take_due()
-            except Exception:  # a database that is away as well must not end this
-                log.warning("lookout.failed", exc_info=True)
+                if await self._broker_is_down():
+                    await self.runner.take_due()
+            except Exception:  # a database that is down as well must not end this
+                log.warning("polling.failed", exc_info=True)
 
-    async def _is_away(self) -> bool:
+    async def _broker_is_down(self) -> bool:
         try:
             await self.queue.check()
         except GatewayError:

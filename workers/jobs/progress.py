@@ -1,4 +1,4 @@
-"""Tells the watchers of an image how far its conversion is: the newest report only, and never too often."""
+"""Publishes the progress of a conversion to the image's watchers: only the newest report, at a limited rate."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -11,8 +11,8 @@ from app.ports import ProgressReport, Wakeups
 
 
 @dataclass(slots=True)
-class Telling:
-    """The progress of one image. `report` may be called from any thread, as often as it likes."""
+class ProgressReporter:
+    """Publishes the progress of one image. `report` may be called from any thread, at any rate."""
 
     wakeups: Wakeups
     image_id: str
@@ -21,23 +21,23 @@ class Telling:
     _newest: ProgressReport | None = None
 
     def report(self, phase: ImagePhase, done: int, total: int | None) -> None:
-        """The conversion is so far, in bytes. Told by the next turn of the clock, if nothing newer comes first."""
+        """Record `done` of `total` bytes. Published at the next interval, unless a newer report replaces it."""
         self._newest = ProgressReport(self.image_id, self.project_id, phase, done, total, now())
 
     @asynccontextmanager
     async def regularly(self) -> AsyncIterator[None]:
-        """Tell the newest report every `seconds` during the block."""
-        telling = asyncio.create_task(self._tell())
+        """Publish the newest report every `seconds` during the block."""
+        publishing = asyncio.create_task(self._publish())
         try:
             yield
         finally:
-            telling.cancel()
+            publishing.cancel()
 
-    async def _tell(self) -> None:
-        told = None
+    async def _publish(self) -> None:
+        published = None
         while True:
             await asyncio.sleep(self.seconds)
             newest = self._newest
-            if newest is not None and newest is not told:
+            if newest is not None and newest is not published:
                 self.wakeups.progressed(newest)
-                told = newest
+                published = newest

@@ -1,4 +1,4 @@
-"""One short actor per kind of job: claim it, do the duty under its lease, and end it one way or the other."""
+"""Runs jobs, with one short actor per kind: claim a job, do it under its lease, and finish or release it."""
 
 import asyncio
 import threading
@@ -32,10 +32,10 @@ Duty = Callable[[Claim[Any], threading.Event], Awaitable[None]]
 
 
 @dataclass(slots=True)
-class Foreman:
-    """Runs jobs of this process and can hand them all back. Lives in the workers' event loop.
+class JobRunner:
+    """Runs the jobs of this process, and can release them all. Lives in the workers' event loop.
 
-    `queue` wakes a worker for a conversion that could not begin before another one had ended.
+    `queue` wakes a worker for a conversion that had to wait until another one ended.
     """
 
     database: Database
@@ -43,9 +43,9 @@ class Foreman:
     conversions: Conversions
     settings: Settings
     queue: JobQueue
-    # What is being done, each with the event that ends it early.
+    # The running jobs, each with the event that cancels it.
     _running: dict[asyncio.Task[None], threading.Event] = field(default_factory=dict)
-    # Kept, since a loop holds its tasks by a weak reference alone.
+    # Kept here, since an event loop holds only weak references to its tasks.
     _begun: set[asyncio.Task[None]] = field(default_factory=set)
     _stopping: bool = False
 
@@ -58,7 +58,7 @@ class Foreman:
         return self.settings.conversions_per_project
 
     async def run(self, kind: JobKind) -> None:
-        """Do the job of this kind that has waited longest, if any is due; of conversions, the one whose turn it is."""
+        """Do the due job of this kind that has waited longest, if any; for conversions, the one whose turn it is."""
         task = asyncio.current_task()
         if self._stopping or task is None:
             return
@@ -66,12 +66,12 @@ class Foreman:
         try:
             claim = await self._claim(kind)
             if claim is not None:
-                await self._do_and_tell(claim, cancelled)
+                await self._do_and_wake(claim, cancelled)
         finally:
             del self._running[task]
 
     async def take_due(self) -> None:
-        """Begin jobs that are due, without having been told of them, as many as there is room for."""
+        """Start due jobs without a message for them, up to the number of free workers."""
         room = self.settings.workers - len(self._running)
         if room <= 0:
             return
@@ -82,9 +82,9 @@ class Foreman:
             task.add_done_callback(self._begun.discard)
 
     async def stop(self) -> None:
-        """Hand back what is being done, and take nothing more."""
+        """Release the running jobs, and start no more."""
         self._stopping = True
-        # Tasks are asked and not cancelled: one that writes to the database at this moment would not let go of it.
+        # Tasks are asked to end, not cancelled: one that is writing to the database would not release it.
         for cancelled in self._running.values():
             cancelled.set()
         await asyncio.gather(*self._running, return_exceptions=True)
@@ -92,23 +92,23 @@ class Foreman:
     async def _claim(self, kind: JobKind) -> Claim[Any] | None:
         if kind in CONVERSIONS:
             return await turns.take_turn(self.database, self._lease, self._limit)
-        if kind is JobKind.ERASE:  # what frees room has to work without any
+        if kind is JobKind.ERASE:  # freeing space has to work without free space
             return await self.database.freeing(lambda: jobs.claim(self.database, kind, self._lease))
         return await jobs.claim(self.database, kind, self._lease)
 
-    async def _do_and_tell(self, claim: Claim[Any], cancelled: threading.Event) -> None:
+    async def _do_and_wake(self, claim: Claim[Any], cancelled: threading.Event) -> None:
         try:
             await self._do(claim, cancelled)
         finally:
             if claim.kind in CONVERSIONS:
-                await self._tell_who_waits(claim)
+                await self._wake_for_waiting(claim)
 
-    async def _tell_who_waits(self, ended: Claim[Detail]) -> None:
-        """Have a worker come for a conversion that the project's limit kept back, whose own message is long gone."""
+    async def _wake_for_waiting(self, ended: Claim[Detail]) -> None:
+        """Wake a worker for a conversion that the project's limit held back; its own message was already used."""
         try:
             some_wait = await turns.wait_beside(self.database, str(ended.image_id), self._limit)
         except DatabaseUnavailable as error:  # the sweep finds them
-            log.warning("turn.not_told", image=ended.image_id, reason=str(error))
+            log.warning("turn.not_announced", image=ended.image_id, reason=str(error))
             return
         if some_wait:
             self.queue.wake(ended.kind)
@@ -120,13 +120,13 @@ class Foreman:
             await self._attempt(claim, cancelled)
         except (LeaseLost, Cancelled):
             await jobs.hand_back(self.database, claim, delay=timedelta(0), failed=False)
-            log.info("job.let_go", job=claim.job_id, kind=claim.kind)
+            log.info("job.released", job=claim.job_id, kind=claim.kind)
         except DatabaseUnavailable as error:
-            # No fault of the job's, which costs it no attempt; if this fails too, the lease runs out.
+            # Not the job's fault, so it costs no attempt. If this fails too, the lease expires.
             log.warning("job.without_database", job=claim.job_id, kind=claim.kind, reason=str(error))
             await jobs.hand_back(self.database, claim, delay=pause(claim.attempt), failed=False)
         except NotConfined as error:
-            # No fault of the job's either: it waits for a worker that can do it.
+            # Not the job's fault either: it waits for a worker that can do it.
             log.error("job.not_confined", job=claim.job_id, reason=str(error))
             await jobs.hand_back(self.database, claim, delay=self._lease, failed=False)
         except Exception as error:
@@ -141,7 +141,7 @@ class Foreman:
             await self._lost_turn(claim, loss)
 
     async def _lost_turn(self, claim: Claim[Conversion], loss: TurnLost) -> None:
-        """Put a conversion at the back that took too long while others waited, or end its image in ERROR."""
+        """Requeue a conversion that took too long while others waited, or set its image to ERROR."""
         lost = claim.detail.lost + 1
         if lost > MOST_LOST:
             await self.conversions.give_up(claim, too_slow(loss.source_size, lost))
@@ -158,7 +158,7 @@ class Foreman:
         await jobs.hand_back(self.database, claim, delay=pause(claim.attempt))
 
     async def _give_up(self, claim: Claim[Any], code: FailureCode) -> bool:
-        """End the image of a conversion in ERROR; False for jobs that are tried for ever."""
+        """Set the image of a conversion to ERROR; return False for other jobs, which are retried forever."""
         if claim.kind not in CONVERSIONS:
             return False
         await self.conversions.give_up(claim, given_up(code))
@@ -166,7 +166,7 @@ class Foreman:
 
     @asynccontextmanager
     async def _leased(self, claim: Claim[Any], cancelled: threading.Event) -> AsyncIterator[None]:
-        """Keep the lease alive during the block; when it is lost, or the block is left, `cancelled` is set."""
+        """Renew the lease during the block; set `cancelled` if the lease is lost, and when the block ends."""
         done = asyncio.Event()
         renewing = asyncio.create_task(self._renew(claim, cancelled, done))
         try:
@@ -187,8 +187,8 @@ class Foreman:
                 log.warning("job.not_renewed", job=claim.job_id, exc_info=True)
 
 
-# What a worker does for each kind of job.
-_DUTIES: Mapping[JobKind, Callable[[Foreman], Duty]] = every_kind(
+# The method that does each kind of job.
+_DUTIES: Mapping[JobKind, Callable[[JobRunner], Duty]] = every_kind(
     {
         JobKind.INSPECT_HEAD: lambda worker: worker.duties.inspect_head,
         JobKind.CONVERT: lambda worker: worker.conversions.convert,
@@ -201,16 +201,16 @@ _DUTIES: Mapping[JobKind, Callable[[Foreman], Duty]] = every_kind(
 
 
 def declare_actors(broker: dramatiq.Broker, run: Callable[[JobKind], Awaitable[None]]) -> None:
-    """Make an actor of each kind of job, which does `run`. Rows, leases and sweeps do what Dramatiq's retries would."""
+    """Declare an actor per kind of job that calls `run`. Rows, leases and sweeps replace Dramatiq's retries."""
     for kind, known in JOBS.items():
-        metrics.JOB_FAILURES.labels(kind)  # there before the first failure, so that Prometheus sees it as one
+        metrics.JOB_FAILURES.labels(kind)  # created before the first failure, so that Prometheus sees an increase
         declare = dramatiq.actor(broker=broker, actor_name=kind.lower(), queue_name=QUEUE, priority=known.priority)
         declare(_actor(run, kind))
 
 
 def _actor(run: Callable[[JobKind], Awaitable[None]], kind: JobKind) -> Callable[..., Awaitable[None]]:
     async def act(*_job_id: str) -> None:
-        # Messages from before migration 0007 name a job. They wake a worker like all others.
+        # Messages from before migration 0007 contain a job's id. They wake a worker like all others.
         await run(kind)
 
     return act

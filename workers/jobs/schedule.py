@@ -1,4 +1,4 @@
-"""What runs by the clock: jobs that nobody took, uploads that nobody feeds, bytes that nobody names."""
+"""The periodic sweeps: over jobs that no worker took, idle uploads, orphaned bytes, old events, and the metrics."""
 
 import asyncio
 import math
@@ -33,20 +33,20 @@ _MINUTE = 60.0
 _HOUR = 3600.0
 
 
-# How often the store is asked what has arrived of an upload, at most.
-_LOOK_SECONDS = 1.0
-# How often jobs and uploads are counted for metrics.
+# The shortest interval at which the store is asked how much of an upload has arrived.
+_SURVEY_SECONDS = 1.0
+# The interval at which jobs and uploads are counted for metrics.
 _CENSUS_SECONDS = 5.0
-# A job that waits because every worker is busy is not sent again more often than this, in seconds.
+# The shortest interval at which a job is sent again while it waits because all workers are busy.
 _RESEND_SECONDS = 30.0
 
 
 @dataclass(slots=True)
 class Schedule:
-    """The sweeps. They are harmless when several processes run them.
+    """Runs the sweeps. Several processes may run them at the same time.
 
-    `work` is the folder in which jobs leave files behind when they are killed; None when there is none that outlasts
-    its process. `survey` tells how far uploads are whose bytes pass no process of the gateway.
+    `work` is the folder in which killed jobs leave files behind; None if there is none that outlives its process.
+    `survey` measures uploads whose bytes go directly to the store.
     """
 
     database: Database
@@ -56,15 +56,15 @@ class Schedule:
     settings: Settings
     work: Path | None = None
     survey: UploadSurvey | None = None
-    # When a job was sent, by its id and the token of its last claim.
+    # When each job was last sent, by its id and the token of its last claim.
     _sent: dict[tuple[str, int], float] = field(default_factory=dict)
 
-    # Sweeps that are under way.
+    # The running sweeps.
     _sweeping: set[asyncio.Task[None]] = field(default_factory=set)
     _scheduler: AsyncIOScheduler = field(default_factory=lambda: AsyncIOScheduler(timezone="UTC"))
 
     def start(self) -> None:
-        """Run the sweeps in the current event loop, each at once and then by its clock, until `stop`."""
+        """Run the sweeps in the current event loop until `stop`: each at once, then at its interval."""
         sweeps: list[tuple[Callable[[], Awaitable[None]], float]] = [
             (self.resend_jobs, self.settings.poll_seconds),
             (self.settle_uploads, min(_MINUTE, self.settings.upload_idle_seconds / 2)),
@@ -75,20 +75,20 @@ class Schedule:
             (self.take_census, _CENSUS_SECONDS),
         ]
         if self.survey is not None:
-            sweeps.append((self.survey.look, max(_LOOK_SECONDS, self.settings.progress_seconds)))
+            sweeps.append((self.survey.look, max(_SURVEY_SECONDS, self.settings.progress_seconds)))
         often = {"trigger": "interval", "coalesce": True, "max_instances": 1, "next_run_time": now()}
         for sweep, seconds in sweeps:
             self._scheduler.add_job(self._run, args=(sweep,), id=sweep.__name__, seconds=seconds, **often)
         self._scheduler.start()
 
     async def stop(self) -> None:
-        """Begin no more sweeps, and wait for those that are under way."""
+        """Start no more sweeps, and wait for the running ones."""
         sweeping = list(self._sweeping)
         self._scheduler.shutdown(wait=False)
         await asyncio.gather(*sweeping, return_exceptions=True)
 
     async def _run(self, sweep: Callable[[], Awaitable[None]]) -> None:
-        # The scheduler cancels what runs when it is shut down, and a read of the database must not be left halfway.
+        # On shutdown the scheduler cancels running sweeps, but a database read must not be interrupted.
         task = asyncio.ensure_future(sweep())
         self._sweeping.add(task)
         task.add_done_callback(self._sweeping.discard)
@@ -96,11 +96,11 @@ class Schedule:
             await asyncio.shield(task)
 
     async def resend_jobs(self) -> None:
-        """Wake workers again for what is due: its message was lost, or its worker fell silent."""
+        """Wake workers again for due jobs whose message was lost or whose worker stopped responding."""
         at = time.monotonic()
         self._sent = {turn: sent for turn, sent in self._sent.items() if at - sent < _RESEND_SECONDS}
         due = await jobs.due(self.database)
-        # As many as may begin would do, whoever they are about: each brings a worker to the one whose turn it is.
+        # It does not matter which conversions these are: each message makes a worker take the one whose turn it is.
         for job in (*due, *await turns.eligible(self.database, self.settings.conversions_per_project)):
             turn = (job.id, job.token)
             if turn not in self._sent:
@@ -108,11 +108,11 @@ class Schedule:
                 self.queue.wake(job.kind)
 
     async def settle_uploads(self) -> None:
-        """End uploads that got no byte for too long."""
+        """Expire uploads that were idle for too long."""
         await self.uploads.sweep()
 
     async def remove_orphans(self) -> None:
-        """Remove objects, and files of jobs, that nobody has named for a while."""
+        """Delete objects, and files of jobs, that have been unreferenced for a while."""
         age = timedelta(seconds=self.settings.orphan_seconds)
         old = now() - age
         async for key in conversions.orphans(self.database, self.store, age, owner_of):
@@ -123,22 +123,22 @@ class Schedule:
             await asyncio.to_thread(_remove_old_folders, self.work, old, in_use)
 
     async def prune_feed(self) -> None:
-        """Drop events that are older than the feed is kept, and jobs that are done."""
+        """Delete events and finished jobs that are older than the feed's retention."""
         keep = timedelta(days=self.settings.feed_days)
         await event_log.prune(self.database, keep)
         await jobs.prune(self.database, keep)
 
     async def reconcile_ledger(self) -> None:
-        """Mend lines of the ledger that a process of an older version has not written."""
+        """Repair the ledger where a process of an older version did not write to it."""
         await reconciling.reconcile(self.database)
 
     async def keep_reserve(self) -> None:
-        """Fill the reserve for deletions (again) when there is room for it."""
+        """Fill or refill the disk reserve for deletions if there is room for it."""
         if self.database.reserve is not None:
             await asyncio.to_thread(self.database.reserve.keep)
 
     async def take_census(self) -> None:
-        """Count what there is to do, for metrics. They keep the newest count for a while when the database is away."""
+        """Count waiting work for the metrics. They keep the newest count for a while if the database is down."""
         try:
             metrics.CATALOGUE.read(await census.take(self.database))
         except DatabaseUnavailable as error:
@@ -146,14 +146,14 @@ class Schedule:
 
 
 def _remove_old_folders(parent: Path, before: datetime, in_use: set[str]) -> None:
-    """Remove the folders of jobs whose process was killed; one may belong to a job that takes a day."""
+    """Delete the folders of killed jobs; a folder in use may be old, since a job may take a day."""
     for folder in parent.iterdir():
         if folder.name not in in_use and _changed(folder) < before.timestamp():
             shutil.rmtree(folder, ignore_errors=True)
 
 
 def _changed(path: Path) -> float:
-    """When a folder changed, in seconds since the epoch; never, when it is being removed just now."""
+    """When a folder changed, in seconds since the epoch; infinity if it was just deleted."""
     try:
         return path.stat().st_mtime
     except FileNotFoundError:

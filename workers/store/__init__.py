@@ -1,1 +1,1 @@
-"""Conversions within an S3 store: no copy of the source or the result touches the worker's disk."""
+"""Conversions within an S3 store: neither source nor result is copied to the worker's disk."""

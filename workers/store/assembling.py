@@ -1,6 +1,6 @@
-"""Puts a result together in the store: parts that the store copies, parts that are sent, and the first part last.
+"""Assembles a result in the store: parts that the store copies, parts that are sent, and the first part last.
 
-The first part has header and tables, which can be known only when everything else has its place.
+The first part contains header and tables, which are known only once all data has its place.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -30,7 +30,7 @@ Body = Callable[[], Iterable[bytes | memoryview]]
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """A result that was put together: the clusters in use and its length, in bytes."""
+    """An assembled result: the size of its clusters in use, and its length, in bytes."""
 
     stored_size: int
     file_size: int
@@ -38,7 +38,7 @@ class Stored:
 
 @dataclass(frozen=True, slots=True)
 class StoredObject:
-    """A source: its key, its length in bytes, and how it is read."""
+    """A source: its key, its length in bytes, and a function that reads it."""
 
     key: str
     size: int
@@ -47,12 +47,12 @@ class StoredObject:
 
 @contextmanager
 def assembling(bucket: Bucket, key: str, progress: Progress) -> Iterator["Assembly"]:
-    """Open a multipart upload of `key`; it is aborted when the block fails. Raises StoreError."""
+    """Open a multipart upload of `key`; it is aborted if the block fails. Raises StoreError."""
     reference = bucket.open_multipart(key)
     try:
         yield Assembly(bucket, key, reference, progress)
     except BaseException:
-        # What stays open because this fails too is aborted by the next attempt.
+        # If this fails too, the next attempt aborts the upload.
         with suppress(StoreError):
             bucket.abort(key, reference)
         raise
@@ -68,11 +68,11 @@ class Assembly:
     progress: Progress
 
     def numbers(self, rules: PartRules) -> range:
-        """The numbers of parts behind the first."""
+        """The part numbers after the first."""
         return range(FIRST + 1, rules.count + 1)
 
     def by_reference(self, source: StoredObject, plan: Reference) -> Stored:
-        """Have the store copy the data; only what has to be relocated goes through here."""
+        """Let the store copy the data; only relocated data passes through the worker."""
         layout = plan.layout
         relocated = bytearray()
         for moved in plan.relocations:
@@ -85,7 +85,7 @@ class Assembly:
         return stored
 
     def keeping(self, source: StoredObject, plan: KeepPlan, rules: PartRules) -> Stored:
-        """The same image with another header: its first part is sent, the rest is copied up to where it ends."""
+        """Assemble the same image with a new header: send its first part, and let the store copy the rest."""
         end = min(plan.stored_size, source.size)
         head = bytearray(min(end, rules.least))
         source.read_into(0, memoryview(head))
@@ -98,9 +98,9 @@ class Assembly:
     def packed(
         self, virtual_size: int, cluster_size: int, ranges: Sequence[tuple[int, Streamed]], limits: Limits
     ) -> Stored:
-        """Header and tables for what was streamed: ranges of the disk, each by its first cluster, ascending.
+        """Add header and tables to streamed ranges of the disk, each with its first cluster, ascending.
 
-        Raises TablesTooLarge; ImageFailed when all that takes more room than there is.
+        Raises TablesTooLarge; ImageFailed if the result exceeds the room for it.
         """
         parts = [part for _, streamed in ranges for part in streamed.parts]
         rest = b"".join(streamed.rest for _, streamed in ranges)
@@ -116,7 +116,7 @@ class Assembly:
         return stored
 
     def _copy(self, source: StoredObject, pieces: Sequence[Piece]) -> list[tuple[int, str]]:
-        """Have the store make parts of pieces of the source, several at a time."""
+        """Let the store copy pieces of the source into parts, several at a time."""
         tell = self.progress.of(ImagePhase.CONVERTING, sum(piece.length for piece in pieces))
         parts: list[tuple[int, str]] = []
         done = 0
@@ -138,14 +138,14 @@ class Assembly:
         return parts
 
     def _complete(self, body: Body, length: int, parts: Sequence[tuple[int, str]], stored: Stored) -> None:
-        """Send the first part, and make the object of all. Harmless when done before."""
+        """Send the first part and complete the upload. May be repeated."""
         tell = self.progress.of(ImagePhase.STORING, length)
         try:
             first = self.bucket.put_part(self.key, self.reference, FIRST, body, length)
             tell(length)
             self.bucket.complete(self.key, self.reference, [(FIRST, first), *parts])
         except UploadClosed:
-            # Whoever was here before made the same of the same, and it is still to be verified.
+            # An earlier attempt completed the same result from the same source; it will still be verified.
             if not self._is_there(stored):
                 raise
 
@@ -157,7 +157,7 @@ class Assembly:
 
 
 def _placed(ranges: Sequence[tuple[int, Streamed]], cluster_size: int, begin: int) -> PackedClusters:
-    """Ranges one behind the other in the file, from `begin` on."""
+    """Place ranges one after the other in the file, from `begin` on."""
     placed: list[PackedRange] = []
     for first, streamed in ranges:
         place = begin
@@ -169,7 +169,7 @@ def _placed(ranges: Sequence[tuple[int, Streamed]], cluster_size: int, begin: in
 
 
 def _front(layout: metadata.Layout, length: int, behind: bytes | bytearray) -> Body:
-    """The first part: header, tables, zeros up to its length, and what comes last in it."""
+    """The first part: header, tables, zeros as padding, and `behind` at its end."""
 
     def body() -> Iterator[bytes | memoryview]:
         yield layout.header().ljust(layout.cluster_size, b"\0")

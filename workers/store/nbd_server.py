@@ -1,8 +1,8 @@
-"""A source of the store, offered by NBD to a qemu that has neither network nor files: read-only, on a Unix socket.
+"""Serves a source in the store over NBD, read-only on a Unix socket, to a qemu without network and files.
 
-Source: doc/proto.md of the NBD project. Spoken are the fixed newstyle and simple replies, which may come in another
-order than the requests did. The peer may have been taken over by a hostile image, so that nothing it says makes us
-keep more than some megabytes, or read anything but this one source.
+Source: doc/proto.md of the NBD project. Supports the fixed newstyle and simple replies, which may arrive in a different
+order than the requests. A hostile image may control the peer, so no request makes the server hold more than a few
+megabytes, or read anything except this one source.
 """
 
 import os
@@ -23,20 +23,20 @@ log = structlog.get_logger(__name__)
 
 KiB, MiB = 1 << 10, 1 << 20
 
-# The least, the preferred and the largest read, in bytes. The largest bounds what one request costs us.
+# The smallest, the preferred and the largest read, in bytes. The largest limits the cost of one request.
 BLOCK_SIZES = (1, 64 * KiB, 4 * MiB)
 SECTOR = 512
 _MOST_CONNECTIONS = 8
 _MOST_OPTIONS = 64
 _LONGEST_OPTION = 4 * KiB
-# Requests of one connection that wait for the store, and how many are asked of it at a time.
+# The most requests of one connection that may wait for the store, and the number of concurrent reads from it.
 _MOST_WAITING = 64
 _READERS = 4
 _EXPORT_FLAGS = nbd.HAS_FLAGS | nbd.READ_ONLY | nbd.CAN_MULTI_CONN
 
 
 def listen(folder: Path, name: str) -> socket.socket:
-    """A socket that listens under `name` in a folder, however long the path to that is. Raises OSError."""
+    """A socket that listens as `name` in a folder, for a path of any length. Raises OSError."""
     listener = socket.socket(socket.AF_UNIX)
     place = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
@@ -51,15 +51,15 @@ def listen(folder: Path, name: str) -> socket.socket:
 
 
 class NbdServer:
-    """Serves one source to whoever connects to `listener`, from `start` until `close`.
+    """Serves one source to every peer that connects to `listener`, from `start` until `close`.
 
-    `failure` is the first error of the store that became EIO to a peer: what the peer then says of the image is
+    `failure` is the first error of the store that was sent to a peer as EIO: an error that the peer reports after it is
     not the image's fault.
     """
 
     def __init__(self, source: StoredSource, listener: socket.socket) -> None:
         self.source = source
-        # QEMU's client waits for ever for the rest of a sector when an export ends within it; to a file it adds zeros.
+        # QEMU's client waits forever for the rest of a sector if an export ends within it; it pads a file with zeros.
         self.size = -(-source.size // SECTOR) * SECTOR
         self.failure: Exception | None = None
         self._listener = listener
@@ -70,17 +70,17 @@ class NbdServer:
         self.readers = ThreadPoolExecutor(_READERS, thread_name_prefix="nbd-read")
 
     def start(self) -> None:
-        """Begin to take connections."""
+        """Start accepting connections."""
         self._accepting.start()
 
     def close(self) -> None:
-        """Hang up on everybody; no thread is left. What is asked of the store right now is waited for."""
+        """Close all connections and end all threads. Waits for running reads from the store."""
         with self._lock:
             self.closed = True
             threads = list(self._connections.values())
             for connection in self._connections:
                 _hang_up(connection)
-        # That wakes the thread which accepts; to close the socket would not.
+        # This wakes the accepting thread; closing the socket would not.
         with suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
         if self._accepting.is_alive():
@@ -91,10 +91,10 @@ class NbdServer:
         self.readers.shutdown(cancel_futures=True)
 
     def note(self, error: Exception) -> None:
-        """Keep an error of the store, if it is the first."""
+        """Record an error of the store, if it is the first."""
         with self._lock:
             self.failure = self.failure or error
-        log.warning("a source can't be read", reason=str(error))
+        log.warning("source.unreadable", reason=str(error))
 
     def _accept(self) -> None:
         while True:
@@ -116,7 +116,7 @@ class NbdServer:
             if _negotiate(connection, self.size):
                 _Transmission(self, connection).run()
         except (OSError, Misbehaviour) as reason:
-            log.info("an NBD connection ended", reason=str(reason))
+            log.info("nbd.disconnected", reason=str(reason))
         finally:
             with self._lock:
                 self._connections.pop(connection, None)
@@ -124,7 +124,7 @@ class NbdServer:
 
 
 class _Transmission:
-    """The requests of one connection. What is in memory is answered at once, the rest when the store has sent it."""
+    """Serves the requests of one connection: from memory at once, otherwise when the store has returned the data."""
 
     def __init__(self, server: NbdServer, connection: socket.socket) -> None:
         self.server = server
@@ -135,7 +135,7 @@ class _Transmission:
         self._over = False
 
     def run(self) -> None:
-        """Answer until the peer says that it is enough. Raises Disconnected, Misbehaviour, OSError."""
+        """Answer requests until the peer disconnects. Raises Disconnected, Misbehaviour, OSError."""
         size = nbd.REQUEST.size
         incoming = bytearray(_MOST_WAITING * size)
         room = memoryview(incoming)
@@ -150,22 +150,22 @@ class _Transmission:
                 incoming[: held - whole] = incoming[whole:held]
                 held -= whole
         finally:
-            # The connection is closed only when nobody sends on it any more.
+            # The connection is closed only once no thread sends on it.
             self._over = True
             _hang_up(self.connection)
             for _ in range(_MOST_WAITING):
                 self._waiting.acquire()
 
     def _take(self, magic: int, flags: int, kind: int, handle: int, offset: int, length: int) -> bool:
-        """See to one request; False after the last one. Raises Misbehaviour, OSError."""
+        """Handle one request; return False after the last one. Raises Misbehaviour, OSError."""
         if magic != nbd.REQUEST_MAGIC:
-            raise Misbehaviour("something that is no request")
+            raise Misbehaviour("not a request")
         if kind == nbd.CMD_DISC:
             return False
         if kind != nbd.CMD_READ:
-            # Behind a write come its data, which nobody wants.
+            # The data of a write would follow its request.
             if kind == nbd.CMD_WRITE:
-                raise Misbehaviour("a write to what is read-only")
+                raise Misbehaviour("a write to a read-only export")
             self._reply(nbd.EINVAL, handle)
         elif flags or not 0 < length <= BLOCK_SIZES[2] or offset + length > self.server.size:
             self._reply(nbd.EINVAL, handle)
@@ -193,7 +193,7 @@ class _Transmission:
             self._waiting.release()
 
     def _inside(self, offset: int, length: int) -> int:
-        """How many of these bytes lie within the source; the rest are the zeros that fill up its last sector."""
+        """How many of these bytes are within the source; the rest are the zeros that pad its last sector."""
         return min(length, max(0, self.source.size - offset))
 
     def _succeed(self, handle: int, length: int, pieces: list[memoryview]) -> None:
@@ -206,13 +206,13 @@ class _Transmission:
 
 
 def _hang_up(connection: socket.socket) -> None:
-    """End a connection without closing it: whoever waits on it wakes up."""
+    """Shut down a connection without closing it, which wakes the threads that wait on it."""
     with suppress(OSError):
         connection.shutdown(socket.SHUT_RDWR)
 
 
 def _negotiate(connection: socket.socket, size: int) -> bool:
-    """Agree with a client on the export; whether it goes on to send requests. Raises Misbehaviour, OSError."""
+    """Negotiate the export; return whether the client goes on to send requests. Raises Misbehaviour, OSError."""
     connection.sendall(nbd.GREETING.pack(nbd.NBD_MAGIC, nbd.OPTION_MAGIC, nbd.FIXED_NEWSTYLE | nbd.NO_ZEROES))
     client_flags = int.from_bytes(receive(connection, 4), "big")
     if client_flags & ~(nbd.FIXED_NEWSTYLE | nbd.NO_ZEROES):
@@ -220,7 +220,7 @@ def _negotiate(connection: socket.socket, size: int) -> bool:
     for _ in range(_MOST_OPTIONS):
         magic, option, length = nbd.OPTION.unpack(receive(connection, nbd.OPTION.size))
         if magic != nbd.OPTION_MAGIC or length > _LONGEST_OPTION:
-            raise Misbehaviour("something that is no option")
+            raise Misbehaviour("not an option")
         data = receive(connection, length)
         if option == nbd.OPT_EXPORT_NAME:
             if data:
@@ -238,7 +238,7 @@ def _negotiate(connection: socket.socket, size: int) -> bool:
 
 
 def _answers(option: int, data: bytes, size: int) -> list[tuple[int, bytes]]:
-    """The replies to an option: their types and payloads. There is one export, whose name is empty."""
+    """The replies to an option, as types and payloads. There is one export, with an empty name."""
     match option:
         case nbd.OPT_ABORT:
             return [(nbd.REP_ACK, b"")]
@@ -252,7 +252,7 @@ def _answers(option: int, data: bytes, size: int) -> list[tuple[int, bytes]]:
 
 
 def _export(data: bytes, size: int) -> list[tuple[int, bytes]]:
-    """The replies to who wants to know the export, or to begin with it."""
+    """The replies to a request for information about the export, or to use it."""
     name_length = int.from_bytes(data[:4], "big")
     questions_at = 4 + name_length
     questions = int.from_bytes(data[questions_at : questions_at + 2], "big")

@@ -1,6 +1,6 @@
-"""How a result is cut into the parts of a multipart upload: what the store copies itself, and what is sent.
+"""Divides a result into the parts of a multipart upload: parts that the store copies itself, and parts to send.
 
-Source of the rules: Amazon S3, "Multipart upload limits". Pure.
+Source of the rules: Amazon S3, "Multipart upload limits". Pure functions, without I/O.
 """
 
 from bisect import bisect_right
@@ -16,12 +16,12 @@ MiB, GiB = 1 << 20, 1 << 30
 
 
 class TooScattered(ValueError):
-    """Raised when so much would be copied beside the data, or in so many parts, that it is not worth it."""
+    """Raised when too many bytes besides the data would be copied, or too many parts, to be worthwhile."""
 
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """A range of the source that becomes a part, in bytes."""
+    """A range of the source that becomes a part: offset and length in bytes."""
 
     offset: int
     length: int
@@ -29,10 +29,10 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """A result whose data the store copies: `layout` with all offsets in the result.
+    """A result whose data the store copies; the offsets in `layout` are those of the result.
 
-    The first part has `front` bytes: header, tables, and behind these what was relocated (from the source to an
-    offset in the result). Then come the pieces.
+    The first part has `front` bytes: header, tables, and then the relocated data (from the source to an offset in the
+    result). The pieces follow.
     """
 
     layout: metadata.Layout
@@ -46,9 +46,9 @@ class Reference:
 
 
 def refer(extents: Extents, virtual_size: int, cluster_size: int, source_size: int, rules: PartRules) -> Reference:
-    """Plan a result by reference: of extents that begin with a cluster, on the disk and in the source.
+    """Plan a result by reference from extents that begin at a cluster boundary, on the disk and in the source.
 
-    What does not fill a cluster, or reaches beyond the end of the source, can't be copied as it is: it is relocated.
+    Data that does not fill a cluster, or reaches past the end of the source, can't be copied in place: it is relocated.
     Raises TooScattered, TablesTooLarge.
     """
     small = extents.data_size <= rules.least
@@ -83,7 +83,7 @@ def refer(extents: Extents, virtual_size: int, cluster_size: int, source_size: i
 
 
 def _placed(extents: Extents, ranges: Sequence[Piece], front: int) -> Iterator[tuple[int, int, int]]:
-    """Extents where they lie when the ranges follow one another from `front` on."""
+    """Extents with their offsets once the ranges are placed one after the other from `front` on."""
     begins = [found.offset for found in ranges]
     places = list(accumulate((found.length for found in ranges), initial=front))
     for start, length, offset in extents:
@@ -92,19 +92,19 @@ def _placed(extents: Extents, ranges: Sequence[Piece], front: int) -> Iterator[t
 
 
 def _packed(extents: Extents, cluster_size: int, place: int) -> Iterator[tuple[int, int, int]]:
-    """Extents where they lie when they follow one another from `place` on, each from a cluster's beginning."""
+    """Extents with their offsets once they are placed one after the other from `place` on, each at a cluster."""
     for start, length, _ in extents:
         yield start, length, place
         place += -(-length // cluster_size) * cluster_size
 
 
 def cut(begin: int, end: int, rules: PartRules) -> list[Piece]:
-    """A range of the source in pieces, none shorter than it has to be but the last."""
+    """Divide a range of the source into pieces; only the last may be shorter than a part has to be."""
     return _even(begin, end, max(rules.copied, -(-(end - begin) // max(1, rules.count - 1))), rules)
 
 
 def _cut(extents: Extents, rules: PartRules) -> tuple[list[Piece], list[Piece]]:
-    """The ranges of the source that are copied, ascending, and the pieces that they are cut into."""
+    """The ranges of the source to copy, ascending, and the pieces that they are divided into."""
     gap, length = rules.gap, rules.copied
     while True:
         ranges = _joined(extents, gap, rules.least)
@@ -114,7 +114,7 @@ def _cut(extents: Extents, rules: PartRules) -> tuple[list[Piece], list[Piece]]:
         if len(pieces) < rules.count:
             break
         if len(ranges) == 1 and length >= rules.most:
-            raise TooScattered("more parts would be needed than there may be")
+            raise TooScattered(f"more than {rules.count} parts would be needed")
         gap, length = 2 * gap, min(2 * length, rules.most)
     if 4 * extents.data_size < 3 * sum(piece.length for piece in pieces):
         raise TooScattered("less than three quarters of what would be copied is data")
@@ -122,7 +122,7 @@ def _cut(extents: Extents, rules: PartRules) -> tuple[list[Piece], list[Piece]]:
 
 
 def _joined(extents: Extents, gap: int, least: int) -> list[Piece]:
-    """Runs of data with what lies between them where that is little, or where one is too short for a part."""
+    """Runs of data, joined where the gap between them is small or where a run is too short for a part."""
     ranges: list[Piece] = []
     begin = end = -1
     for offset, length in sorted(zip(extents.offsets, extents.lengths, strict=True)):
@@ -135,7 +135,7 @@ def _joined(extents: Extents, gap: int, least: int) -> list[Piece]:
 
 
 def _even(begin: int, end: int, length: int, rules: PartRules) -> list[Piece]:
-    """Pieces of about `length` bytes, of equal size but for the last."""
+    """Pieces of about `length` bytes, of equal size except the last."""
     if begin == end:
         return []
     count = -(-(end - begin) // max(length, 2 * rules.least))

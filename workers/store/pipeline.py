@@ -1,7 +1,7 @@
-"""From the uploaded bytes to a verified qcow2 within an object store: no copy of either touches this machine's disk.
+"""Turns uploaded bytes into a verified qcow2 within an object store, without a copy on this machine's disk.
 
-Every attempt begins anew, and makes the same bytes of the same source: an attempt that was killed, or whose worker
-lost its lease, does no harm. What is open under the result's key belongs to such attempts, and is aborted first.
+Every attempt starts over and produces the same bytes from the same source, so an attempt that was killed, or whose
+worker lost its lease, does no harm. Open uploads under the result's key belong to such attempts and are aborted first.
 """
 
 import threading
@@ -29,7 +29,7 @@ from workers.qemu.confinement import Sandbox
 from workers.store.assembling import Assembly, StoredObject, assembling
 from workers.store.parts import Reference
 from workers.store.planning import StorePlan, StreamPlan, plan_in_store, plan_stream
-from workers.store.ranges import Shared, share_out
+from workers.store.ranges import SplitPlan, split_up
 from workers.store.reading import reading
 from workers.store.sandbox import StoredSandbox
 from workers.store.source import StoredSource
@@ -37,17 +37,18 @@ from workers.store.streaming import Streaming, Target
 
 log = structlog.get_logger(__name__)
 
-# What is kept of a source, of each that is being converted: its tables, and what is read ahead of it.
+# The memory per source that is being converted, for its tables and for reading ahead.
 _CACHE_BYTES = 12 << 20
 
 
 def convert_in_store(
     task: ConversionTask[str], bucket: Bucket, limits: Limits, report: Report, cancelled: threading.Event
-) -> Outcome | Shared:
-    """Do all of it, or find that it is worth sharing; blocks. `report(phase, bytes_done, bytes_total)` is called often.
+) -> Outcome | SplitPlan:
+    """Convert a source, or plan to split the conversion; blocks. `report(phase, bytes_done, bytes_total)` runs often.
 
-    Raises ImageFailed for what its owner has to know; StoreError; Cancelled once `cancelled` is set; other
-    ConversionErrors for what nobody expected. The source is left alone. Only of what is shared, the upload stays open.
+    Raises ImageFailed for failures that the owner has to know; StoreError; Cancelled once `cancelled` is set; other
+    ConversionErrors for unexpected failures. The source is not changed. The upload of the result stays open only if the
+    conversion is split.
     """
     for reference in bucket.multiparts(task.result):
         bucket.abort(task.result, reference)
@@ -56,7 +57,7 @@ def convert_in_store(
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where conversions in a store work: the bucket, a folder for sockets, and what they may use."""
+    """The environment of a conversion in a store: the bucket, a folder for sockets, limits and progress."""
 
     bucket: Bucket
     workspace: Path
@@ -67,7 +68,7 @@ class Place:
     def opened(self, key: str, size: int) -> Iterator[StoredSandbox]:
         """A sandbox whose source is an object of `size` bytes. Raises StoreError, SourceDamaged."""
         if self.bucket.size(key) != size:
-            raise SourceDamaged("the object has another size than was recorded")
+            raise SourceDamaged("the object does not have its recorded size")
 
         def fetch(offset: int, buffer: memoryview) -> None:
             self.bucket.read_into(key, offset, buffer)
@@ -81,13 +82,13 @@ class Place:
 
 @contextmanager
 def packing(sandbox: StoredSandbox, subject: Subject, plan: StreamPlan, *, compress: bool) -> Iterator[Packer]:
-    """What packs the disk of a source, as long as it is wanted. Raises ImageFailed where it can't be read."""
+    """A packer for the disk of a source, during the block. Raises ImageFailed if the disk can't be read."""
     with blaming_image(), reading(sandbox, sandbox.source, subject, plan.extents) as disk:
         yield Packer(disk, coarse_enough(subject.virtual_size), compress=compress)
 
 
 def verified(place: Place, result_key: str, made: Outcome) -> Outcome:
-    """What was made, once it has shown to be sound. Raises UnsoundResult."""
+    """Verify a result and return its outcome. Raises UnsoundResult."""
     with place.opened(result_key, made.file_size) as sandbox:
         verify(sandbox, img.source("qcow2").on_socket(), sandbox.source.read_at, made, place.progress)
     return made
@@ -98,20 +99,20 @@ class _Attempt:
         self.task = task
         self.place = place
 
-    def run(self) -> Outcome | Shared:
+    def run(self) -> Outcome | SplitPlan:
         made = self._convert(plan_in_store)
         try:
             return self._verified(made)
         except UnsoundResult as error:
-            if isinstance(made, Shared) or made.way is Way.COPY:
+            if isinstance(made, SplitPlan) or made.way is Way.COPY:
                 raise
-            log.warning("new tables do not hold, streaming instead", reason=str(error))
+            log.warning("result.unsound", reason=str(error), retried_by="stream")
         return self._verified(self._convert(plan_stream))
 
-    def _verified(self, made: Outcome | Shared) -> Outcome | Shared:
-        return made if isinstance(made, Shared) else verified(self.place, self.task.result, made)
+    def _verified(self, made: Outcome | SplitPlan) -> Outcome | SplitPlan:
+        return made if isinstance(made, SplitPlan) else verified(self.place, self.task.result, made)
 
-    def _convert(self, choose: Callable[[Sandbox, Subject, PartRules], StorePlan]) -> Outcome | Shared:
+    def _convert(self, choose: Callable[[Sandbox, Subject, PartRules], StorePlan]) -> Outcome | SplitPlan:
         task, place = self.task, self.place
         with place.opened(task.source, task.source_size) as sandbox:
             subject = examine(sandbox, task, sandbox.source.read_at, place.progress, on_socket=True)
@@ -121,7 +122,9 @@ class _Attempt:
             with assembling(place.bucket, task.result, place.progress) as assembly:
                 return self._make(sandbox, subject, plan, assembly)
 
-    def _make(self, sandbox: StoredSandbox, subject: Subject, plan: StorePlan, assembly: Assembly) -> Outcome | Shared:
+    def _make(
+        self, sandbox: StoredSandbox, subject: Subject, plan: StorePlan, assembly: Assembly
+    ) -> Outcome | SplitPlan:
         if isinstance(plan, StreamPlan):
             return self._stream(sandbox, subject, plan, assembly)
         stored_size = plan.layout.stored_size if isinstance(plan, Reference) else plan.stored_size
@@ -135,13 +138,13 @@ class _Attempt:
 
     def _stream(
         self, sandbox: StoredSandbox, subject: Subject, plan: StreamPlan, assembly: Assembly
-    ) -> Outcome | Shared:
+    ) -> Outcome | SplitPlan:
         place, limits = self.place, self.place.limits
         tell = place.progress.of(ImagePhase.CONVERTING, subject.virtual_size)
         with packing(sandbox, subject, plan, compress=limits.compress) as packer:
-            share = limits.split_bytes
-            if share is not None and packer.most_data(0, packer.clusters) > share:
-                return share_out(packer, share, assembly.reference, subject, compress=limits.compress)
+            most = limits.split_bytes
+            if most is not None and packer.most_data(0, packer.clusters) > most:
+                return split_up(packer, most, assembly.reference, subject, compress=limits.compress)
             target = Target(place.bucket, assembly.key, assembly.reference, assembly.numbers(limits.parts))
             streaming = Streaming(packer, limits.parts, place.progress.cancelled, tell)
             streamed = streaming.stream(0, packer.clusters, target, limits.max_stored_size)

@@ -1,7 +1,7 @@
-"""Which way a source goes that lies in an object store, where nothing can be changed, but ranges can be copied.
+"""Chooses the way to convert a source in an object store, where objects can't be changed but ranges can be copied.
 
-By reference or keeping its tables, if that fits; else it is streamed. Whatever is odd about a map, but not wrong, is
-a reason to stream what QEMU reads.
+A source is converted by reference or keeps its tables if possible; otherwise it is streamed. If its map is unusual but
+not wrong, QEMU reads the disk that is streamed.
 """
 
 from dataclasses import dataclass
@@ -37,7 +37,7 @@ _SAMPLES, _SAMPLE_SIZE = 64, 4 << 10
 
 @dataclass(frozen=True, slots=True)
 class StreamPlan:
-    """All data anew, and why. `extents` tell where it lies in the source; None when only QEMU can read it."""
+    """Stream all data, and why. `extents` locate the data in the source; None if only QEMU can read it."""
 
     reason: str
     extents: Extents | None
@@ -47,17 +47,17 @@ StorePlan = Reference | KeepPlan | StreamPlan
 
 
 def plan_in_store(sandbox: Sandbox, subject: Subject, rules: PartRules) -> StorePlan:
-    """Choose the way. Raises ImageFailed when the source is cut off or contradicts itself, QemuError, Cancelled."""
+    """Choose the way. Raises ImageFailed if the source is cut off or contradicts itself, QemuError, Cancelled."""
     with cut_off_is_corrupt():
         try:
             return _by_format(sandbox, subject, rules)
         except (DoubtfulMap, TooManyExtents) as reason:
-            log.info("source has to be read by qemu", reason=str(reason))
+            log.info("source.read_by_qemu", reason=str(reason))
             return StreamPlan(str(reason), None)
 
 
 def plan_stream(sandbox: Sandbox, subject: Subject, rules: PartRules) -> StreamPlan:
-    """How the source is streamed, whatever else could be done with it. Raises what `plan_in_store` does."""
+    """Plan to stream the source, even if another way is possible. Raises what `plan_in_store` does."""
     with cut_off_is_corrupt():
         try:
             return StreamPlan("streamed", _located(sandbox, subject))
@@ -75,14 +75,14 @@ def _by_format(sandbox: Sandbox, subject: Subject, rules: PartRules) -> StorePla
             return refer(extents, subject.virtual_size, cluster_size, subject.source_size, rules)
         if isinstance(facts, Qcow2Facts):
             return keep(sandbox, subject, facts)
-        raise NotByReference("the format has its data compressed")
+        raise NotByReference("the format stores its data compressed")
     except (NotByReference, TooScattered, metadata.TablesTooLarge) as reason:
-        log.info("source has to be streamed", reason=str(reason))
+        log.info("source.streamed", reason=str(reason))
         return StreamPlan(str(reason), extents)
 
 
 def _located(sandbox: Sandbox, subject: Subject) -> Extents | None:
-    """Where the data lies in the source; None when it is compressed."""
+    """Where the data is stored in the source; None if it is compressed."""
     match subject.inspection.facts:
         case None | VhdFacts(fixed=True) | VhdxFacts():
             return plain_extents(subject)
@@ -92,19 +92,19 @@ def _located(sandbox: Sandbox, subject: Subject) -> Extents | None:
 
 
 def _referable(sandbox: Sandbox, subject: Subject, extents: Extents) -> None:
-    """Raises NotByReference where a stream is worth it: it leaves zeros out, of which some formats keep many."""
+    """Raises NotByReference if streaming pays off: it omits zeros, and some formats store many of them."""
     if Way.REFERENCE not in sandbox.limits.ways:
-        raise NotByReference("the operator does not want it")
+        raise NotByReference("the operator does not allow it")
     facts = subject.inspection.facts
     if facts is None or isinstance(facts, VhdFacts):
-        raise NotByReference("the format knows no holes")
+        raise NotByReference("the format has no holes")
     mostly_data(extents, subject)
     if isinstance(facts, VhdxFacts) and _many_zeros_among(subject, extents):
-        raise NotByReference("more than a quarter of its blocks is zeros")
+        raise NotByReference("more than a quarter of its blocks are zeros")
 
 
 def _many_zeros_among(subject: Subject, extents: Extents) -> bool:
-    """Whether more than a quarter of 64 places, evenly spread over the data, hold nothing but zeros."""
+    """Whether more than a quarter of 64 samples, evenly spread over the data, contain only zeros."""
     step = max(1, extents.data_size // _SAMPLES)
     places = [number * step for number in range(_SAMPLES)]
     zeros = 0

@@ -1,5 +1,8 @@
-"""A conversion that several workers do together: each streams a range of the disk into the same upload, with part
-numbers of its own, and writes down what lies where; who comes last adds header and tables."""
+"""Splits a conversion among several workers.
+
+Each streams a range of the disk into the same upload, with its own part numbers, and records where its clusters are;
+the last one adds header and tables.
+"""
 
 import hashlib
 import json
@@ -14,22 +17,22 @@ from typing import Any
 
 from app.lifecycle import DiskFormat
 from workers.convert.planning import Subject
-from workers.errors import ShareLost
+from workers.errors import SplitLost
 from workers.limits import PartRules
 from workers.qcow2.clusters import clusters_of_batch
 from workers.qcow2.packing import Packer
 from workers.store.streaming import Streamed
 
-# More ranges would leave too few part numbers to each.
+# With more ranges, each would have too few part numbers.
 _MOST_RANGES = 250
 
 
 @dataclass(frozen=True, slots=True)
-class Shared:
-    """What all workers on an image agree on.
+class SplitPlan:
+    """How a conversion is split: the plan that all its workers share.
 
-    `reference` is that of the open upload. Range `n` of the disk reaches from cluster `cuts[n]` to before
-    `cuts[n + 1]`. Sizes are bytes.
+    `reference` is that of the open upload. Range `n` of the disk is from cluster `cuts[n]` up to, but not including,
+    cluster `cuts[n + 1]`. Sizes are bytes.
     """
 
     reference: str
@@ -42,48 +45,48 @@ class Shared:
 
     @property
     def count(self) -> int:
-        """How many ranges there are."""
+        """The number of ranges."""
         return len(self.cuts) - 1
 
     def numbers(self, index: int, rules: PartRules) -> range:
-        """The part numbers of a range; the first part is nobody's."""
+        """The part numbers of a range; the first part belongs to no range."""
         each = (rules.count - 1) // self.count
         return range(2 + index * each, 2 + (index + 1) * each)
 
     def bytes_of(self, index: int) -> int:
-        """How much of the disk a range is."""
+        """The size of a range, in bytes of the disk."""
         return min(self.cuts[index + 1] * self.cluster_size, self.virtual_size) - self.cuts[index] * self.cluster_size
 
     def key(self, result_key: str, index: int) -> str:
-        """Where it is written down what became of a range."""
+        """The key of a range's record."""
         return f"{ranges_prefix(result_key)}{self._digest}-{index}"
 
     @property
     def _digest(self) -> str:
-        # Of two attempts at one image, neither takes the other's ranges for its own.
+        # Keeps two attempts at one image from using each other's ranges.
         return hashlib.sha256(self.reference.encode()).hexdigest()[:16]
 
     def as_json(self) -> dict[str, Any]:
-        """For the rows of jobs."""
+        """The plan as it is stored in the rows of jobs."""
         return asdict(self)
 
     @classmethod
-    def from_json(cls, found: Mapping[str, Any]) -> "Shared":
-        """Read what `as_json` gave."""
+    def from_json(cls, found: Mapping[str, Any]) -> "SplitPlan":
+        """Read the result of `as_json`."""
         lists = {"cuts": tuple(found["cuts"]), "warnings": tuple(found["warnings"])}
         return cls(**{**found, **lists, "detected_format": DiskFormat(found["detected_format"])})
 
 
 def ranges_prefix(result_key: str) -> str:
-    """With what the keys begin of all that is written down about ranges of a result."""
+    """Key prefix for a result's range records."""
     return f"{result_key}.range-"
 
 
-def share_out(packer: Packer, share: int, reference: str, subject: Subject, *, compress: bool) -> Shared:
-    """Cut the disk of a source into ranges of about half of `share` bytes of data, to be sent into an open upload."""
-    return Shared(
+def split_up(packer: Packer, most: int, reference: str, subject: Subject, *, compress: bool) -> SplitPlan:
+    """Split the disk of a source into ranges of about half of `most` bytes of data, to be sent into an open upload."""
+    return SplitPlan(
         reference=reference,
-        cuts=cut_evenly(packer, max(1, share // 2)),
+        cuts=cut_evenly(packer, max(1, most // 2)),
         virtual_size=subject.virtual_size,
         cluster_size=packer.cluster_size,
         compress=compress,
@@ -92,18 +95,18 @@ def share_out(packer: Packer, share: int, reference: str, subject: Subject, *, c
     )
 
 
-def cut_evenly(packer: Packer, share: int) -> tuple[int, ...]:
-    """Cut a disk where ranges of about `share` bytes of data end, at batches; gives clusters, both ends too."""
+def cut_evenly(packer: Packer, size: int) -> tuple[int, ...]:
+    """Cut a disk at batches into ranges of about `size` bytes of data; return the clusters of cuts and both ends."""
     batches = list(packer.batches(0, packer.clusters))
     data = list(accumulate(packer.most_data(first, first + packer.batch) for first in batches))
-    count = min(_MOST_RANGES, -(-data[-1] // share)) if data else 1
+    count = min(_MOST_RANGES, -(-data[-1] // size)) if data else 1
     places = {bisect_left(data, data[-1] * index // count) + 1 for index in range(1, count)}
     inner = sorted(batches[place] for place in places if place < len(batches))
     return (0, *inner, packer.clusters)
 
 
 def written_down(streamed: Streamed, clusters: int) -> bytes:
-    """What became of a range of so many clusters, to be kept in the store: with a number for each of them."""
+    """The record of a streamed range of `clusters` clusters, to be stored: with a number for each cluster."""
     sizes = array("I", bytes(4 * clusters))
     for place, found in streamed.stretches:
         sizes[place : place + len(found)] = found
@@ -112,9 +115,9 @@ def written_down(streamed: Streamed, clusters: int) -> bytes:
 
 
 def read_back(body: bytes, clusters: int, cluster_size: int) -> Streamed:
-    """What became of a range of so many clusters of `cluster_size` bytes.
+    """Read the record of a range of `clusters` clusters of `cluster_size` bytes.
 
-    Raises ShareLost when that is not what was written down.
+    Raises SplitLost if the record is damaged or does not fit the range.
     """
     head, _, packed = body.partition(b"\n")
     try:
@@ -124,15 +127,15 @@ def read_back(body: bytes, clusters: int, cluster_size: int) -> Streamed:
         parts = [(int(number), str(etag)) for number, etag in found["parts"]]
         length = int(found["length"])
     except (ValueError, KeyError, TypeError, zlib.error) as error:
-        raise ShareLost("what was written down about a range is damaged") from error
+        raise SplitLost("the record of a range is damaged") from error
     if len(raw) != 4 * clusters or not inflating.eof:
-        raise ShareLost("what was written down about a range is about another one")
+        raise SplitLost("the record of a range belongs to a different range")
     sizes = _little_endian(array("I", raw))
     return Streamed(list(stretches(sizes, clusters_of_batch(cluster_size))), length, parts)
 
 
 def stretches(sizes: "array[int]", batch: int) -> Iterator[tuple[int, "array[int]"]]:
-    """Runs of batches that are not all zeros: where in `sizes` each begins, and its numbers."""
+    """Runs of batches that are not all zeros: the index in `sizes` where each begins, and its numbers."""
     begin = end = 0
     for first in range(0, len(sizes), batch):
         if not any(sizes[first : first + batch]):

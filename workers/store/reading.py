@@ -1,5 +1,4 @@
-"""The data of a source's disk, ready to be packed: straight from the store where it is known where it lies, else from
-qemu, which decompresses it."""
+"""Reads the data of a source's disk for packing: from the store if its place is known, otherwise through qemu."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -16,16 +15,16 @@ from workers.store.source import StoredSource
 from workers.store.vmdk_stream import VmdkStream, open_stream
 
 CONNECTIONS = 2
-# What is asked at once about where there is data, in bytes of the disk.
+# The bytes of the disk that one query for data covers.
 _WINDOW = 1 << 30
 
 
 @contextmanager
 def reading(sandbox: Sandbox, source: StoredSource, subject: Subject, extents: Extents | None) -> Iterator[Disk]:
-    """The disk in a source, as long as it is wanted. Without `extents`, qemu reads it, on two connections.
+    """The disk in a source, during the block. Without `extents`, qemu reads it, on two connections.
 
-    A streamOptimized VMDK is read without qemu, which would go through it grain by grain. Raises ImageFailed,
-    QemuError, Cancelled, and what the source failed with.
+    A streamOptimized VMDK is read without qemu, which would read it grain by grain. Raises ImageFailed, QemuError,
+    Cancelled, and the error of the source.
     """
     size, most = subject.virtual_size, sandbox.limits.max_extents
     facts = subject.inspection.facts
@@ -56,9 +55,9 @@ def reading(sandbox: Sandbox, source: StoredSource, subject: Subject, extents: E
 
 
 def data_extents(client: NbdClient | VmdkStream, size: int, max_extents: int) -> Extents:
-    """Where the disk has data, by what is told of its blocks; offsets are those of the disk.
+    """Where the disk has data, according to its block status; offsets are those of the disk.
 
-    Beyond so many extents, all counts as data.
+    Beyond `max_extents` extents, everything counts as data.
     """
     found = Extents()
     for begin in range(0, size, _WINDOW):

@@ -1,4 +1,4 @@
-"""A sandbox whose source lies in the object store: in the folder is a socket, on which we serve it by NBD."""
+"""A sandbox whose source is in the object store: its folder contains a socket on which we serve it over NBD."""
 
 import os
 import threading
@@ -11,7 +11,7 @@ from workers.store.source import StoredSource
 
 
 class StoredSandbox(Sandbox):
-    """A sandbox for a source of the store: images in it are opened `on_socket()`. The source is not closed with it."""
+    """A sandbox for a source in the store. Open its images `on_socket()`. The source is not closed with it."""
 
     def __init__(self, folder: Path, source: StoredSource, limits: Limits, cancelled: threading.Event) -> None:
         super().__init__(folder, limits, cancelled)
@@ -27,7 +27,7 @@ class StoredSandbox(Sandbox):
         self._server = NbdServer(self.source, listener)
         self._server.start()
         if user is not None:
-            # Who may write to a socket may connect to it.
+            # Connecting to a socket needs permission to write to it.
             os.chown(self.folder / SOURCE_SOCKET, -1, user)
             os.chmod(self.folder / SOURCE_SOCKET, 0o660)  # nosec B103 (for that group alone)
 

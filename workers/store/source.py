@@ -1,8 +1,8 @@
-"""An object of the store, read like a file: by ranges, a bounded part of it kept, read ahead where reading is in order.
+"""Reads an object of the store like a file: by ranges, with a bounded cache, reading ahead for sequential reads.
 
-What is kept are runs of blocks, each fetched by one request. A run begins small, and doubles as long as reading goes
-on where the last run ended; then the next runs are asked for before anybody needs them. When there is too much, the
-run that was used least recently is dropped.
+The cache consists of runs of blocks, each fetched by one request. A run starts small and doubles as long as reading
+continues where the last run ended; the next runs are then fetched before they are needed. When the cache is full, the
+least recently used run is dropped.
 """
 
 import threading
@@ -13,20 +13,20 @@ from types import TracebackType
 
 KiB, MiB = 1 << 10, 1 << 20
 
-# Fills the buffer with the object's bytes from an offset on. Raises StoreError.
+# Fills a buffer with the object's bytes from an offset on. Raises StoreError.
 Fetch = Callable[[int, memoryview], None]
 
 BLOCK = 256 * KiB
 _LONGEST_RUN = 4 * MiB
 _RUNS_AHEAD = 2
-# From here on a read is worth a request of its own, and nothing of it is kept.
+# A read of this size or more is a request of its own, and is not cached.
 _LARGE = 1 * MiB
 
 
 class _Run:
-    """Consecutive blocks, in memory once `fetched` is set, unless there is an `error` then.
+    """Consecutive blocks: in memory once `fetched` is set, unless `error` is set too.
 
-    `claimed`: somebody fetches it. `entered`: somebody wanted to read it.
+    `claimed`: a thread fetches it. `entered`: a thread has asked to read it.
     """
 
     __slots__ = ("buffer", "claimed", "end", "entered", "error", "fetched", "start")
@@ -44,7 +44,7 @@ class _Run:
 class StoredSource:
     """An object of `size` bytes that does not change meanwhile; `fetch` reads it. Safe for several threads.
 
-    At most about `memory` bytes are kept. It is a context manager: left, it has no thread and no memory any more.
+    It caches about `memory` bytes at most. It is a context manager that frees its threads and memory at the end.
     """
 
     def __init__(self, fetch: Fetch, size: int, *, memory: int = 32 * MiB) -> None:
@@ -67,7 +67,7 @@ class StoredSource:
         self.close()
 
     def close(self) -> None:
-        """Let go of everything; waits for what is being read ahead."""
+        """Free the threads and the cache; waits for running reads."""
         self._ahead.shutdown(cancel_futures=True)
         with self._lock:
             self._by_block.clear()
@@ -75,7 +75,7 @@ class StoredSource:
             self._kept = 0
 
     def read_at(self, offset: int, length: int) -> bytes:
-        """Up to `length` bytes from `offset` on: less at the end, none behind it. Raises StoreError."""
+        """Up to `length` bytes from `offset` on: fewer at the end, none past it. Raises StoreError."""
         length = min(length, max(0, self.size - offset))
         if length >= _LARGE and self.kept(offset, length) is None:
             buffer = bytearray(length)
@@ -84,7 +84,7 @@ class StoredSource:
         return b"".join(self.pieces(offset, length))
 
     def read_into(self, offset: int, buffer: memoryview) -> None:
-        """Fill the buffer with what lies at `offset`; behind the end lie zeros. Raises StoreError."""
+        """Fill the buffer with the bytes at `offset`, and with zeros past the end. Raises StoreError."""
         length = min(len(buffer), max(0, self.size - offset))
         if length < len(buffer):
             buffer[length:] = bytes(len(buffer) - length)
@@ -97,7 +97,7 @@ class StoredSource:
             place += len(piece)
 
     def kept(self, offset: int, length: int) -> list[memoryview] | None:
-        """These bytes without waiting for anything, or None; all of them lie before the end."""
+        """These bytes if they are in memory, otherwise None; the range must be inside the object."""
         pieces: list[memoryview] = []
         end = offset + length
         with self._lock:
@@ -111,7 +111,7 @@ class StoredSource:
         return pieces
 
     def pieces(self, offset: int, length: int) -> list[memoryview]:
-        """These bytes, in pieces to be read only; all of them lie before the end. Raises StoreError."""
+        """These bytes, in read-only pieces; the range must be inside the object. Raises StoreError."""
         pieces: list[memoryview] = []
         end = offset + length
         while offset < end:
@@ -121,7 +121,7 @@ class StoredSource:
         return pieces
 
     def _run(self, block: int) -> _Run:
-        """The run with this block: kept, on its way, or fetched now."""
+        """The run with this block: in memory, being fetched, or fetched now. Raises StoreError."""
         with self._lock:
             run = self._by_block.get(block)
             if run is None:
@@ -135,7 +135,7 @@ class StoredSource:
         return run
 
     def _use(self, run: _Run) -> None:
-        """Note that somebody reads a run; the first time, ask for those that come next if reading is in order."""
+        """Record the use of a run; on its first use, read the next runs ahead if reading is sequential."""
         if run in self._by_use:
             self._by_use.move_to_end(run)
         if run.entered:
@@ -153,7 +153,7 @@ class StoredSource:
             run = following
 
     def _add(self, block: int, count: int) -> _Run:
-        """A new run of up to `count` blocks that nobody has asked for yet; room is made for it."""
+        """Add a run of up to `count` blocks, not fetched yet, and make room for it."""
         most = max(1, min(count, self._longest_run // BLOCK))
         last = block + 1
         while last < block + most and last not in self._by_block:
@@ -180,7 +180,7 @@ class StoredSource:
                 del self._by_block[number]
 
     def _fill(self, run: _Run) -> None:
-        """Fetch a run, unless that is done. What fails is told to those who wait; who comes later asks anew."""
+        """Fetch a run, unless a thread already does. All waiting threads get its error; later ones fetch it again."""
         with self._lock:
             if run.claimed:
                 return

@@ -1,7 +1,7 @@
-"""Sends the data of a disk into a multipart upload: read, packed and sent at the same time, a few parts at once.
+"""Sends the data of a disk into a multipart upload: reads, packs and sends at the same time, a few parts at once.
 
-Parts follow one another in the order of the disk. How much memory that takes depends on the part rules alone: where
-parts have to be longer than what is kept, a part is counted first, and packed a second time while it is sent.
+Parts are in the order of the disk. The memory it takes depends only on the part rules: if parts have to be larger than
+a worker may hold, a part is only measured at first, and packed a second time while it is sent.
 """
 
 import threading
@@ -24,7 +24,7 @@ Piece = bytes | memoryview
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """An open multipart upload, and the numbers that parts of it may have."""
+    """An open multipart upload, and the part numbers to use."""
 
     bucket: Bucket
     key: str
@@ -34,11 +34,11 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Streamed:
-    """What came of a range of a disk: the sizes of its clusters (see PackedRange), and where its data is.
+    """A streamed range of a disk: the sizes of its clusters (see PackedRange), and where its data is.
 
-    `stretches` are runs of batches that are not all zeros: where in the range each begins, in clusters, and the sizes
-    of its clusters. `length` bytes of data, a multiple of the cluster size, are in `parts`, (number, ETag) each; or in
-    `rest`, when they are too few for a part.
+    `stretches` are runs of batches that are not all zeros: the cluster in the range where each begins, and the sizes of
+    its clusters. `length` bytes of data, a multiple of the cluster size, are in `parts`, each (number, ETag); or in
+    `rest`, if they are too few for a part.
     """
 
     stretches: "list[tuple[int, array[int]]]"
@@ -48,13 +48,13 @@ class Streamed:
 
     @property
     def stored_size(self) -> int:
-        """Bytes of all clusters together."""
+        """The total size of all clusters, in bytes."""
         return sum(sum(sizes) for _, sizes in self.stretches)
 
 
 @dataclass(slots=True)
 class _Part:
-    """A part that is being put together. `begin` is where it begins in the data of its range, in bytes."""
+    """A part that is being filled. `begin` is its offset in the data of its range, in bytes."""
 
     begin: int
     kept: bool
@@ -65,7 +65,7 @@ class _Part:
 
 
 class Streaming:
-    """Streams ranges of one disk. `progress` is told how many bytes of a range's disk are done."""
+    """Streams ranges of one disk. `progress` is called with the bytes of the disk done in a range."""
 
     def __init__(
         self,
@@ -80,16 +80,16 @@ class Streaming:
         self._progress = progress
 
     def stream(self, first: int, last: int, target: Target, room: int | None = None) -> Streamed:
-        """Send the clusters from `first` to before `last`, both at a batch's boundary, or `last` at the disk's end.
+        """Send the clusters from `first` up to, not including, `last`: batch boundaries, or the disk's end for `last`.
 
-        Raises ImageFailed when they need more than `room` bytes; Cancelled, StoreError, and what the disk's
-        `read_into` raises.
+        Raises ImageFailed if they need more than `room` bytes; Cancelled, StoreError, and what the disk's `read_into`
+        raises.
         """
         return _Run(self._packer, self._rules, self._cancelled, self._progress, target, room).run(first, last)
 
 
 class _Run:
-    """One range on its way."""
+    """The streaming of one range."""
 
     def __init__(
         self,
@@ -150,7 +150,7 @@ class _Run:
         return _Part(begin, self.longest <= self.rules.kept)
 
     def _packed(self, packing: ThreadPoolExecutor, first: int, last: int) -> Iterator[tuple[int, Packed]]:
-        """All batches with data, in order, each with its first cluster; the next ones are under way meanwhile."""
+        """All batches with data, in order, each with its first cluster; the next ones are packed meanwhile."""
         ahead: deque[tuple[int, Future[Packed]]] = deque()
         for batch in self.packer.batches(first, last):
             if len(ahead) > _PACKING:
@@ -179,7 +179,7 @@ class _Run:
         return self._gap(part.begin + part.length, packed) + packed.length
 
     def _gap(self, place: int, packed: Packed) -> int:
-        """Bytes to leave out before a batch, so that its plain clusters begin with one of the file."""
+        """Padding bytes before a batch, so that its plain clusters begin at a cluster of the file."""
         return -place % self.packer.cluster_size if packed.plain else 0
 
     def _add(self, part: _Part, batch: int, packed: Packed) -> None:
@@ -191,7 +191,7 @@ class _Run:
             self.packer.give_back(packed)
 
     def _end(self, sending: ThreadPoolExecutor, part: _Part, *, final: bool, alone: bool) -> bytes:
-        """Fill the last cluster, and the last part where it has to be; a lone short part is given back instead."""
+        """Pad the last cluster, and the last part if it is too short; return a single short part, do not send it."""
         part.padding = -(part.begin + part.length) % self.packer.cluster_size
         if not part.length:
             return b""
@@ -222,7 +222,7 @@ class _Run:
         return target.bucket.put_part(target.key, target.reference, number, lambda: self._body(part), part.length)
 
     def _body(self, part: _Part) -> Iterator[Piece]:
-        """The bytes of a part; of one that is not kept, its batches are packed again, one by one."""
+        """The bytes of a part; if the part is not held in memory, pack its batches again, one by one."""
         place = part.begin
         for packed in part.packed if part.kept else map(self._pack, part.batches):
             gap = self._gap(place, packed)
@@ -236,7 +236,7 @@ class _Run:
 
 
 def _add(stretches: "list[tuple[int, array[int]]]", place: int, sizes: "array[int]") -> None:
-    """Append a batch; one that follows the last lengthens its stretch."""
+    """Append a batch; if it follows the last stretch directly, extend that."""
     if stretches and stretches[-1][0] + len(stretches[-1][1]) == place:
         stretches[-1][1].extend(sizes)
     else:

@@ -1,18 +1,17 @@
-"""The disk in a streamOptimized VMDK, read without qemu: many grains at a time, inflated on all cores.
+"""Reads the disk in a streamOptimized VMDK without qemu: runs of adjacent grains at once, each inflated by its caller.
 
-QEMU reads such a file grain by grain on one core. Here are only tables of sectors and zlib, each with its bounds; for
-files that passed inspection and that QEMU has opened. Source: VMware, Virtual Disk Format 5.0, "Hosted Sparse Extents",
-"Stream-Optimized Compressed Sparse Extents".
+QEMU reads such a file grain by grain on one core; here several threads may read at the same time. The code reads only
+tables of sectors and zlib streams, both with bounds, of files that passed inspection and that QEMU has opened. Source:
+VMware, Virtual Disk Format 5.0, "Hosted Sparse Extents", "Stream-Optimized Compressed Sparse Extents".
 """
 
-import os
 import struct
 import threading
 import zlib
 from array import array
-from collections import OrderedDict, deque
-from collections.abc import Generator, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from collections import OrderedDict
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import NamedTuple
 
@@ -26,20 +25,19 @@ SECTOR = 512
 _GD_AT_END = (1 << 64) - 1
 _HAS_ZERO_GRAINS, _COMPRESSED, _HAS_MARKERS = 1 << 2, 1 << 16, 1 << 17
 _DEFLATE = 1
-# magic, version, flags, capacity, grain, descriptor's place and length, entries of a table, both directories
+# magic, version, flags, capacity, grain, descriptor's offset and length, entries per table, both directories
 _HEADER = struct.Struct("<4sIIQQQQIQQ")
 _ALGORITHM_AT = 77
 _FOOTER_FROM_END = 1024
-# A grain begins with its place on the disk (sectors) and the length of what follows (bytes).
+# A grain begins with its place on the disk (sectors) and the length of its compressed data (bytes).
 _MARKER = struct.Struct("<QI")
 _LARGEST_GRAIN = 1 << 20
 _TABLES_KEPT = 256
-_MOST_THREADS = 4
 _TABLES_AT_ONCE = 8
 
 
 class _Layout(NamedTuple):
-    """What the header that counts says. Sizes and places are bytes."""
+    """The fields of the valid header: the footer, if there is one. Sizes and places are bytes."""
 
     grain: int
     entries: int
@@ -48,9 +46,9 @@ class _Layout(NamedTuple):
 
 
 class VmdkStream:
-    """The disk of `size` bytes in a streamOptimized VMDK; offers what an NbdClient does, for several threads.
+    """The disk of `size` bytes in a streamOptimized VMDK, read like with an NbdClient. Safe for several threads.
 
-    `source` stays open when this is closed. Raises ImageFailed where the file is damaged, StoreError.
+    Closing it does not close `source`. Raises ImageFailed if the file is damaged, StoreError.
     """
 
     def __init__(self, source: StoredSource, size: int, layout: _Layout) -> None:
@@ -61,7 +59,7 @@ class VmdkStream:
         self._directory = _numbers(source, layout.directory_at, -(-size // covered))
         self._tables: OrderedDict[int, array[int]] = OrderedDict()
         self._lock = threading.Lock()
-        self._inflating = ThreadPoolExecutor(min(_MOST_THREADS, os.cpu_count() or 1), thread_name_prefix="inflate")
+
         self._fetching = ThreadPoolExecutor(_TABLES_AT_ONCE, thread_name_prefix="grain-table")
 
     def __enter__(self) -> "VmdkStream":
@@ -73,12 +71,11 @@ class VmdkStream:
         self.close()
 
     def close(self) -> None:
-        """End its threads; harmless when done before."""
-        self._inflating.shutdown(cancel_futures=True)
+        """End the threads. May be repeated."""
         self._fetching.shutdown(cancel_futures=True)
 
     def block_status(self, offset: int, length: int) -> list[tuple[int, int]]:
-        """What the disk holds from `offset` on: (bytes, flags), as NbdClient.block_status tells it."""
+        """What the disk holds from `offset` on: (bytes, flags), as NbdClient.block_status returns it."""
         merged: list[tuple[int, int]] = []
         end = min(offset + length, self.size)
         for begin, step, flags in self._extents(offset, end):
@@ -91,7 +88,7 @@ class VmdkStream:
         return merged
 
     def _extents(self, offset: int, end: int) -> Iterator[tuple[int, int, int]]:
-        """Place, length and flags of every grain, and of the grains of every table that is not there."""
+        """Place, length and flags of every grain, and of the whole range of every missing table."""
         covered = self._layout.grain * self._layout.entries
         numbers = range(offset // covered, -(-end // covered))
         for first in range(0, len(numbers), _TABLES_AT_ONCE):
@@ -106,7 +103,7 @@ class VmdkStream:
                     yield number * covered + index * self._layout.grain, self._layout.grain, flags
 
     def read_into(self, offset: int, buffer: memoryview) -> None:
-        """Fill the buffer with what the disk holds from `offset` on."""
+        """Fill the buffer with the bytes of the disk from `offset` on."""
         grain = self._layout.grain
         grains = []
         for begin in range(offset // grain * grain, offset + len(buffer), grain):
@@ -119,22 +116,6 @@ class VmdkStream:
         for run in _runs(sorted(grains), 2 * grain):
             self._inflate_run(run, offset, buffer)
 
-    def read_many(
-        self, reads: Iterable[tuple[int, memoryview]], in_flight: int = 4
-    ) -> Generator[tuple[int, memoryview], None, None]:
-        """Fill many buffers, each from its offset; gives each pair back, in order, once it is filled."""
-        waiting: deque[tuple[tuple[int, memoryview], Future[None]]] = deque()
-        try:
-            for read in reads:
-                waiting.append((read, self._inflating.submit(self.read_into, *read)))
-                if len(waiting) >= in_flight:
-                    yield _done(*waiting.popleft())
-            while waiting:
-                yield _done(*waiting.popleft())
-        finally:
-            # Until nobody writes to the buffers any more, they are not the caller's.
-            wait([future for _, future in waiting if not future.cancel()])
-
     def _is_data(self, sector: int) -> bool:
         return sector != 0 and not (sector == 1 and self._layout.zero_grains)
 
@@ -143,7 +124,7 @@ class VmdkStream:
         return self._table(number)[index]
 
     def _table(self, number: int) -> "array[int]":
-        """The table of the grains of a number: the sector in the file where each grain lies."""
+        """The grain table with this number: the sector in the file of each grain."""
         with self._lock:
             table = self._tables.get(number)
             if table is not None:
@@ -161,7 +142,7 @@ class VmdkStream:
         return table
 
     def _inflate_run(self, run: list[tuple[int, int]], offset: int, buffer: memoryview) -> None:
-        """Fill in grains that lie one after the other in the file: (place in the file, place on the disk)."""
+        """Read and inflate a run of adjacent grains in the file, each (offset in the file, offset on the disk)."""
         grain = self._layout.grain
         first = run[0][0]
         length = min(run[-1][0] + 2 * grain, self._source.size) - first
@@ -174,9 +155,9 @@ class VmdkStream:
 
 
 def open_stream(source: StoredSource, size: int) -> VmdkStream | None:
-    """The disk of `size` bytes in a source that passed inspection; None when it is none that can be read this way.
+    """The disk of `size` bytes in a source that passed inspection; None if it can't be read this way.
 
-    Raises ImageFailed when its tables lie outside the file, StoreError.
+    Raises ImageFailed if its tables are outside the file, StoreError.
     """
     header = source.read_at(0, SECTOR)
     if len(header) == SECTOR and _HEADER.unpack_from(header)[9] == _GD_AT_END:
@@ -194,7 +175,7 @@ def open_stream(source: StoredSource, size: int) -> VmdkStream | None:
 
 
 def _numbers(source: StoredSource, place: int, count: int) -> "array[int]":
-    """So many 32-bit numbers from a place in the source. Raises ImageFailed when it ends before."""
+    """`count` 32-bit numbers at `place` in the source. Raises ImageFailed if the source ends before."""
     raw = source.read_at(place, 4 * count)
     if len(raw) < 4 * count:
         raise _damaged()
@@ -202,7 +183,7 @@ def _numbers(source: StoredSource, place: int, count: int) -> "array[int]":
 
 
 def _runs(grains: list[tuple[int, int]], gap: int) -> Iterator[list[tuple[int, int]]]:
-    """Cut a sorted list where there is more than `gap` bytes of the file between two grains."""
+    """Split a sorted list where two grains are more than `gap` bytes apart in the file."""
     run: list[tuple[int, int]] = []
     for grain in grains:
         if run and grain[0] - run[-1][0] > gap:
@@ -214,7 +195,7 @@ def _runs(grains: list[tuple[int, int]], gap: int) -> Iterator[list[tuple[int, i
 
 
 def _inflated(data: memoryview, least: int, grain: int) -> bytes:
-    """A grain, at least `least` bytes of it and at most `grain`, from where its marker begins."""
+    """The inflated grain whose marker begins `data`: at least `least` and at most `grain` bytes. Raises ImageFailed."""
     if len(data) < _MARKER.size:
         raise _damaged()
     _, length = _MARKER.unpack_from(data)
@@ -222,7 +203,7 @@ def _inflated(data: memoryview, least: int, grain: int) -> bytes:
         raise _damaged()
     inflating = zlib.decompressobj()
     try:
-        # With room for one byte more, it comes to the end of the stream, or shows that this is too long.
+        # With room for one byte more, this reaches the end of the stream, or reveals that it is too long.
         content = inflating.decompress(data[_MARKER.size : _MARKER.size + length], grain + 1)
     except zlib.error as error:
         raise _damaged() from error
@@ -233,8 +214,3 @@ def _inflated(data: memoryview, least: int, grain: int) -> bytes:
 
 def _damaged() -> ImageFailed:
     return corrupt("This image can't be read: it is damaged or cut off.")
-
-
-def _done(read: tuple[int, memoryview], future: "Future[None]") -> tuple[int, memoryview]:
-    future.result()
-    return read

@@ -7,7 +7,7 @@ import pytest
 from app.adapters.messaging.local_wakeups import LocalWakeups
 from app.lifecycle import ImagePhase
 from app.ports import ProgressReport
-from workers.jobs.progress import Telling
+from workers.jobs.progress import ProgressReporter
 
 pytestmark = pytest.mark.anyio
 
@@ -27,7 +27,7 @@ class Heard(LocalWakeups):
 
 async def test_of_all_reports_of_one_turn_the_newest_is_told_once() -> None:
     heard = Heard()
-    telling = Telling(heard, "img", "prj", seconds=0.01)
+    telling = ProgressReporter(heard, "img", "prj", seconds=0.01)
     async with telling.regularly():
         telling.report(ImagePhase.INSPECTING, 0, 10)
         telling.report(ImagePhase.CONVERTING, 1, 10)
@@ -43,7 +43,7 @@ async def test_of_all_reports_of_one_turn_the_newest_is_told_once() -> None:
 
 async def test_what_is_over_before_its_turn_is_not_told() -> None:
     heard = Heard()
-    telling = Telling(heard, "img", "prj", seconds=60)
+    telling = ProgressReporter(heard, "img", "prj", seconds=60)
     async with telling.regularly():
         telling.report(ImagePhase.CONVERTING, 1, 10)
 

@@ -16,13 +16,13 @@ from app.lifecycle import DiskFormat, FailureCode
 from tests.servers.minio import Minio
 from tests.workers.images import KiB, MiB, make, raw_disk
 from tests.workers.store_bench import RESULT, SOURCE, StoreBench, store_bench
-from workers.errors import Cancelled, ShareLost
+from workers.errors import Cancelled, SplitLost
 from workers.limits import Limits, PartRules
 from workers.qcow2.extents import Extents
 from workers.qcow2.packing import Disk, Packer
 from workers.store.pipeline import convert_in_store
 from workers.store.range_jobs import assemble, let_go, stream_range
-from workers.store.ranges import Shared, cut_evenly, read_back, written_down
+from workers.store.ranges import SplitPlan, cut_evenly, read_back, written_down
 from workers.store.streaming import Streamed
 
 RAW, VMDK, VHD = (DiskFormat(name) for name in ("RAW", "VMDK", "VHD"))
@@ -44,23 +44,23 @@ def disk(path: Path) -> Path:
     return raw_disk(path, SIZE + 512, runs)
 
 
-def shared_out(bench: StoreBench, declared: DiskFormat, limits: Limits) -> Shared:
-    shared = convert_in_store(bench.task(declared), bench.bucket, limits, lambda *news: None, bench.cancelled)
-    assert isinstance(shared, Shared)
-    assert shared == Shared.from_json(shared.as_json())
-    return shared
+def split_up_by(bench: StoreBench, declared: DiskFormat, limits: Limits) -> SplitPlan:
+    split = convert_in_store(bench.task(declared), bench.bucket, limits, lambda *news: None, bench.cancelled)
+    assert isinstance(split, SplitPlan)
+    assert split == SplitPlan.from_json(split.as_json())
+    return split
 
 
-def stream(bench: StoreBench, declared: DiskFormat, limits: Limits, shared: Shared, index: int) -> list[int]:
+def stream(bench: StoreBench, declared: DiskFormat, limits: Limits, split: SplitPlan, index: int) -> list[int]:
     """Do a range as a worker of its own would; gives what was told."""
     told: list[int] = []
     task = replace(bench.task(declared), workspace=bench.folder / f"job-{index}")
-    stream_range(task, shared, index, bench.bucket, limits, told.append, bench.cancelled)
+    stream_range(task, split, index, bench.bucket, limits, told.append, bench.cancelled)
     return told
 
 
-def assembled(bench: StoreBench, declared: DiskFormat, limits: Limits, shared: Shared) -> Outcome:
-    return assemble(bench.task(declared), shared, bench.bucket, limits, lambda *news: None, bench.cancelled)
+def assembled(bench: StoreBench, declared: DiskFormat, limits: Limits, split: SplitPlan) -> Outcome:
+    return assemble(bench.task(declared), split, bench.bucket, limits, lambda *news: None, bench.cancelled)
 
 
 @needs_programs
@@ -85,18 +85,18 @@ def test_ranges_that_are_done_at_the_same_time_become_one_disk(
     raw = disk(tmp_path / "disk.raw")
     bench.put(make(raw, tmp_path / "image", driver, **options))
     limits = Limits(compress=compress, split_bytes=32 * MiB)
-    shared = shared_out(bench, declared, limits)
-    assert shared.count > 3
+    split = split_up_by(bench, declared, limits)
+    assert split.count > 3
     with ThreadPoolExecutor(3) as workers:
         # A worker of other settings does what has been agreed on.
         others = replace(limits, compress=not compress)
-        told = list(workers.map(lambda index: stream(bench, declared, others, shared, index), range(shared.count)))
+        told = list(workers.map(lambda index: stream(bench, declared, others, split, index), range(split.count)))
     assert sum(each[-1] for each in told) == SIZE + 512
-    made = assembled(bench, declared, limits, shared)
+    made = assembled(bench, declared, limits, split)
     assert (made.virtual_size, made.detected_format) == (SIZE + 512, declared)
     assert made.file_size == bench.bucket.size(RESULT)
     holds(bench.get(), raw)
-    let_go(RESULT, shared, bench.bucket)
+    let_go(RESULT, split, bench.bucket)
     bench.assert_nothing_left(SOURCE, RESULT)
 
 
@@ -106,12 +106,12 @@ def test_ranges_in_another_order_and_done_twice_become_the_same_bytes(bench: Sto
     limits = Limits(split_bytes=32 * MiB)
     results = []
     for order in ([0, 1, 2, 3], [2, 3, 2, 0, 1, 0]):
-        shared = shared_out(bench, RAW, limits)
+        split = split_up_by(bench, RAW, limits)
         for index in order:
-            stream(bench, RAW, limits, shared, index % shared.count)
-        for index in range(shared.count):
-            stream(bench, RAW, limits, shared, index)
-        assembled(bench, RAW, limits, shared)
+            stream(bench, RAW, limits, split, index % split.count)
+        for index in range(split.count):
+            stream(bench, RAW, limits, split, index)
+        assembled(bench, RAW, limits, split)
         results.append(bench.get().read_bytes())
     assert results[0] == results[1]
 
@@ -121,14 +121,14 @@ def test_a_range_that_was_broken_off_is_done_by_another_worker(bench: StoreBench
     raw = disk(tmp_path / "disk.raw")
     bench.put(raw)
     limits = Limits(split_bytes=32 * MiB, parts=PartRules(sent=10 * MiB))
-    shared = shared_out(bench, RAW, limits)
+    split = split_up_by(bench, RAW, limits)
     broken = threading.Event()
     task = replace(bench.task(RAW), workspace=bench.folder / "broken")
     with pytest.raises(Cancelled):
-        stream_range(task, shared, 0, bench.bucket, limits, lambda done: broken.set(), broken)
-    for index in range(shared.count):
-        stream(bench, RAW, limits, shared, index)
-    assembled(bench, RAW, limits, shared)
+        stream_range(task, split, 0, bench.bucket, limits, lambda done: broken.set(), broken)
+    for index in range(split.count):
+        stream(bench, RAW, limits, split, index)
+    assembled(bench, RAW, limits, split)
     holds(bench.get(), raw)
 
 
@@ -136,24 +136,24 @@ def test_a_range_that_was_broken_off_is_done_by_another_worker(bench: StoreBench
 def test_what_is_assembled_already_is_told_again(bench: StoreBench, tmp_path: Path) -> None:
     bench.put(disk(tmp_path / "disk.raw"))
     limits = Limits(split_bytes=32 * MiB)
-    shared = shared_out(bench, RAW, limits)
-    for index in range(shared.count):
-        stream(bench, RAW, limits, shared, index)
-    assert assembled(bench, RAW, limits, shared) == assembled(bench, RAW, limits, shared)
+    split = split_up_by(bench, RAW, limits)
+    for index in range(split.count):
+        stream(bench, RAW, limits, split, index)
+    assert assembled(bench, RAW, limits, split) == assembled(bench, RAW, limits, split)
 
 
 @needs_programs
 def test_an_upload_or_a_range_that_is_gone_is_lost(bench: StoreBench, tmp_path: Path) -> None:
     bench.put(disk(tmp_path / "disk.raw"))
     limits = Limits(split_bytes=32 * MiB)
-    shared = shared_out(bench, RAW, limits)
-    stream(bench, RAW, limits, shared, 0)
-    with pytest.raises(ShareLost):
-        assembled(bench, RAW, limits, shared)
-    bench.bucket.abort(RESULT, shared.reference)
-    with pytest.raises(ShareLost):
-        stream(bench, RAW, limits, shared, 0)
-    let_go(RESULT, shared, bench.bucket)
+    split = split_up_by(bench, RAW, limits)
+    stream(bench, RAW, limits, split, 0)
+    with pytest.raises(SplitLost):
+        assembled(bench, RAW, limits, split)
+    bench.bucket.abort(RESULT, split.reference)
+    with pytest.raises(SplitLost):
+        stream(bench, RAW, limits, split, 0)
+    let_go(RESULT, split, bench.bucket)
     bench.assert_nothing_left(SOURCE)
 
 
@@ -161,7 +161,7 @@ def test_an_upload_or_a_range_that_is_gone_is_lost(bench: StoreBench, tmp_path: 
 def test_an_attempt_does_not_take_the_ranges_of_another_for_its_own(bench: StoreBench, tmp_path: Path) -> None:
     bench.put(disk(tmp_path / "disk.raw"))
     limits = Limits(split_bytes=32 * MiB)
-    first, second = (shared_out(bench, RAW, limits) for _ in range(2))
+    first, second = (split_up_by(bench, RAW, limits) for _ in range(2))
     assert first.cuts == second.cuts
     assert {first.key(RESULT, 0), first.key(RESULT, 1)}.isdisjoint({second.key(RESULT, 0), second.key(RESULT, 1)})
 
@@ -170,11 +170,11 @@ def test_an_attempt_does_not_take_the_ranges_of_another_for_its_own(bench: Store
 def test_what_several_workers_make_is_bounded_too(bench: StoreBench, tmp_path: Path) -> None:
     bench.put(disk(tmp_path / "disk.raw"))
     limits = Limits(split_bytes=32 * MiB, max_stored_size=50 * MiB)
-    shared = shared_out(bench, RAW, limits)
-    for index in range(shared.count):
-        stream(bench, RAW, limits, shared, index)
+    split = split_up_by(bench, RAW, limits)
+    for index in range(split.count):
+        stream(bench, RAW, limits, split, index)
     with pytest.raises(ImageFailed) as failure:
-        assembled(bench, RAW, limits, shared)
+        assembled(bench, RAW, limits, split)
     assert failure.value.code is FailureCode.QUOTA_EXCEEDED
 
 
@@ -214,11 +214,11 @@ def test_a_disk_is_cut_into_ranges_of_about_as_much_data(packer: Packer, share: 
 
 
 def test_part_numbers_of_ranges_are_apart_and_within_what_a_store_takes() -> None:
-    shared = Shared("reference", tuple(range(0, 251)), 250 << 16, 1 << 16, False, RAW, ())
-    numbers = [number for index in range(shared.count) for number in shared.numbers(index, PartRules())]
+    split = SplitPlan("reference", tuple(range(0, 251)), 250 << 16, 1 << 16, False, RAW, ())
+    numbers = [number for index in range(split.count) for number in split.numbers(index, PartRules())]
     assert numbers == list(range(2, 2 + len(numbers)))
     assert numbers[-1] <= 10_000
-    assert min(len(shared.numbers(index, PartRules())) for index in range(shared.count)) >= 39
+    assert min(len(split.numbers(index, PartRules())) for index in range(split.count)) >= 39
 
 
 def test_what_is_written_down_about_a_range_is_read_back() -> None:
@@ -229,8 +229,8 @@ def test_what_is_written_down_about_a_range_is_read_back() -> None:
     written = written_down(streamed, 451)
     assert read_back(written, 451, 64 * KiB) == streamed
     for damaged in (b"", b"{}\n", written[:-3], written.replace(b"length", b"width")):
-        with pytest.raises(ShareLost):
+        with pytest.raises(SplitLost):
             read_back(damaged, 451, 64 * KiB)
     for clusters in (450, 452):
-        with pytest.raises(ShareLost):
+        with pytest.raises(SplitLost):
             read_back(written, clusters, 64 * KiB)
