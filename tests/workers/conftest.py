@@ -46,10 +46,10 @@ def next_data(fd: int, place: int, size: int) -> int:
 
 @dataclass
 class Workbench:
-    """A folder with a source to convert. `told` is what was reported, in order."""
+    """A folder with a source to convert. `reported` are the progress reports, in order."""
 
     folder: Path
-    told: list[tuple[ImagePhase, int, int | None]] = field(default_factory=list)
+    reported: list[tuple[ImagePhase, int, int | None]] = field(default_factory=list)
     cancelled: threading.Event = field(default_factory=threading.Event)
 
     @property
@@ -85,7 +85,7 @@ class Workbench:
         sha256: str | None = None,
     ) -> Outcome:
         task = self.task(declared, size, sha256)
-        return convert(task, limits or Limits(), lambda *news: self.told.append(news), self.cancelled)
+        return convert(task, limits or Limits(), lambda *news: self.reported.append(news), self.cancelled)
 
     def names(self) -> set[str]:
         return {path.name for path in self.folder.iterdir()}

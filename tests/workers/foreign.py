@@ -1,4 +1,4 @@
-"""Images of formats that qemu-img reads and does not write: each holds a raw disk of whole MiB, in a file beside it.
+"""Images of formats that qemu-img reads but does not write. Each holds the raw disk of whole MiB in a file next to it.
 
 Sources: block/bochs.c, block/dmg.c and block/vmdk.c of QEMU, for what it reads of them.
 """
@@ -45,7 +45,7 @@ def dmg(raw: Path, path: Path) -> Path:
 
 
 def cowd(raw: Path, path: Path) -> Path:
-    """An extent of VMware's vmfsSparse kind for a disk of at most 16 MiB, beside its descriptor, `path`.vmdk."""
+    """An extent of VMware's vmfsSparse kind for a disk of at most 16 MiB, next to its descriptor, `path`.vmdk."""
     disk = raw.read_bytes()
     grain, directory_at, table_at, grains_at = 8, 4, 8, 64
     grains = len(disk) // (grain * SECTOR)
@@ -59,7 +59,7 @@ def cowd(raw: Path, path: Path) -> Path:
 
 
 def sesparse(raw: Path, path: Path) -> Path:
-    """An extent of VMware's seSparse kind for a disk of at most 16 MiB, beside its descriptor, `path`.vmdk."""
+    """An extent of VMware's seSparse kind for a disk of at most 16 MiB, next to its descriptor, `path`.vmdk."""
     disk = raw.read_bytes()
     grain, table_size = 8, 64
     volatile_at, directory_at, tables_at, grains_at = 8, 16, 24, 128

@@ -1,4 +1,4 @@
-"""Disk images for tests: small, built on the spot, and damaged where that is wanted."""
+"""Disk images for tests: small, built on demand, and damaged on request."""
 
 import os
 import random
@@ -15,7 +15,7 @@ KiB, MiB = 1 << 10, 1 << 20
 
 
 def qemu_img(*arguments: str) -> str:
-    """Run qemu-img; gives its output. Raises CalledProcessError."""
+    """Run qemu-img; return its output. Raises CalledProcessError."""
     done = subprocess.run(["qemu-img", *arguments], check=True, capture_output=True, timeout=120, text=True)
     return done.stdout
 
@@ -88,7 +88,7 @@ def edit_descriptor(path: Path, before: str, after: str | bytes) -> Path:
 
 
 def edit_vhd_footer(path: Path, *edits: tuple[int, bytes], at: int = -512) -> Path:
-    """Overwrite fields of a VHD's footer (its beginning counts from the end if negative) and mend its checksum."""
+    """Overwrite fields of a VHD's footer (its beginning counts from the end if negative) and fix its checksum."""
     with path.open("r+b") as file:
         file.seek(at, 2 if at < 0 else 0)
         place = file.tell()
@@ -103,7 +103,7 @@ def edit_vhd_footer(path: Path, *edits: tuple[int, bytes], at: int = -512) -> Pa
 
 
 def leave_log(path: Path) -> Path:
-    """Make a VHDX look as if its writer died: headers that name a log, and an entry in it ([MS-VHDX] 2.2.2, 2.3)."""
+    """Make a VHDX as its writer leaves it in a crash: headers that name a log with an entry ([MS-VHDX] 2.2.2, 2.3)."""
     guid = bytes(range(16))
     with path.open("r+b") as file:
         for place in (64 * KiB, 128 * KiB):

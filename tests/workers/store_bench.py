@@ -24,11 +24,11 @@ _names = (f"conversions-{number}" for number in count())
 
 @dataclass
 class StoreBench:
-    """`told` is what was reported, in order."""
+    """A bucket with a source to convert. `reported` are the progress reports, in order."""
 
     bucket: Bucket
     folder: Path
-    told: list[tuple[ImagePhase, int, int | None]] = field(default_factory=list)
+    reported: list[tuple[ImagePhase, int, int | None]] = field(default_factory=list)
     cancelled: threading.Event = field(default_factory=threading.Event)
 
     def put(self, image: Path, key: str = SOURCE) -> None:
@@ -61,7 +61,7 @@ class StoreBench:
     def convert(self, declared: DiskFormat, limits: Limits | None = None, sha256: str | None = None) -> Outcome:
         task = self.task(declared, sha256)
         made = convert_in_store(
-            task, self.bucket, limits or Limits(), lambda *news: self.told.append(news), self.cancelled
+            task, self.bucket, limits or Limits(), lambda *news: self.reported.append(news), self.cancelled
         )
         assert isinstance(made, Outcome)
         return made

@@ -1,4 +1,4 @@
-"""Small files that describe huge disks are refused before QEMU goes through them; honest sharing is not."""
+"""Small files that describe huge disks are refused before QEMU reads them; legitimate sharing is accepted."""
 
 import os
 import struct
@@ -156,7 +156,7 @@ def test_a_bomb_in_a_store_is_refused_before_qemu_follows_its_tables(
         (VHDX, lambda path: vhdx_bomb(path, 64 * MiB)),
     ],
 )
-def test_what_shares_its_data_is_taken_once_the_advice_was_followed(
+def test_an_image_that_shares_its_data_is_accepted_once_its_hint_was_followed(
     workbench: Workbench, tmp_path: Path, declared: DiskFormat, build: Build
 ) -> None:
     image = build(tmp_path / "image")

@@ -1,4 +1,4 @@
-"""What a qemu process may do: little, for a while, and as nobody."""
+"""What a qemu process may do: little, for a limited time, and as the user nobody."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""What would become an image of wrong bytes is refused in both stores; what only looks damaged is taken."""
+"""Both stores refuse an image that would have wrong bytes, and accept one that only seems damaged."""
 
 import struct
 from collections.abc import Callable, Iterator
@@ -40,7 +40,7 @@ def packed(folder: Path, compression: str) -> tuple[Path, Path]:
 
 
 def first_table(image: Path) -> int:
-    """Where the first L2 table of a qcow2 lies."""
+    """The offset of the first L2 table of a qcow2."""
     content = image.read_bytes()
     l1 = int.from_bytes(content[40:48], "big")
     return int.from_bytes(content[l1 : l1 + 8], "big") & ~(1 << 63)
@@ -53,7 +53,7 @@ def entry(image: Path, number: int) -> int:
 
 
 def refuse(place: Place, image: Path, declared: DiskFormat) -> ImageFailed:
-    """Convert what has to be refused."""
+    """Convert an image that has to be refused."""
     with pytest.raises(ImageFailed) as caught:
         place.convert(image.read_bytes(), declared)
     return caught.value
@@ -65,7 +65,7 @@ def test_a_compressed_cluster_that_cannot_be_read_is_found(
     place: Place, tmp_path: Path, compression: str, number: int
 ) -> None:
     _, image = packed(tmp_path, compression)
-    # A block of a type that there is not, and no zstd frame.
+    # A block of an invalid type, and no zstd frame.
     patch(image, entry(image, number) & (1 << 54) - 1, b"\xff\xff")
     failure = refuse(place, image, QCOW2)
     assert (failure.code, failure.retriable) == (FailureCode.CORRUPT_IMAGE, False)
@@ -102,7 +102,7 @@ def test_a_vmdk_whose_tables_lie_behind_its_end_is_refused(
 
 
 def zeroed(image: Path) -> None:
-    """All clusters are free, by their counts."""
+    """All clusters are free according to their reference counts."""
     table = int.from_bytes(image.read_bytes()[48:56], "big")
     block = int.from_bytes(image.read_bytes()[table : table + 8], "big")
     patch(image, block, bytes(CLUSTER))
@@ -115,13 +115,13 @@ def random_counts(image: Path) -> None:
 
 
 def counts_outside(image: Path) -> None:
-    """The block of counts lies behind the end of the file."""
+    """The refcount block is past the end of the file."""
     table = int.from_bytes(image.read_bytes()[48:56], "big")
     patch_number(image, table, ">Q", 1 << 40)
 
 
 def counts_between(image: Path) -> None:
-    """The block of counts does not begin with a cluster."""
+    """The refcount block does not begin at a cluster boundary."""
     table = int.from_bytes(image.read_bytes()[48:56], "big")
     patch_number(image, table, ">Q", 3 * CLUSTER + 512)
 
@@ -161,7 +161,7 @@ def test_a_qcow2_that_names_its_own_tables_as_data_is_refused(place: Place, tmp_
 def test_a_qcow2_of_version_2_with_an_extension_is_taken(place: Place, holds: Holds, tmp_path: Path) -> None:
     raw = dense_disk(tmp_path / "disk.raw")
     image = make(raw, tmp_path / "image", "qcow2", compat="0.10")
-    # Its length lies where version 3 has the feature of another file with the data.
+    # Its length is stored where version 3 has the feature of an external data file.
     patch(image, 72, struct.pack(">II8sII", 0x12345678, 5, b"hello", 0, 0))
     made, result = place.convert(image.read_bytes(), QCOW2)
     assert made.warnings == ()

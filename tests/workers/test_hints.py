@@ -1,4 +1,4 @@
-"""Advice can be followed: the commands of each hint, run on the file that got it, lead to an image that is taken."""
+"""Hints work: running the commands of a hint on the refused file produces an image that is accepted."""
 
 import ast
 import bz2
@@ -66,7 +66,7 @@ def foreign_image(build: Callable[[Path, Path], Path]) -> Build:
 
 
 def encrypted_by(options: str) -> Build:
-    """A qcow2 that is encrypted, beside a file with its passphrase."""
+    """An encrypted qcow2, next to a file with its passphrase."""
 
     def build(folder: Path) -> Path:
         (folder / "KEY").write_text("geheim")
@@ -105,7 +105,7 @@ def packed_with(*command: str) -> Build:
 
 
 def archived(name: str) -> Build:
-    """An archive of a disk that is gone from beside it."""
+    """An archive of a disk; the disk itself is moved away."""
 
     def build(folder: Path) -> Path:
         path = archive(folder, name)
@@ -127,13 +127,13 @@ def ova(folder: Path) -> Path:
 
 
 def ragged(folder: Path) -> Path:
-    """A raw disk that does not end with a sector."""
+    """A raw disk whose size is not a multiple of a sector."""
     (folder / "disk.raw").write_bytes((b"x" * 1000).ljust(1024, b"\0"))
     return written(folder, b"x" * 1000)
 
 
 def over_by_a_sector(driver: str) -> Build:
-    """A disk that is 512 bytes over the limit; what is to be kept of it is the rest."""
+    """A disk that is 512 bytes over the limit; the rest has to be kept."""
 
     def build(folder: Path) -> Path:
         image = in_format(driver)(folder)
@@ -145,9 +145,9 @@ def over_by_a_sector(driver: str) -> Build:
 
 @dataclass(frozen=True)
 class Case:
-    """What is refused by `words`; the file that the advice makes of it, and the format of that.
+    """A file that is refused with `words` in its message; the file that the hint makes of it, and that file's format.
 
-    `build` leaves the disk that must come out as disk.raw in its folder, or in the one above.
+    `build` leaves the expected disk as disk.raw in its folder, or in the one above.
     """
 
     name: str
@@ -208,7 +208,7 @@ UNPACKED = [
 ]
 CASES = [*MADE_WHOLE, *CONVERTED, *REPAIRED, *UNPACKED]
 
-# Tested elsewhere in this file, or in that one: of these, a case has no file.
+# Tested elsewhere in this file, or in the named file: no case can build a file for these.
 REFUSED_OTHERWISE = [
     "share one",  # test_bombs.py
     "of data, which a file of",
@@ -226,7 +226,7 @@ def refused(workbench: Workbench, image: Path, declared: DiskFormat, limits: Lim
 
 
 def follow(hint: str, image: Path) -> list[str]:
-    """Run the commands of a hint beside a file, literally but for the names that stand for it; gives them."""
+    """Run a hint's commands in the file's folder, with its name for the placeholders; return the commands."""
     names = {"FILE": image.name, "DESCRIPTOR": f"{re.sub('-[fs][0-9]+$', '', image.stem)}.vmdk"}
     commands = COMMAND.findall(hint)
     for command in commands:
@@ -238,7 +238,7 @@ def follow(hint: str, image: Path) -> list[str]:
 
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
-    """Where the owner of an image has it, beside its other files."""
+    """The folder in which the owner of an image has it and its other files."""
     folder = tmp_path / "owner" / "home"
     folder.mkdir(parents=True)
     return folder
@@ -247,7 +247,7 @@ def home(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     "case", [pytest.param(case, id=case.name, marks=pytest.mark.needs_program(case.program)) for case in CASES]
 )
-def test_an_image_is_taken_once_the_advice_was_followed(
+def test_an_image_is_accepted_once_its_hint_was_followed(
     workbench: Workbench, holds: Holds, home: Path, case: Case
 ) -> None:
     image = case.build(home)
@@ -267,7 +267,7 @@ def test_an_image_is_taken_once_the_advice_was_followed(
 
 
 @pytest.mark.parametrize("script", ["sleep 1000", "kill -SEGV $$"])
-def test_an_image_that_qemu_does_not_get_through_is_taken_once_it_was_converted(
+def test_an_image_that_qemu_can_not_finish_is_accepted_once_it_was_converted(
     workbench: Workbench, holds: Holds, home: Path, impostor: Impostor, script: str
 ) -> None:
     image = vmdk(home, "streamOptimized")
@@ -293,7 +293,7 @@ def test_what_takes_too_long_to_convert_is_not_copied_once_it_was_converted(
     holds(workbench.result, home / "disk.raw")
 
 
-def test_what_zstd_made_very_short_is_taken_once_it_is_compressed_less(workbench: Workbench, home: Path) -> None:
+def test_a_very_well_compressed_image_is_accepted_once_it_is_compressed_less(workbench: Workbench, home: Path) -> None:
     image = home / "image"
     one_byte = qcow2_bomb(home / "shared", 820 * MiB)
     qemu_img("convert", "-c", "-O", "qcow2", "-o", "compression_type=zstd", str(one_byte), str(image))
@@ -307,7 +307,7 @@ def test_what_zstd_made_very_short_is_taken_once_it_is_compressed_less(workbench
     qemu_img("compare", str(image), str(workbench.result))
 
 
-def test_the_only_data_file_of_a_vmdk_is_taken_as_raw(workbench: Workbench, holds: Holds, home: Path) -> None:
+def test_the_only_data_file_of_a_vmdk_is_accepted_as_raw(workbench: Workbench, holds: Holds, home: Path) -> None:
     make(disk(home), home / "image.vmdk", "vmdk", subformat="monolithicFlat")
     failure = refused(workbench, home / "image-flat.vmdk", VMDK, Limits())
     assert "-flat.vmdk), upload it again as RAW" in failure.hint
@@ -340,7 +340,7 @@ def test_what_qemu_can_not_read_either_is_not_sent_to_it(
     assert COMMAND.findall(refused(workbench, image, declared, Limits()).hint) == []
 
 
-# --------------------------------------------------------- what the sources say
+# --------------------------------------------------------- the hints in the sources
 
 Texts = dict[str, list[str]]
 
@@ -354,7 +354,7 @@ def test_every_hint_with_a_command_is_followed_by_a_test() -> None:
 
 
 def refusals_with_commands() -> Iterator[str]:
-    """The messages (of a signature: the name) of all failures in the workers whose hint has a command in it."""
+    """The messages (for a signature: the name) of all failures in the workers whose hint contains a command."""
     trees = {path: ast.parse(path.read_text()) for path in Path(*workers.__path__).rglob("*.py")}
     shared = {name: texts for tree in trees.values() for name, texts in named_texts(tree, {}).items() if name.isupper()}
     for tree in trees.values():
@@ -367,7 +367,7 @@ def refusals_with_commands() -> Iterator[str]:
 
 
 def named_texts(tree: ast.Module, known: Texts) -> Texts:
-    """What texts the names in a module stand for."""
+    """The texts that are assigned to the names in a module."""
     found: Texts = {}
     for node in ast.walk(tree):
         match node:
@@ -379,7 +379,7 @@ def named_texts(tree: ast.Module, known: Texts) -> Texts:
 
 
 def texts_of(node: ast.expr, known: Texts) -> list[str]:
-    """The texts that an expression may be, with … for what is not known; none if it is no text."""
+    """The possible texts of an expression, with … for unknown parts; none if it is not a text."""
     match node:
         case ast.Constant(value=str(text)):
             return [text]

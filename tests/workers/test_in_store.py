@@ -212,7 +212,7 @@ def test_a_large_disk_with_little_data_is_streamed(
     done = bench.convert(VHDX, Limits(compress=compress))
     assert done.way is Way.COPY
     assert done.file_size < 3 * MiB
-    converting = [done for phase, done, _ in bench.told if phase is ImagePhase.CONVERTING]
+    converting = [done for phase, done, _ in bench.reported if phase is ImagePhase.CONVERTING]
     assert converting == sorted(converting)
     assert len(converting) < 100
     assert converting[-1] == 1 << 41
@@ -325,9 +325,9 @@ def test_the_right_checksum_passes_and_progress_never_goes_back(bench: StoreBenc
     raw = dense_disk(tmp_path / "disk.raw", 24 * MiB)
     bench.put(raw)
     bench.convert(RAW, sha256=hashlib.sha256(raw.read_bytes()).hexdigest())
-    phases = list(dict.fromkeys(phase for phase, _, _ in bench.told))
+    phases = list(dict.fromkeys(phase for phase, _, _ in bench.reported))
     assert phases == [ImagePhase.INSPECTING, ImagePhase.CONVERTING, ImagePhase.STORING, ImagePhase.VERIFYING]
     for phase in phases:
-        done = [done for told, done, _ in bench.told if told is phase]
+        done = [done for reported, done, _ in bench.reported if reported is phase]
         assert done == sorted(done)
-    assert all(total is not None and done <= total for _, done, total in bench.told)
+    assert all(total is not None and done <= total for _, done, total in bench.reported)

@@ -44,7 +44,7 @@ def bench(minio: Minio, tmp_path: Path) -> Iterator[StoreBench]:
 
 
 def shrinking_disk(path: Path) -> Path:
-    """A raw disk without zeros, of which a compressed image is a little smaller."""
+    """A raw disk without zeros; a compressed image of it is slightly smaller."""
     return raw_disk(path, SIZE, [(place, 56 * KiB) for place in range(0, SIZE, 64 * KiB)])
 
 
@@ -61,9 +61,9 @@ def convert_until(bench: StoreBench, declared: DiskFormat, phase: ImagePhase, ha
     """Convert, and have something happen as soon as this phase has got somewhere."""
     done: list[ImagePhase] = []
 
-    def report(told: ImagePhase, bytes_done: int, total: int | None) -> None:
-        if told is phase and not done and (bytes_done or told is not ImagePhase.CONVERTING):
-            done.append(told)
+    def report(reported: ImagePhase, bytes_done: int, total: int | None) -> None:
+        if reported is phase and not done and (bytes_done or reported is not ImagePhase.CONVERTING):
+            done.append(reported)
             happens()
 
     limits = Limits(ways=frozenset({Way.REFERENCE, Way.COPY}), parts=PartRules(copied=10 * MiB))
@@ -202,7 +202,7 @@ from workers.limits import Limits
 url, source, size, result, folder, declared, compress = json.loads(sys.argv[1])
 task = ConversionTask(source, size, result, Path(folder), DiskFormat(declared))
 limits = Limits(compress=compress)
-# Whoever would write more than a page to any file gets an error.
+# Writing more than a page to any file fails.
 resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
 done = convert_in_store(task, Bucket(S3Address.parse(url)), limits, lambda *news: None, threading.Event())
 # What getrusage calls the most includes what the parent had when it forked.

@@ -113,7 +113,7 @@ def within(order: Order, room: int) -> Order:
     return replace(order, assignment=replace(order.assignment, room=room))
 
 
-def test_what_several_workers_make_is_told_to_the_byte_and_undone_together(
+def test_the_size_of_a_split_conversion_is_exact_and_its_ranges_are_undone_together(
     bench: StoreBench, converter: StoreConverter, holds: Holds, tmp_path: Path
 ) -> None:
     raw, wanted, split = split_order(bench, converter, tmp_path)
@@ -135,12 +135,12 @@ def test_a_range_alone_that_takes_more_than_there_is_left_stops_early(
     bench: StoreBench, converter: StoreConverter, tmp_path: Path
 ) -> None:
     raw, wanted, split = split_order(bench, converter, tmp_path)
-    told: list[int] = []
+    reported: list[int] = []
     for room in (-1, 8 * MiB):
         with pytest.raises(ImageFailed) as caught:
-            converter.stream_range(within(wanted, room), split, 0, told.append)
+            converter.stream_range(within(wanted, room), split, 0, reported.append)
         assert caught.value.code is FailureCode.QUOTA_EXCEEDED
-    assert max(told) < split.bytes_of(0)
+    assert max(reported) < split.bytes_of(0)
     assert not [key for key in bench.keys() if key != SOURCE]
     # While the upload is open, what is freed of it is freed with all the rest.
     assert bench.bucket.multiparts(RESULT) == [split.reference]

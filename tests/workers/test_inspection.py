@@ -1,4 +1,4 @@
-"""Inspection of bytes that nobody meant well: an answer or a refusal, and nothing else."""
+"""Inspection of hostile bytes: it returns a result or a refusal, and never fails otherwise."""
 
 from pathlib import Path
 
@@ -20,7 +20,7 @@ DRIVERS = {
     DiskFormat.VHDX: ("vhdx", {"block_size": "1M"}),
 }
 
-# Where the structures lie that are looked at: the first sectors, a VHDX's region table and its metadata.
+# The places of the structures that are inspected: the first sectors, a VHDX's region table and its metadata.
 PLACES = st.one_of(
     st.integers(0, 600),
     st.integers(192 * KiB, 192 * KiB + 80),

@@ -143,7 +143,7 @@ def test_what_was_killed_while_it_was_undone_is_undone_by_the_next_attempt(
         point += 1
         workbench.convert(declared, limits, size=size)
         killed = killed_at(point, lambda: undo(workbench.source, size, workbench.result))
-        # What is there already is told again, and found to be too much; otherwise it is not even begun.
+        # An existing result is returned again and found to be too large; otherwise the conversion does not start.
         with contextlib.suppress(ImageFailed):
             workbench.convert(declared, replace(limits, max_stored_size=0), size=size)
         undo(workbench.source, size, workbench.result)
@@ -164,7 +164,9 @@ def test_a_recovery_may_be_killed_too(workbench: Workbench, holds: Holds, tmp_pa
     holds(workbench.result, raw)
 
 
-def test_a_finished_conversion_is_told_again_until_it_is_forgotten(workbench: Workbench, tmp_path: Path) -> None:
+def test_a_finished_conversion_is_returned_again_until_its_receipt_is_deleted(
+    workbench: Workbench, tmp_path: Path
+) -> None:
     raw = dense_disk(tmp_path / "disk.raw")
     workbench.put(raw)
     first = workbench.convert(DiskFormat.RAW)

@@ -171,7 +171,7 @@ def test_an_answer_that_does_not_fit_ends_the_connection(ask: Callable[[NbdClien
 
 
 @pytest.mark.parametrize("ask", [read, statuses])
-def test_an_error_is_told_with_its_reason(ask: Callable[[NbdClient], object]) -> None:
+def test_an_error_is_raised_with_its_reason(ask: Callable[[NbdClient], object]) -> None:
     with said(HANDSHAKE + error(nbd.EIO, b"bad grain")) as connection:
         client = NbdClient(connection)
         with pytest.raises(QemuRefused, match="bad grain") as caught:

@@ -264,7 +264,7 @@ def test_it_closes_while_somebody_waits_for_the_store(served: Served) -> None:
     with served.transmitting() as connection:
         served.file.gate.clear()
         connection.sendall(b"".join(request(n * 512 * KiB, 512, n) for n in range(18)))
-        # Some are being fetched now; those have to be waited for, and the others are not fetched any more.
+        # Some are being fetched; closing waits for those, and does not fetch the others.
         while not served.file.asked:
             time.sleep(0.001)
         closing = threading.Thread(target=served.server.close)

@@ -1,4 +1,4 @@
-"""Packing a disk: what comes out reads back as that disk, however its data lies and whatever is compressed."""
+"""A packed disk reads back as the same disk, wherever its data is stored and whichever clusters are compressed."""
 
 import itertools
 import json
@@ -111,7 +111,7 @@ def test_any_disk_is_read_back_in_however_many_ranges(
 
 @st.composite
 def mapped_disks(draw: st.DrawFn) -> tuple[bytes, Extents, bytes]:
-    """A disk in sectors, some of them data, that lie in a source in any order and at any distance."""
+    """A disk in sectors, some of them data, which are stored in a source in any order and at any distance."""
     sectors = draw(st.lists(st.booleans(), min_size=1, max_size=60))
     numbers = random.Random(draw(st.integers(0, 99)))
     content = b"".join(numbers.randbytes(512) if data else bytes(512) for data in sectors)
@@ -170,7 +170,7 @@ def test_stretches_are_all_that_is_not_zeros(sizes: list[int], batch: int) -> No
         assert all(any(numbers[place : place + batch]) for place in range(0, len(numbers), batch))
         kept[begin : begin + len(numbers)] = numbers
     assert kept == sizes
-    # Between two of them lies a batch at least.
+    # Between two of them is at least one batch.
     assert all(begin + len(numbers) + batch <= after for (begin, numbers), (after, _) in itertools.pairwise(found))
 
 

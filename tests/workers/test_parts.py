@@ -1,4 +1,4 @@
-"""The plan of a result by reference: whatever the map, its parts are of lengths that a store takes."""
+"""The plan of a result by reference: for every map, its parts have lengths that a store accepts."""
 
 import pytest
 from hypothesis import given
@@ -43,7 +43,7 @@ def maps(draw: st.DrawFn) -> tuple[Extents, int, int]:
 
 
 def clusters(extents: Extents) -> dict[int, int]:
-    """Where in a file each cluster of a disk lies."""
+    """The place in a file of each cluster of a disk."""
     return {start + done: offset + done for start, length, offset in extents for done in range(0, length, SIZE)}
 
 
@@ -68,7 +68,7 @@ def test_every_cluster_comes_to_where_the_new_map_says(made: tuple[Extents, int,
     }
     at = plan.front
     for piece in plan.pieces:
-        # A piece need not begin with a cluster, but lies behind the one before as in the source.
+        # A piece need not begin at a cluster, but follows the one before as in the source.
         first = -(-piece.offset // SIZE) * SIZE
         held |= {at + place - piece.offset: place for place in range(first, piece.offset + piece.length, SIZE)}
         at += piece.length

@@ -1,4 +1,4 @@
-"""Watchers are told the newest progress of a conversion, and not every report of it."""
+"""Watchers get the newest progress of a conversion, not every report."""
 
 import asyncio
 
@@ -25,26 +25,26 @@ class Heard(LocalWakeups):
         self.came.set()
 
 
-async def test_of_all_reports_of_one_turn_the_newest_is_told_once() -> None:
+async def test_the_newest_of_all_reports_in_an_interval_is_published_once() -> None:
     heard = Heard()
-    telling = ProgressReporter(heard, "img", "prj", seconds=0.01)
-    async with telling.regularly():
-        telling.report(ImagePhase.INSPECTING, 0, 10)
-        telling.report(ImagePhase.CONVERTING, 1, 10)
-        telling.report(ImagePhase.CONVERTING, 7, 10)
+    reporter = ProgressReporter(heard, "img", "prj", seconds=0.01)
+    async with reporter.regularly():
+        reporter.report(ImagePhase.INSPECTING, 0, 10)
+        reporter.report(ImagePhase.CONVERTING, 1, 10)
+        reporter.report(ImagePhase.CONVERTING, 7, 10)
         await asyncio.wait_for(heard.came.wait(), 10)
         heard.came.clear()
-        telling.report(ImagePhase.VERIFYING, 10, 10)
+        reporter.report(ImagePhase.VERIFYING, 10, 10)
         await asyncio.wait_for(heard.came.wait(), 10)
 
-    told = [(report.phase, report.bytes_done) for report in heard.reports]
-    assert told == [(ImagePhase.CONVERTING, 7), (ImagePhase.VERIFYING, 10)]
+    published = [(report.phase, report.bytes_done) for report in heard.reports]
+    assert published == [(ImagePhase.CONVERTING, 7), (ImagePhase.VERIFYING, 10)]
 
 
-async def test_what_is_over_before_its_turn_is_not_told() -> None:
+async def test_a_conversion_that_ends_within_an_interval_publishes_nothing() -> None:
     heard = Heard()
-    telling = ProgressReporter(heard, "img", "prj", seconds=60)
-    async with telling.regularly():
-        telling.report(ImagePhase.CONVERTING, 1, 10)
+    reporter = ProgressReporter(heard, "img", "prj", seconds=60)
+    async with reporter.regularly():
+        reporter.report(ImagePhase.CONVERTING, 1, 10)
 
     assert heard.reports == []

@@ -129,7 +129,7 @@ def test_a_full_disk_in_one_extent_is_read_back(tmp_path: Path, size: int) -> No
 def test_a_hundred_thousand_extents_are_read_back(tmp_path: Path) -> None:
     size, count = 512, 100_000
     extents = Extents()
-    # In the file they lie in an order in which none continues the one before.
+    # Their order in the file is such that no extent continues the one before.
     for index in range(count):
         extents.add(index * size, size, (1 + (index * 7919) % count) * size)
     layout = lay_out((count + 9) * size, size, extents, (count + 1) * size)

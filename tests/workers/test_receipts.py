@@ -1,4 +1,4 @@
-"""What is written down beside a result is read again, by later versions too."""
+"""The receipt next to a result can be read, by later versions too."""
 
 import hashlib
 from pathlib import Path

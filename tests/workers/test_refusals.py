@@ -196,7 +196,7 @@ def shortened(path: Path, by: int) -> Path:
 
 
 def packed(folder: Path, compression: str) -> Path:
-    """A qcow2 with compressed clusters, of which the last ends with the file."""
+    """A qcow2 with compressed clusters; the last one ends with the file."""
     raw, image = written(folder, b"The quick brown fox. " * 200_000), folder / "image.qcow2"
     kind = f"compression_type={compression}"
     qemu_img("convert", "-c", "-f", "raw", "-O", "qcow2", "-o", kind, str(raw), str(image))
@@ -338,7 +338,7 @@ def test_the_limit_holds_for_every_format(
     assert caught.value.code is TOO_LARGE
 
 
-def test_a_wrong_checksum_is_told_with_the_right_one(workbench: Workbench, tmp_path: Path) -> None:
+def test_the_refusal_of_a_wrong_checksum_states_the_right_one(workbench: Workbench, tmp_path: Path) -> None:
     disk(tmp_path).rename(workbench.source)
     right = hashlib.sha256(workbench.source.read_bytes()).hexdigest()
     with pytest.raises(ImageFailed) as caught:

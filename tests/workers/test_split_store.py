@@ -1,4 +1,4 @@
-"""Several workers on one image: whoever does which range when, and however often, it becomes the same disk."""
+"""A conversion split among several workers produces the same disk, in whatever order and however often ranges run."""
 
 import threading
 from array import array
@@ -52,11 +52,11 @@ def split_up_by(bench: StoreBench, declared: DiskFormat, limits: Limits) -> Spli
 
 
 def stream(bench: StoreBench, declared: DiskFormat, limits: Limits, split: SplitPlan, index: int) -> list[int]:
-    """Do a range as a worker of its own would; gives what was told."""
-    told: list[int] = []
+    """Do a range as a separate worker would; return the reported bytes."""
+    reported: list[int] = []
     task = replace(bench.task(declared), workspace=bench.folder / f"job-{index}")
-    stream_range(task, split, index, bench.bucket, limits, told.append, bench.cancelled)
-    return told
+    stream_range(task, split, index, bench.bucket, limits, reported.append, bench.cancelled)
+    return reported
 
 
 def assembled(bench: StoreBench, declared: DiskFormat, limits: Limits, split: SplitPlan) -> Outcome:
@@ -88,10 +88,10 @@ def test_ranges_that_are_done_at_the_same_time_become_one_disk(
     split = split_up_by(bench, declared, limits)
     assert split.count > 3
     with ThreadPoolExecutor(3) as workers:
-        # A worker of other settings does what has been agreed on.
+        # A worker with different settings follows the plan.
         others = replace(limits, compress=not compress)
-        told = list(workers.map(lambda index: stream(bench, declared, others, split, index), range(split.count)))
-    assert sum(each[-1] for each in told) == SIZE + 512
+        reported = list(workers.map(lambda index: stream(bench, declared, others, split, index), range(split.count)))
+    assert sum(each[-1] for each in reported) == SIZE + 512
     made = assembled(bench, declared, limits, split)
     assert (made.virtual_size, made.detected_format) == (SIZE + 512, declared)
     assert made.file_size == bench.bucket.size(RESULT)
@@ -133,7 +133,7 @@ def test_a_range_that_was_broken_off_is_done_by_another_worker(bench: StoreBench
 
 
 @needs_programs
-def test_what_is_assembled_already_is_told_again(bench: StoreBench, tmp_path: Path) -> None:
+def test_an_assembled_result_may_be_assembled_again(bench: StoreBench, tmp_path: Path) -> None:
     bench.put(disk(tmp_path / "disk.raw"))
     limits = Limits(split_bytes=32 * MiB)
     split = split_up_by(bench, RAW, limits)

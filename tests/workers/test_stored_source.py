@@ -138,7 +138,7 @@ def test_a_failure_of_the_store_is_raised_and_the_next_reader_asks_anew(both: Bo
     assert source.read_at(6 * MiB, 10) == content[6 * MiB : 6 * MiB + 10]
 
 
-def test_what_could_not_be_read_ahead_is_told_to_who_needs_it(both: Both, content: bytes) -> None:
+def test_an_error_while_reading_ahead_is_raised_to_the_reader_of_that_run(both: Both, content: bytes) -> None:
     file, source = both
     file.broken_from = BLOCK * 2
     assert whole(source, 0, BLOCK) == content[:BLOCK]

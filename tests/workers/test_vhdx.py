@@ -34,7 +34,7 @@ def image(tmp_path: Path) -> Path:
 
 
 def place_of(image: Path, guid: UUID, begin: int, end: int) -> int:
-    """Where an entry with this GUID lies in a table of the file."""
+    """The place of the entry with this GUID in a table of the file."""
     return begin + image.read_bytes()[begin:end].index(guid.bytes_le)
 
 

@@ -1,4 +1,4 @@
-"""A streamOptimized VMDK read without qemu: the same disk as qemu reads, no harm from a damaged one."""
+"""A streamOptimized VMDK read without qemu is the same disk as qemu reads; a damaged one does no harm."""
 
 import os
 import random
@@ -28,7 +28,7 @@ GRAIN = 64 * KiB
 
 @pytest.fixture(scope="module")
 def disk(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Random bytes, text, and zeros, over three tables of grains; its end lies within a grain."""
+    """Random bytes, text, and zeros, over three tables of grains; the disk ends within a grain."""
     runs = [(0, 3 * MiB + 4096), (33 * MiB, MiB), (66 * MiB + 512, 2 * MiB), (SIZE - 700, 700)]
     path = raw_disk(tmp_path_factory.mktemp("disk") / "disk.raw", SIZE, runs)
     return patch(path, 10 * MiB, b"The quick brown fox. " * 100_000)

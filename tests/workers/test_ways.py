@@ -136,7 +136,7 @@ def test_a_large_disk_is_copied_without_its_empty_places_being_read(
     driver: str,
     options: dict[str, str],
 ) -> None:
-    # QEMU would read all of it, or look at every grain.
+    # QEMU would read all of it, or check every grain.
     monkeypatch.delattr(img, "convert")
     size = (2 << 40) - 1 * MiB
     runs = [(0, 64 * KiB), (700_000 * MiB + 4 * KiB, 512), (size - 8 * MiB, 128 * KiB), (size - 512, 512)]
@@ -162,7 +162,7 @@ def test_zeros_within_the_blocks_of_a_vhdx_are_left_out(workbench: Workbench, ho
 def test_progress_of_a_vhdx_counts_its_disk(workbench: Workbench, tmp_path: Path) -> None:
     workbench.put(make(scattered_disk(tmp_path / "disk.raw"), tmp_path / "image", "vhdx"))
     workbench.convert(VHDX)
-    converting = [(done, total) for phase, done, total in workbench.told if phase is ImagePhase.CONVERTING]
+    converting = [(done, total) for phase, done, total in workbench.reported if phase is ImagePhase.CONVERTING]
     assert len(converting) > 2
     assert converting == sorted(converting)
     assert converting[-1] == (24 * MiB, 24 * MiB)
@@ -376,11 +376,11 @@ def test_the_right_checksum_passes(workbench: Workbench, tmp_path: Path) -> None
 def test_progress_goes_through_the_phases_and_never_back(workbench: Workbench, tmp_path: Path) -> None:
     workbench.put(make(dense_disk(tmp_path / "disk.raw"), tmp_path / "image", "vpc"))
     workbench.convert(VHD)
-    phases = list(dict.fromkeys(phase for phase, _, _ in workbench.told))
+    phases = list(dict.fromkeys(phase for phase, _, _ in workbench.reported))
     assert phases == [ImagePhase.INSPECTING, ImagePhase.CONVERTING, ImagePhase.VERIFYING]
-    converting = [done for phase, done, _ in workbench.told if phase is ImagePhase.CONVERTING]
+    converting = [done for phase, done, _ in workbench.reported if phase is ImagePhase.CONVERTING]
     assert converting == sorted(converting)
-    assert all(total is not None and done <= total for _, done, total in workbench.told)
+    assert all(total is not None and done <= total for _, done, total in workbench.reported)
 
 
 def test_the_source_stays_after_a_copy_and_becomes_the_result_by_reference(
