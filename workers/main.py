@@ -72,8 +72,9 @@ class Workers:
             # Jobs that this process can't start at once are left to others.
             self._worker.queue_prefetch = settings.workers
         # A broker on another machine may be down while this process still works.
-        remote = isinstance(queue, RedisQueue)
-        self._polling = JobPolling(queue, self._runner, settings.poll_seconds) if remote else None
+        self._polling = (
+            JobPolling(queue, self._runner, settings.poll_seconds) if isinstance(queue, RedisQueue) else None
+        )
 
     def __enter__(self) -> Self:
         """Start working. Returns at once."""

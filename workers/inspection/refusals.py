@@ -92,7 +92,7 @@ def check_virtual_size(size: int, max_virtual_size: int) -> None:
         raise corrupt("The disk in this image has a size of zero.", "Upload an image of a disk that is not empty.")
     if size > max_virtual_size:
         raise too_large(
-            f"The disk in this image has {exactly(size)}; the limit is {exactly(max_virtual_size)}.",
+            f"The disk in this image has a size of {exactly(size)}; the limit is {exactly(max_virtual_size)}.",
             "Shrink the file systems on it, convert it with `qemu-img convert -O qcow2 FILE image.qcow2`, shrink the "
             f"result with `qemu-img resize --shrink image.qcow2 {max_virtual_size}`, and upload that.",
         )
