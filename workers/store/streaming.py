@@ -139,7 +139,7 @@ class _Run:
             if self.room is not None and part.begin + part.length > self.room:
                 raise over_quota()
         self._tell(first, last)
-        # Behind the end of the disk comes nothing, so that the last part may be short.
+        # Nothing follows the end of the disk, so the last part may be short.
         final = last == self.packer.clusters
         rest = self._end(sending, part, final=final, alone=final and not first)
         while self.sending:
