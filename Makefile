@@ -27,7 +27,7 @@ run: ## start the gateway on HOST and PORT, with its data in DATA
 
 test: ## run all tests; ARGS="-k upload" selects some
 	@.ci/setup dev
-	$(BIN)/pytest --numprocesses=2 --dist=loadfile --durations=25 $(ARGS)
+	$(BIN)/pytest --numprocesses=4 --dist=loadfile --no-loadscope-reorder --durations=25 $(ARGS)
 
 check: ## check format, lint, types, layers, exported schema, generated client and house rules
 	@.ci/setup dev

@@ -11,6 +11,7 @@ from typing import NoReturn
 
 import pytest
 
+from tests.order import sort_files
 from tests.servers.minio import Minio, minio_program
 from tests.servers.postgresql import PostgreSQL, programs
 from tests.servers.redis import Redis
@@ -51,6 +52,10 @@ def pytest_configure(config: pytest.Config) -> None:
         for number, usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGTERM, signal.SIG_DFL)):
             if signal.getsignal(number) is signal.SIG_IGN:
                 signal.signal(number, usual)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    sort_files(items)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

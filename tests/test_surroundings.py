@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+from tests.order import LONGEST_FIRST, ROOT
 
 
 def run_tests(*chosen: str, shell: Sequence[str] = (), **env: str) -> subprocess.CompletedProcess[str]:
@@ -53,3 +53,8 @@ def test_what_needs_bubblewrap_says_why_it_is_left_out_where_that_can_not_work(t
     assert (left_out.returncode, failed.returncode) == (0, 1)
     assert "What confines qemu), but: bwrap: No permissions" in left_out.stdout
     assert "What confines qemu), but: bwrap: No permissions" in failed.stdout
+
+
+def test_every_file_that_is_to_be_run_early_is_there() -> None:
+    assert [name for name in LONGEST_FIRST if not (ROOT / name).is_file()] == []
+    assert len(set(LONGEST_FIRST)) == len(LONGEST_FIRST)
