@@ -4,8 +4,10 @@ import asyncio
 import json
 import subprocess
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,13 @@ import asyncpg
 import httpx
 
 from app.adapters.s3.bucket import Bucket
+from app.adapters.tokens import SecretTokens
+from app.catalog import members
+from app.commands.starting import migrate_all
+from app.database.sessions import Database
+from app.lifecycle import ProjectRole
 from app.s3_address import S3Address
+from app.settings import Settings
 from tests.e2e.client import Client, eventually
 from tests.e2e.gateway import IMAGES, clean_environment
 from tests.servers.minio import Minio, minio_program
@@ -80,6 +88,7 @@ class Cluster:
         self.apis: list[ImagesProcess] = []
         self.workers: list[ImagesProcess] = []
         self.settings: dict[str, str] = {}
+        self._database_address = ""
         # Held by whoever kills or starts processes while they are supervised.
         self.changing = threading.Lock()
 
@@ -95,33 +104,30 @@ class Cluster:
 
     def start(self) -> None:
         """Start everything, make the tables and the bucket, and two projects."""
-        for server in self.servers.values():
-            server.start()
-        self.settings = clean_environment(
-            {
-                "IMAGES_DATABASE_URL": self.postgresql.new_database(migrated=False),
-                "IMAGES_BROKER_URL": self.redis.url,
-                **self.minio.settings(BUCKET),
-                "IMAGES_SECRET": SECRET,
-                **self._env,
-            }
-        )
-        self.run("migrate")
+        _side_by_side(server.start for server in self.servers.values())
+        places = {
+            "IMAGES_DATABASE_URL": self.postgresql.new_database(migrated=False),
+            "IMAGES_BROKER_URL": self.redis.url,
+            **self.minio.settings(BUCKET),
+            "IMAGES_SECRET": SECRET,
+        }
+        # What `images migrate` and `images create-organization` do, without the processes, which take seconds to load it.
+        settings = _as_settings(places)
+        _in_a_thread(lambda: migrate_all(settings))
+        self._database_address = settings.database_address
+        self._in_database(lambda database: members.found(database, "demo", ["alpha", "beta"], None))
         # Only the migration gets it.
-        del self.settings["IMAGES_OBJECT_STORE_ADMIN_KEY"]
-        self.run("create-organization", "--organization", "demo", "--project", "alpha", "--project", "beta")
+        del places["IMAGES_OBJECT_STORE_ADMIN_KEY"]
+        self.settings = clean_environment(places | self._env)
         apis, workers = self._numbers
         self.apis = [self._process(f"api-{number}", "serve") for number in range(1, apis + 1)]
         self.workers = [self._process(f"worker-{number}", "work") for number in range(1, workers + 1)]
-        for process in self.processes:
-            process.start()
+        _side_by_side(process.start for process in self.processes)
 
     def stop(self) -> None:
         """End everything, the servers last."""
-        for process in reversed(self.processes):
-            process.stop()
-        for server in self.servers.values():
-            server.stop()
+        _side_by_side(process.stop for process in self.processes)
+        _side_by_side(server.stop for server in self.servers.values())
 
     def kill(self) -> None:
         """The same at once."""
@@ -143,7 +149,8 @@ class Cluster:
 
     def token(self, subject: str = "ann", project: str = "alpha", role: str = "ADMIN") -> str:
         """A token for somebody with a role in a project."""
-        return self.run("token", "--subject", subject, "--project", project, "--role", role).strip()
+        self._in_database(lambda database: members.appoint(database, project, subject, ProjectRole(role)))
+        return SecretTokens(SECRET.encode()).issue(subject, valid=timedelta(days=1))
 
     def rows(self, query: str, *values: object) -> list[dict[str, Any]]:
         """What the database answers to a query."""
@@ -185,12 +192,39 @@ class Cluster:
             over.set()
             watching.join()
 
+    def _in_database(self, act: Callable[[Database], Awaitable[object]]) -> None:
+        async def done() -> None:
+            database = Database(self._database_address)
+            try:
+                await act(database)
+            finally:
+                await database.close()
+
+        _in_a_thread(lambda: asyncio.run(done()))
+
     def _process(self, name: str, *arguments: str) -> ImagesProcess:
         return ImagesProcess(self.folder / name, arguments, self.settings)
 
     def logs(self) -> str:
         """The end of what the gateway's processes said, for a test that failed."""
         return "\n".join(f"--- {process.folder.name}\n{_tail(process.log)}" for process in self.processes)
+
+
+def _as_settings(environment: Mapping[str, str]) -> Settings:
+    return Settings(**{name.removeprefix("IMAGES_").lower(): value for name, value in environment.items()})  # type: ignore[arg-type]
+
+
+def _in_a_thread(act: Callable[[], object]) -> None:
+    """Do what runs an event loop of its own, which a thread that has one could not."""
+    with ThreadPoolExecutor(1) as thread:
+        thread.submit(act).result()
+
+
+def _side_by_side(steps: Iterable[Callable[[], object]]) -> None:
+    """Take some steps at the same time, and wait for all of them."""
+    with ThreadPoolExecutor() as threads:
+        for step in [threads.submit(step) for step in steps]:
+            step.result()
 
 
 @contextmanager
