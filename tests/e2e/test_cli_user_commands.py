@@ -1,5 +1,6 @@
 """The users' commands against a gateway that runs: real disk images, real exit codes."""
 
+import asyncio
 import gzip
 import json
 import os
@@ -12,6 +13,9 @@ from typing import Any
 
 import pytest
 
+from app.catalog import members
+from app.commands.tokens import ADMIN
+from app.database.sessions import Database
 from tests.e2e.cli import SECONDS, Cli, Ended, MakeCli, clis, ended
 from tests.e2e.client import Client
 from tests.e2e.gate import Gate
@@ -248,11 +252,27 @@ def next_event(watcher: "subprocess.Popen[str]") -> dict[str, Any]:
 SMALL_PARTS = {"IMAGES_MINIMUM_PART_SIZE": str(MIB)}
 
 
-@pytest.fixture
-def small_parts(tmp_path: Path) -> Iterator[Gateway]:
+@pytest.fixture(scope="module")
+def small_parts(module_folder: Path) -> Iterator[Gateway]:
     """A gateway that takes parts of 1 MiB: the disk comes in eight and a bit."""
-    with running(tmp_path / "data", SMALL_PARTS) as gateway:
+    with running(module_folder / "small-parts", SMALL_PARTS) as gateway:
         yield gateway
+
+
+@pytest.fixture
+def empty_project(small_parts: Gateway, tmp_path: Path) -> str:
+    """The name of a project of that gateway that no other test puts images into."""
+    name = tmp_path.name
+    asyncio.run(_found(small_parts.data, name))
+    return name
+
+
+async def _found(data: Path, project: str) -> None:
+    database = Database(f"sqlite+aiosqlite:///{data / 'images.db'}")
+    try:
+        await members.found(database, "demo", [project], ADMIN)
+    finally:
+        await database.close()
 
 
 def first_four(number: int) -> bool:
@@ -287,13 +307,14 @@ def killed(process: "subprocess.Popen[str]") -> None:
 @pytest.mark.parametrize("stop", [killed, interrupted])
 def test_an_upload_that_was_cut_off_sends_only_what_is_missing_when_it_is_run_again(
     small_parts: Gateway,
+    empty_project: str,
     make_cli: MakeCli,
     disks: Path,
     tmp_path: Path,
     stop: Callable[["subprocess.Popen[str]"], None],
 ) -> None:
     with Gate(small_parts.port).open() as gate:
-        cli = make_cli(gate.connection_file(small_parts, tmp_path))
+        cli = make_cli(gate.connection_file(small_parts, tmp_path), empty_project)
         end = stopped_after_four_parts(cli, small_parts, gate, disks / "disk.qcow2", stop)
         if stop is interrupted:
             assert end.code == 130
@@ -315,12 +336,12 @@ def test_an_upload_that_was_cut_off_sends_only_what_is_missing_when_it_is_run_ag
 
 @pytest.mark.parametrize("change", [copied_over, replaced, rewritten])
 def test_an_upload_whose_file_has_changed_since_is_aborted_and_sent_anew(
-    small_parts: Gateway, make_cli: MakeCli, tmp_path: Path, change: Change
+    small_parts: Gateway, empty_project: str, make_cli: MakeCli, tmp_path: Path, change: Change
 ) -> None:
     disk = tmp_path / "disk.raw"
     disk.write_bytes(os.urandom(6 * MIB))
     with Gate(small_parts.port).open() as gate:
-        cli = make_cli(gate.connection_file(small_parts, tmp_path))
+        cli = make_cli(gate.connection_file(small_parts, tmp_path), empty_project)
         stopped_after_four_parts(cli, small_parts, gate, disk, killed)
         (begun,) = cli("list", "--json").json
         change(disk, os.urandom(6 * MIB))
@@ -338,12 +359,13 @@ def test_an_upload_whose_file_has_changed_since_is_aborted_and_sent_anew(
 
 
 def test_an_upload_that_is_refused_midway_sends_no_more_and_says_why(
-    small_parts: Gateway, make_cli: MakeCli, tmp_path: Path
+    small_parts: Gateway, empty_project: str, make_cli: MakeCli, tmp_path: Path
 ) -> None:
     disk = tmp_path / "disk.qcow2"
     disk.write_bytes(gzip.compress(os.urandom(24 * MIB)))
-    with Gate(small_parts.port).open() as gate, Client.of(small_parts) as client:
-        cli = make_cli(gate.connection_file(small_parts, tmp_path))
+    client = Client.with_token(small_parts.url, small_parts.token, empty_project)
+    with Gate(small_parts.port).open() as gate, client:
+        cli = make_cli(gate.connection_file(small_parts, tmp_path), empty_project)
         gate.hold(lambda number: number > 1)
         uploading = cli.start("upload", disk, "--jobs", "2")
         gate.wait_until_held(2)
@@ -371,10 +393,10 @@ def test_a_large_part_that_is_cut_off_when_its_upload_is_refused_says_why(make_c
 
 
 def test_a_second_process_does_not_send_the_same_file_at_the_same_time(
-    small_parts: Gateway, make_cli: MakeCli, disks: Path, tmp_path: Path
+    small_parts: Gateway, empty_project: str, make_cli: MakeCli, disks: Path, tmp_path: Path
 ) -> None:
     with Gate(small_parts.port).open() as gate:
-        cli = make_cli(gate.connection_file(small_parts, tmp_path))
+        cli = make_cli(gate.connection_file(small_parts, tmp_path), empty_project)
         gate.hold(first_four)
         first = cli.start("upload", disks / "disk.vmdk", "--json")
         gate.wait_until_held(1)
