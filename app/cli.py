@@ -10,8 +10,15 @@ from app.client import USER_COMMANDS
 from app.errors import GatewayError
 
 _PACKAGE = "image-gateway"
-_WORK_COMMANDS = frozenset({"work", "schedule"})
-_TOKEN_COMMANDS = frozenset({"token", "signin"})
+# By command: the module that has it and few others, and what adds it.
+_OPERATORS_COMMANDS = {
+    **dict.fromkeys(("work", "schedule"), ("app.commands.work", "add_work_commands")),
+    **dict.fromkeys(("token", "signin"), ("app.commands.tokens", "add_token_commands")),
+    **dict.fromkeys(
+        ("migrate", "create-organization", "found", "owner"),
+        ("app.commands.organizations", "add_organization_commands"),
+    ),
+}
 
 
 def main() -> None:
@@ -33,11 +40,9 @@ def _commands() -> typer.Typer:
     if asked in USER_COMMANDS:
         import_module("app.client.commands.all").add_user_commands(some, only=asked)
         return some
-    if asked in _WORK_COMMANDS:
-        import_module("app.commands.work").add_work_commands(some)
-        return some
-    if asked in _TOKEN_COMMANDS:
-        import_module("app.commands.tokens").add_token_commands(some)
+    if asked in _OPERATORS_COMMANDS:
+        module, adds = _OPERATORS_COMMANDS[asked]
+        getattr(import_module(module), adds)(some)
         return some
     everything: typer.Typer = import_module("app.commands.operators").command_line()
     return everything

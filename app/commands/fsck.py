@@ -11,8 +11,8 @@ import typer
 
 from app.adapters.chosen import reserve_of, storage_of
 from app.catalog.fsck import Finding, Fsck
+from app.commands.options import FOR_OPERATORS, Data
 from app.commands.starting import prepare, require_sound_database, settings_from
-from app.commands.work import FOR_OPERATORS, Data
 from app.database.sessions import Database
 from app.settings import Settings
 

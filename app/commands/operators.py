@@ -1,4 +1,4 @@
-"""The operators' commands of `images`, except those that only run workers."""
+"""The operators' commands of `images` that need all of it, and the list of all commands."""
 
 import json
 import sys
@@ -7,25 +7,23 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
-import anyio
 import typer
 from rich.console import Console
 from rich.table import Table
 
 from app.adapters.chosen import announcer, messaging
-from app.catalog import members
-from app.catalog.feed import epochs
 from app.client.commands.all import add_user_commands
 from app.commands import connection_file
 from app.commands.data_folder import held_alone, make_folders
 from app.commands.doctor import Finding, findings
 from app.commands.fsck import add_fsck_command
 from app.commands.metrics_port import metrics_port
+from app.commands.options import FOR_OPERATORS, Data
+from app.commands.organizations import add_organization_commands, create_projects
 from app.commands.serving import address_of, listen, serve
 from app.commands.starting import migrate_all, prepare, settings_from
 from app.commands.tokens import ADMIN, ADMIN_NAME, add_token_commands, issue_token, sign_in_address
-from app.commands.work import FOR_OPERATORS, Data, add_work_commands
-from app.database.sessions import Database
+from app.commands.work import add_work_commands
 from app.graphql.schema import sdl
 from app.main import create_app
 from app.models import Project
@@ -57,7 +55,7 @@ def up(data: Data = None, host: Host = None, port: Port = None) -> None:
     make_folders(settings, always=True)
     with held_alone(settings):
         migrate_all(settings, data_folder=True)
-        projects = anyio.run(_found, settings, ORGANIZATION, PROJECTS, ADMIN, ADMIN)
+        projects = create_projects(settings, ORGANIZATION, PROJECTS, ADMIN, ADMIN)
         bound = listen(settings.host, settings.port)
         opened = _connection_file(settings, address_of(bound), projects)
         with metrics_port(settings), messaging(settings) as channels, opened as ready:
@@ -105,60 +103,6 @@ def serve_api(data: Data = None, host: Host = None, port: Port = None) -> None:
 
 
 @cli.command(rich_help_panel=FOR_OPERATORS)
-def migrate(
-    data: Data = None,
-    restored: Annotated[
-        bool,
-        typer.Option("--restored", help="Make all watchers resync, after the database was restored from a backup."),
-    ] = False,
-) -> None:
-    """Migrate the database to this version, and create the bucket if there is none."""
-    settings = settings_from(data=data)
-    for sentence in migrate_all(settings):
-        typer.echo(sentence)
-    typer.echo("the database is up to date")
-    if restored:
-        _begin_epoch(settings)
-        typer.echo("the feed has a new epoch: cursors from before the restore require a resync")
-
-
-@cli.command("found", hidden=True)
-@cli.command(rich_help_panel=FOR_OPERATORS)
-def create_organization(
-    context: typer.Context,
-    organization: Annotated[str, typer.Option(help="Name of the organization.")],
-    project: Annotated[list[str], typer.Option(help="Name of a project; can be repeated.")],
-    admin: Annotated[str | None, typer.Option(help="The projects' admin: a token's `sub`.")] = None,
-    owner: Annotated[str | None, typer.Option(help="The organization's owner: a token's `sub`.")] = None,
-    data: Data = None,
-) -> None:
-    """Create an organization and its projects, and print the projects' ids. Existing ones are left unchanged.
-
-    An owner administers every project of the organization, including later ones, and sets their limits.
-    """
-    if context.info_name == "found":
-        typer.echo("`images found` is deprecated; use `images create-organization`.", err=True)
-    settings = settings_from(data=data)
-    prepare(settings)
-    for made in anyio.run(_found, settings, organization, project, admin, owner):
-        typer.echo(f"{made.id}  {made.name}")
-
-
-@cli.command(rich_help_panel=FOR_OPERATORS)
-def owner(
-    organization: Annotated[str, typer.Option(help="Name of the organization.")],
-    subject: Annotated[str, typer.Option(help="The owner: a token's `sub`.")],
-    remove: Annotated[bool, typer.Option("--remove", help="Remove the owner instead.")] = False,
-    data: Data = None,
-) -> None:
-    """Add an owner to an organization, who administers all its projects and sets their limits."""
-    settings = settings_from(data=data)
-    prepare(settings)
-    anyio.run(_set_owner, settings, organization, subject, not remove)
-    typer.echo(f"{subject} {'no longer owns' if remove else 'owns'} {organization}")
-
-
-@cli.command(rich_help_panel=FOR_OPERATORS)
 def schema() -> None:
     """Print the GraphQL schema."""
     typer.echo(sdl(), nl=False)
@@ -201,38 +145,12 @@ def _confinement(settings: Settings) -> Finding:
 
 def command_line() -> typer.Typer:
     """All commands: the operators' and the users'."""
+    add_organization_commands(cli)
     add_token_commands(cli)
     add_work_commands(cli)
     add_fsck_command(cli, owner_of)
     add_user_commands(cli)
     return cli
-
-
-async def _with_database(settings: Settings, act: Callable[[Database], Any]) -> Any:
-    database = Database(settings.database_address)
-    try:
-        return await act(database)
-    finally:
-        await database.close()
-
-
-async def _found(
-    settings: Settings, organization: str, projects: Sequence[str], admin: str | None, owner: str | None
-) -> Sequence[Project]:
-    made: Sequence[Project] = await _with_database(
-        settings, lambda db: members.found(db, organization, projects, admin, owner)
-    )
-    return made
-
-
-async def _set_owner(settings: Settings, organization: str, subject: str, owns: bool) -> None:
-    await _with_database(settings, lambda db: members.set_owner(db, organization, subject, owns=owns))
-
-
-def _begin_epoch(settings: Settings) -> None:
-    anyio.run(_with_database, settings, epochs.renew)
-    with messaging(settings, works=False) as channels:
-        channels.wakeups.feed_grew()
 
 
 def _print_ready(path: Path, connection: Mapping[str, Any], sign_in: str | None) -> None:

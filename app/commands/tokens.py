@@ -12,8 +12,8 @@ from app.adapters.tokens import SecretTokens
 from app.catalog import members
 from app.catalog.people import revocations, sign_in
 from app.commands import connection_file
+from app.commands.options import FOR_OPERATORS, Data
 from app.commands.starting import prepare, settings_from
-from app.commands.work import FOR_OPERATORS, Data
 from app.database.sessions import Database
 from app.errors import SettingsError
 from app.lifecycle import ProjectRole

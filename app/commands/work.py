@@ -3,21 +3,17 @@
 import asyncio
 import signal
 import threading
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from app.adapters.chosen import announcer, messaging
 from app.commands.metrics_port import metrics_port
+from app.commands.options import FOR_OPERATORS, Data
 from app.commands.starting import prepare, settings_from
 from app.errors import SettingsError
 from workers.main import Workers, keep_time
 from workers.memory import keep_little
-
-FOR_OPERATORS = "For operators"
-
-Data = Annotated[Path | None, typer.Option(help="Folder of the database, objects and secret [IMAGES_DATA].")]
 
 
 def add_work_commands(cli: typer.Typer) -> None:

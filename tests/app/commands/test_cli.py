@@ -67,3 +67,22 @@ app.cli.main()"""
     assert printed.startswith(PRINTED)
     loaded = json.loads(printed.removeprefix(PRINTED))
     assert [name for name in loaded if name.split(".")[0] in ("httpx", "sqlalchemy", "strawberry", "workers")] == []
+
+
+# What the API needs alone, and what converts images; an operator would wait for it at every command.
+HEAVY = ("strawberry", "starlette", "uvicorn", "app.graphql", "workers")
+
+
+@pytest.mark.parametrize("command", ["migrate", "found", "owner", "token", "signin"])
+def test_what_changes_the_database_alone_loads_neither_api_nor_workers(command: str) -> None:
+    code = f"""import atexit, json, sys
+sys.argv = ["images", "{command}", "--help"]
+atexit.register(lambda: print(json.dumps(sorted(sys.modules))))
+import app.cli
+app.cli.main()"""
+
+    *_, printed = run(sys.executable, "-c", code).stdout.splitlines()
+
+    loaded = json.loads(printed)
+    assert "app.database.sessions" in loaded
+    assert [name for name in loaded if name.startswith(HEAVY)] == []
