@@ -111,7 +111,7 @@ class Cluster:
             **self.minio.settings(BUCKET),
             "IMAGES_SECRET": SECRET,
         }
-        # What `images migrate` and `images create-organization` do, without the processes, which take seconds to load it.
+        # What `images migrate` and `create-organization` do, without the processes, which take seconds to load it.
         settings = _as_settings(places)
         _in_a_thread(lambda: migrate_all(settings))
         self._database_address = settings.database_address

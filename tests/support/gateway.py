@@ -254,7 +254,7 @@ class Gateway:
         return sorted(
             str(path.relative_to(root))
             for path in root.rglob("*")
-            if path.is_file() and root / "work" not in path.parents
+            if path.is_file() and path.relative_to(root).parts[0] != "work"
         )
 
     async def image(self, image_id: str) -> Image:
