@@ -102,6 +102,18 @@ def edit_vhd_footer(path: Path, *edits: tuple[int, bytes], at: int = -512) -> Pa
     return path
 
 
+def edit_vhdx_regions(path: Path, *edits: tuple[int, bytes]) -> Path:
+    """Overwrite fields of both region tables of a VHDX, and fix their checksums ([MS-VHDX] 2.2.3)."""
+    with path.open("r+b") as file:
+        for place in (192 * KiB, 256 * KiB):
+            file.seek(place)
+            table = bytearray(file.read(64 * KiB))
+            for offset, data in edits:
+                table[offset : offset + len(data)] = data
+            _seal(file, place, table)
+    return path
+
+
 def leave_log(path: Path) -> Path:
     """Make a VHDX as its writer leaves it in a crash: headers that name a log with an entry ([MS-VHDX] 2.2.2, 2.3)."""
     guid = bytes(range(16))

@@ -11,7 +11,19 @@ from app.errors import ImageFailed
 from app.lifecycle import DiskFormat, FailureCode
 from tests.fuzz.places import FolderPlace, Place, store_place
 from tests.servers.minio import Minio
-from tests.workers.images import KiB, MiB, dense_disk, make, patch, patch_number, qemu_img, raw_disk, scattered_disk
+from tests.workers.images import (
+    KiB,
+    MiB,
+    dense_disk,
+    edit_vhd_footer,
+    edit_vhdx_regions,
+    make,
+    patch,
+    patch_number,
+    qemu_img,
+    raw_disk,
+    scattered_disk,
+)
 
 pytestmark = pytest.mark.needs_program("qemu-img", "qemu-nbd")
 
@@ -166,3 +178,43 @@ def test_a_qcow2_of_version_2_with_an_extension_is_taken(place: Place, holds: Ho
     made, result = place.convert(image.read_bytes(), QCOW2)
     assert made.warnings == ()
     holds(result, raw)
+
+
+FARTHEST = b"\xff" * 8
+
+
+def vhd_header_far(image: Path) -> None:
+    for footer in (0, -512):
+        edit_vhd_footer(image, (16, FARTHEST), at=footer)
+
+
+@pytest.mark.parametrize(
+    ("driver", "edit"),
+    [
+        ("vpc", vhd_header_far),
+        ("vpc", lambda image: patch(image, 512 + 16, FARTHEST)),
+        ("vhdx", lambda image: edit_vhdx_regions(image, (32, FARTHEST))),
+        ("vhdx", lambda image: edit_vhdx_regions(image, (64, FARTHEST))),
+        ("qcow2", lambda image: patch(image, 40, FARTHEST)),
+        ("qcow2", lambda image: patch(image, 48, FARTHEST)),
+        ("vmdk", lambda image: patch(image, 28, FARTHEST)),
+        ("vmdk", lambda image: patch(image, 56, FARTHEST)),
+    ],
+    ids=[
+        "vhd-header",
+        "vhd-table",
+        "vhdx-first-region",
+        "vhdx-second-region",
+        "qcow2-l1",
+        "qcow2-refcounts",
+        "vmdk-descriptor",
+        "vmdk-directory",
+    ],
+)
+def test_an_offset_that_no_file_has_is_refused(
+    place: Place, tmp_path: Path, driver: str, edit: Callable[[Path], object]
+) -> None:
+    image = make(raw_disk(tmp_path / "disk.raw", 4 * MiB, [(0, 64 * KiB)]), tmp_path / "image", driver)
+    edit(image)
+    declared = DiskFormat("VHD" if driver == "vpc" else driver.upper())
+    assert refuse(place, image, declared).code in (FailureCode.CORRUPT_IMAGE, FailureCode.UNSAFE_IMAGE)

@@ -173,4 +173,9 @@ class _Attempt:
 
 def _reader(fd: int, size: int) -> ReadAt:
     """A reader for the first `size` bytes of a file."""
-    return lambda offset, length: os.pread(fd, max(0, min(length, size - offset)), offset)
+
+    def read_at(offset: int, length: int) -> bytes:
+        # Offsets come from the file, and pread raises OverflowError for those of 2**63 and more.
+        return os.pread(fd, min(length, size - offset), offset) if offset < size else b""
+
+    return read_at
