@@ -14,9 +14,15 @@ from workers.inspection.inspect import Inspection, inspect
 KiB, MiB = 1 << 10, 1 << 20
 
 
+class QemuFailed(Exception):
+    """Raised when qemu-img fails, with what it said."""
+
+
 def qemu_img(*arguments: str) -> str:
-    """Run qemu-img; return its output. Raises CalledProcessError."""
-    done = subprocess.run(["qemu-img", *arguments], check=True, capture_output=True, timeout=120, text=True)
+    """Run qemu-img; return its output. Raises QemuFailed."""
+    done = subprocess.run(["qemu-img", *arguments], capture_output=True, timeout=120, text=True)
+    if done.returncode:
+        raise QemuFailed(f"qemu-img {' '.join(arguments)}: {done.stderr}")
     return done.stdout
 
 

@@ -329,7 +329,7 @@ def test_a_bucket_that_keeps_old_versions_is_told_of(minio: Minio) -> None:
         client = minio_package.Minio(address.host, address.key, address.secret, secure=False)
         client.set_bucket_versioning(address.bucket, VersioningConfig(ENABLED))
         (sentence,) = place.do(store_of(place).prepare())
-    assert "Turn versioning off" in sentence
+    assert "Disable versioning." in sentence
 
 
 def test_a_missing_bucket_fails_the_check(s3_server: S3Server) -> None:
