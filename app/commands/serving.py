@@ -28,7 +28,7 @@ _MESSAGE_BYTES = 1024 * 1024
 _SWITCH_SECONDS = 0.001
 # Collections of younger objects before a full one, which stops everything for 0.1 to 0.2 s when there are many
 # subscriptions and a full ring of events. It finds little, since operations leave no cycles.
-_FULL_COLLECTION_EVERY = 1000
+_FULL_COLLECTION_EVERY = 100
 
 
 class _Server(uvicorn.Server):
