@@ -17,11 +17,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from app.errors import SettingsError
 from app.s3_address import S3Address, S3Key
-
-KIB = 1024
-MIB = 1024 * KIB
-GIB = 1024 * MIB
-TIB = 1024 * GIB
+from app.sizes import GIB, MIB, TIB
 
 # Amazon S3, "Multipart upload limits".
 _AMAZON_LARGEST_PART = 5 * GIB

@@ -27,7 +27,8 @@ from app.lifecycle import Aspect, DiskFormat, ImageStatus, JobKind, JobState, Up
 from app.models import Blob, Image, Job, Project, Source, Upload, now
 from app.object_keys import id_of_blob_before_0006, is_ours
 from app.ports import ObjectStore, UploadHandle
-from app.settings import GIB, Settings
+from app.settings import Settings
+from app.sizes import GIB
 
 _AT_ONCE = 1000  # values of one IN
 

@@ -14,7 +14,8 @@ from app.catalog import texts
 from app.errors import Conflict, InvalidInput, NotFound, TooLarge, UnsupportedFormat
 from app.lifecycle import Architecture, DiskFormat
 from app.models import IdempotencyKey, Image, Source, Upload, new_id, now
-from app.settings import GIB, MIB, TIB, Settings
+from app.settings import Settings
+from app.sizes import MIB, exactly
 from app.viewer import Viewer
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -158,14 +159,14 @@ def _part_size(new: NewUpload, settings: Settings) -> int:
         raise InvalidInput("The file is empty.", field=field, hint="Upload a disk image.")
     if new.size > settings.upload_limit:
         raise TooLarge(
-            f"{new.size} bytes are more than the {_spelled(settings.upload_limit)} that an upload may have.",
+            f"{exactly(new.size)} are more than the {exactly(settings.upload_limit)} that an upload may have.",
             field=field,
             hint="Make the file smaller, for example with qemu-img convert -O qcow2, which leaves out holes.",
         )
     if new.multipart is False:
         if new.size > settings.largest_part:
             raise TooLarge(
-                f"{new.size} bytes are more than the {_spelled(settings.largest_part)} of one part.",
+                f"{exactly(new.size)} are more than the {exactly(settings.largest_part)} of one part.",
                 field=field,
                 hint="Leave multipart out or make it true: then the file is sent in parts, of any size in all.",
             )
@@ -214,7 +215,3 @@ def _clean_sha256(sha256: str | None) -> str | None:
             hint="sha256sum FILE",
         )
     return cleaned
-
-
-def _spelled(size: int) -> str:
-    return f"{size // TIB} TiB" if size >= TIB else f"{size / GIB:g} GiB"

@@ -18,7 +18,8 @@ from app.database.sessions import Database
 from app.errors import Forbidden, ImageFailed, InvalidInput, QuotaExceeded
 from app.lifecycle import FailureCode, ImageType
 from app.models import Image, Project
-from app.settings import GIB, Settings
+from app.settings import Settings
+from app.sizes import GIB
 from app.viewer import Viewer
 
 _COUNTED = (ImageType.CUSTOM, ImageType.SNAPSHOT)

@@ -34,7 +34,8 @@ from app.errors import (
 from app.lifecycle import Aspect, FailureCode, ImageStatus, ProjectRole, UploadState
 from app.models import Image, Source, Upload, now
 from app.ports import ObjectStore, UploadHandle, UploadReceipt
-from app.settings import GIB, KIB, MIB, Settings
+from app.settings import Settings
+from app.sizes import exactly
 from app.viewer import Viewer
 
 log = structlog.get_logger()
@@ -340,20 +341,12 @@ _UPLOAD_DROPPED = ImageFailed(
 
 
 def _wrong_part(wrong: WrongPart) -> ImageFailed:
-    due = "the upload has no such part" if wrong.expected is None else f"it should have {_spelled(wrong.expected)}"
+    due = "the upload has no such part" if wrong.expected is None else f"it should have {exactly(wrong.expected)}"
     return ImageFailed(
         FailureCode.UPLOAD_REFUSED,
-        f"Part {wrong.number} has {_spelled(wrong.size)}, but {due}. The upload was refused.",
+        f"Part {wrong.number} has {exactly(wrong.size)}, but {due}. The upload was refused.",
         "Create the image again and send every part exactly as its `request` says.",
     )
-
-
-def _spelled(size: int) -> str:
-    """A size for people; the exact number of bytes where units would hide a difference."""
-    for unit, name in ((GIB, "GiB"), (MIB, "MiB"), (KIB, "KiB")):
-        if size and size % unit == 0:
-            return f"{size // unit} {name}"
-    return f"{size:,} byte{'' if size == 1 else 's'}"
 
 
 def _expired(idle_seconds: float) -> ImageFailed:

@@ -12,7 +12,8 @@ from pydantic import SecretStr
 
 from app.adapters.chosen import needs_data_folder
 from app.adapters.reaching import Trouble, broker_trouble, database_trouble, store_trouble
-from app.settings import GIB, Settings
+from app.settings import Settings
+from app.sizes import GIB
 from app.web.graphiql import ASSETS
 
 _LEAST_FREE = 10 * GIB

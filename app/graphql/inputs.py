@@ -26,7 +26,7 @@ from app.lifecycle import (
     ProjectRole,
     ShareGrant,
 )
-from app.settings import GIB
+from app.sizes import GIB
 
 Given = TypeVar("Given")
 Member = TypeVar("Member", bound=StrEnum)

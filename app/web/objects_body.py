@@ -4,8 +4,8 @@ from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.types import Receive
 
-from app.adapters.folder.intake import in_bytes
 from app.request_body import BodyTimeout, RequestBody
+from app.sizes import exactly
 from app.web.objects_errors import Refusal
 
 
@@ -52,16 +52,24 @@ class Body(RequestBody):
 
     def expect(self, length: int) -> None:
         """Raises Refusal unless the request declares exactly `length` bytes."""
-        hint = f"Send exactly {in_bytes(length)}, with a Content-Length of {length}."
+        hint = f"Send exactly {exactly(length)}, with a Content-Length of {length}."
         if self.length is None:
             raise Refusal(411, "LENGTH_REQUIRED", "The request has no Content-Length.", hint, {})
         if self.length > length:
             raise Refusal(
-                413, "TOO_LARGE", f"The part has {in_bytes(length)}, but the Content-Length is {self.length}.", hint, {}
+                413,
+                "TOO_LARGE",
+                f"The part has {exactly(length)}, but the Content-Length declares {exactly(self.length)}.",
+                hint,
+                {},
             )
         if self.length < length:
             raise Refusal(
-                400, "INVALID", f"The part has {in_bytes(length)}, but the Content-Length is {self.length}.", hint, {}
+                400,
+                "INVALID",
+                f"The part has {exactly(length)}, but the Content-Length declares {exactly(self.length)}.",
+                hint,
+                {},
             )
 
     def __aiter__(self) -> "Body":

@@ -4,7 +4,7 @@ import re
 
 from starlette.datastructures import Headers
 
-from app.adapters.folder.intake import in_bytes
+from app.sizes import exactly
 from app.web.objects_errors import Refusal
 
 _ONE_RANGE = re.compile(r"bytes=([0-9]{0,19})-([0-9]{0,19})")
@@ -41,7 +41,7 @@ def requested_range(headers: Headers, size: int, etag: str) -> tuple[int, int] |
         raise Refusal(
             416,
             "RANGE_NOT_SATISFIABLE",
-            f"The range contains no byte of the object, which has {in_bytes(size)}.",
+            f"The range contains no byte of the object, which has {exactly(size)}.",
             "Request bytes before its end.",
             {"content-range": f"bytes */{size}"},
         )

@@ -16,7 +16,7 @@ from app.database.sessions import Database
 from app.errors import DatabaseUnavailable, QuotaExceeded
 from app.metrics import CatalogueState
 from app.models import Project
-from app.settings import MIB
+from app.sizes import MIB
 from tests.app.conftest import StartGateway
 from tests.support.gateway import ADMIN, MEMBER, OPERATOR, READER, STRANGER, Gateway, until
 from tests.support.scraped import Scrape

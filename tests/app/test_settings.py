@@ -11,7 +11,8 @@ from structlog.testing import capture_logs
 
 from app.adapters.chosen import needs_data_folder
 from app.errors import SettingsError
-from app.settings import GIB, MIB, TIB, ArchiveRate, Settings, load_settings
+from app.settings import ArchiveRate, Settings, load_settings
+from app.sizes import GIB, MIB, TIB
 
 EVERYTHING_OUTSIDE = {
     "database_url": "postgresql://ann:geheim@db:5432/images?sslmode=require",

@@ -9,7 +9,7 @@ import pytest
 
 from app.lifecycle import FailureCode, ImageStatus, JobKind
 from app.models import Image
-from app.settings import MIB
+from app.sizes import MIB
 from tests.app.conftest import StartGateway
 from tests.support.gateway import Gateway, until
 from tests.workers.bombs import qcow2_bomb, vmdk_bomb

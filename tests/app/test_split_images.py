@@ -11,7 +11,7 @@ from app.adapters.s3.bucket import Bucket
 from app.adapters.s3.store import S3Store
 from app.lifecycle import DiskFormat, EventKind, FailureCode, ImageStatus, JobKind, JobState
 from app.models import Image, Job, Project, Source
-from app.settings import GIB
+from app.sizes import GIB
 from tests.servers.minio import Minio
 from tests.support.gateway import Gateway
 from tests.support.overrunning import see_room

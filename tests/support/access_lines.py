@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from app.settings import GIB
+from app.sizes import GIB
 
 PROJECTS = {"project", "place", "theirs", "another", "beyond"}
 # Ids and a name that don't exist, by the names with a dollar.

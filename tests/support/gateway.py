@@ -34,7 +34,8 @@ from app.graphql.transport.asgi import GatewayGraphQL
 from app.lifecycle import Aspect, DiskFormat, FailureCode, ImageVisibility, JobKind, JobState, ProjectRole
 from app.main import create_app
 from app.models import Blob, Event, Image, Job, Source, Upload
-from app.settings import GIB, MIB, Settings
+from app.settings import Settings
+from app.sizes import GIB, MIB
 from workers.main import Workers
 
 T = TypeVar("T")

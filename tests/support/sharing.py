@@ -5,7 +5,7 @@ from typing import Any
 from app.catalog import members
 from app.lifecycle import ProjectRole
 from app.models import Project
-from app.settings import MIB
+from app.sizes import MIB
 from tests.support.gateway import ADMIN, STRANGER, Gateway
 
 SHARE = "id grant state revision sharedBy imageName image { id name visibility } project { id name }"

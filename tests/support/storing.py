@@ -11,7 +11,7 @@ from app.catalog import conversions, deletion
 from app.catalog.bill import ledger
 from app.lifecycle import ImageStatus, ImageType
 from app.models import Blob, Image, StorageEntry
-from app.settings import GIB, MIB
+from app.sizes import GIB, MIB
 from app.viewer import Viewer
 from tests.support.gateway import ADMIN, MORNING, Gateway, outcome
 

@@ -11,10 +11,10 @@ from app.catalog.conversions import Assignment
 from app.catalog.outcome import Outcome, Way
 from app.errors import ImageFailed
 from app.lifecycle import DiskFormat, FailureCode
+from app.sizes import exactly
 from tests.servers.minio import Minio
 from tests.workers.images import KiB, MiB, make, qemu_img, raw_disk
 from tests.workers.store_bench import SOURCE, StoreBench, store_bench
-from workers.inspection.sizes import exactly
 from workers.jobs.converters import Order, StoreConverter
 from workers.limits import Limits
 from workers.store.ranges import SplitPlan

@@ -11,6 +11,7 @@ import pytest
 from app.catalog.outcome import Way
 from app.errors import ImageFailed
 from app.lifecycle import DiskFormat, FailureCode
+from app.sizes import exactly
 from tests.workers.conftest import Workbench
 from tests.workers.images import MiB, dense_disk, raw_disk
 from tests.workers.test_kill_points import KINDS, prepared
@@ -18,7 +19,6 @@ from workers.errors import ReceiptMissing, SourceBusy, SourceDamaged
 from workers.folder.in_place import held
 from workers.folder.pipeline import forget
 from workers.folder.undoing import undo
-from workers.inspection.sizes import exactly
 from workers.limits import Limits
 
 pytestmark = pytest.mark.needs_qemu

@@ -4,8 +4,8 @@ A table entry takes 8 bytes and maps 64 KiB or more. If entries share their targ
 disk of many TiB, and every reader of that disk has to process all of it.
 """
 
+from app.sizes import spelled
 from workers.inspection.refusals import CONVERT_FIRST, corrupt, unsafe
-from workers.inspection.sizes import spelled
 
 # Deflate expands a byte to at most 1,032 bytes; the rest is for tables and rounding.
 MOST_INFLATED = 1100

@@ -2,7 +2,7 @@
 
 from app.errors import ImageFailed
 from app.lifecycle import FailureCode
-from workers.inspection.sizes import exactly
+from app.sizes import exactly
 
 UPLOAD_AGAIN = "Compare the file with its original and upload it again. If they are identical, export the disk again."
 EXPORT_AGAIN = "Export the disk again as a single file with the program that wrote it, and upload the new file."

@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from uuid import UUID
 
+from app.sizes import exactly
 from workers.inspection.claims import Places, check_total
 from workers.inspection.numbers import numbers_in
 from workers.inspection.refusals import CONVERT_FIRST, check_virtual_size, corrupt, unsafe, unsupported
 from workers.inspection.signatures import Glimpse
-from workers.inspection.sizes import exactly
 from workers.qcow2.extents import DoubtfulMap, Extents, check
 
 KiB, MiB = 1 << 10, 1 << 20

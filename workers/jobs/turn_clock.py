@@ -19,10 +19,10 @@ from app.catalog.work.jobs import Claim
 from app.catalog.work.kinds import Conversion
 from app.database.sessions import Database
 from app.errors import DatabaseUnavailable, ImageFailed
-from app.settings import MIB, Settings
+from app.settings import Settings
+from app.sizes import MIB, spelled
 from workers.errors import Cancelled, TurnLost
 from workers.inspection.refusals import corrupt
-from workers.inspection.sizes import spelled
 
 log = structlog.get_logger()
 

@@ -6,22 +6,18 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from app.adapters.folder.addresses import PartAddress
 from app.errors import InvalidInput, TooLarge
 from app.ports import HEAD_BYTES
+from app.sizes import MIB, exactly
 
 # Written in a thread: on a disk that is slow or busy with a commit, a write takes long, and would block the event loop.
 # Batches amortize the cost of changing threads. Collecting the next batch during a write was tried and gained nothing:
 # the kernel's buffer fills anyway.
-BATCH_BYTES = 2 * 1024 * 1024
+BATCH_BYTES = 2 * MIB
 
 # After this time, the bytes of a slow client are written and reported before a batch is full.
 _LONGEST_WAIT_SECONDS = 0.5
 
 Write = Callable[[Sequence[bytes]], Awaitable[None]]
 Written = Callable[[int], Awaitable[None]]
-
-
-def in_bytes(count: int) -> str:
-    """A number of bytes for an error that has to be exact, such as `1 byte` or `16777216 bytes`."""
-    return "1 byte" if count == 1 else f"{count} bytes"
 
 
 class PartIntake:
@@ -44,13 +40,13 @@ class PartIntake:
         async for chunk in body:
             received += len(chunk)
             if received > self._part.length:
-                raise TooLarge(f"The body is longer than the part, which has {in_bytes(self._part.length)}.")
+                raise TooLarge(f"The body is longer than the part, which has {exactly(self._part.length)}.")
             self._batch.append(chunk)
             self._batch_bytes += len(chunk)
             if self._batch_bytes >= self._limit or _now() - self._flushed_at > _LONGEST_WAIT_SECONDS:
                 await self._flush()
         if received < self._part.length:
-            raise InvalidInput(f"The part has {in_bytes(self._part.length)}, but the body has only {received}.")
+            raise InvalidInput(f"The part has {exactly(self._part.length)}, but the body has only {exactly(received)}.")
         await self._flush()
 
     async def _flush(self) -> None:

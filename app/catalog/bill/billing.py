@@ -21,7 +21,8 @@ from app.catalog.bill.pricing import Amount, Line, Tariff
 from app.catalog.pages import Page, Place, Window, read_page
 from app.errors import InvalidInput
 from app.models import TABLES, Image, now
-from app.settings import GIB, Settings
+from app.settings import Settings
+from app.sizes import GIB
 
 # Ten years are as long as this at most; prices of longer times are not worked out for anybody.
 _LONGEST = timedelta(days=3653)

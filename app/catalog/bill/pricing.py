@@ -15,7 +15,8 @@ from fractions import Fraction
 from math import lcm
 from typing import NamedTuple
 
-from app.settings import GIB, ArchiveRate
+from app.settings import ArchiveRate
+from app.sizes import GIB
 
 _PLACES = 6
 _MICROSECOND = timedelta(microseconds=1)

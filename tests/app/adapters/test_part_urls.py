@@ -16,7 +16,7 @@ from app.catalog.uploads import Uploads, handle_of
 from app.lifecycle import FailureCode, ImageStatus, UploadState
 from app.object_keys import new_blob_key, new_upload_key
 from app.s3_address import S3Address
-from app.settings import MIB
+from app.sizes import MIB
 from tests.app.conftest import StartGateway
 from tests.servers.minio import Minio
 from tests.support.gateway import MEMBER, Gateway, until

@@ -9,7 +9,7 @@ from sqlalchemy import update
 from sqlmodel import col
 
 from app.models import StorageEntry
-from app.settings import GIB
+from app.sizes import GIB
 from tests.app.conftest import NewDatabase
 from tests.support.gateway import ADMIN, READER, STRANGER, Gateway, running_gateway
 from tests.support.sharing import done, share

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from app.lifecycle import EventKind, FailureCode, ImageStatus, JobKind, JobState, UploadState
-from app.settings import MIB
+from app.sizes import MIB
 from tests.app.conftest import StartGateway
 from tests.support.gateway import Gateway, until
 

@@ -15,7 +15,7 @@ from app.catalog.feed import event_log
 from app.catalog.feed.details import Created
 from app.lifecycle import ImageStatus, ProjectRole, ShareGrant, ShareState
 from app.models import ImageShare, Membership, StorageEntry
-from app.settings import MIB
+from app.sizes import MIB
 from tests.app.conftest import NewDatabase
 from tests.support.gateway import MORNING, Gateway, running_gateway
 

@@ -9,7 +9,7 @@ from app.adapters.folder.store import FolderStore
 from app.catalog import conversions
 from app.lifecycle import JobKind, ProjectRole
 from app.models import Blob, Image, Project
-from app.settings import GIB, MIB
+from app.sizes import GIB, MIB
 from tests.support.gateway import ADMIN, MEMBER, STRANGER, Gateway
 from tests.support.sharing import act, done, feed_of, mistake, neighbour, sees, share, storage
 

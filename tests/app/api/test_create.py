@@ -7,7 +7,7 @@ import pytest
 from sqlmodel import select
 
 from app.models import IdempotencyKey, Image, Project
-from app.settings import GIB, MIB, TIB
+from app.sizes import GIB, MIB, TIB
 from tests.app.conftest import StartGateway
 from tests.support.gateway import CREATE, MEMBER, Gateway
 

@@ -7,7 +7,7 @@ import pytest
 
 from app.catalog import members
 from app.models import Project
-from app.settings import GIB, MIB
+from app.sizes import GIB, MIB
 from tests.support.gateway import ADMIN, MEMBER, STRANGER, Gateway
 from tests.support.sharing import act, done, mistake
 

@@ -16,7 +16,7 @@ from app.catalog.uploads import UploadEnded, handle_of
 from app.errors import ImageFailed
 from app.lifecycle import EventKind, FailureCode, ImageStatus, JobKind, UploadState
 from app.ports import UploadHandle
-from app.settings import MIB
+from app.sizes import MIB
 from app.viewer import Viewer
 from tests.app.conftest import StartGateway
 from tests.support.gateway import ADMIN, SECRET, Gateway, until

@@ -13,7 +13,8 @@ from app.catalog.pages import Page, Place, Window
 from app.errors import InvalidInput
 from app.lifecycle import ShareGrant, ShareState
 from app.models import Image, ImageShare, StorageEntry
-from app.settings import GIB, ArchiveRate, Settings
+from app.settings import ArchiveRate, Settings
+from app.sizes import GIB
 from tests.support.gateway import ADMIN, Gateway
 from tests.support.storing import Storing
 

@@ -11,7 +11,7 @@ from app.catalog.bill import reconciling
 from app.catalog.fsck import Finding, Fsck, Problem
 from app.lifecycle import FailureCode, ImageStatus, UploadState
 from app.models import Blob, Image, Source, StorageEntry, Upload
-from app.settings import MIB
+from app.sizes import MIB
 from tests.app.conftest import StartGateway
 from tests.support.gateway import ADMIN, Gateway
 from tests.support.sharing import done

@@ -15,7 +15,7 @@ from app.catalog.work.kinds import Erase, Hash
 from app.errors import ImageFailed, LeaseLost
 from app.lifecycle import FailureCode, ImageStatus, JobKind, JobState, UploadState
 from app.models import Blob, Image, Job, now
-from app.settings import MIB
+from app.sizes import MIB
 from tests.app.conftest import StartGateway
 from tests.support.gateway import LEASE, Gateway, claimed, outcome, until
 

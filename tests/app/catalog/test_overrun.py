@@ -13,7 +13,7 @@ from app.database.sessions import Database
 from app.errors import ImageFailed, LeaseLost
 from app.lifecycle import FailureCode, ImageStatus
 from app.models import Job, Project
-from app.settings import MIB
+from app.sizes import MIB
 from tests.support.gateway import LEASE, Gateway, outcome
 from tests.support.overrunning import limited, storage
 

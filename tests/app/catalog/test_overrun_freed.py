@@ -19,7 +19,7 @@ from app.database.sessions import Database
 from app.errors import ImageFailed, LeaseLost, StoreUnavailable
 from app.lifecycle import SETTLED, DiskFormat, FailureCode, ImageStatus
 from app.models import Image, Job, Project, Source, now
-from app.settings import MIB
+from app.sizes import MIB
 from tests.app.conftest import StartGateway
 from tests.support.gateway import Gateway, until
 from tests.support.overrunning import limited, see_room, storage

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.catalog.bill.pricing import Amount, Line, Tariff, price_segments, rate_at, rounded
-from app.settings import GIB, ArchiveRate
+from app.settings import ArchiveRate
+from app.sizes import GIB
 
 FIRST, LAST = date(2023, 1, 1), date(2028, 12, 31)
 DAYS = st.dates(FIRST, LAST)

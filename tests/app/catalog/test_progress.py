@@ -12,7 +12,7 @@ from app.catalog.feed.progress import ProgressBoard, Throttle
 from app.catalog.upload_progress import UploadMeter
 from app.lifecycle import ImagePhase
 from app.ports import ProgressReport
-from app.settings import MIB
+from app.sizes import MIB
 from tests.support.gateway import Gateway
 
 NOON = datetime(2026, 1, 31, 12, tzinfo=UTC)

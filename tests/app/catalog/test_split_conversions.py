@@ -12,7 +12,7 @@ from app.catalog.work.kinds import Assemble
 from app.errors import ImageFailed, LeaseLost
 from app.lifecycle import FailureCode, ImageStatus, JobKind, JobState
 from app.models import Job, now
-from app.settings import MIB
+from app.sizes import MIB
 from tests.support.gateway import LEASE, Gateway, claimed, outcome
 
 pytestmark = pytest.mark.anyio

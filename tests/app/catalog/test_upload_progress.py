@@ -9,7 +9,7 @@ import pytest
 from app.catalog.upload_progress import UploadSurvey
 from app.lifecycle import ImagePhase
 from app.ports import ProgressReport
-from app.settings import MIB
+from app.sizes import MIB
 from tests.app.conftest import StartGateway
 from tests.support.gateway import Gateway
 

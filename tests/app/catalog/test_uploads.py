@@ -12,7 +12,7 @@ from app.errors import StoreUnavailable
 from app.lifecycle import EventKind, FailureCode, ImageStatus, JobKind, UploadState
 from app.models import Upload, now
 from app.ports import UploadHandle, UploadReceipt
-from app.settings import MIB
+from app.sizes import MIB
 from tests.app.conftest import StartGateway
 from tests.support.gateway import SECRET, Gateway, until
 

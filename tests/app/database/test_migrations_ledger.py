@@ -7,7 +7,7 @@ from sqlmodel import Session, select
 
 from app.database.migrations import migrate
 from app.models import StorageEntry, now
-from app.settings import GIB
+from app.sizes import GIB
 from tests.app.database.test_migrations import Places, new_place, scripts, within
 
 __all__ = ["new_place"]

@@ -20,7 +20,7 @@ from app.catalog.fsck import Fsck, Problem
 from app.database.migrations import migrate
 from app.lifecycle import ImageStatus, JobKind, JobState, SourceKind, UploadState
 from app.models import Image, Job, Source, Upload
-from app.settings import KIB, MIB
+from app.sizes import KIB, MIB
 from tests.app.database.test_migrations import address, rows, scripts, within
 from tests.servers.postgresql import PostgreSQL
 from tests.support.gateway import LEASE, SECRET, Gateway, claimed, running_gateway, until

@@ -30,7 +30,7 @@ from app.errors import (
 )
 from app.lifecycle import Aspect, EventKind, FailureCode, ImageStatus, JobKind, JobState, ProjectRole, UploadState
 from app.models import Image, Job, Project, Upload
-from app.settings import MIB
+from app.sizes import MIB
 from app.viewer import Viewer
 from tests.app.conftest import NewDatabase, new_on_server
 from tests.servers.postgresql import PostgreSQL

@@ -19,7 +19,7 @@ from app.database.sessions import Database
 from app.errors import ImageFailed, LeaseLost, UserMistake
 from app.lifecycle import Aspect, EventKind, FailureCode, ImageStatus, JobKind, JobState
 from app.models import Blob, Event, Image, Job, Project, Upload, now
-from app.settings import MIB
+from app.sizes import MIB
 from app.viewer import Viewer
 from tests.app.conftest import NewDatabase, new_on_server
 from tests.servers.postgresql import PostgreSQL

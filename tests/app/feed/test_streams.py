@@ -14,7 +14,7 @@ from app.catalog import conversions
 from app.lifecycle import ImagePhase, ProjectRole
 from app.models import Membership, now
 from app.ports import ProgressReport
-from app.settings import MIB
+from app.sizes import MIB
 from tests.support.gateway import ADMIN, READER, STRANGER, Gateway, outcome
 from tests.support.watchers import TRANSPORTS, Wanted, Watcher, served, watching
 

@@ -1,4 +1,9 @@
-"""Sizes in messages: for people, in binary units."""
+"""Binary units of sizes, and sizes in messages for people."""
+
+KIB = 1 << 10
+MIB = 1 << 20
+GIB = 1 << 30
+TIB = 1 << 40
 
 _UNITS = ("bytes", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from workers.inspection.sizes import exactly, spelled
+from app.sizes import exactly, spelled
 
 
 @pytest.mark.parametrize(
