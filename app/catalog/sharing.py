@@ -1,8 +1,8 @@
-"""Sharing an image with another project of its organization: at once, or by an offer that its admins answer.
+"""Sharing an image with another project of its organization: immediately, or by an offer that its admins answer.
 
-A share belongs to the image's project, whose readers see it and whose admins make, change and revoke it. The project
-that it is for sees it once it is accepted; before that, and after declining it, its admins do. Whatever changes a
-share has the image's row locked.
+A share belongs to the image's project, whose readers see it and whose admins create, change and revoke it. Members of
+the target project see it once it is accepted; while it is offered or declined, only the admins do. Every change of a
+share happens with the image's row locked.
 """
 
 from collections.abc import Sequence
@@ -46,7 +46,7 @@ Changed = tuple[ImageShare, int | None]
 
 
 async def visible_shares(session: AsyncSession, viewer: Viewer, ids: Sequence[str]) -> dict[str, ImageShare]:
-    """Those of the shares that the viewer may see, by id."""
+    """The shares that the viewer may see, by id."""
     roles = tenancy.roles_of(viewer)
     own = select(roles.c.project_id)
     admin = own.where(roles.c.role == ProjectRole.ADMIN)
@@ -67,34 +67,34 @@ async def visible_shares(session: AsyncSession, viewer: Viewer, ids: Sequence[st
 
 
 async def names_of(session: AsyncSession, viewer: Viewer, image_ids: Sequence[str]) -> dict[str, str]:
-    """What images are called that the viewer has come to by a share: by id, also where the image can't be seen yet."""
+    """The names of images that the viewer reached through a share, by id, even if they can't see the image yet."""
     query = select(Image.id, Image.name).where(col(Image.id).in_(image_ids))
     return {image_id: name for image_id, name in (await session.execute(query)).all()}
 
 
 async def projects_by_id(session: AsyncSession, viewer: Viewer, ids: Sequence[str]) -> dict[str, Project]:
-    """Projects that the viewer has come to by a share, by id, also where they may see no more than the name."""
+    """Projects that the viewer reached through a share, by id, even if they may see only the name."""
     query = select(Project).where(col(Project.id).in_(ids))
     return {project.id: project for project in (await session.execute(query)).scalars()}
 
 
 async def shares_of(session: AsyncSession, image_id: str, window: Window) -> Page[ImageShare]:
-    """The shares of an image, in the order in which they were made."""
+    """The shares of an image, in order of creation."""
     return await read_page(session, _of_image(image_id), _SHARE.id, _SHARE.id, window)
 
 
 async def count_shares(session: AsyncSession, image_id: str) -> int:
-    """How many shares an image has."""
+    """The number of shares of an image."""
     return await _count(session, _of_image(image_id))
 
 
 async def shares_with(session: AsyncSession, project_id: str, state: ShareState, window: Window) -> Page[ImageShare]:
-    """The shares with a project that are in this state, in the order in which they were made."""
+    """The shares with a project that are in this state, in order of creation."""
     return await read_page(session, _with_project(project_id, state), _SHARE.id, _SHARE.id, window)
 
 
 async def count_shares_with(session: AsyncSession, project_id: str, state: ShareState) -> int:
-    """How many shares with a project are in this state."""
+    """The number of shares with a project that are in this state."""
     return await _count(session, _with_project(project_id, state))
 
 
@@ -110,22 +110,22 @@ async def _count(session: AsyncSession, shares: SelectOfScalar[ImageShare]) -> i
     return (await session.execute(select(func.count()).select_from(shares.subquery()))).scalar_one()
 
 
-# ---------------------------------------------------------------- what the image's project does
+# ---------------------------------------------------------------- by the image's project
 
 
 async def share_image(
     database: Database, viewer: Viewer, image_id: str, project_id: str, grant: ShareGrant, *, offer: bool
 ) -> Changed:
-    """Share an image; the feed position of that, or None when it had been shared so before.
+    """Share an image. Returns the share and its feed position, None if the image was already shared this way.
 
-    Whoever administers both projects shares at once; who administers the image's alone has to `offer`.
+    An admin of both projects shares immediately; an admin of only the image's project has to `offer`.
     Raises NotFound, Forbidden, InvalidInput, NotReady, DifferentOrganization, NotTargetAdmin, Conflict.
     """
     async with database.transaction() as tx:
         image = await access.image_for(tx.session, viewer, image_id, Right.SHARE, lock=True)
         await _require_sibling(tx.session, image, project_id)
         _require_shareable(image)
-        state = await _state_to_begin_with(tx.session, viewer, project_id, offer=offer)
+        state = await _initial_state(tx.session, viewer, project_id, offer=offer)
         query = _of_image(image.id).where(_SHARE.project_id == project_id)
         share = (await tx.session.execute(query)).scalar_one_or_none()
         if share is None:
@@ -133,7 +133,8 @@ async def share_image(
                 image_id=image.id, project_id=project_id, grant=grant, state=state, shared_by=viewer.subject
             )
             tx.session.add(share)
-            await _tell(tx, image, share, viewer, accepted=state == ShareState.ACCEPTED)
+            _publish(tx, image, share, viewer, accepted=state == ShareState.ACCEPTED)
+            await _update_visibility(tx, image, viewer)
         elif share.state == ShareState.ACCEPTED:
             _require_same_grant(share, grant)
         elif (share.state, share.grant) != (state, grant):
@@ -144,7 +145,7 @@ async def share_image(
 async def update_share(
     database: Database, viewer: Viewer, share_id: str, grant: ShareGrant, expected_revision: int | None
 ) -> Changed:
-    """Let the members of the other project do more, or less. Raises NotFound, Forbidden, StaleRevision."""
+    """Change what a share grants to the target project. Raises NotFound, Forbidden, StaleRevision."""
     async with database.transaction() as tx:
         share, image = await _share_to_change(tx, viewer, share_id, expected_revision)
         if share.grant != grant:
@@ -153,32 +154,36 @@ async def update_share(
 
 
 async def revoke_share(database: Database, viewer: Viewer, share_id: str, expected_revision: int | None) -> Changed:
-    """Take a share back, whatever its state: from here on the other project does not see the image any more.
+    """Revoke a share in any state: the target project can no longer see the image.
 
-    Gives the share as it was. Raises NotFound, Forbidden, StaleRevision.
+    Returns the share as it was, and the feed position. Raises NotFound, Forbidden, StaleRevision.
     """
     async with database.transaction() as tx:
         share, image = await _share_to_change(tx, viewer, share_id, expected_revision)
         await tx.session.delete(share)
-        await _tell(tx, image, share, viewer, accepted=share.state == ShareState.ACCEPTED, revoked=True)
+        _publish(tx, image, share, viewer, accepted=share.state == ShareState.ACCEPTED, revoked=True)
+        await _update_visibility(tx, image, viewer)
     return share, tx.position
 
 
 async def end_all(tx: Transaction, image: Image, *, actor: str) -> None:
-    """End the shares of an image that is being deleted. Who could see it is told of that; who was offered it, here."""
+    """Delete the shares of an image that is being deleted.
+
+    Only projects with an open offer get an event here: those that see the image get the event of its deletion.
+    """
     for share in (await tx.session.execute(_of_image(image.id).order_by(_SHARE.id))).scalars():
         if share.state == ShareState.OFFERED:
-            _tell_project(tx, share.project_id, _Told(share, image.name, actor, True), ProjectRole.ADMIN)
+            _publish_to(tx, share.project_id, _Change(share, image.name, actor, True), ProjectRole.ADMIN)
         await tx.session.delete(share)
 
 
-# ---------------------------------------------------------------- what the other project does
+# ---------------------------------------------------------------- by the target project
 
 
 async def answer_share(
     database: Database, viewer: Viewer, share_id: str, answer: ShareState, expected_revision: int | None
 ) -> Changed:
-    """Accept or decline what is offered, or give up what was accepted. Harmless when answered so before.
+    """Accept or decline an offer, or decline an accepted share. A repeated answer changes nothing.
 
     Raises NotFound, NotTargetAdmin, StaleRevision, Conflict (the offer was declined before).
     """
@@ -186,23 +191,23 @@ async def answer_share(
         share, image = await _share_for(tx, viewer, share_id)
         if await tenancy.role_in(tx.session, viewer, share.project_id) != ProjectRole.ADMIN:
             raise NotTargetAdmin(
-                "It takes an admin of the project that the image is shared with to answer.",
+                "Only an admin of the project that the image is shared with can answer.",
                 field=("shareId",),
-                hint="One of them finds it in project { shareOffers }.",
+                hint="Ask an admin of that project, who finds it in project { shareOffers }.",
             )
         require_revision(share.revision, expected_revision, "share")
         if share.state != answer:
             if answer not in SHARE_ANSWERS[share.state]:
                 raise Conflict(
-                    f"The share is {share.state}, and can't become {answer}.",
+                    f"The share is {share.state} and can't become {answer}.",
                     field=("shareId",),
-                    hint="Have it offered again.",
+                    hint="Ask an admin of the image's project to offer it again.",
                 )
             await _change(tx, image, share, viewer, state=answer)
     return share, tx.position
 
 
-# ---------------------------------------------------------------- what both come down to
+# ---------------------------------------------------------------- for both
 
 
 async def _share_to_change(
@@ -217,11 +222,13 @@ async def _share_to_change(
 
 
 async def _share_for(tx: Transaction, viewer: Viewer, share_id: str) -> tuple[ImageShare, Image]:
-    """A share that the viewer may see, and its image. Both stay as they are until the transaction ends."""
-    absent = NotFound("There is no such share.", field=("shareId",), hint="It may have been revoked.")
+    """A share that the viewer may see, and its image, both locked until the transaction ends. Raises NotFound."""
+    absent = NotFound(
+        "There is no such share.", field=("shareId",), hint="Check the id: the share may have been revoked."
+    )
     if not is_id(share_id):
         raise absent
-    # Only the share tells whose row is to be locked, and says how things stand only when it is.
+    # The share names the image to lock, and is read again once that is locked: only then is its state certain.
     of_share = select(ImageShare.image_id).where(ImageShare.id == share_id)
     image_id = (await tx.session.execute(of_share)).scalar_one_or_none()
     if image_id is None:
@@ -234,27 +241,33 @@ async def _share_for(tx: Transaction, viewer: Viewer, share_id: str) -> tuple[Im
 
 
 async def _change(tx: Transaction, image: Image, share: ImageShare, viewer: Viewer, **values: object) -> None:
-    """Set columns of a share, whose image's row is locked, and tell whom it concerns."""
+    """Set columns of a share, publish the change, and update the image's visibility. The image's row must be locked."""
     before = share.state
     for name, value in values.items():
         setattr(share, name, value)
     share.revision += 1
     share.updated_at = now()
-    await _tell(tx, image, share, viewer, accepted=ShareState.ACCEPTED in (before, share.state))
+    _publish(tx, image, share, viewer, accepted=ShareState.ACCEPTED in (before, share.state))
+    await _update_visibility(tx, image, viewer)
 
 
-async def _tell(
+def _publish(
     tx: Transaction, image: Image, share: ImageShare, viewer: Viewer, *, accepted: bool, revoked: bool = False
 ) -> None:
-    """Publish the change of a share to both projects, and let the image's visibility follow, unless it is public.
+    """Publish the change of a share to both projects.
 
-    `accepted` says that it is, or just was: then it concerns every member of the other project, else its admins.
+    `accepted` says that the share is, or just was, accepted: then all members of the target project see the event,
+    otherwise only its admins.
     """
-    told = _Told(share, image.name, viewer.subject, revoked)
-    _tell_project(tx, image.project_id, told, ProjectRole.READER)
+    change = _Change(share, image.name, viewer.subject, revoked)
+    _publish_to(tx, image.project_id, change, ProjectRole.READER)
     least_role = ProjectRole.READER if accepted else ProjectRole.ADMIN
     ends = accepted and (revoked or share.state != ShareState.ACCEPTED)
-    _tell_project(tx, share.project_id, told, least_role, ends=ends)
+    _publish_to(tx, share.project_id, change, least_role, ends=ends)
+
+
+async def _update_visibility(tx: Transaction, image: Image, viewer: Viewer) -> None:
+    """Set and publish the visibility that follows from the accepted shares. A public image stays public."""
     if image.visibility == ImageVisibility.PUBLIC:
         return
     is_shared = _of_image(image.id).where(_SHARE.state == ShareState.ACCEPTED)
@@ -264,8 +277,8 @@ async def _tell(
         await images.change(tx, image, [Aspect.VISIBILITY], actor=viewer.subject, visibility=visibility)
 
 
-class _Told(NamedTuple):
-    """What both projects are told of a share, the name as it is now, and who did it."""
+class _Change(NamedTuple):
+    """The change of a share that both projects get an event about: the image's current name, and who made it."""
 
     share: ImageShare
     image_name: str
@@ -273,57 +286,57 @@ class _Told(NamedTuple):
     revoked: bool
 
 
-def _tell_project(
-    tx: Transaction, project_id: str, told: _Told, least_role: ProjectRole, *, ends: bool = False
+def _publish_to(
+    tx: Transaction, project_id: str, change: _Change, least_role: ProjectRole, *, ends: bool = False
 ) -> None:
-    """Tell one project of a share; `ends` says that it does not see the image any more."""
-    share = told.share
+    """Publish the change of a share to one project; `ends` says that the project can no longer see the image."""
+    share = change.share
     detail = ShareChanged(
         share_id=share.id,
         project_id=share.project_id,
         grant=share.grant,
-        state=None if told.revoked else share.state,
-        image_name=told.image_name,
+        state=None if change.revoked else share.state,
+        image_name=change.image_name,
         ends_sight=ends,
     )
-    event_log.publish(tx, project_id, share.image_id, detail, actor=told.actor, least_role=least_role)
+    event_log.publish(tx, project_id, share.image_id, detail, actor=change.actor, least_role=least_role)
 
 
-async def _state_to_begin_with(session: AsyncSession, viewer: Viewer, project_id: str, *, offer: bool) -> ShareState:
-    """What becomes of a share with a project. Raises NotTargetAdmin."""
+async def _initial_state(session: AsyncSession, viewer: Viewer, project_id: str, *, offer: bool) -> ShareState:
+    """The state of a new share with a project. Raises NotTargetAdmin."""
     if await tenancy.role_in(session, viewer, project_id) == ProjectRole.ADMIN:
         return ShareState.ACCEPTED
     if offer:
         return ShareState.OFFERED
     raise NotTargetAdmin(
-        "It takes an admin of the other project to share an image with it at once.",
+        "Only an admin of the other project can share an image with it without an offer.",
         field=("projectId",),
-        hint="Be invited there as an admin, or offer it (offer: true): then an admin of that project can accept.",
+        hint="Offer the image (offer: true), so that an admin of that project can accept it.",
     )
 
 
 async def _require_sibling(session: AsyncSession, image: Image, project_id: str) -> None:
     """Raises NotFound, InvalidInput, DifferentOrganization.
 
-    A project of another organization is answered as one that does not exist, so that nobody learns which ids are
-    given: what is said is true of both.
+    The error for a project of another organization and for one that does not exist is the same, so that it does not
+    reveal which ids exist.
     """
     if not is_id(project_id) or not project_id.startswith("prj_"):
         raise tenancy.no_project()
     if project_id == image.project_id:
-        raise InvalidInput("The image belongs to this project.", field=("projectId",), hint="Name another one.")
+        raise InvalidInput("The image belongs to this project.", field=("projectId",), hint="Name another project.")
     own = await session.get_one(Project, image.project_id)
     other = await session.get(Project, project_id)
     if other is None or other.organization_id != own.organization_id:
         raise DifferentOrganization(
             "The image's organization has no such project, and images can't be shared with other organizations.",
             field=("projectId",),
-            hint="Sharing across organizations is planned, and not there yet: download the image and upload it there.",
+            hint="Download the image and upload it to the other project: sharing across organizations is only planned.",
         )
 
 
 def is_shareable(image: Image) -> bool:
-    """Whether an image can be shared at all, by whoever has the right."""
+    """Whether an image can be shared by users who have the right."""
     wanted = image.type == ImageType.CUSTOM and image.visibility != ImageVisibility.PUBLIC
     return wanted and image.status == ImageStatus.ACTIVE
 
@@ -331,15 +344,15 @@ def is_shareable(image: Image) -> bool:
 def _require_shareable(image: Image) -> None:
     if image.type != ImageType.CUSTOM:
         raise InvalidInput(
-            f"The image is a {image.type}: only custom images can be shared.",
+            f"The image has the type {image.type}; only CUSTOM images can be shared.",
             field=("imageId",),
-            hint="Make a custom image of it by createImage, and share that.",
+            hint="Copy it with createImage and share the copy.",
         )
     if image.visibility == ImageVisibility.PUBLIC:
         raise InvalidInput(
             "The image is public: every project can use it without a share.",
             field=("imageId",),
-            hint="To let another project edit it, copy it by createImage and share the copy.",
+            hint="To let another project edit it, copy it with createImage and share the copy.",
         )
     access.require_active(image, "shared", ("imageId",))
 
@@ -347,7 +360,7 @@ def _require_shareable(image: Image) -> None:
 def _require_same_grant(share: ImageShare, grant: ShareGrant) -> None:
     if share.grant != grant:
         raise Conflict(
-            f"The image is shared with this project already, for {share.grant}.",
+            f"The image is already shared with this project, with the grant {share.grant}.",
             field=("grant",),
-            hint="updateImageShare changes what a share allows.",
+            hint="Change the grant with updateImageShare.",
         )

@@ -171,7 +171,7 @@ async def test_an_offer_that_is_declined_can_be_made_again(gateway: Gateway) -> 
     made = await share(gateway, image, other, offer=True)
     await done(gateway, "declineImageShare", STRANGER, shareId=made["id"])
     refused = await mistake(gateway, "acceptImageShare", STRANGER, shareId=made["id"])
-    assert (refused["code"], refused["hint"]) == ("CONFLICT", "Have it offered again.")
+    assert (refused["code"], refused["hint"]) == ("CONFLICT", "Ask an admin of the image's project to offer it again.")
     again = await share(gateway, image, other, "LAUNCH_AND_EDIT", offer=True)
     assert (again["id"], again["state"], again["grant"]) == (made["id"], "OFFERED", "LAUNCH_AND_EDIT")
     assert (await gateway.ask(OFFERS, STRANGER, id=other))["project"]["shareOffers"]["totalCount"] == 1
