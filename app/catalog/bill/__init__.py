@@ -1,1 +1,1 @@
-"""What storage costs: the ledger of stored bytes, the prices, and the bills worked out from both."""
+"""Billing: the ledger of stored bytes, prices, and the bills calculated from both."""

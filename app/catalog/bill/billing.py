@@ -1,7 +1,7 @@
-"""The bill: what a project has stored from one instant to another, and what it costs, in all and by image.
+"""Bills: how much a project stored in an interval and what it costs, in total and by image.
 
-It is read from the ledger alone, so that it stays what it is when images are changed or deleted. All functions of
-one bill should be given the same `at`, the instant until which lines that are open count: its parts then add up.
+A bill is calculated only from the ledger, so that it does not change when images are changed or deleted. Pass the same
+`at`, the time until which open entries count, to all functions of one bill, so that its parts add up.
 """
 
 from collections import defaultdict
@@ -24,9 +24,9 @@ from app.models import TABLES, Image, now
 from app.settings import Settings
 from app.sizes import GIB
 
-# Ten years are as long as this at most; prices of longer times are not worked out for anybody.
+# Ten years have at most this length. Longer intervals are refused, to limit the cost of a request.
 _LONGEST = timedelta(days=3653)
-# Lines that are in memory at once: a project may have a million.
+# Ledger entries in memory at a time: a project may have a million.
 _AT_ONCE = 1_000
 
 _ENTRIES, _IMAGES = TABLES.tables["storage_entry"], TABLES.tables["image"]
@@ -36,7 +36,7 @@ _LINE = (_ENTRY.stored_size, _ENTRY.since, _ENTRY.until)
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What a project has stored from `since` to `until`, or up to `at`, when it was asked; and what that costs."""
+    """How much a project stored from `since` to `until`, or until `at` if that is earlier, and what it costs."""
 
     project_id: str
     since: datetime
@@ -49,7 +49,7 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class ImageUsage:
-    """The part of an image in a bill. The image may be deleted; `image_name` is what it was called last."""
+    """The part of a bill for one image. The image may be deleted; `image_name` is its last name."""
 
     image_id: str
     image_name: str
@@ -67,7 +67,7 @@ async def usage_of(
     *,
     at: datetime | None = None,
 ) -> Usage:
-    """What a project has stored in all. Raises InvalidInput for an interval that is empty or longer than ten years."""
+    """The total usage of a project. Raises InvalidInput for an interval that is empty or longer than ten years."""
     _require_interval(since, until)
     at = at or now()
     tariff = Tariff(settings.archive_rates, since, min(until, at))
@@ -96,7 +96,7 @@ async def image_usage_page(
     *,
     at: datetime | None = None,
 ) -> Page[ImageUsage]:
-    """A page of the images that were stored, in the order of their ids: a Place of it has the id as its key, too.
+    """A page of the usage by image, ordered by id; the id is also the sort key of a Place.
 
     Raises InvalidInput as `usage_of` does.
     """
@@ -116,7 +116,7 @@ async def image_usage_page(
 async def _amounts(
     session: AsyncSession, project_id: str, tariff: Tariff, image_ids: Sequence[str]
 ) -> dict[tuple[str, str], Amount]:
-    """What images of a project come to, each by its id and name."""
+    """The amounts of a project's images, by id and name."""
     query = sqlalchemy.select(_ENTRY.image_id, _IMAGE.name, *_LINE).join_from(_ENTRIES, _IMAGES)
     query = _within(query, project_id, tariff).where(_ENTRY.image_id.in_(image_ids))
     lines: dict[tuple[str, str], list[Line]] = defaultdict(list)
@@ -128,7 +128,7 @@ async def _amounts(
 async def count_image_usage(
     session: AsyncSession, project_id: str, since: datetime, until: datetime, *, at: datetime | None = None
 ) -> int:
-    """How many images were stored. Raises InvalidInput as `usage_of` does."""
+    """The number of images that were stored. Raises InvalidInput as `usage_of` does."""
     _require_interval(since, until)
     tariff = Tariff((), since, min(until, at or now()))
     query = _within(sqlalchemy.select(func.count(_ENTRY.image_id.distinct())), project_id, tariff)
@@ -137,7 +137,7 @@ async def count_image_usage(
 
 
 async def paying(session: AsyncSession, images: Iterable[Image]) -> set[str]:
-    """Those of the images, by id, that pay for their bytes: for some, another image of their project does."""
+    """The ids of the images that are billed for their bytes; for others, an image of their project is billed."""
     naming = [image for image in images if image.blob_id is not None]
     query = sqlalchemy.select(_ENTRY.image_id).where(
         _ENTRY.blob_id.in_({image.blob_id for image in naming}),
@@ -149,13 +149,13 @@ async def paying(session: AsyncSession, images: Iterable[Image]) -> set[str]:
 
 
 def monthly_cost(stored_size: int, settings: Settings, at: datetime) -> Decimal:
-    """What so many bytes cost for a whole month at the rate of `at`, rounded half even to six places."""
+    """The cost of `stored_size` bytes for a whole month at the rate of `at`, rounded half even to six places."""
     rate = pricing.rate_at(settings.archive_rates, at)
     return pricing.rounded(Fraction(rate) * stored_size / GIB)
 
 
 def _within(query: Select[Any], project_id: str, tariff: Tariff) -> Select[Any]:
-    """Limits to lines of a project that lie, even in part, in the time of a tariff; to touch it is not enough."""
+    """Limit a query to entries of a project that overlap the interval of a tariff; touching it is not enough."""
     if tariff.since >= tariff.until:
         return query.where(sqlalchemy.false())
     ends_within = (_ENTRY.until > tariff.since) & (_ENTRY.until > _ENTRY.since)
@@ -166,6 +166,8 @@ def _within(query: Select[Any], project_id: str, tariff: Tariff) -> Select[Any]:
 
 def _require_interval(since: datetime, until: datetime) -> None:
     if since >= until:
-        raise InvalidInput("The interval is empty: it has to end after it begins.", field=("to",))
+        raise InvalidInput("The interval is empty: it must end after it begins.", field=("to",))
     if until - since > _LONGEST:
-        raise InvalidInput("The interval is longer than ten years.", field=("from",), hint="Ask for less at a time.")
+        raise InvalidInput(
+            "The interval is longer than ten years.", field=("from",), hint="Request a shorter interval."
+        )

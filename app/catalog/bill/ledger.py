@@ -1,9 +1,9 @@
-"""The ledger of what is stored from when to when: the bill is worked out from it, and no deletion takes it away.
+"""The ledger: entries for what is stored and when. Bills are calculated from it, and deletions never remove entries.
 
-A project pays once for bytes that several of its images share: their line is that of the image that has had them for
-longest. Projects that share bytes pay each for themselves. All of it is written within somebody's transaction, with
-the blob's row locked (or just inserted): of two that let go of a blob at once, the second one sees the lines of the
-first.
+A project pays once for bytes that several of its images share: the entry belongs to the image that has had them
+longest. Each of several projects that share bytes pays for them. Entries are written within the caller's transaction,
+with the blob's row locked or just inserted: of two transactions that release a blob at the same time, the second sees
+the entries of the first.
 """
 
 from datetime import datetime
@@ -14,15 +14,15 @@ from app.database.sessions import Transaction
 from app.lifecycle import ImageStatus, ImageType
 from app.models import Image, StorageEntry, now
 
-# What is offered to everybody is nobody's to pay.
+# Stock images, which every project can use, are not billed.
 BILLED = (ImageType.CUSTOM, ImageType.SNAPSHOT)
 _INSTANT = "ledger.instant"
 
 
 async def stored(tx: Transaction, image: Image) -> None:
-    """The image has a blob from now on, or the `stored_size` of the one that it has is another one than before.
+    """Record that an image has a blob from now on, or that the `stored_size` of its blob has changed.
 
-    Adds nothing when an image of its project pays for these bytes already.
+    Adds nothing if an image of its project already pays for these bytes.
     """
     if image.type not in BILLED or image.blob_id is None or image.stored_size is None:
         return
@@ -41,9 +41,9 @@ async def stored(tx: Transaction, image: Image) -> None:
 
 
 async def released(tx: Transaction, image: Image, blob_id: str) -> None:
-    """The image has let go of a blob, as its row says by now: it pays for it no longer.
+    """Stop billing an image for a blob that its row no longer names.
 
-    The line passes on to the first image that was created of those of the project that still name the blob.
+    The entry passes to the oldest image of the project that still names the blob.
     """
     line = await open_line(tx, image.project_id, blob_id)
     if line is None or line.image_id != image.id:
@@ -56,7 +56,7 @@ async def released(tx: Transaction, image: Image, blob_id: str) -> None:
 
 
 async def open_line(tx: Transaction, project_id: str, blob_id: str) -> StorageEntry | None:
-    """The line by which a project pays for a blob, if it does."""
+    """The open entry by which a project pays for a blob; None if there is none."""
     query = select(StorageEntry).where(
         StorageEntry.blob_id == blob_id, StorageEntry.project_id == project_id, col(StorageEntry.until).is_(None)
     )
@@ -64,7 +64,7 @@ async def open_line(tx: Transaction, project_id: str, blob_id: str) -> StorageEn
 
 
 async def first_that_names(tx: Transaction, project_id: str, blob_id: str) -> Image | None:
-    """The first image that was created of those that a project pays for, are not deleted, and name a blob."""
+    """The oldest billed and ACTIVE image of a project that names a blob; None if there is none."""
     query = (
         select(Image)
         .where(
@@ -72,7 +72,7 @@ async def first_that_names(tx: Transaction, project_id: str, blob_id: str) -> Im
             Image.project_id == project_id,
             col(Image.type).in_(BILLED),
             col(Image.deleted_at).is_(None),
-            Image.status == ImageStatus.ACTIVE,  # bytes that are lost are not paid for
+            Image.status == ImageStatus.ACTIVE,  # lost bytes are not billed
         )
         .order_by(col(Image.created_at), col(Image.id))
         .limit(1)
@@ -81,7 +81,7 @@ async def first_that_names(tx: Transaction, project_id: str, blob_id: str) -> Im
 
 
 async def _go_on(tx: Transaction, line: StorageEntry, image_id: str, stored_size: int) -> None:
-    """Close a line, and open one for the same bytes at the same instant: there is neither a gap nor an overlap."""
+    """Close an entry, and open one for the same bytes at the same time, without a gap or an overlap."""
     at = await close(tx, line, _instant(tx))
     entry = StorageEntry(
         project_id=line.project_id, image_id=image_id, blob_id=line.blob_id, stored_size=stored_size, since=at
@@ -90,14 +90,14 @@ async def _go_on(tx: Transaction, line: StorageEntry, image_id: str, stored_size
 
 
 async def close(tx: Transaction, line: StorageEntry, at: datetime) -> datetime:
-    """Close a line; gives the instant, which is not before its beginning even where clocks of machines differ."""
+    """Close an entry. Returns the time, which is never before its beginning, even if clocks of machines differ."""
     line.until = until = max(at, line.since)
-    # Before the next line is written, in whatever order a flush does that: two open lines are one too many.
+    # Written before the next entry, whatever the order of a flush: two open entries would violate a constraint.
     await tx.session.flush()
     return until
 
 
 def _instant(tx: Transaction) -> datetime:
-    """When a transaction happens: the clock is read once, so that what ends and what begins by it fit together."""
+    """The time of a transaction. The clock is read once, so that entries that end and begin in it fit together."""
     at: datetime = tx.session.info.setdefault(_INSTANT, now())
     return at

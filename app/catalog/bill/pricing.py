@@ -1,9 +1,9 @@
-"""What storage costs, exactly: no database, no clock, no binary fractions.
+"""Exact storage prices: no database, no clock, no floating-point numbers.
 
-A GiB that is kept for a whole calendar month (UTC) costs the rate of the month; kept for a part of it, that part of
-the month's length. A rate holds from 00:00 UTC of its day until that of the next one; before the first, storage is
-free. Bytes and microseconds are added up as whole numbers. A day is no finite decimal of most months, so that prices
-are kept as fractions, and what is shown is rounded once, in the very end.
+A GiB stored for a whole calendar month (UTC) costs the rate of that month; stored for a part of the month, it costs
+the proportional part. A rate applies from 00:00 UTC of its day until the next rate starts; before the first rate,
+storage is free. Bytes and microseconds are added up as integers. In most months, a day is not a finite decimal fraction
+of the month, so prices are exact fractions, and amounts are rounded once, at the end.
 """
 
 from bisect import bisect_right
@@ -24,7 +24,7 @@ _GIB_HOUR = GIB * (timedelta(hours=1) // _MICROSECOND)
 
 
 class Line(NamedTuple):
-    """So many bytes were stored from one instant to another, or, without the latter, still are."""
+    """An entry of the ledger: `stored_size` bytes, stored from `since` until `until`; None means until now."""
 
     stored_size: int
     since: datetime
@@ -32,7 +32,7 @@ class Line(NamedTuple):
 
 
 class Segment(NamedTuple):
-    """From this instant on, until the next segment begins, a byte costs so much a microsecond."""
+    """The price of a byte per microsecond, from `since` until the next segment begins."""
 
     since: datetime
     price: Fraction
@@ -40,7 +40,7 @@ class Segment(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Amount:
-    """How much was stored for how long, in bytes times microseconds, and what it costs; both exact."""
+    """A volume of storage, in bytes times microseconds, and its cost. Both are exact."""
 
     byte_microseconds: int = 0
     exact_cost: Fraction = Fraction(0)
@@ -50,33 +50,33 @@ class Amount:
 
     @property
     def gib_hours(self) -> Decimal:
-        """In GiB times hours, rounded half even to six places."""
+        """The volume in GiB times hours, rounded half even to six places."""
         return rounded(Fraction(self.byte_microseconds, _GIB_HOUR))
 
     @property
     def cost(self) -> Decimal:
-        """In the currency of the rates, rounded half even to six places."""
+        """The cost in the currency of the rates, rounded half even to six places."""
         return rounded(self.exact_cost)
 
 
 class Tariff:
-    """Prices over the time from `since` to `until`; what was stored before or after does not count."""
+    """Prices from `since` to `until`. Storage before and after does not count."""
 
     def __init__(self, rates: Sequence[ArchiveRate], since: datetime, until: datetime) -> None:
         self.since, self.until = since, until
         segments = price_segments(rates, since, until)
         self._starts = [segment.since for segment in segments]
-        # As whole numbers over one denominator: a project may have a million lines, and fractions are slow.
+        # Integers over one denominator: a project may have a million entries, and fractions are slow.
         self._denominator = lcm(*(segment.price.denominator for segment in segments))
         self._prices = [int(segment.price * self._denominator) for segment in segments]
-        # What a byte has cost up to the beginning of each segment: with it, a line of ten years costs two look-ups.
+        # The cost of a byte up to the beginning of each segment, so that an entry of ten years takes two lookups.
         self._paid = [0]
         for at in range(1, len(segments)):
             length = (self._starts[at] - self._starts[at - 1]) // _MICROSECOND
             self._paid.append(self._paid[-1] + self._prices[at - 1] * length)
 
     def amount(self, lines: Iterable[tuple[int, datetime, datetime | None]]) -> Amount:
-        """What these lines come to, each a `Line` or like one."""
+        """The total of entries, each a `Line` or a tuple like it."""
         volume = cost = 0
         for stored_size, since, until in lines:
             begin, end = max(since, self.since), self.until if until is None else min(until, self.until)
@@ -91,10 +91,10 @@ class Tariff:
 
 
 def price_segments(rates: Sequence[ArchiveRate], since: datetime, until: datetime) -> list[Segment]:
-    """The prices that hold from `since` to `until`, in order: a new one with each month and each rate.
+    """The prices from `since` to `until`, in order: a new segment begins with each month and each rate.
 
-    None of a time that has not begun: nothing is stored in it, and of the last years of the calendar no month can be
-    told in which they end.
+    Empty if the interval is: this also covers intervals that have not begun yet, since the end of the last month in
+    the calendar can't be computed.
     """
     if since >= until:
         return []
@@ -107,14 +107,14 @@ def price_segments(rates: Sequence[ArchiveRate], since: datetime, until: datetim
 
 
 def rate_at(rates: Sequence[ArchiveRate], at: datetime) -> Decimal:
-    """What a GiB costs for a month, at the rate that holds at an instant."""
+    """The cost of a GiB for a month at the rate that applies at `at`; 0 before the first rate."""
     begun = [rate for rate in rates if _midnight(rate.since) <= at]
     return max(begun).per_gib_month if begun else Decimal(0)
 
 
 def rounded(exact: Fraction) -> Decimal:
-    """An amount to six places, rounded half even."""
-    # Written out: arithmetic of decimals would round to the digits of whatever context it finds.
+    """Round an amount half even to six places."""
+    # Built from text: decimal arithmetic would round to the precision of the current context.
     return Decimal(f"{round(exact * 10**_PLACES)}E-{_PLACES}")
 
 
@@ -131,5 +131,5 @@ def _next_month(at: datetime) -> datetime:
 
 
 def _month_length(at: datetime) -> int:
-    """In microseconds."""
+    """The length of the month of `at`, in microseconds."""
     return (_next_month(at) - _month(at)) // _MICROSECOND

@@ -1,7 +1,7 @@
-"""The ledger, mended after processes that know nothing of it.
+"""Repairs the ledger after a rolling upgrade in which older processes did not write to it.
 
-While a gateway is brought to a new version, the tables are migrated first, and processes of the version before run on
-for a while: an image that one of them deletes leaves its line open, and one that it makes ACTIVE gets none.
+During an upgrade, the tables are migrated first, while processes of the previous version keep running. An image that
+one of them deletes leaves its entry open, and an image that one of them sets to ACTIVE gets no entry.
 """
 
 from dataclasses import dataclass
@@ -22,28 +22,28 @@ from app.models import Blob, Event, Image, StorageEntry, now
 
 log = structlog.get_logger()
 
-# No index says which images have changed lately, and to go through a million of them every hour is too much. But
-# whatever is done to an image is told in the feed, by processes of every version: what the newest events are about is
-# looked at. An hour of them would do; two days leave room for a schedule that stood still for a while.
+# No index finds the images that changed recently, and scanning a million of them every hour costs too much. But
+# processes of every version publish all changes of images in the feed, so the images of its newest events are checked.
+# One hour would suffice; two days allow for a schedule that was stopped for a while.
 _RECENT = timedelta(days=2)
 
 
 async def reconcile(database: Database) -> None:
-    """Close lines of images that are deleted, and open those that are missing; harmless when several do it at once."""
-    for project_id, blob_id in await _astray(database):
+    """Close entries of deleted images, and add missing ones. Several processes can run this at the same time."""
+    for project_id, blob_id in await _inconsistent(database):
         async with database.transaction() as tx:
-            mended = await _mend(tx, project_id, blob_id)
-        if mended is not None:
-            log.info("ledger.mended", project=project_id, blob=blob_id, closed=mended.closed, opened=mended.opened)
+            repair = await _repair(tx, project_id, blob_id)
+        if repair is not None:
+            log.info("ledger.repaired", project=project_id, blob=blob_id, closed=repair.closed, opened=repair.opened)
 
 
-# ------------------------------------------------------------ what is astray
+# ------------------------------------------------------------ finding inconsistencies
 
 
-async def _astray(database: Database) -> list[tuple[str, str]]:
-    """Projects and blobs, of which an image has changed lately, whose lines are not what they should be."""
+async def _inconsistent(database: Database) -> list[tuple[str, str]]:
+    """Pairs of project and blob with a recently changed image whose entries are inconsistent."""
     async with database.read() as session:
-        # Known before the queries are planned: how few events there are decides how images are best found.
+        # Read before the queries are planned: the number of events decides the best way to find the images.
         position = await _position_before(session, now() - _RECENT)
         found = [
             (project_id, blob_id)
@@ -54,21 +54,21 @@ async def _astray(database: Database) -> list[tuple[str, str]]:
 
 
 async def _position_before(session: AsyncSession, at: datetime) -> int:
-    """The position in the feed after which events are newer than `at`; 0 when all are. It is looked for backward."""
+    """The position in the feed after which events are newer than `at`; 0 if all are. Searches backward."""
     query = select(Event.seq).where(col(Event.occurred_at) < at).order_by(col(Event.seq).desc()).limit(1)
     return (await session.execute(query)).scalar() or 0
 
 
 def _changed(position: int) -> Select[str]:
-    """The ids of the images that events after a position are about."""
+    """Select the ids of the images in events after a position."""
     return sqlalchemy.select(col(Event.image_id)).where(col(Event.seq) > position)
 
 
 def _unclosed(position: int) -> Select[Any, Any]:
-    """Lines that are open, and whose image is deleted."""
+    """Select the open entries whose image is deleted."""
     return (
         sqlalchemy.select(col(StorageEntry.project_id), col(StorageEntry.blob_id))
-        # There is an index of the images of a project, and none of images alone.
+        # There is an index for the images of a project, but none for images alone.
         .join(Image, (col(Image.id) == StorageEntry.image_id) & (col(Image.project_id) == StorageEntry.project_id))
         .where(
             col(StorageEntry.until).is_(None),
@@ -79,7 +79,7 @@ def _unclosed(position: int) -> Select[Any, Any]:
 
 
 def _unopened(position: int) -> Select[Any, Any]:
-    """Images, to be paid for, of whose bytes their project has no line that is open."""
+    """Select the billed images whose project has no open entry for their bytes."""
     paid = exists().where(
         col(StorageEntry.blob_id) == Image.blob_id,
         col(StorageEntry.project_id) == Image.project_id,
@@ -95,36 +95,36 @@ def _unopened(position: int) -> Select[Any, Any]:
     )
 
 
-# ------------------------------------------------------------ how it is mended
+# ------------------------------------------------------------ repairing
 
 
 @dataclass(frozen=True, slots=True)
-class _Mended:
-    """The ids of the images whose lines were closed, and opened."""
+class _Repair:
+    """The ids of the images whose entries were closed and opened; None if none was."""
 
     closed: str | None
     opened: str | None
 
 
-async def _mend(tx: Transaction, project_id: str, blob_id: str) -> _Mended | None:
-    """Bring a project's lines of a blob in order; None when they are, since somebody else has come first."""
-    # Held by whoever copies or deletes an image with these bytes, too; gone with the last image that named it.
+async def _repair(tx: Transaction, project_id: str, blob_id: str) -> _Repair | None:
+    """Repair a project's entries for a blob. Returns None if another process already has."""
+    # Copying or deleting an image with these bytes takes the same lock. The row is deleted with the last such image.
     await tx.session.get(Blob, blob_id, with_for_update=LOCKED)
     line = await ledger.open_line(tx, project_id, blob_id)
     if line is not None and not await _closed(tx, line):
         return None
     image = await ledger.first_that_names(tx, project_id, blob_id)
     if image is not None:
-        # What a line passes on to is a copy: its bytes are as old as it is. Of other images nobody has written down
-        # when they came to have theirs; when they changed last, they had them.
+        # An entry passes to a copy, which has had its bytes since it was created. No row says when other images got
+        # their bytes, but they had them when they last changed.
         await _open(tx, image, image.updated_at if line is None else image.created_at)
     elif line is None:
         return None
-    return _Mended(closed=line.image_id if line else None, opened=image.id if image else None)
+    return _Repair(closed=line.image_id if line else None, opened=image.id if image else None)
 
 
 async def _closed(tx: Transaction, line: StorageEntry) -> bool:
-    """Close a line if its image is deleted, at the instant when it was; tells whether it is."""
+    """Close an entry if its image is deleted, at the time of the deletion. Returns whether it is deleted."""
     image = await tx.session.get_one(Image, line.image_id)
     if image.deleted_at is None:
         return False
@@ -133,8 +133,8 @@ async def _closed(tx: Transaction, line: StorageEntry) -> bool:
 
 
 async def _open(tx: Transaction, image: Image, since: datetime) -> None:
-    """Open the line of an image, at the end of what its project has paid for the same bytes, if that is later."""
-    # Lines that are closed are found by their project alone: what there is to mend is little.
+    """Open an entry for an image at `since`, or when its project's last entry for the bytes ended, if that is later."""
+    # Closed entries can only be found by their project, which is acceptable since repairs are rare.
     ends = select(func.max(StorageEntry.until)).where(
         StorageEntry.project_id == image.project_id, StorageEntry.blob_id == image.blob_id
     )

@@ -87,7 +87,7 @@ async def test_a_line_ends_when_its_image_was_deleted(storing: Storing, gateway:
     blob_id = (await gateway.image(base)).blob_id
     await deleted(storing, base, day(3))
     assert await storing.lines(project) == [("base", 2, day(1), None)]
-    told = {"event": "ledger.mended", "log_level": "info", "project": project, "blob": blob_id}
+    told = {"event": "ledger.repaired", "log_level": "info", "project": project, "blob": blob_id}
     assert await mended(gateway) == [{**told, "closed": base, "opened": None}]
     assert await storing.lines(project) == [("base", 2, day(1), day(3))]
     # There is nothing left to do.
@@ -144,7 +144,7 @@ async def test_an_image_without_a_line_gets_one_from_when_it_changed_last(
     base = await stored(storing, project, "base", 2, day(4))
     assert await storing.lines(project) == []
     blob_id = (await gateway.image(base)).blob_id
-    told = {"event": "ledger.mended", "log_level": "info", "project": project, "blob": blob_id}
+    told = {"event": "ledger.repaired", "log_level": "info", "project": project, "blob": blob_id}
     assert await mended(gateway) == [{**told, "closed": None, "opened": base}]
     assert await storing.lines(project) == [("base", 2, day(4), None)]
     assert await mended(gateway) == []

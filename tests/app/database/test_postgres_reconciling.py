@@ -53,7 +53,7 @@ async def test_an_image_without_a_line_that_is_deleted_meanwhile_leaves_none_ope
     base = await stored(storing, project, "base", 2, day(1))
     with capture_logs() as logs:
         await beside_mending(gateway, other, base, lambda: storing.delete(base, day(3)), mending_first=first == MENDING)
-    told = [entry["opened"] for entry in logs if entry["event"] == "ledger.mended"]
+    told = [entry["opened"] for entry in logs if entry["event"] == "ledger.repaired"]
     assert told == ([base] if first == MENDING else [])
     assert await storing.lines(project) == ([("base", 2, day(1), day(3))] if first == MENDING else [])
 
