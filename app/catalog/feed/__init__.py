@@ -1,1 +1,1 @@
-"""The feed: a log of events, cursors into it, and how each process follows it."""
+"""The feed: the log of events, cursors into it, and the subscriptions of each process."""

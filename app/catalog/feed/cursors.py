@@ -2,7 +2,7 @@
 
 A cursor is base64url, without padding, of a version byte and AES-SIV (RFC 5297) over an epoch (8 bytes), a position
 (8 bytes) and a salt (8 bytes). Positions count the events of all tenants, so clients must not be able to read,
-compare or make them. The same event always has the same cursor: transports, pages and payloads agree on it.
+compare or forge them. The same event always has the same cursor, in transports, pages and payloads.
 """
 
 import base64
@@ -19,17 +19,17 @@ from cryptography.hazmat.primitives.ciphers.aead import AESSIV
 from app.errors import InvalidInput
 
 EPOCH_BYTES = 8
-# Half of it authenticates, half of it encrypts (RFC 5297, section 2.2).
+# One half authenticates, the other half encrypts (RFC 5297, section 2.2).
 KEY_BYTES = 32
 
 _VERSION = b"\2"
 _SEALED_BYTES = 16 + EPOCH_BYTES + 8 + 8
 _POSITIONS = range(2**63)
-# Cursors of version 1 were not encrypted. They are still recognized, so that their owners are asked to resync.
+# Cursors of version 1 were not encrypted. They are still recognized, so that clients are asked to resync.
 _FIRST_VERSION = re.compile(r"feed1:(0|[1-9][0-9]{0,17})")
 _BEFORE_EPOCHS = b""
-# An event is delivered to all of its watchers at about the same time: it is encrypted once for all of them.
-_KEPT = 4096
+# An event reaches all its watchers at about the same time, so its cursor is encrypted once for all of them.
+_CACHED = 4096
 
 
 class Mark(NamedTuple):
@@ -40,10 +40,10 @@ class Mark(NamedTuple):
     salt: int = 0
 
     def unlinked(self, salt: int | None = None) -> Self:
-        """The same position under a cursor that differs from that of the event there.
+        """The same position with a cursor that differs from that of the event there.
 
-        "The newest event" may be another tenant's: whether its cursor has changed would say that something happened
-        there. Without `salt` every call gives another cursor.
+        The newest event may be another tenant's: a cursor that changes only with it would reveal their activity.
+        Without `salt`, every call returns a different cursor.
         """
         return self._replace(salt=secrets.randbits(63) | 1 if salt is None else salt)
 
@@ -54,16 +54,16 @@ class Cursors:
     def __init__(self, key: bytes) -> None:
         self.key = key
         self._cipher = AESSIV(key)
-        self._kept = lru_cache(maxsize=_KEPT)(self._text)
+        self._cached = lru_cache(maxsize=_CACHED)(self._text)
 
     def text(self, mark: Mark) -> str:
         """The cursor of a mark."""
-        return self._kept(mark)
+        return self._cached(mark)
 
     def mark(self, text: str, field: Sequence[str] = ("after",)) -> Mark:
-        """The mark that a cursor stands for. Raises InvalidInput for every text that this gateway did not give out.
+        """The mark of a cursor. Raises InvalidInput for every text that this gateway did not issue.
 
-        `field` is the path of the argument. A cursor of the first version gets an epoch that no feed has.
+        `field` is the path of the argument. A cursor of version 1 gets an epoch that no feed has.
         """
         raw = _bytes_of(text)
         if _is_first_version(raw):
@@ -85,7 +85,7 @@ class Cursors:
 
 
 def _bytes_of(text: str) -> bytes | None:
-    """What a text encodes; None for any other spelling than the one that was given out."""
+    """The bytes that a text encodes; None unless it is their canonical encoding."""
     try:
         padded = text.encode("ascii") + b"=" * (-len(text) % 4)
         raw = base64.b64decode(padded, altchars=b"-_", validate=True)
@@ -106,5 +106,5 @@ def _no_cursor(field: Sequence[str]) -> InvalidInput:
     return InvalidInput(
         "This is not a cursor of the event feed.",
         field=field,
-        hint="Take it from eventCursor, asOf, an event or a mutation's payload.",
+        hint="Use a cursor from eventCursor, asOf, an event or a mutation's payload.",
     )

@@ -1,6 +1,6 @@
-"""What an event says beside its columns, by kind, and how its row keeps it.
+"""The details of events by kind, and their format in rows.
 
-The names in rows are the catalogue's own: the API may rename its fields, and stored events stay readable.
+Rows use the catalogue's own names: stored events stay readable when the API renames its fields.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,36 +21,36 @@ class Created:
     kind: ClassVar = EventKind.CREATED
 
     def to_row(self) -> Row:
-        """As the row keeps it."""
+        """The detail as its row stores it."""
         return {}
 
     @classmethod
     def from_row(cls, row: Row) -> Self:
-        """As the row keeps it."""
+        """The detail from its row."""
         return cls()
 
 
 @dataclass(frozen=True, slots=True)
 class Updated:
-    """Something about an image changed that is not its status."""
+    """Aspects of an image other than its status changed."""
 
     kind: ClassVar = EventKind.UPDATED
 
     aspects: Sequence[Aspect]
 
     def to_row(self) -> Row:
-        """As the row keeps it."""
+        """The detail as its row stores it."""
         return {"aspects": list(self.aspects)}
 
     @classmethod
     def from_row(cls, row: Row) -> Self:
-        """As the row keeps it."""
+        """The detail from its row."""
         return cls([Aspect(aspect) for aspect in row["aspects"]])
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Why an image went to ERROR. `failed_at` is in UTC."""
+    """The reason why an image became ERROR. `failed_at` is in UTC."""
 
     code: FailureCode
     message: str
@@ -59,7 +59,7 @@ class Failure:
     failed_at: datetime
 
     def to_row(self) -> Row:
-        """As the row keeps it."""
+        """The detail as its row stores it."""
         return {
             "code": self.code,
             "message": self.message,
@@ -70,7 +70,7 @@ class Failure:
 
     @classmethod
     def from_row(cls, row: Row) -> Self:
-        """As the row keeps it."""
+        """The detail from its row."""
         return cls(
             code=FailureCode(row["code"]),
             message=row["message"],
@@ -82,7 +82,7 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class StatusChanged:
-    """The status of an image changed; `failure` says why it is ERROR now."""
+    """The status of an image changed; `failure` is the reason if it is ERROR now, otherwise None."""
 
     kind: ClassVar = EventKind.STATUS_CHANGED
 
@@ -91,23 +91,23 @@ class StatusChanged:
     failure: Failure | None = None
 
     def to_row(self) -> Row:
-        """As the row keeps it."""
+        """The detail as its row stores it."""
         row: dict[str, Any] = {"before": self.before, "after": self.after}
         return row if self.failure is None else row | {"failure": self.failure.to_row()}
 
     @classmethod
     def from_row(cls, row: Row) -> Self:
-        """As the row keeps it."""
+        """The detail from its row."""
         failure = Failure.from_row(row["failure"]) if "failure" in row else None
         return cls(ImageStatus(row["before"]), ImageStatus(row["after"]), failure)
 
 
 @dataclass(frozen=True, slots=True)
 class ShareChanged:
-    """A share of an image was made, answered, changed or revoked.
+    """A share of an image was created, answered, changed or revoked.
 
-    `project_id` is the project that the image is shared with. `state` is None when the share is gone. `ends_sight`
-    says that those who follow the event's feed can't see the image through the share any longer.
+    `project_id` is the project that the image is shared with. `state` is None when the share was revoked. `ends_sight`
+    says that followers of the event's feed can no longer see the image through the share.
     """
 
     kind: ClassVar = EventKind.SHARE_CHANGED
@@ -120,7 +120,7 @@ class ShareChanged:
     ends_sight: bool
 
     def to_row(self) -> Row:
-        """As the row keeps it."""
+        """The detail as its row stores it."""
         return {
             "share_id": self.share_id,
             "project_id": self.project_id,
@@ -132,7 +132,7 @@ class ShareChanged:
 
     @classmethod
     def from_row(cls, row: Row) -> Self:
-        """As the row keeps it."""
+        """The detail from its row."""
         return cls(
             share_id=row["share_id"],
             project_id=row["project_id"],
@@ -152,28 +152,28 @@ class Deleted:
     image_name: str
 
     def to_row(self) -> Row:
-        """As the row keeps it."""
+        """The detail as its row stores it."""
         return {"image_name": self.image_name}
 
     @classmethod
     def from_row(cls, row: Row) -> Self:
-        """As the row keeps it."""
+        """The detail from its row."""
         return cls(row["image_name"])
 
 
 @dataclass(frozen=True, slots=True)
 class MembersChanged:
-    """The members of a project changed. Processes read it, watchers don't."""
+    """The members of a project changed. Only processes read this event; watchers don't get it."""
 
     kind: ClassVar = EventKind.MEMBERS_CHANGED
 
     def to_row(self) -> Row:
-        """As the row keeps it."""
+        """The detail as its row stores it."""
         return {}
 
     @classmethod
     def from_row(cls, row: Row) -> Self:
-        """As the row keeps it."""
+        """The detail from its row."""
         return cls()
 
 
@@ -185,5 +185,5 @@ _BY_KIND: Mapping[EventKind, type[Detail]] = {
 
 
 def detail_of(event: Event) -> Detail:
-    """What an event says, read from its row."""
+    """The detail of an event, from its row."""
     return _BY_KIND[event.kind].from_row(event.detail)

@@ -1,11 +1,13 @@
-"""Epochs of the feed: a new one begins whenever positions that were given out may be given out again.
+"""Epochs of the feed: a new one begins whenever positions that were already used may be used again.
 
-After a restore from a backup the feed counts on from an older position. A cursor from before would then point into
-events that its owner has never seen. So a cursor names its epoch, and one of another epoch is answered by a resync.
+After a restore from a backup, the feed continues from an older position. An earlier cursor would then point into
+events that its client has never seen. So a cursor contains its epoch, and a cursor of another epoch causes a resync.
 
-A new epoch begins when an operator runs `images migrate --restored`; when an API process starts and the tables lie in
-another place than before, as after pg_restore; when a running process misses the newest event that it has read; and
-when a client sends an authentic cursor of a position that the feed has not reached.
+A new epoch begins when:
+- an operator runs `images migrate --restored`;
+- an API process starts and the tables are in a different place, as after pg_restore;
+- a running process does not find the newest event that it has read;
+- a client sends an authentic cursor for a position that the feed has not reached.
 """
 
 import secrets
@@ -23,13 +25,13 @@ from app.errors import DatabaseUnavailable
 from app.models import Event, FeedEpoch, now
 
 _ROW = 1
-# Restored by pg_restore, a table has the same name and rows, but another number.
+# A table restored by pg_restore has the same name and rows, but a different OID.
 _POSTGRES_PLACE = text("SELECT 'event'::regclass::oid::text")
 
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """Where the feed stands in one state of the database. `occurred_at` is the time of its newest event, if any."""
+    """The end of the feed: its key, epoch and newest position. `occurred_at` is the newest event's time, if any."""
 
     key: bytes
     epoch: bytes
@@ -37,16 +39,16 @@ class Head:
     occurred_at: datetime | None = None
 
     def holds(self, mark: Mark) -> bool:
-        """Whether a mark is of this epoch, and of a position that the feed has reached."""
+        """Whether a mark belongs to this epoch and to a position that the feed has reached."""
         return mark.epoch == self.epoch and mark.position <= self.position
 
     def is_behind(self, mark: Mark) -> bool:
-        """Whether a mark shows that the feed went back: nothing else gives out a position before it is reached."""
+        """Whether a mark proves that the feed went back: positions are only issued once they are reached."""
         return mark.epoch == self.epoch and mark.position > self.position
 
 
 async def head(session: AsyncSession) -> Head:
-    """Where the feed stands. Raises DatabaseUnavailable when the row of the epoch is missing."""
+    """Read the end of the feed. Raises DatabaseUnavailable when the row of the epoch is missing."""
     row = await session.get(FeedEpoch, _ROW)
     if row is None:
         raise DatabaseUnavailable("the feed has no epoch: run `images migrate --restored`")
@@ -57,9 +59,9 @@ async def head(session: AsyncSession) -> Head:
 
 
 async def renew(database: Database, expected: bytes | None = None) -> None:
-    """Begin a new epoch; with `expected` only if that is still the current one, so that of several processes one does.
+    """Begin a new epoch; with `expected`, only if that is still the current one, so that only one process does.
 
-    Cursors of all earlier epochs are answered by a resync from then on.
+    From then on, cursors of all earlier epochs cause a resync.
     """
     epoch = secrets.token_bytes(EPOCH_BYTES).hex()
     async with database.transaction() as tx:
@@ -76,7 +78,7 @@ async def renew(database: Database, expected: bytes | None = None) -> None:
 
 
 async def renew_if_moved(database: Database) -> None:
-    """Begin a new epoch when the tables lie in another place than in this one, as after a restore."""
+    """Begin a new epoch if the tables are in a different place than when this one began, as after a restore."""
     async with database.read() as session:
         row = await session.get(FeedEpoch, _ROW)
         moved = row is not None and row.place != await _place(database, session)

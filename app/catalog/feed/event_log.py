@@ -25,7 +25,8 @@ _EVENT = TABLES.tables["event"].c
 async def append(tx: Transaction, image: Image, detail: Detail, *, actor: str | None = None) -> Sequence[Event]:
     """Add an event about `image` to the feeds of its audience.
 
-    They get their positions, and are announced, when the transaction commits. `actor` is who did it, None the gateway.
+    They get their positions and are announced when the transaction commits. `actor` is the subject of the user, None
+    for the gateway.
     """
     feeds = await access.audience(tx.session, image)
     return [publish(tx, feed, image.id, detail, actor=actor) for feed in feeds]
@@ -40,7 +41,7 @@ def publish(
     actor: str | None,
     least_role: ProjectRole = ProjectRole.READER,
 ) -> Event:
-    """Add an event about an image to one feed; readers with less than `least_role` in their project don't see it."""
+    """Add an event about an image to one feed, for followers with at least `least_role` in their project."""
     event = Event(
         kind=detail.kind,
         feed=feed,
@@ -54,18 +55,18 @@ def publish(
 
 
 def members_changed(tx: Transaction, project_id: str, *, actor: str | None = None) -> None:
-    """Have every process read again who may watch a project. Watchers don't see this event."""
+    """Publish to all processes that the members of a project changed. Watchers don't get this event."""
     publish(tx, project_id, "", MembersChanged(), actor=actor)
 
 
 async def newest_position(session: AsyncSession) -> int:
-    """The position of the newest committed event; 0 when there was none yet."""
+    """The position of the newest committed event; 0 if there is none yet."""
     newest: int | None = (await session.execute(select(func.max(Event.seq)))).scalar()
     return newest or 0
 
 
 async def oldest_position(session: AsyncSession) -> int:
-    """The least cursor from which every later event is still kept."""
+    """The oldest position after which every event is still stored."""
     oldest: int | None = (await session.execute(select(func.min(Event.seq)))).scalar()
     return (oldest or 1) - 1
 
@@ -78,14 +79,14 @@ async def events_after(session: AsyncSession, position: int, limit: int) -> Sequ
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """The events that a reader gets: of the feeds that they follow, by their role, and of one image if asked."""
+    """The events that a reader gets: of the feeds they follow, allowed by their role, and of one image if given."""
 
     feeds: Sequence[str]
     role: ProjectRole
     image_id: str | None = None
 
     def includes(self, event: Event) -> bool:
-        """Whether an event is among them."""
+        """Whether the reader gets an event."""
         return (
             event.feed in self.feeds
             and self.image_id in (None, event.image_id)
@@ -94,7 +95,7 @@ class Wanted:
         )
 
     def narrow(self, query: Select[Any], feed: str) -> Select[Any]:
-        """The same, of one of the feeds, as a condition of a query."""
+        """Limit a query to these events in one of the feeds."""
         query = query.where(
             _EVENT.feed == feed,
             _EVENT.kind != EventKind.MEMBERS_CHANGED,
@@ -114,14 +115,14 @@ async def events_for(
     before: int | None = None,
     newest: bool = False,
 ) -> Sequence[Event]:
-    """Events between two positions, oldest first, at most `limit`: of more, the oldest, or the `newest`."""
+    """Events between two positions, oldest first: the oldest `limit` of them, or the `newest`."""
     order = _EVENT.seq.desc() if newest else _EVENT.seq.asc()
     positions = sqlalchemy.select(_EVENT.seq)
     if after is not None:
         positions = positions.where(_EVENT.seq > after)
     if before is not None:
         positions = positions.where(_EVENT.seq < before)
-    # Each feed is read from its index in order, as far as the page goes, and the positions are merged: see `pages`.
+    # Each feed is read in order from its index, only as far as the page goes. The positions are merged: see `pages`.
     pages = (wanted.narrow(positions, feed).order_by(order).limit(limit).subquery() for feed in wanted.feeds)
     merged = union_all(*(sqlalchemy.select(page.c.seq) for page in pages)).subquery()
     ordered = sqlalchemy.select(merged.c.seq).order_by(merged.c.seq.desc() if newest else merged.c.seq.asc())
@@ -131,9 +132,10 @@ async def events_for(
 
 
 async def prune(database: Database, keep: timedelta) -> None:
-    """Drop events older than `keep`. The newest one stays always: it says where the feed stands.
+    """Delete events older than `keep`. The newest event is always kept, since it marks the end of the feed.
 
-    Clocks differ, and transactions take their time: what goes is a beginning of the feed, without a gap after it.
+    Times of events may be out of order, since clocks differ and transactions take time. Only events before the first
+    one to keep are deleted, so that the feed has no gaps.
     """
     async with database.transaction() as tx:
         await tx.alone(Lock.PRUNING)

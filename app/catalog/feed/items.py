@@ -1,4 +1,4 @@
-"""What watchers of the feed are sent, and what pages of it hold."""
+"""The items of the feed: those sent to watchers, and those on pages."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,8 +17,8 @@ from app.models import Event, Image
 class Happened:
     """An event of the feed, with its image as it was when this process read the event.
 
-    The image is None when it was deleted, or could no longer be seen by those who follow the event's feed. `live`
-    says that the event was read when it came, and not later for somebody who had fallen behind.
+    The image is None if it was deleted, or if followers of the event's feed could no longer see it. `live` says that
+    the event was read when it arrived, not later for a watcher that had fallen behind.
     """
 
     event: Event
@@ -29,12 +29,12 @@ class Happened:
 
     @property
     def position(self) -> int:
-        """Where in the feed this is."""
+        """The position in the feed."""
         return self.event.seq or 0
 
     @property
     def mark(self) -> Mark:
-        """The same, with the epoch: what its cursor is made of."""
+        """The position with its epoch, from which the cursor is made."""
         return Mark(self.epoch, self.position)
 
 
@@ -49,9 +49,9 @@ class Progressed:
 
 @dataclass(frozen=True, slots=True)
 class Resync:
-    """Events after the watcher's mark may be lost: read the catalogue again and go on from `mark`.
+    """Events after the watcher's mark may be lost: read the catalogue again and continue from `mark`.
 
-    `oldest` is the oldest position of that epoch from which the feed is still complete.
+    `oldest` is the oldest position in that epoch from which the feed is still complete.
     """
 
     mark: Mark
@@ -62,20 +62,20 @@ Item = Happened | Progressed | Resync
 
 
 def resync_required(field: str) -> ResyncRequired:
-    """The answer to a page of events from a cursor that is too old, or from before the database was restored."""
+    """The error for a page of events after a cursor that is too old, or from before the database was restored."""
     return ResyncRequired(
-        "The cursor is older than the feed is kept, or the database has been restored since.",
+        "The cursor is older than the oldest stored event, or the database has been restored since.",
         field=(field,),
-        hint="Read the catalogue again, and go on from its asOf.",
+        hint="Read the catalogue again and continue from its asOf.",
     )
 
 
 async def happened(session: AsyncSession, events: Sequence[Event], epoch: bytes) -> list[Happened]:
-    """Events with their images, where the followers of the feed can see them now."""
+    """Events with their images, if followers of the feed can see them now."""
     seen = await access.seen_in_feeds(session, {(event.feed, event.image_id) for event in events})
     return [Happened(event, detail_of(event), seen.get((event.feed, event.image_id)), epoch) for event in events]
 
 
 def takes_sight(item: Happened) -> bool:
-    """Whether this event ends its feed's sight of an image that was shared."""
+    """Whether followers of the event's feed can no longer see a shared image after this event."""
     return isinstance(item.detail, ShareChanged) and item.detail.ends_sight

@@ -1,4 +1,4 @@
-"""Watching: each process reads the feed once into a ring; a watcher is a cursor into it (docs/feed.md)."""
+"""Subscriptions: each process reads the feed once into a ring; a watcher is a cursor into it (docs/feed.md)."""
 
 import asyncio
 import secrets
@@ -28,10 +28,10 @@ from app.viewer import Viewer
 
 log = structlog.get_logger()
 
-# How many events are read from the table at once, when a watcher has fallen behind the ring.
+# Events per read from the table.
 _BATCH = 500
-# Images whose newest state is kept at hand for progress events.
-_IMAGES_AT_HAND = 10_000
+# Maximum images whose newest state is cached for progress events.
+_CACHED_IMAGES = 10_000
 
 
 async def _nothing() -> None:
@@ -40,10 +40,10 @@ async def _nothing() -> None:
 
 @dataclass(slots=True)
 class Feed:
-    """The feed as this process sees it. `run` fills it; `follow` reads it, at each watcher's own pace.
+    """The feed as this process sees it. `run` fills it; `follow` reads it at each watcher's own pace.
 
-    `before_delivery` is awaited between the reading of events and their delivery, and at least every `poll_seconds`:
-    it reads what takes watchers their right to them.
+    `before_delivery` is awaited after events are read and before they are delivered, and at least every `poll_seconds`.
+    It reads what may end a watcher's right to them.
     """
 
     database: Database
@@ -54,36 +54,36 @@ class Feed:
     before_delivery: Callable[[], Awaitable[None]] = _nothing
     cursors: Cursors = field(init=False)
     epoch: bytes = b""
-    # The newest event that was read, by which a restored feed is found out: its number may have been given again.
+    # The time of the newest event that was read. It reveals a restored feed, in which its position may be used again.
     _newest_at: datetime | None = None
     _reading_on: asyncio.Lock = field(default_factory=asyncio.Lock)
     _readable: bool = True
     # Makes the cursors of progress differ from those of other processes.
     _salt: int = field(default_factory=lambda: secrets.randbits(62))
-    # Events that are newer than `_ring_begins`, ascending, and their positions.
+    # The events newer than `_ring_begins`, in ascending order, and their positions.
     _ring: list[Happened] = field(default_factory=list)
     _positions: list[int] = field(default_factory=list)
     _ring_begins: int = 0
     _newest: int = 0
     _images: OrderedDict[str, Image] = field(default_factory=OrderedDict)
-    # By project: what its watchers wait for, how many they are, and who may watch.
+    # By project: the event that its watchers wait for, their number, and who may watch.
     _grown: dict[str, asyncio.Event] = field(default_factory=dict)
     _watchers: Counter[str] = field(default_factory=Counter)
     _members: dict[str, dict[str, ProjectRole]] = field(default_factory=dict)
 
     async def start(self) -> None:
-        """Begin at the newest event: what is older is read from the table when somebody asks for it."""
+        """Begin at the newest event. Older events are read from the table on request."""
         await self.before_delivery()
         await epochs.renew_if_moved(self.database)
         async with self.database.read() as session:
             self._begin(await epochs.head(session))
 
     async def run(self) -> None:
-        """Read what is new whenever the feed is said to have grown, and by itself every `poll_seconds`."""
+        """Read new events whenever a wake-up reports some, and at least every `poll_seconds`."""
         woken = asyncio.Event()
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._listen(woken))
-            tasks.create_task(self._keep_looking_at_members())
+            tasks.create_task(self._poll_members())
             while True:
                 try:
                     async with asyncio.timeout(self.poll_seconds):
@@ -107,8 +107,8 @@ class Feed:
                 try:
                     news = await self._read_on()
                     await self.before_delivery()
-                except Exception as error:  # a database that is away for a while must not end the feed
-                    if self._readable:  # once: this is tried again every second
+                except Exception as error:  # the feed must survive a database that is temporarily unavailable
+                    if self._readable:  # logged once, since this is retried every second
                         log.error(
                             "feed.unreadable", exc_info=not isinstance(error, DatabaseUnavailable), reason=str(error)
                         )
@@ -116,8 +116,8 @@ class Feed:
                     return
                 self._readable = True
                 if any(item.event.kind == EventKind.MEMBERS_CHANGED for item in news):
-                    # Before what came after it is told to anybody.
-                    await self._look_at_members()
+                    # Before any later event is delivered.
+                    await self._read_members()
                 for item in news:
                     self._take(replace(item, live=True))
                 self._wake_followers({item.event.feed for item in news})
@@ -125,35 +125,35 @@ class Feed:
             metrics.FEED.read(behind=0)
 
     async def _read_on(self) -> list[Happened]:
-        """What is new in the table; when a new epoch has begun, the feed begins again there."""
+        """Read new events from the table. When a new epoch has begun, the feed restarts there."""
         async with self.database.read() as session:
             head = await epochs.head(session)
-            # The newest event that is known is read again: it has to be there still, and be the same.
+            # The newest known event is read again: it must still exist and be the same.
             known = 1 if self._newest_at is not None else 0
             metrics.FEED.read(behind=max(0, head.position - self._newest))
             events = await event_log.events_after(session, self._newest - known, _BATCH + known)
-            if head.epoch == self.epoch and self._goes_on(head, events[:known]):
+            if head.epoch == self.epoch and self._continues(head, events[:known]):
                 return await happened(session, events[known:], self.epoch)
         if head.epoch == self.epoch:
             head = await self._renewed(self.epoch)
         self._begin(head)
         return []
 
-    def _goes_on(self, head: Head, known: Sequence[Event]) -> bool:
-        """Whether the table still is what this process has read, `known` being the newest event of that."""
+    def _continues(self, head: Head, known: Sequence[Event]) -> bool:
+        """Whether the table still contains what this process has read; `known` is the newest event of that."""
         times = [event.occurred_at for event in known if event.seq == self._newest]
         return head.position >= self._newest and times == ([] if self._newest_at is None else [self._newest_at])
 
     async def _renewed(self, epoch: bytes) -> Head:
-        """End an epoch, unless another process just did, and have the others look. Gives where the next begins."""
-        log.warning("feed.went_back", hint="The database was restored: clients are asked to read it again.")
+        """End an epoch, unless another process just did, and wake the others. Returns the new end of the feed."""
+        log.warning("feed.went_back", hint="The database was restored: clients are asked to read the catalogue again.")
         await epochs.renew(self.database, epoch)
         self.wakeups.feed_grew()
         async with self.database.read() as session:
             return await epochs.head(session)
 
     def _begin(self, head: Head) -> None:
-        """Forget everything that was read, and go on from there. Watchers are asked to resync."""
+        """Discard everything that was read, and continue from `head`. Watchers of another epoch are asked to resync."""
         if self.epoch != head.epoch:
             self.cursors = Cursors(head.key)
         self.epoch, self._newest, self._newest_at = head.epoch, head.position, head.occurred_at
@@ -168,24 +168,24 @@ class Feed:
         self._positions.append(item.position)
         self._newest, self._newest_at = item.position, item.event.occurred_at
         if item.image is not None:
-            self._at_hand(item.image)
+            self._cache(item.image)
         moved = item.event.kind in (EventKind.STATUS_CHANGED, EventKind.DELETED)
         if moved and (item.image is None or item.image.status in SETTLED):
             self.board.settle(item.event.image_id, item.event.occurred_at)
-        if len(self._ring) >= 2 * self.ring_size:  # cut in large steps, so that it costs nothing per event
+        if len(self._ring) >= 2 * self.ring_size:  # cut in large steps, to keep the cost per event low
             self._ring_begins = self._positions[self.ring_size - 1]
             del self._ring[: self.ring_size], self._positions[: self.ring_size]
 
     def _hide(self, feed: str, image_id: str) -> None:
-        """Take an image that a feed no longer shows out of its older events, for watchers that come late."""
+        """Remove an image that a feed no longer shows from its older events, for watchers that are behind."""
         for at, item in enumerate(self._ring):
             if item.image is not None and (item.event.feed, item.event.image_id) == (feed, image_id):
                 self._ring[at] = replace(item, image=None, live=False)
 
-    def _at_hand(self, image: Image) -> None:
+    def _cache(self, image: Image) -> None:
         self._images[image.id] = image
         self._images.move_to_end(image.id)
-        while len(self._images) > _IMAGES_AT_HAND:
+        while len(self._images) > _CACHED_IMAGES:
             self._images.popitem(last=False)
 
     def _wake_followers(self, feeds: Set[str]) -> None:
@@ -203,21 +203,21 @@ class Feed:
             events = await event_log.events_for(session, wanted, _BATCH, after=after)
             return await happened(session, events, epoch)
 
-    async def _keep_looking_at_members(self) -> None:
-        """The feed tells of members that have changed; but who changes the tables by hand says nothing."""
+    async def _poll_members(self) -> None:
+        """Poll the members of projects: changes made directly in the tables publish no event."""
         while True:
             await asyncio.sleep(self.poll_seconds)
-            await self._look_at_members()
+            await self._read_members()
 
-    async def _look_at_members(self) -> None:
+    async def _read_members(self) -> None:
         try:
             await self._refresh_members()
-        except Exception:  # as above; meanwhile nobody is known, and each is looked up
+        except Exception:  # as above; until then, the role of each watcher is read from the table
             log.exception("feed.members_unreadable")
             self._members = {}
 
     async def _refresh_members(self) -> None:
-        """Wake the watchers of a project whose members have changed: some may not watch any more."""
+        """Read the members of watched projects, and wake the watchers where they changed: some may have lost access."""
         watched = [project_id for project_id, count in self._watchers.items() if count > 0]
         members: dict[str, dict[str, ProjectRole]] = {}
         if watched:
@@ -240,11 +240,11 @@ class Feed:
         progress: bool = True,
         waiting: Callable[[], None] = lambda: None,
     ) -> AsyncIterator[Item]:
-        """What happens in the feeds that a project follows after a mark, or, without one, from now on.
+        """Yield items of the feeds that a project follows, after a mark or, without one, from now on.
 
-        Gives a Resync where events may be missing: at the start, when the mark is of another epoch; later, when a new
-        epoch begins. Raises NotFound when the viewer may not see the project, or the one image that is followed, at
-        once or as soon as the right is taken away. Calls `waiting` whenever there is nothing to give.
+        Yields a Resync where events may be missing: at the start if the mark is of another epoch, later when a new
+        epoch begins. Raises NotFound when the viewer may not see the project or the one image that is followed, also
+        as soon as they lose that right. Calls `waiting` whenever there is nothing to yield.
         """
         async with self.database.read() as session:
             await tenancy.project_for(session, viewer, project_id)
@@ -277,7 +277,7 @@ class Feed:
             self._watchers[project_id] -= 1
 
     async def _keep_up_with(self, head: Head, mark: Mark | None) -> None:
-        """Learn of an epoch that this process does not know yet, or that the feed went back, as a mark shows."""
+        """Catch up with an epoch that is new to this process, or begin one if a mark proves that the feed went back."""
         if mark is not None and head.is_behind(mark):
             async with self._reading_on:
                 self._begin(await self._renewed(mark.epoch))
@@ -285,10 +285,7 @@ class Feed:
             await self._catch_up()
 
     async def positions_of(self, marks: Mapping[str, Mark]) -> dict[str, int]:
-        """The positions of marks that the feed still knows, by the arguments that they came in.
-
-        Raises ResyncRequired.
-        """
+        """The positions of marks, by argument. Raises ResyncRequired for a mark that the feed can't continue from."""
         if not marks:
             return {}
         async with self.database.read() as session:
@@ -302,21 +299,21 @@ class Feed:
     async def _require_role(self, viewer: Viewer, project_id: str) -> ProjectRole:
         role = ProjectRole.ADMIN if viewer.operator else self._members.get(project_id, {}).get(viewer.subject)
         if role is None:
-            # What is known here may be older than the right: only the table can say that it is gone.
+            # The cached members may be older than the right: only the table proves that there is none.
             async with self.database.read() as session:
                 role = await tenancy.role_in(session, viewer, project_id)
         if role is None:
-            raise NotFound("This project can't be seen any more: the right was taken away.")
+            raise NotFound("You no longer have access to this project.")
         return role
 
     async def _require_sight(self, project_id: str, image_id: str) -> None:
-        # It may have been shared again since.
+        # It may have been shared again in the meantime.
         async with self.database.read() as session:
             if not await access.seen_in_feeds(session, {(project_id, image_id)}):
-                raise NotFound("This image can't be seen any more: it is not shared with the project now.")
+                raise NotFound("This image is no longer shared with the project.")
 
     async def _since(self, epoch: bytes, position: int, wanted: Wanted) -> tuple[Sequence[Item], int]:
-        """What a watcher has not seen yet, and where it stands after that."""
+        """The items that a watcher has not seen yet, and its position after them."""
         if epoch != self.epoch:
             return [], position
         if position >= self._ring_begins:
@@ -344,7 +341,7 @@ class Feed:
         if missing:
             async with self.database.read() as session:
                 for image in (await session.execute(select(Image).where(col(Image.id).in_(missing)))).scalars():
-                    self._at_hand(image)
+                    self._cache(image)
         return [
             Progressed(mark.unlinked(self._salt + progress.version), progress, self._images[progress.report.image_id])
             for progress in reversed(news)

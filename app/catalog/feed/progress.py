@@ -1,4 +1,4 @@
-"""How far images are: the newest report of each, kept in memory alone (architecture, rule 5)."""
+"""Progress of images: the newest report of each, kept only in memory (architecture, rule 5)."""
 
 import time
 from collections import OrderedDict
@@ -13,7 +13,7 @@ _REMEMBERED = 10_000
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """The newest report of an image, and when its phase began, from which the time left follows."""
+    """The newest report of an image, and the first one of its phase, from which the remaining time is estimated."""
 
     report: ProgressReport
     version: int
@@ -21,13 +21,13 @@ class Progress:
 
     @property
     def percent(self) -> float:
-        """How much of the phase is done, 0 to 100."""
+        """The completed part of the phase, 0 to 100; 0 if the total is unknown."""
         total = self.report.bytes_total
         return round(100 * self.report.bytes_done / total, 1) if total else 0.0
 
     @property
     def eta_seconds(self) -> int | None:
-        """How long the phase still takes at the speed that it had; None when that can't be said."""
+        """The remaining seconds of the phase at its average speed; None if that is unknown."""
         done = self.report.bytes_done - self.began.bytes_done
         passed = (self.report.updated_at - self.began.updated_at) / timedelta(seconds=1)
         if self.report.bytes_total is None or done <= 0 or passed <= 0:
@@ -37,14 +37,14 @@ class Progress:
 
 @dataclass(slots=True)
 class ProgressBoard:
-    """The newest progress of each image that this process heard of; the oldest are forgotten."""
+    """The newest progress of each image known to this process; the oldest entries are dropped."""
 
     _newest: OrderedDict[str, Progress] = field(default_factory=OrderedDict)
     _settled: OrderedDict[str, datetime] = field(default_factory=OrderedDict)
     _version: int = 0
 
     def put(self, report: ProgressReport) -> bool:
-        """Take in a report; False when it came too late, after a newer one or after the image had settled."""
+        """Store a report. Returns False when it is older than a known one, or than the end of the image's work."""
         known = self._newest.get(report.image_id)
         settled = self._settled.get(report.image_id)
         if settled is not None and report.updated_at <= settled:
@@ -62,23 +62,23 @@ class ProgressBoard:
         return True
 
     def of(self, image_id: str) -> Progress | None:
-        """The newest progress of an image."""
+        """The newest progress of an image; None if there is none."""
         return self._newest.get(image_id)
 
     @property
     def version(self) -> int:
-        """Grows with every report."""
+        """A number that grows with every stored report."""
         return self._version
 
     def newer_than(self, version: int) -> Iterator[Progress]:
-        """What has come since, newest first."""
+        """Yield the progress stored after `version`, newest first."""
         for progress in reversed(self._newest.values()):
             if progress.version <= version:
                 return
             yield progress
 
     def settle(self, image_id: str, at: datetime) -> None:
-        """An image is ACTIVE, in ERROR or gone: reports that were made until then say nothing any more."""
+        """Drop the progress of an image that is ACTIVE, in ERROR or deleted, and ignore reports from before `at`."""
         self._newest.pop(image_id, None)
         self._settled[image_id] = at
         self._settled.move_to_end(image_id)
@@ -88,14 +88,14 @@ class ProgressBoard:
 
 @dataclass(slots=True)
 class Throttle:
-    """Lets one report through per key and `seconds`."""
+    """Limits reports to one per key and `seconds`."""
 
     seconds: float
     clock: Callable[[], float] = time.monotonic
     _last: dict[str, float] = field(default_factory=dict)
 
     def passes(self, key: str) -> bool:
-        """Whether a report may be sent now; counts it as sent when it may."""
+        """Whether a report may be sent now; if so, it counts as sent."""
         at = self.clock()
         if key in self._last and at - self._last[key] < self.seconds:
             return False
@@ -103,5 +103,5 @@ class Throttle:
         return True
 
     def forget(self, key: str) -> None:
-        """Nothing more is to be reported of it."""
+        """Forget a key that gets no more reports."""
         self._last.pop(key, None)

@@ -348,7 +348,7 @@ def refuses(text: str) -> None:
         CURSORS.mark(text)
     assert refused.value.message == "This is not a cursor of the event feed."
     assert refused.value.field == ("after",)
-    assert refused.value.hint == "Take it from eventCursor, asOf, an event or a mutation's payload."
+    assert refused.value.hint == "Use a cursor from eventCursor, asOf, an event or a mutation's payload."
 
 
 # ---------------------------------------------------------------- imageEvents, page by page

@@ -128,7 +128,7 @@ async def refuses_pages(gateway: Gateway, project: str, cursor: str) -> None:
     for argument in ("after", "before"):
         error = await gateway.refused(PAGE, project=project, **{argument: cursor})
         assert (error["code"], error["field"]) == ("RESYNC_REQUIRED", [argument])
-        assert error["hint"] == "Read the catalogue again, and go on from its asOf."
+        assert error["hint"] == "Read the catalogue again and continue from its asOf."
 
 
 async def goes_on(gateway: Gateway, watcher: Watcher, project: str) -> None:

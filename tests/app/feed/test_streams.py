@@ -240,7 +240,7 @@ async def test_a_right_that_is_taken_away_ends_the_stream(gateway: Gateway, audi
             await tx.session.execute(delete(Membership).where(col(Membership.project_id) == project))
         (error,) = (await watcher.next())["errors"]
         assert error["extensions"]["code"] == "NOT_FOUND"
-        assert error["message"] == "This project can't be seen any more: the right was taken away."
+        assert error["message"] == "You no longer have access to this project."
         assert await watcher.ended()
 
 
