@@ -1,4 +1,4 @@
-"""How much work the catalogue holds, for metrics: two reads by an index, whose cost does not grow with what is done."""
+"""Counts unfinished work for metrics: two reads by index, whose cost does not grow with the finished jobs."""
 
 from datetime import datetime
 
@@ -17,8 +17,8 @@ _NOT_DONE = (JobState.WAITING, JobState.RUNNING)
 async def take(database: Database) -> CatalogueState:
     """Count the jobs that are not done, by kind and state, and the open uploads. Raises DatabaseUnavailable.
 
-    A job whose worker has fallen silent counts as waiting since its lease ran out. One that is to be tried again later
-    has waited only since then.
+    A job whose worker has stopped renewing its lease counts as waiting since the lease expired. A job to retry later
+    counts as waiting only from when it is due.
     """
     at = now()
     waiting = case((claimable(at), 1), (col(Job.state) == JobState.WAITING, 1), else_=0).label("waiting")
@@ -40,5 +40,5 @@ async def take(database: Database) -> CatalogueState:
 
 
 def _seconds(at: datetime, since: datetime | None) -> float:
-    """How long ago something was due, in seconds; 0 for what is due later only."""
+    """How long ago something was due, in seconds; 0 if it is not due yet."""
     return 0.0 if since is None else max(0.0, (at - since).total_seconds())

@@ -1,8 +1,8 @@
-"""What a worker does to the catalogue: begin a conversion, end it well or badly, and what follows from it.
+"""What workers write to the catalogue: the start and the end of a conversion, hashes and erasures.
 
-Every write here is fenced by the claim of the job (architecture, rule 3); each may raise LeaseLost. The image's row
-is locked before the job's: so does who deletes an image, and ends its jobs. What counts against a quota is written
-with the project's row locked before them.
+Every write here is fenced by the claim of the job (architecture, rule 3) and may raise LeaseLost. The image's row is
+locked before the job's, in the same order as by the deletion of an image, which cancels its jobs. Whatever counts
+against a quota is written with the project's row locked before both.
 """
 
 from collections.abc import AsyncIterator, Callable, Collection
@@ -30,14 +30,14 @@ from app.ports import ObjectStore, UploadHandle
 from app.settings import Settings
 from app.sizes import GIB
 
-_AT_ONCE = 1000  # values of one IN
+_AT_ONCE = 1000  # maximum values of one IN
 
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
-    """What is to be converted: object keys, the declared format, sizes in bytes and the file's declared SHA-256.
+    """What to convert: object keys, the declared format, sizes in bytes and the file's declared SHA-256.
 
-    `room` is how many bytes the result might take when this was read; `succeed` has the last word.
+    `room` is how many bytes the result could take when this was read; `succeed` checks it again.
     """
 
     image_id: str
@@ -53,7 +53,7 @@ class Assignment:
 
 
 async def begin(database: Database, claim: Claim[Conversion], settings: Settings) -> Assignment | None:
-    """Take a conversion up; the image is SAVING from here on. None when nothing is left to do."""
+    """Begin a conversion and set its image to SAVING. Returns None when nothing is left to do."""
     async with database.transaction() as tx:
         image = await tx.session.get(Image, claim.image_id, with_for_update=LOCKED)
         source = await tx.session.get(Source, claim.detail.source)
@@ -80,12 +80,12 @@ async def begin(database: Database, claim: Claim[Conversion], settings: Settings
 async def succeed(
     database: Database, claim: Claim[Conversion], assignment: Assignment, outcome: Outcome, settings: Settings
 ) -> None:
-    """The result is stored and verified: the image is ACTIVE, its source is dropped, its SHA-256 is worked out.
+    """Set an image whose result is stored and verified to ACTIVE, drop its source, and start a job for its SHA-256.
 
-    Raises ImageFailed when the project has no room for it. Nothing is written then, and the job is still held.
+    Raises ImageFailed when the project has no room for it; then nothing is written, and the job is still held.
     """
     async with database.transaction() as tx:
-        # Of all that would take the project's last room, one after the other looks how much is left.
+        # The lock makes conversions of a project check one after the other how much room is left.
         await tx.session.get_one(Project, assignment.project_id, with_for_update=LOCKED)
         image = await tx.session.get_one(Image, assignment.image_id, with_for_update=LOCKED)
         await jobs.finish(tx, claim)
@@ -118,7 +118,7 @@ async def succeed(
 
 
 async def fail(database: Database, claim: Claim[Conversion], assignment: Assignment, failure: ImageFailed) -> None:
-    """The conversion came to an end without an image. The source stays, for a retry."""
+    """Set the image of a failed conversion to ERROR. The source is kept for a retry."""
     async with database.transaction() as tx:
         image = await tx.session.get_one(Image, assignment.image_id, with_for_update=LOCKED)
         await jobs.finish(tx, claim)
@@ -126,7 +126,7 @@ async def fail(database: Database, claim: Claim[Conversion], assignment: Assignm
 
 
 async def refuse_early(database: Database, claim: Claim[InspectHead], failure: ImageFailed | None) -> None:
-    """The beginning of an upload was looked at; with a failure, the rest is not waited for."""
+    """Finish the inspection of an upload's beginning; with a failure, refuse the upload before the rest arrives."""
     async with database.transaction() as tx:
         image = await tx.session.get(Image, claim.image_id, with_for_update=LOCKED)
         query = select(Upload).where(Upload.source_id == claim.detail.source, Upload.state == UploadState.OPEN)
@@ -137,7 +137,7 @@ async def refuse_early(database: Database, claim: Claim[InspectHead], failure: I
 
 
 async def blob_to_hash(database: Database, claim: Claim[Hash]) -> Blob | None:
-    """The blob that a HASH job is about; None when it is gone, and nothing is left to do."""
+    """The blob of a HASH job; None when it is gone, so that nothing is left to do."""
     async with database.transaction() as tx:
         blob = await tx.session.get(Blob, claim.detail.blob)
         if blob is None:
@@ -146,10 +146,10 @@ async def blob_to_hash(database: Database, claim: Claim[Hash]) -> Blob | None:
 
 
 async def keep_hash(database: Database, claim: Claim[Hash], sha256: str) -> None:
-    """Write down the SHA-256 of a blob, and then tell the watchers of every image that names it.
+    """Store the SHA-256 of a blob, then set and publish it for every image that names the blob.
 
-    Two steps, since images are locked before blobs, and one may be copied meanwhile: who makes a copy holds the blob's
-    row, and so is found by the second step, or finds the SHA-256 itself.
+    This takes two transactions, since images are locked before blobs, and an image may be copied in between: a copy is
+    made with the blob's row locked, so the second transaction finds the copy, or the copy finds the SHA-256.
     """
     async with database.transaction() as tx:
         await jobs.hold(tx, claim)
@@ -169,7 +169,7 @@ async def keep_hash(database: Database, claim: Claim[Hash], sha256: str) -> None
 
 @dataclass(frozen=True, slots=True)
 class Erasure:
-    """What an ERASE job has to free: uploads that may be open in the store, objects, and what lies beside results."""
+    """What an ERASE job has to free: uploads that may be open in the store, objects, and files next to results."""
 
     uploads: list[UploadHandle]
     keys: list[str]
@@ -179,7 +179,7 @@ class Erasure:
 async def to_erase(database: Database, claim: Claim[Erase]) -> Erasure:
     """What an ERASE job has to free.
 
-    With a source goes the result of a conversion that came too late.
+    For each source, this includes the result of a conversion that ended too late to be used.
     """
     ids = claim.detail.sources
     async with database.read() as session:
@@ -197,7 +197,7 @@ async def orphans(
 ) -> AsyncIterator[str]:
     """Keys of objects and open uploads that have not changed for `age`, and whose owner no row names.
 
-    `owner_of` gives the key that an object belongs to. In a store that is shared, only our own keys count. Raises
+    `owner_of` returns the key that an object belongs to. Other programs' objects in the same store are ignored. Raises
     StoreUnavailable.
     """
     async for batch in store.batches():
@@ -205,14 +205,14 @@ async def orphans(
         owners = {key: owner_of(key) for key, changed in batch if changed < before and is_ours(key)}
         if not owners:
             continue
-        # Asked after the objects were seen: what is written has its row before it is as old as that.
+        # Read after the objects were listed: an object gets its row before it is older than `age`.
         named = await named_keys(database, set(owners.values()))
         for key in [key for key, owner in owners.items() if owner not in named]:
             yield key
 
 
 async def named_keys(database: Database, keys: Collection[str]) -> set[str]:
-    """Those of the keys that a row names, or a job is about to erase."""
+    """The keys that a row names, or that a job is about to erase."""
     old_ids = [blob_id for key in keys if (blob_id := id_of_blob_before_0006(key))]
     of_source = or_(
         col(Source.key).in_(keys),

@@ -1,4 +1,4 @@
-"""What comes of a conversion: the way it went, and what it made."""
+"""The outcome of a conversion: the way it took, and the result."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -7,7 +7,7 @@ from app.lifecycle import DiskFormat
 
 
 class Way(StrEnum):
-    """How a source became its result: new tables around its data, a new header alone, or all data written again."""
+    """How a source became its result: with new tables around its data, only a new header, or all data copied."""
 
     REFERENCE = "REFERENCE"
     KEEP = "KEEP"
@@ -16,7 +16,7 @@ class Way(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """A result, and what its owner should know of it. Sizes are bytes: of the disk, the clusters in use, the file."""
+    """A result, with warnings for its owner. Sizes are in bytes: of the disk, of the clusters in use, of the file."""
 
     way: Way
     detected_format: DiskFormat

@@ -1,4 +1,4 @@
-"""Sources: the bytes that images are converted from, kept until they are not needed any longer."""
+"""Sources: the bytes that images are converted from, kept until they are no longer needed."""
 
 from sqlalchemy import ColumnElement, exists
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -12,18 +12,18 @@ from app.models import Image, Source, Upload
 
 
 def is_kept() -> ColumnElement[bool]:
-    """The condition that an image has a source whose bytes the store may still hold."""
+    """The condition that an image has a source whose bytes are kept."""
     return exists().where(col(Source.image_id) == Image.id, col(Source.kept).is_(True))
 
 
 async def kept_source(session: AsyncSession, image_id: str) -> Source | None:
-    """The source of an image, as long as its bytes are kept."""
+    """The source of an image; None if its bytes are no longer kept."""
     query = select(Source).where(Source.image_id == image_id, col(Source.kept).is_(True))
     return (await session.execute(query)).scalar_one_or_none()
 
 
 async def drop_source(tx: Transaction, image: Image, state: UploadState) -> None:
-    """Have the source of an image, whose row is locked, erased. An upload that is still open ends in `state`."""
+    """Start erasing the source of an image, whose row must be locked. An open upload ends in `state`."""
     source = await kept_source(tx.session, image.id)
     if source is None:
         return

@@ -1,7 +1,7 @@
-"""What workers that convert one image together do to the catalogue: share it out, finish a range, fail as one.
+"""Conversions of one image by several workers: split it into ranges, finish a range, assemble or fail as one.
 
 As in `conversions`, every write is fenced by the claim of a job and may raise LeaseLost, and the image's row is locked
-first: of all that finish, just one finds itself to be the last.
+first, so that only one of the workers that finish a range finds that it was the last one.
 """
 
 from dataclasses import replace
@@ -22,8 +22,8 @@ from app.lifecycle import JobKind, JobState
 from app.models import Image, Job
 
 
-async def share(database: Database, claim: Claim[Conversion], shared: dict[str, Any], count: int) -> None:
-    """Instead of one job that converts, from now on `count` jobs stream a range each. `shared` is for all of them."""
+async def split(database: Database, claim: Claim[Conversion], shared: dict[str, Any], count: int) -> None:
+    """Replace a conversion's job by `count` jobs that stream one range each. All of them get the plan `shared`."""
     async with database.transaction() as tx:
         await tx.session.get_one(Image, claim.image_id, with_for_update=LOCKED)
         await jobs.finish(tx, claim)
@@ -33,12 +33,12 @@ async def share(database: Database, claim: Claim[Conversion], shared: dict[str, 
 
 
 async def finished_ranges(database: Database, claim: Claim[StreamRange]) -> list[int]:
-    """Which ranges of the image are done."""
+    """The numbers of the image's ranges that are finished."""
     return [done.range for done in await _finished(database, claim)]
 
 
 async def stored_so_far(database: Database, claim: Claim[StreamRange]) -> int:
-    """How many bytes those ranges of the image take that are done."""
+    """The bytes that the finished ranges of the image take in the store."""
     return sum(done.stored or 0 for done in await _finished(database, claim))
 
 
@@ -48,12 +48,12 @@ async def _finished(database: Database, claim: Claim[StreamRange]) -> list[Strea
     )
     async with database.read() as session:
         done = [StreamRange.from_row(row) for row in (await session.execute(query)).scalars()]
-    # Of those that were ended before they had finished, it is not known how much they have stored.
+    # A job that was cancelled before its range was finished has no `stored`.
     return [detail for detail in done if detail.shared == claim.detail.shared and detail.stored is not None]
 
 
 async def finish_range(database: Database, claim: Claim[StreamRange], stored: int) -> None:
-    """A range is in the store, and takes `stored` bytes there. The last one of an image has them assembled."""
+    """Finish a range that takes `stored` bytes in the store. The last range of an image starts its assembly."""
     async with database.transaction() as tx:
         await tx.session.get_one(Image, claim.image_id, with_for_update=LOCKED)
         await jobs.finish(tx, claim, replace(claim.detail, stored=stored))
@@ -63,13 +63,13 @@ async def finish_range(database: Database, claim: Claim[StreamRange], stored: in
             col(Job.state) != JobState.DONE,
         )
         if not (await tx.session.execute(open_ones)).scalar_one():
-            said = claim.detail
-            whole = Assemble(source=said.source, times=said.times, shared=said.shared)
+            detail = claim.detail
+            whole = Assemble(source=detail.source, times=detail.times, shared=detail.shared)
             jobs.start(tx, whole, image_id=claim.image_id)
 
 
 async def begin_anew(database: Database, claim: Claim[Split]) -> int:
-    """What was made together is lost: end what is left of it, and convert once more. Gives how often that was so."""
+    """Cancel the jobs of a split whose stored ranges are lost, and convert again. Returns how often that happened."""
     async with database.transaction() as tx:
         await tx.session.get_one(Image, claim.image_id, with_for_update=LOCKED)
         await jobs.finish(tx, claim)
@@ -80,7 +80,7 @@ async def begin_anew(database: Database, claim: Claim[Split]) -> int:
 
 
 async def end_others(database: Database, claim: Claim[Conversion]) -> None:
-    """Of all jobs of an image, this one alone goes on: whoever does another finds its lease lost."""
+    """Cancel all other jobs of the image: their workers find that they have lost their leases."""
     async with database.transaction() as tx:
         await tx.session.get_one(Image, claim.image_id, with_for_update=LOCKED)
         await jobs.hold(tx, claim)
@@ -88,7 +88,7 @@ async def end_others(database: Database, claim: Claim[Conversion]) -> None:
 
 
 async def fail(database: Database, claim: Claim[Conversion], assignment: Assignment, failure: ImageFailed) -> None:
-    """One range is enough for the image to fail; the others are not wanted any more. The source stays."""
+    """Set the image to ERROR because of one range, and cancel the others. The source is kept."""
     async with database.transaction() as tx:
         image = await tx.session.get_one(Image, assignment.image_id, with_for_update=LOCKED)
         await jobs.finish(tx, claim)

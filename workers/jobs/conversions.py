@@ -59,7 +59,7 @@ class Conversions:
             return
         if isinstance(made, SplitPlan):
             log.info("image.split", image=assignment.image_id, ranges=made.count)
-            await split_conversions.share(self.database, claim, made.as_json(), made.count)
+            await split_conversions.split(self.database, claim, made.as_json(), made.count)
 
     async def stream_range(self, claim: Claim[StreamRange], cancelled: threading.Event) -> None:
         """Stream one range of a split conversion."""

@@ -1,4 +1,4 @@
-"""Jobs: claimed under a lease, fenced by a token, given on when their worker falls silent (architecture, rule 3)."""
+"""Jobs: claimed under a lease, fenced by a token, reassigned when the lease expires (architecture, rule 3)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ D_co = TypeVar("D_co", bound=Detail, covariant=True)
 
 @dataclass(frozen=True, slots=True)
 class Claim(Generic[D_co]):
-    """The right to do a job, for as long as nobody else holds a later token."""
+    """The right to do a job, until another worker gets a newer token."""
 
     job_id: str
     kind: JobKind
@@ -34,7 +34,7 @@ class Claim(Generic[D_co]):
 
 
 def start(tx: Transaction, detail: Detail, *, image_id: str | None = None) -> Job:
-    """Write down a job, of the kind that has such a detail; it is announced when the transaction has committed."""
+    """Add a job of the detail's kind. It is announced once the transaction has committed."""
     job = Job(kind=kind_of(detail), image_id=image_id, detail=detail.to_row())
     tx.session.add(job)
     tx.jobs.append(job)
@@ -42,20 +42,20 @@ def start(tx: Transaction, detail: Detail, *, image_id: str | None = None) -> Jo
 
 
 async def claim(database: Database, kind: JobKind, lease: timedelta) -> Claim[Any] | None:
-    """Take the job of a kind that has waited longest, of those that are due or whose lease has run out, if any."""
+    """Claim the longest-waiting job of a kind that is due or whose lease has expired; None if there is none."""
     query = select(Job).where(Job.kind == kind).order_by(col(Job.due_at), col(Job.id)).limit(1)
     async with database.transaction() as tx:
         return await _take(tx, query, lease)
 
 
 async def take(tx: Transaction, job_id: str, lease: timedelta) -> Claim[Any] | None:
-    """Take a job by its id, if it is due or its lease has run out."""
+    """Claim a job by its id; None unless it is due or its lease has expired."""
     return await _take(tx, select(Job).where(Job.id == job_id), lease)
 
 
 async def _take(tx: Transaction, query: SelectOfScalar[Job], lease: timedelta) -> Claim[Any] | None:
     at = now()
-    # Whoever has a row locked is claiming it, or changes what it says: nothing to wait for.
+    # A locked row is being claimed or changed by another transaction: it is not worth waiting for.
     query = query.where(claimable(at)).with_for_update(skip_locked=True)
     job = (await tx.session.execute(query)).scalar_one_or_none()
     if job is None:
@@ -68,24 +68,24 @@ async def _take(tx: Transaction, query: SelectOfScalar[Job], lease: timedelta) -
 
 
 async def renew(database: Database, claim: Claim[Detail], lease: timedelta) -> None:
-    """Keep the job for another `lease`. Raises LeaseLost."""
+    """Extend the lease of a job by `lease` from now. Raises LeaseLost."""
     async with database.transaction() as tx:
         await _write(tx.session, claim, lease_until=now() + lease)
 
 
 async def hold(tx: Transaction, claim: Claim[Detail]) -> None:
-    """Fence a worker's write: raises LeaseLost, and so undoes the transaction, when the job is not its own."""
+    """Fence a worker's write: raises LeaseLost, which rolls the transaction back, when the worker lost the job."""
     await _write(tx.session, claim, token=claim.token)
 
 
 async def finish(tx: Transaction, claim: Claim[D], found: D | None = None) -> None:
-    """The job is done; `found` is its detail from here on, if it has changed. Raises LeaseLost."""
+    """Mark a job as done; `found` replaces its detail, if given. Raises LeaseLost."""
     detail = claim.detail if found is None else found
     await _write(tx.session, claim, state=JobState.DONE, lease_until=None, detail=detail.to_row())
 
 
 async def hand_back(database: Database, claim: Claim[Detail], *, delay: timedelta, failed: bool = True) -> None:
-    """Let someone do the job later. One that did not fail costs no attempt. Harmless when the lease is lost."""
+    """Return a job to the queue after `delay`. Without `failed` it costs no attempt. A lost job is left unchanged."""
     async with database.transaction() as tx:
         await give_back(tx, claim, delay=delay, failed=failed)
 
@@ -93,7 +93,7 @@ async def hand_back(database: Database, claim: Claim[Detail], *, delay: timedelt
 async def give_back(
     tx: Transaction, claim: Claim[D], *, delay: timedelta, failed: bool, found: D | None = None
 ) -> None:
-    """As `hand_back`, in a transaction that does more; `found` is the job's detail from here on, if it has changed."""
+    """As `hand_back`, within a transaction; `found` replaces the job's detail, if given."""
     values: dict[str, Any] = {"state": JobState.WAITING, "lease_until": None, "due_at": now() + delay}
     if not failed:
         values["attempts"] = Job.attempts - 1
@@ -103,9 +103,9 @@ async def give_back(
 
 
 async def cancel_of_image(tx: Transaction, image_id: str, *, but: str | None = None) -> None:
-    """Whatever is under way for an image is not wanted any more, but for one job, by its id.
+    """Cancel all unfinished jobs of an image, except the one with the id `but`.
 
-    Its workers find out when they write.
+    Their workers get LeaseLost on their next write.
     """
     others = () if but is None else (col(Job.id) != but,)
     await _execute(
@@ -117,9 +117,9 @@ async def cancel_of_image(tx: Transaction, image_id: str, *, but: str | None = N
 
 
 async def due(database: Database, limit: int = 100) -> Sequence[Job]:
-    """Jobs that nobody took, or whose worker fell silent, those first that wait longest.
+    """Jobs that are due or whose lease has expired, the longest-waiting first, at most `limit`.
 
-    Conversions, of which there may be many more than can begin, have their `turns`.
+    Conversions are not included: many more may wait than can start, so they are chosen by `turns`.
     """
     query = select(Job).where(claimable(now()), col(Job.kind).not_in(CONVERSIONS))
     query = query.order_by(col(Job.due_at)).limit(limit)
@@ -128,14 +128,14 @@ async def due(database: Database, limit: int = 100) -> Sequence[Job]:
 
 
 async def held(database: Database) -> Sequence[tuple[str, int]]:
-    """What workers are at right now: ids of jobs, and the tokens of those who have them."""
+    """The running jobs whose lease has not expired: their ids and tokens."""
     query = select(Job.id, Job.token).where(Job.state == JobState.RUNNING, col(Job.lease_until) >= now())
     async with database.read() as session:
         return [(job_id, token) for job_id, token in (await session.execute(query)).all()]
 
 
 def claimable(at: datetime) -> ColumnElement[bool]:
-    """The condition that a job is due, or that its lease has run out."""
+    """The condition that a job is due, or that its lease has expired."""
     return or_(
         and_(col(Job.state) == JobState.WAITING, col(Job.due_at) <= at),
         and_(col(Job.state) == JobState.RUNNING, col(Job.lease_until) < at),
@@ -148,17 +148,17 @@ def _held(claim: Claim[Detail]) -> Any:
 
 async def _write(session: AsyncSession, claim: Claim[Detail], **values: Any) -> None:
     if not await _execute(session, update(Job).where(_held(claim)).values(**values)):
-        raise LeaseLost(f"job {claim.job_id} is not held any more")
+        raise LeaseLost(f"job {claim.job_id} is no longer held")
 
 
 async def _execute(session: AsyncSession, statement: Any) -> int:
-    """Run an UPDATE; the number of rows that it met."""
+    """Run a statement, and return the number of rows that it affected."""
     statement = statement.execution_options(synchronize_session=False)
     return cast("CursorResult[Any]", await session.execute(statement)).rowcount
 
 
 async def prune(database: Database, keep: timedelta) -> None:
-    """Forget jobs that were done long ago."""
+    """Delete finished jobs that are older than `keep`."""
     async with database.transaction() as tx:
         await tx.alone(Lock.PRUNING)
         await _execute(

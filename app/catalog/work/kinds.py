@@ -1,6 +1,6 @@
-"""The table of jobs: of each kind, how urgent it is, whether it is a conversion, and what its row says.
+"""The table of job kinds: the priority of each, whether it is a conversion, and the detail in its row.
 
-The workers have a function for each kind, in a table that `every_kind` checks as well.
+The workers have a table with a function for each kind, which `every_kind` checks as well.
 """
 
 from collections.abc import Mapping
@@ -15,10 +15,10 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Detail:
-    """What the row of a job says of it. Fields that have their default are left out of the row."""
+    """The data of a job that its row stores. Fields with their default value are omitted from the row."""
 
     def to_row(self) -> dict[str, Any]:
-        """The detail as JSON has it."""
+        """The detail as values for JSON."""
         values = {known.name: getattr(self, known.name) for known in fields(self)}
         defaults = {known.name: known.default for known in fields(self)}
         return {
@@ -29,20 +29,20 @@ class Detail:
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> Self:
-        """The detail that `to_row` gave, or an older version. Raises TypeError for the row of another kind."""
+        """The detail from the row of this or an earlier version. Raises TypeError for the row of another kind."""
         return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in row.items()})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InspectHead(Detail):
-    """Look at the first bytes of a source, by its id, while the rest arrives."""
+    """Inspect the first bytes of a source, given by its id, while the rest arrives."""
 
     source: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Conversion(Detail):
-    """What all jobs of conversions say: the id of the source, and how often it has begun again or lost its turn."""
+    """The data of all conversions: the id of the source, and how often it restarted (`times`) and lost its turn."""
 
     source: str
     times: int = 0
@@ -51,19 +51,19 @@ class Conversion(Detail):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Convert(Conversion):
-    """Make an image of a source."""
+    """Convert a source to an image."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Split(Conversion):
-    """A part of a conversion that several workers do; `shared` is what they agreed on, which they alone read."""
+    """A job of a conversion split over several workers; `shared` is their common plan, which only they read."""
 
     shared: dict[str, Any] = field(hash=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StreamRange(Split):
-    """Do one range, by its number from 0. `stored` is how many bytes it takes, once it is done."""
+    """Convert one range, by its number from 0. `stored` is the bytes it takes in the store; None until it is done."""
 
     range: int
     stored: int | None = None
@@ -71,19 +71,19 @@ class StreamRange(Split):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Assemble(Split):
-    """Put the ranges together."""
+    """Assemble the ranges."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hash(Detail):
-    """Find the SHA-256 of a blob, by its id."""
+    """Compute the SHA-256 of a blob, given by its id."""
 
     blob: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Erase(Detail):
-    """Free the bytes of sources, by their ids, and objects, by their keys."""
+    """Free the bytes of sources, given by their ids, and of objects, given by their keys."""
 
     sources: tuple[str, ...] = ()
     keys: tuple[str, ...] = ()
@@ -91,9 +91,9 @@ class Erase(Detail):
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """What is known of a kind of job.
+    """The properties of a kind of job.
 
-    A lower `priority` goes first: what users wait for goes before what is cleaned up. Conversions are taken by turns.
+    A lower `priority` goes first: what users wait for goes before cleaning up. Conversions are taken in turns.
     """
 
     detail: type[Detail]
@@ -102,7 +102,7 @@ class Kind:
 
 
 def every_kind(table: Mapping[JobKind, T]) -> Mapping[JobKind, T]:
-    """A table over the kinds of jobs. Raises LookupError unless it has all of them."""
+    """A read-only table by kind of job. Raises LookupError when a kind is missing."""
     missing = sorted(set(JobKind) - set(table))
     if missing:
         raise LookupError(f"no entry for jobs of kind {', '.join(missing)}")
@@ -120,12 +120,12 @@ JOBS = every_kind(
     }
 )
 
-# The kinds that turns are taken for. A limit says of how many images of a project they run at once.
+# The kinds that are taken in turns, limited to a number of images per project at a time.
 CONVERSIONS = frozenset(kind for kind, known in JOBS.items() if known.is_conversion)
 
 _KINDS = {known.detail: kind for kind, known in JOBS.items()}
 
 
 def kind_of(detail: Detail) -> JobKind:
-    """The kind of the job that has such a detail."""
+    """The kind of job that a detail belongs to."""
     return _KINDS[type(detail)]

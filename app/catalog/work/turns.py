@@ -1,8 +1,8 @@
-"""Turns: of all conversions that wait, which one a worker gets, so that no project waits for all images of another.
+"""Turns: choose which waiting conversion a worker gets, so that no project waits for all images of another.
 
-A message brings a worker for some conversion. Which one, is decided when the worker takes it. Those projects go
-first of which the fewest images are being converted, and among them the one that was served longest ago. Of a project,
-what has been begun goes first: images that are shared out become ACTIVE one after the other, and not all at the end.
+A message only wakes a worker; the conversion is chosen when the worker takes one. Projects with the fewest images
+being converted go first, and among them the one that was served longest ago. Within a project, images that have been
+started go first, so that images split into ranges become ACTIVE one after the other, not all at the end.
 """
 
 from collections.abc import Sequence
@@ -22,20 +22,21 @@ from app.database.sessions import Database
 from app.lifecycle import JobKind, JobState
 from app.models import ConversionTurn, Image, Job, now
 
-# More than one, since somebody may be just about to delete the image whose turn it is.
+# More than one, since the image whose turn it is may be about to be deleted.
 _CANDIDATES = 20
 
 
 async def take_turn(database: Database, lease: timedelta, limit: int) -> Claim[Conversion] | None:
-    """Take the conversion whose turn it is. None when none waits, or all that do are kept back by `limit`.
+    """Claim the conversion whose turn it is. None when none is waiting, or `limit` holds all of them back.
 
-    `limit` is of how many images of a project conversions run at once at most.
+    `limit` is the maximum number of images per project that are converted at a time.
     """
     async with database.transaction() as tx:
-        # Of two that choose at once, each would see room for one more. Nothing is waited for with this lock.
+        # Without the lock, two workers that choose at once would each see room for one more. While it is held, no other
+        # lock is waited for.
         await tx.alone(Lock.TURNS)
         query = _in_turn(now(), limit, Job.id, Image.project_id).limit(_CANDIDATES)
-        # Chosen first and locked then: PostgreSQL drags whole rows along when it is to lock what it sorts.
+        # Chosen first and locked afterwards: PostgreSQL sorts whole rows when it also has to lock them.
         for job_id, project_id in (await tx.session.execute(query)).all():
             claim = await jobs.take(tx, job_id, lease)
             if claim is not None:
@@ -45,7 +46,7 @@ async def take_turn(database: Database, lease: timedelta, limit: int) -> Claim[C
 
 
 async def eligible(database: Database, limit: int, most: int = 100) -> Sequence[Job]:
-    """Conversions that a worker could take now, those first whose turn it is."""
+    """Conversions that a worker could take now, in the order of their turns, at most `most`."""
     async with database.read() as session:
         found: Sequence[Job] = (await session.execute(_in_turn(now(), limit, Job).limit(most))).scalars().all()
         return found
@@ -60,7 +61,7 @@ async def wait_beside(database: Database, image_id: str, limit: int) -> bool:
 
 
 async def others_wait(database: Database, image_id: str, limit: int, waiting: timedelta) -> bool:
-    """Whether a conversion of another image has waited this long, and could be taken if that of this image ended."""
+    """Whether another image's conversion has waited for `waiting`, and could start if that of this image ended."""
     at = now() - waiting
     under_way = _under_way(at)
     project = select(Image.project_id).where(Image.id == image_id).correlate(None).scalar_subquery()
@@ -78,9 +79,10 @@ async def others_wait(database: Database, image_id: str, limit: int, waiting: ti
 
 
 async def lose(database: Database, claim: Claim[Conversion], lost: int) -> None:
-    """Put a conversion at the back: behind all that wait now, those of its own project included.
+    """Move a conversion to the end: behind all that are waiting now, including those of its own project.
 
-    `lost` is how often that has happened to it, and is noted in its detail. Harmless when the lease is lost.
+    `lost` is how often this has happened to it, and is stored in its detail. A job whose lease is lost is left
+    unchanged.
     """
     async with database.transaction() as tx:
         await jobs.give_back(tx, claim, delay=timedelta(0), failed=False, found=replace(claim.detail, lost=lost))
@@ -90,7 +92,7 @@ async def lose(database: Database, claim: Claim[Conversion], lost: int) -> None:
 
 
 def _in_turn(at: datetime, limit: int, *columns: Any) -> Select[Any]:
-    """The conversions that may be taken, in the order of turns."""
+    """Select the conversions that a worker may take, in the order of their turns."""
     under_way = _under_way(at)
     has_room = func.coalesce(under_way.c.begun, 0) < limit
     query: Select[Any] = (
@@ -113,10 +115,10 @@ def _in_turn(at: datetime, limit: int, *columns: Any) -> Select[Any]:
 
 
 def _under_way(at: datetime) -> Subquery:
-    """Of how many images of a project conversions run, and of how many of them a worker holds the lease.
+    """For each project, the images whose conversions run (`begun`), and those whose lease has not expired (`held`).
 
-    One whose worker has fallen silent keeps its place: it may be heard of again. It can be taken whatever the limit
-    is, so that nothing waits for it; and it does not count when it comes to who has the fewest.
+    An image whose lease has expired still counts as begun, since its worker may come back. It can be taken regardless
+    of the limit, so nothing waits for it, and it does not count in the comparison of who has the fewest.
     """
     running = aliased(Job)
     held = case((col(running.lease_until) >= at, col(running.image_id)))

@@ -25,7 +25,7 @@ async def shared_image(gateway: Gateway, ranges: int = 3) -> str:
     """An image whose conversion was shared out."""
     image: str = (await gateway.uploaded())["id"]
     claim, _ = await gateway.begun(image)
-    await split_conversions.share(gateway.database, claim, SHARED, ranges)
+    await split_conversions.split(gateway.database, claim, SHARED, ranges)
     return image
 
 
@@ -59,7 +59,7 @@ async def test_a_worker_that_has_lost_its_job_shares_nothing_out(gateway: Gatewa
     claim, _ = await gateway.begun(image)
     await gateway.change(Job, claim.job_id, token=claim.token + 1)
     with pytest.raises(LeaseLost):
-        await split_conversions.share(gateway.database, claim, SHARED, 3)
+        await split_conversions.split(gateway.database, claim, SHARED, 3)
     assert await kinds(gateway, image) == [JobKind.CONVERT]
 
 
@@ -151,7 +151,7 @@ async def test_a_share_that_is_lost_begins_anew_and_is_counted(gateway: Gateway)
         claim, assignment = await gateway.begun(image)
         assert assignment.image_id == image
         assert claim.detail.times == times
-        await split_conversions.share(gateway.database, claim, {**SHARED, "reference": str(times)}, 3)
+        await split_conversions.split(gateway.database, claim, {**SHARED, "reference": str(times)}, 3)
         (first, *_) = await open_jobs(gateway, image)
         assert first.detail["times"] == times
 
@@ -165,7 +165,7 @@ async def test_ranges_of_an_earlier_attempt_do_not_count(gateway: Gateway) -> No
     (claim,) = await claims(gateway, image)
     await split_conversions.begin_anew(gateway.database, claim)
     again, _ = await gateway.begun(image)
-    await split_conversions.share(gateway.database, again, {**SHARED, "reference": "other"}, 2)
+    await split_conversions.split(gateway.database, again, {**SHARED, "reference": "other"}, 2)
     found = await claims(gateway, image)
     assert await split_conversions.finished_ranges(gateway.database, found[0]) == []
 
