@@ -1,4 +1,4 @@
-"""Who belongs to a project: listed, given a role, removed; and how organizations and their projects come to be."""
+"""Members of projects: lists, adds, changes and removes them; and creates organizations and projects."""
 
 from collections.abc import Awaitable, Callable, Sequence
 
@@ -28,7 +28,7 @@ async def members_of(session: AsyncSession, project_id: str, window: Window) -> 
 
 
 async def count_members(session: AsyncSession, project_id: str) -> int:
-    """How many members a project has."""
+    """The number of members of a project."""
     query = select(func.count()).select_from(Membership).where(Membership.project_id == project_id)
     return (await session.execute(query)).scalar_one()
 
@@ -41,15 +41,15 @@ async def set_member(
     role: ProjectRole,
     expected_revision: int | None = None,
 ) -> tuple[Project, int | None]:
-    """Give somebody a role in a project, whether or not they belong to it; the feed position of that.
+    """Set the role of a member, or add one. Returns the project and the feed position, None if nothing changed.
 
     Raises NotFound, Forbidden, InvalidInput, StaleRevision, Conflict (for the last admin).
     """
     if not 1 <= len(subject) <= _MAXIMUM_SUBJECT or subject != subject.strip():
         raise InvalidInput(
-            f"A subject has 1 to {_MAXIMUM_SUBJECT} characters and no space around it.",
+            f"A subject must have 1 to {_MAXIMUM_SUBJECT} characters, without spaces around it.",
             field=("subject",),
-            hint="It is the `sub` of their token.",
+            hint="Use the `sub` claim of the user's token.",
         )
     require_text(subject, ("subject",))
 
@@ -70,13 +70,13 @@ async def set_member(
 async def remove_member(
     database: Database, viewer: Viewer, project_id: str, subject: str, expected_revision: int | None = None
 ) -> tuple[Project, int | None]:
-    """Take somebody out of a project. Raises NotFound, Forbidden, StaleRevision, Conflict (for the last admin)."""
+    """Remove a member from a project. Raises NotFound, Forbidden, StaleRevision, Conflict (for the last admin)."""
 
     async def change(tx: Transaction, project: Project) -> bool:
         member = await tx.session.get(Membership, (project.id, subject)) if is_text(subject) else None
         if member is None:
             raise NotFound(
-                "The project has no such member.", field=("subject",), hint="project { members } lists them."
+                "The project has no such member.", field=("subject",), hint="List the members with project { members }."
             )
         await _require_another_admin(tx.session, member)
         await tx.session.delete(member)
@@ -92,7 +92,7 @@ async def _change_members(
     expected_revision: int | None,
     change: Callable[[Transaction, Project], Awaitable[bool]],
 ) -> tuple[Project, int | None]:
-    """Change who belongs to a project, whose row is locked meanwhile; `change` says whether anything differs."""
+    """Change the members of a project with its row locked; `change` returns whether anything differs."""
     async with database.transaction() as tx:
         project = await tenancy.project_for(tx.session, viewer, project_id, ProjectRole.ADMIN, lock=True)
         require_revision(project.revision, expected_revision, "project")
@@ -103,7 +103,7 @@ async def _change_members(
 
 
 async def _require_another_admin(session: AsyncSession, member: Membership) -> None:
-    """Raises Conflict when a member is the last admin, and so has to stay one."""
+    """Raises Conflict when a member is the last admin of the project."""
     if member.role != ProjectRole.ADMIN:
         return
     others = select(func.count()).where(
@@ -115,12 +115,12 @@ async def _require_another_admin(session: AsyncSession, member: Membership) -> N
         raise Conflict(
             f"{member.subject} is the last admin of the project.",
             field=("subject",),
-            hint="Make somebody else an admin first.",
+            hint="Make another member an admin first.",
         )
 
 
 async def _require_administered(tx: Transaction, organization: Organization, owner: str) -> None:
-    """Raises Conflict when without this owner some project of the organization had neither an owner nor an admin."""
+    """Raises Conflict when a project of the organization would be left without an owner or an admin."""
     others = select(func.count()).where(
         col(OrganizationOwner.organization_id) == organization.id, col(OrganizationOwner.subject) != owner
     )
@@ -135,19 +135,19 @@ async def _require_administered(tx: Transaction, organization: Organization, own
         raise Conflict(
             f"{owner} is the last owner of {organization.name}, and its project {name} has no admin.",
             field=("subject",),
-            hint="Give the project an admin or the organization another owner first.",
+            hint="Add an admin to the project or another owner to the organization first.",
         )
 
 
-# ---------------------------------------------------------------- the operators' own
+# ---------------------------------------------------------------- for operators
 
 
 async def found(
     database: Database, organization: str, projects: Sequence[str], admin: str | None, owner: str | None = None
 ) -> Sequence[Project]:
-    """Make sure of an organization and its projects. Harmless if done before.
+    """Create an organization and its projects. Existing ones are left unchanged. Returns the projects.
 
-    `admin`, if given, administers the projects, and `owner` the whole organization.
+    `admin`, if given, becomes an admin of the projects, and `owner` an owner of the organization.
     """
     async with database.transaction() as tx:
         await tx.alone(Lock.TENANCY)
@@ -162,7 +162,7 @@ async def found(
 
 
 async def set_owner(database: Database, organization: str, subject: str, *, owns: bool) -> Organization:
-    """Make somebody an owner of the organization of that name, or remove them as one. Raises NotFound, Conflict."""
+    """Add an owner to the organization of that name, or remove one. Raises NotFound, Conflict."""
     async with database.transaction() as tx:
         await tx.alone(Lock.TENANCY)
         query = select(Organization).where(Organization.name == organization)
@@ -190,7 +190,7 @@ async def _set_owner(tx: Transaction, organization: Organization, subject: str, 
 
 
 async def appoint(database: Database, project_name: str, subject: str, role: ProjectRole) -> Project:
-    """Give somebody a role in the project of that name, as an operator does.
+    """Set the role of a member in the project of that name, for operators.
 
     Raises NotFound, Conflict (for the last admin).
     """
@@ -199,7 +199,9 @@ async def appoint(database: Database, project_name: str, subject: str, role: Pro
         query = select(Project).where(Project.name == project_name).order_by(col(Project.created_at)).limit(1)
         project = (await tx.session.execute(query.with_for_update(key_share=True))).scalar_one_or_none()
         if project is None:
-            raise NotFound(f"There is no project {project_name!r}.", hint="`images up` makes alpha and beta.")
+            raise NotFound(
+                f"There is no project {project_name!r}.", hint="Create it with `images create-organization`."
+            )
         member = await tx.session.get(Membership, (project.id, subject))
         if member is None or member.role != role:
             if member is not None:

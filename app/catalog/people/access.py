@@ -1,8 +1,8 @@
-"""Who can see an image, and what they may do with it: decided here for single images, pages, rights and the feed.
+"""Decides who can see an image and what they may do with it: for single images, pages, rights and the feed.
 
-An image is seen by the members of its own project, by those of the projects that have accepted a share of it, and, if
-it is public, by the members of every project. Through a share, its grant and the role in the project that it is shared
-with decide what may be done. A public image may be launched and copied; only its own project changes it.
+An image is visible to the members of its own project, to those of projects that have accepted a share of it, and, if
+it is public, to the members of every project. Through a share, its grant and the role in the target project decide
+what is allowed. Every project may launch and copy a public image; only its own project may change it.
 """
 
 from collections.abc import Collection, Sequence
@@ -23,14 +23,14 @@ from app.viewer import Viewer, includes
 
 _IMAGE = TABLES.tables["image"].c
 _SHARE = TABLES.tables["image_share"].c
-# Spelled out, since a database uses the indexes of public images only when it reads the word in the statement.
+# A literal, not a parameter: databases use the indexes of public images only when the value is in the statement.
 _PUBLIC: ColumnElement[str] = literal_column(f"'{ImageVisibility.PUBLIC}'")
 _IS_PUBLIC = _IMAGE.visibility == _PUBLIC
 _ANY = TABLES.tables["image"].alias("any_image")
 
 
 class Right(StrEnum):
-    """What somebody may want to do with an image. MANAGE is to delete, to protect, to send and convert its bytes."""
+    """What a user may do with an image. MANAGE includes deleting, protecting, uploading and converting."""
 
     SEE = "see it"
     LAUNCH = "launch from it"
@@ -39,7 +39,7 @@ class Right(StrEnum):
     SHARE = "share it"
 
 
-# What somebody has to be in the project through which they do it.
+# The role that each right requires in the project through which it is used.
 _NEEDED = {
     Right.SEE: ProjectRole.READER,
     Right.LAUNCH: ProjectRole.MEMBER,
@@ -60,8 +60,8 @@ _GRANTED = {
 class Access:
     """A caller's roles in the projects through which they see an image.
 
-    `own` is their role in its own project, `shared` those in projects that have a share of it. `public` are all their
-    roles if every project sees it.
+    `own` is their role in the image's project, `shared` are the grants of shares with their roles in those projects.
+    `public` are all their roles if the image is public.
     """
 
     own: ProjectRole | None = None
@@ -69,24 +69,24 @@ class Access:
     public: frozenset[ProjectRole] = frozenset()
 
     def may(self, right: Right) -> bool:
-        """Whether they hold a right."""
+        """Whether the caller has a right."""
         return any(includes(role, _NEEDED[right]) for role in self.roles_for(right))
 
     def roles_for(self, right: Right) -> Sequence[ProjectRole]:
-        """What they are in the projects through which the right can be had."""
+        """The caller's roles in the projects that can grant the right."""
         through = [role for grant, role in self.shared if right in _GRANTED[grant]]
         if right in _OF_PUBLIC:
             through += self.public
         return through if self.own is None else [self.own, *through]
 
     def require(self, right: Right, field: Sequence[str]) -> None:
-        """Raises Forbidden for who sees the image, and does not hold the right."""
+        """Raises Forbidden when the caller does not have the right."""
         roles = self.roles_for(right)
         if not roles:
             raise Forbidden(
-                f"The image belongs to another project, which does not let yours {right}.",
+                f"The image belongs to another project, which does not let your project {right}.",
                 field=field,
-                hint="An admin of the project that owns it decides. createImage can make a copy of your own.",
+                hint="Ask an admin of the project that owns it, or make a copy of your own with createImage.",
             )
         tenancy.require_role(max(roles, key=ROLE_RANK.__getitem__), _NEEDED[right], field)
 
@@ -94,7 +94,7 @@ class Access:
 async def accesses(
     session: AsyncSession, viewer: Viewer, ids: Sequence[str], *, through: str | None = None
 ) -> dict[str, Access]:
-    """The viewer's access to those of the images that they can see, by id; only `through` one project, if given."""
+    """The viewer's access to the images that they can see, by id; only `through` one project, if given."""
     roles = tenancy.roles_of(viewer)
     none = sqlalchemy.null()
     own = (
@@ -127,7 +127,7 @@ async def accesses(
 
 
 async def visible_images(session: AsyncSession, viewer: Viewer, ids: Sequence[str]) -> dict[str, Image]:
-    """Those of the images that are not deleted and that the viewer may see, by id."""
+    """The images that the viewer may see and that are not deleted, by id."""
     seen = await accesses(session, viewer, ids)
     query = select(Image).where(col(Image.id).in_(seen), col(Image.deleted_at).is_(None))
     return {image.id: image for image in (await session.execute(query)).scalars()} if seen else {}
@@ -142,9 +142,9 @@ async def image_for(
     field: Sequence[str] = ("imageId",),
     lock: bool = False,
 ) -> Image:
-    """An image that is not deleted, with which the viewer may do something. Raises NotFound, Forbidden.
+    """An image that is not deleted and for which the viewer has the right. Raises NotFound, Forbidden.
 
-    With `lock` it stays as it is until the transaction ends, and so do its uploads and its shares.
+    With `lock`, the image, its uploads and its shares can't change until the transaction ends.
     """
     return (await image_and_access(session, viewer, image_id, right, field=field, lock=lock))[0]
 
@@ -158,7 +158,7 @@ async def image_and_access(
     field: Sequence[str] = ("imageId",),
     lock: bool = False,
 ) -> tuple[Image, Access]:
-    """As `image_for`, with all that the viewer is to the image."""
+    """As `image_for`, with the viewer's access to the image."""
     image = await session.get(Image, image_id, with_for_update=LOCKED if lock else None) if is_id(image_id) else None
     access = (await accesses(session, viewer, [image_id])).get(image_id) if image else None
     if image is None or access is None or image.deleted_at is not None:
@@ -168,7 +168,7 @@ async def image_and_access(
 
 
 async def project_to_see_from(session: AsyncSession, viewer: Viewer, image: Image, preferred: str | None = None) -> str:
-    """A project through which the viewer sees an image: the `preferred` one if it does, else the image's own."""
+    """A project through which the viewer sees an image: `preferred` if possible, else the image's own."""
     projects: list[str | None] = [*await _projects_with(session, image)]
     if image.visibility == ImageVisibility.PUBLIC:
         projects += [preferred, await tenancy.first_project_of(session, viewer)]
@@ -177,8 +177,8 @@ async def project_to_see_from(session: AsyncSession, viewer: Viewer, image: Imag
 
 
 def no_image(field: Sequence[str] = ("imageId",)) -> NotFound:
-    """What is said of an image that is not there, and of one that the caller may not see."""
-    return NotFound("There is no such image.", field=field, hint="It may have been deleted.")
+    """The error for an image that does not exist, and for one that the caller may not see."""
+    return NotFound("There is no such image.", field=field, hint="Check the id: the image may have been deleted.")
 
 
 # ---------------------------------------------------------------- projects
@@ -188,9 +188,9 @@ def no_image(field: Sequence[str] = ("imageId",)) -> NotFound:
 class Sight:
     """One of the ways in which a project sees images.
 
-    `condition` holds for the images that are seen in this way; `any` says whether there are some. In the orders of
-    name, age and size, indexes have those of each status and type (`by_kind`), those of each type (`by_type`), or all
-    (`together`). Without an index, they are few.
+    `condition` holds for the images that are visible in this way; `any` says whether there are any. Ordered by name,
+    creation time or size, indexes have those of each status and type (`by_kind`), those of each type (`by_type`), or
+    all (`together`). Without an index, there are only a few.
     """
 
     condition: ColumnElement[bool]
@@ -201,11 +201,11 @@ class Sight:
 
 
 def sights_of(project_id: str) -> tuple[Sight, Sight, Sight]:
-    """The ways in which a project sees images: its own, those shared with it, and public ones. No image is in two."""
+    """The ways in which a project sees images: its own, those shared with it, and public ones. They don't overlap."""
     shares = sqlalchemy.select(_SHARE.image_id).where(
         _SHARE.project_id == project_id, _SHARE.state == ShareState.ACCEPTED
     )
-    # With an order, PostgreSQL takes the first of an index. Asked whether any exists, it may go through all images.
+    # With an order, PostgreSQL reads the first entry of an index; for EXISTS, it may scan all images.
     public = (
         sqlalchemy.select(_ANY.c.id)
         .where(_ANY.c.visibility == _PUBLIC, _ANY.c.deleted_at.is_(None))
@@ -226,14 +226,14 @@ def feeds_followed_by(project_id: str) -> Sequence[str]:
 
 
 async def audience(session: AsyncSession, image: Image) -> Sequence[str]:
-    """The feeds that an event about an image goes to, so that each project that sees the image gets it once."""
+    """The feeds to publish an event about an image to, so that each project that sees the image gets it once."""
     if image.visibility == ImageVisibility.PUBLIC:
         return [PUBLIC_FEED]
     return await _projects_with(session, image)
 
 
 async def _projects_with(session: AsyncSession, image: Image) -> Sequence[str]:
-    """The project of an image, and then those that have accepted a share of it, by id."""
+    """The project of an image, followed by those that have accepted a share of it, ordered by id."""
     if image.visibility != ImageVisibility.SHARED:
         return [image.project_id]
     query = sqlalchemy.select(_SHARE.project_id).where(_SHARE.image_id == image.id, _SHARE.state == ShareState.ACCEPTED)
@@ -241,9 +241,9 @@ async def _projects_with(session: AsyncSession, image: Image) -> Sequence[str]:
 
 
 async def seen_in_feeds(session: AsyncSession, pairs: Collection[tuple[str, str]]) -> dict[tuple[str, str], Image]:
-    """Of pairs of a feed and an image, those where all who follow the feed can see the image, which is not deleted.
+    """The images that the followers of a feed can see, for pairs of a feed and an image; other pairs are left out.
 
-    A project's feed stands for that project.
+    The followers of a project's feed are the members of that project. Deleted images are left out, too.
     """
     ids = {image_id for _, image_id in pairs}
     if not ids:
@@ -266,15 +266,18 @@ async def seen_in_feeds(session: AsyncSession, pairs: Collection[tuple[str, str]
 
 
 def is_launchable(image: Image) -> bool:
-    """Whether servers can be launched from an image, by whoever has the right."""
+    """Whether users who have the right can launch servers from an image."""
     return image.status == ImageStatus.ACTIVE
 
 
 def require_active(image: Image, done: str, field: Sequence[str]) -> None:
-    """Raises NotReady when an image is not ACTIVE, and so can't be what is to be `done` with it."""
+    """Raises NotReady when an image is not ACTIVE and therefore can't be `done`, such as "copied"."""
     if image.status != ImageStatus.ACTIVE:
+        failed = image.status == ImageStatus.ERROR
         raise NotReady(
             f"The image is {image.status}: only ACTIVE images can be {done}.",
             field=field,
-            hint="Watch it with the subscription `image` until it is ACTIVE.",
+            hint="Read image { failure { hint } } and follow it."
+            if failed
+            else "Watch it with the subscription `image` until it is ACTIVE.",
         )

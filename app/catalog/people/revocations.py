@@ -1,7 +1,7 @@
-"""Revoked tokens: per subject, the instant from which on tokens must have been issued to be valid.
+"""Revoked tokens: for each subject, the time before which all issued tokens are invalid.
 
-Each API process keeps the list in memory and refreshes it with the feed: whenever events arrive, before they are
-delivered, and every IMAGES_POLL_SECONDS. A request costs no query.
+Each API process keeps the list in memory and refreshes it with the feed: when events arrive, before they are
+delivered, and every IMAGES_POLL_SECONDS. Requests need no query.
 """
 
 import time
@@ -21,16 +21,16 @@ from app.viewer import Viewer
 
 @dataclass(slots=True)
 class Revocations:
-    """The revocations that this process knows. `on_change` is called when there are others than before."""
+    """The revocations that this process knows. `on_change` is called when they change."""
 
     database: Database
     on_change: Callable[[], None] = lambda: None
     _not_before: Mapping[str, int] = field(default_factory=dict)
-    # How many there are, and the newest: it differs after every revocation.
+    # The number of revocations and the newest: they differ after every revocation.
     _version: tuple[int, int | None] = (0, None)
 
     async def refresh(self) -> None:
-        """Read what other processes have revoked. Raises DatabaseUnavailable."""
+        """Read the revocations by other processes. Raises DatabaseUnavailable."""
         summary = select(func.count(), func.max(TokenRevocation.not_before)).select_from(TokenRevocation)
         async with self.database.read() as session:
             count, newest = (await session.execute(summary)).one()
@@ -42,7 +42,7 @@ class Revocations:
         self.on_change()
 
     def revoked(self, viewer: Viewer) -> bool:
-        """Whether the token that the viewer came with has been revoked."""
+        """Whether the viewer's token has been revoked."""
         return viewer.issued_after is not None and viewer.issued_after < self._not_before.get(viewer.subject, 0)
 
     def require_valid(self, viewer: Viewer) -> None:
@@ -52,13 +52,13 @@ class Revocations:
 
 
 async def newest_revocation(session: AsyncSession, subject: str) -> int:
-    """The instant that new tokens of a subject are issued after, in microseconds since the epoch; 0 without one."""
+    """The newest revocation of a subject's tokens, in microseconds since the epoch; 0 if there is none."""
     row = await session.get(TokenRevocation, subject)
     return 0 if row is None else row.not_before
 
 
 async def revoke_tokens(database: Database, subject: str) -> None:
-    """Revoke all tokens that a subject has, and the unused code that would bring another."""
+    """Revoke all tokens of a subject, and delete their unused sign-in code."""
     async with database.transaction() as tx:
         await tx.alone(Lock.TENANCY)
         newest = (await tx.session.execute(select(func.max(TokenRevocation.not_before)))).scalar() or 0

@@ -1,4 +1,4 @@
-"""Organizations, projects and members; and what a caller may see and do there.
+"""Organizations, projects and members, and what a caller may see and do there.
 
 A caller's role in a project is that of their membership. Owners of an organization are admins of all its projects,
 and operators are admins of every project.
@@ -21,17 +21,17 @@ from app.models import TABLES, Membership, Organization, OrganizationOwner, Proj
 from app.viewer import Viewer, includes
 
 _ID = re.compile(r"[a-z]{3}_[0-9a-z]{26}")
-# Keeps others from changing the row, but not from writing rows that name it. SQLite has one writer anyway.
+# Keeps others from changing the row, but not from writing rows that refer to it. SQLite has only one writer anyway.
 LOCKED = ForUpdateArg(key_share=True)
 _NEEDS = {
     ProjectRole.READER: "see this project",
     ProjectRole.MEMBER: "change images",
-    ProjectRole.ADMIN: "administer",
+    ProjectRole.ADMIN: "administer it",
 }
 
 
 def is_id(text: str) -> bool:
-    """Whether a text has the form of our ids. Databases do not take every text, so no row is looked for by others."""
+    """Whether a text has the form of an id. Databases don't accept every text, so only ids are used in queries."""
     return _ID.fullmatch(text) is not None
 
 
@@ -41,7 +41,7 @@ _PROJECT = TABLES.tables["project"].c
 
 
 def roles_of(viewer: Viewer) -> Subquery:
-    """The projects that the viewer may see, one row each, with what they are there: `project_id` and `role`."""
+    """The projects that the viewer may see, one row each, with their role: `project_id` and `role`."""
     admin = sqlalchemy.literal(ProjectRole.ADMIN, _MEMBER.role.type).label("role")
     if viewer.operator:
         return sqlalchemy.select(_PROJECT.id.label("project_id"), admin).subquery("roles")
@@ -66,7 +66,7 @@ def _owns(viewer: Viewer, project_id: object) -> ColumnElement[bool]:
 
 
 def may_see(viewer: Viewer, project_id: str) -> ColumnElement[bool]:
-    """The condition that the viewer belongs to a project."""
+    """The condition that the viewer may see a project."""
     if viewer.operator:
         return true()
     member = exists().where(_MEMBER.project_id == project_id, _MEMBER.subject == viewer.subject)
@@ -74,7 +74,7 @@ def may_see(viewer: Viewer, project_id: str) -> ColumnElement[bool]:
 
 
 async def role_in(session: AsyncSession, viewer: Viewer, project_id: str) -> ProjectRole | None:
-    """What the viewer is in a project; None for somebody from outside."""
+    """The viewer's role in a project; None if they have none."""
     return (await roles_in(session, viewer, [project_id])).get(project_id)
 
 
@@ -97,9 +97,10 @@ async def project_for(
     field: Sequence[str] = ("projectId",),
     lock: bool = False,
 ) -> Project:
-    """A project in which the viewer has the role. Raises NotFound for who may not see it, Forbidden for the rest.
+    """A project in which the viewer has the `needed` role.
 
-    With `lock` nobody else creates in it until the transaction ends.
+    With `lock`, no other transaction creates in it until this one ends. Raises NotFound when the viewer may not see it,
+    Forbidden when their role is not sufficient.
     """
     roles = roles_of(viewer)
     query = (
@@ -115,7 +116,7 @@ async def project_for(
     project: Project = found[0]
     role: ProjectRole | None = found[1]
     if lock and on_postgresql(session):
-        # PostgreSQL waits for the row, but then gives the role from before the wait.
+        # PostgreSQL waits for the row, but then returns the role from before the wait.
         role = await role_in(session, viewer, project_id)
     if role is None:
         raise no_project(field)
@@ -126,7 +127,7 @@ async def project_for(
 async def reader_role(
     session: AsyncSession, viewer: Viewer, project_id: str, *, field: Sequence[str] = ("projectId",)
 ) -> ProjectRole:
-    """What the viewer is in a project. Raises NotFound when they may not see it."""
+    """The viewer's role in a project. Raises NotFound when they may not see it."""
     role = await role_in(session, viewer, project_id)
     if role is None:
         raise no_project(field)
@@ -134,29 +135,29 @@ async def reader_role(
 
 
 def no_project(field: Sequence[str] = ("projectId",)) -> NotFound:
-    """What is said of a project that is not there, and of one that the caller may not see."""
-    return NotFound("There is no such project.", field=field, hint="viewer { projects } lists yours.")
+    """The error for a project that does not exist, and for one that the caller may not see."""
+    return NotFound("There is no such project.", field=field, hint="List your projects with viewer { projects }.")
 
 
 def require_role(role: ProjectRole, needed: ProjectRole, field: Sequence[str]) -> None:
-    """Raises Forbidden when a role does not hold the rights of another."""
+    """Raises Forbidden when a role does not include the rights of the `needed` one."""
     if not includes(role, needed):
         raise Forbidden(
-            f"It takes the role {needed} in this project to {_NEEDS[needed]}; yours is {role}.",
+            f"You need the role {needed} in this project to {_NEEDS[needed]}; yours is {role}.",
             field=field,
-            hint="An admin of the project can give you the role.",
+            hint="Ask an admin of the project for the role.",
         )
 
 
 async def visible_projects(session: AsyncSession, viewer: Viewer, ids: Sequence[str]) -> dict[str, Project]:
-    """Those of the projects that the viewer may see, by id."""
+    """The projects that the viewer may see, by id."""
     roles = roles_of(viewer)
     query = select(Project).join(roles, roles.c.project_id == _PROJECT.id).where(col(Project.id).in_(ids))
     return {project.id: project for project in (await session.execute(query)).scalars()}
 
 
 async def roles_in(session: AsyncSession, viewer: Viewer, ids: Sequence[str]) -> dict[str, ProjectRole]:
-    """What the viewer is in those of the projects that they may see, by id."""
+    """The viewer's roles in the projects that they may see, by id."""
     roles = roles_of(viewer)
     query = sqlalchemy.select(roles.c.project_id, roles.c.role).where(
         roles.c.project_id.in_([id_ for id_ in ids if is_id(id_)])
@@ -165,7 +166,7 @@ async def roles_in(session: AsyncSession, viewer: Viewer, ids: Sequence[str]) ->
 
 
 async def roles_held(session: AsyncSession, viewer: Viewer, project_id: str | None = None) -> set[ProjectRole]:
-    """The roles that the viewer has in any project; only in one, if given. Empty for outsiders of all projects."""
+    """The roles that the viewer has in any project, or only in one, if given. Empty if they belong to none."""
     roles = roles_of(viewer)
     query = sqlalchemy.select(roles.c.role).distinct()
     if project_id is not None:
@@ -174,14 +175,14 @@ async def roles_held(session: AsyncSession, viewer: Viewer, project_id: str | No
 
 
 async def first_project_of(session: AsyncSession, viewer: Viewer) -> str | None:
-    """The oldest project that the viewer may see; None for outsiders of all projects."""
+    """The oldest project that the viewer may see; None if there is none."""
     roles = roles_of(viewer)
     query = sqlalchemy.select(roles.c.project_id).order_by(roles.c.project_id).limit(1)
     return (await session.execute(query)).scalar_one_or_none()
 
 
 async def visible_organizations(session: AsyncSession, viewer: Viewer, ids: Sequence[str]) -> dict[str, Organization]:
-    """Those of the organizations that the viewer owns, or of which they may see a project, by id."""
+    """The organizations that the viewer owns or in which they may see a project, by id."""
     query = select(Organization).where(col(Organization.id).in_(ids))
     if not viewer.operator:
         owned = select(OrganizationOwner.organization_id).where(OrganizationOwner.subject == viewer.subject)
@@ -206,7 +207,7 @@ async def projects_of(
 
 
 async def count_projects(session: AsyncSession, viewer: Viewer, *, organization_id: str | None = None) -> int:
-    """How many projects the viewer may see."""
+    """The number of projects that the viewer may see."""
     roles = roles_of(viewer)
     query = sqlalchemy.select(func.count()).select_from(roles)
     if organization_id is not None:
@@ -218,7 +219,7 @@ async def count_projects(session: AsyncSession, viewer: Viewer, *, organization_
 
 
 async def everybody_in(session: AsyncSession, ids: Sequence[str]) -> dict[str, dict[str, ProjectRole]]:
-    """Who may see the projects, and as what: by project, by subject. Operators are not listed."""
+    """The roles of everyone who may see the projects, by project, then by subject. Operators are not included."""
     found: dict[str, dict[str, ProjectRole]] = {id_: {} for id_ in ids}
     members = select(Membership.project_id, Membership.subject, Membership.role).where(
         col(Membership.project_id).in_(ids)

@@ -61,7 +61,7 @@ async def test_the_last_admin_stays(gateway: Gateway) -> None:
     for name, given in (("removeProjectMember", {}), ("setProjectMember", {"role": "MEMBER"})):
         refused = await mistake(gateway, name, projectId=project, subject=ADMIN, **given)
         assert (refused["code"], refused["field"]) == ("CONFLICT", ["subject"])
-        assert refused["hint"] == "Make somebody else an admin first."
+        assert refused["hint"] == "Make another member an admin first."
 
 
 @pytest.mark.parametrize("caller", [ADMIN, "olive", OPERATOR])

@@ -94,7 +94,7 @@ async def test_the_error_of_a_reader_names_the_role_member(gateway: Gateway, nam
     assert mistake["code"] == "FORBIDDEN"
     assert "MEMBER" in mistake["message"]
     assert "READER" in mistake["message"]
-    assert mistake["hint"] == "An admin of the project can give you the role."
+    assert mistake["hint"] == "Ask an admin of the project for the role."
     assert mistake["field"] in (["projectId"], ["uploadId"], ["imageId"])
 
 

@@ -139,7 +139,8 @@ def test_a_download_outlives_any_number_of_addresses_that_expire_on_the_way(tmp_
 
 
 def test_a_download_whose_right_is_gone_ends_at_once(tmp_path: Path) -> None:
-    gone = {"error": {"code": "NOT_FOUND", "message": "There is no such image.", "hint": "It may have been deleted."}}
+    hint = "Check the id: the image may have been deleted."
+    gone = {"error": {"code": "NOT_FOUND", "message": "There is no such image.", "hint": hint}}
     store = Store(lambda _times: Reply(json.dumps(gone).encode(), 404))
 
     with pytest.raises(NotFound, match="no such image"):

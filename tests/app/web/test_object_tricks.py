@@ -190,7 +190,7 @@ class Door:
 
     async def require_download(self, asker: Asker | None, key: str) -> None:
         if self.closed:
-            raise NotFound("There is no such image.", hint="It may have been deleted.")
+            raise NotFound("There is no such image.", hint="Check the id: the image may have been deleted.")
 
 
 def test_what_has_begun_goes_on_when_its_address_expires_and_its_right_ends(tmp_path: Path) -> None:
