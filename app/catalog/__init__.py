@@ -1,1 +1,1 @@
-"""The use cases, one file each. They know rows and ports; nothing of GraphQL, HTTP, Dramatiq or a store's kind."""
+"""The use cases, one file each. They use rows and ports, but not GraphQL, HTTP, Dramatiq or a particular store."""

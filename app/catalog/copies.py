@@ -1,4 +1,4 @@
-"""Pinned copies: an image of one's own with the bytes of another, of which no byte is copied (architecture, rule 8)."""
+"""Pinned copies: a new image that uses the bytes of another one without copying them (architecture, rule 8)."""
 
 from typing import Any
 
@@ -20,8 +20,8 @@ from app.settings import Settings
 from app.viewer import Viewer
 
 _FIELD = ("source", "image", "imageId")
-# What a copy takes over in any case.
-_TAKEN_OVER = (
+# Columns that a copy always takes from its original.
+_INHERITED = (
     "architecture",
     "size_key",
     "virtual_size",
@@ -37,9 +37,11 @@ _TAKEN_OVER = (
 
 
 async def copy_image(database: Database, settings: Settings, viewer: Viewer, new: NewCopy) -> tuple[Image, int | None]:
-    """Make a custom image of the bytes of another one that the project may launch; it is ACTIVE at once.
+    """Create a custom image with the bytes of another one that the project may launch. It is ACTIVE immediately.
 
-    It outlives its origin. Raises InvalidInput, QuotaExceeded, NotFound, Forbidden, NotReady, Conflict.
+    It stays when the original is deleted. Returns it and its feed position, None if it existed already.
+
+    Raises InvalidInput, QuotaExceeded, NotFound, Forbidden, NotReady, Conflict.
     """
     description = described(viewer, new)
     database.require_room()
@@ -49,7 +51,7 @@ async def copy_image(database: Database, settings: Settings, viewer: Viewer, new
         if earlier is not None:
             return earlier, None
         origin = await _launchable(tx.session, viewer, new)
-        # Nobody drops the blob, or finds out its SHA-256, between this look at it and the commit.
+        # The lock keeps the blob from being deleted, or getting its SHA-256, before the commit.
         blob = await tx.session.get_one(Blob, origin.blob_id, with_for_update=tenancy.LOCKED)
         more = 0 if await _has_blob(tx.session, project.id, blob.id) else blob.stored_size
         await quotas.require_room(tx.session, project, settings, more, _FIELD)
@@ -64,21 +66,21 @@ async def copy_image(database: Database, settings: Settings, viewer: Viewer, new
 
 
 async def _launchable(session: AsyncSession, viewer: Viewer, new: NewCopy) -> Image:
-    """The image to copy, if the project may launch it. Raises NotFound, Forbidden, NotReady."""
+    """The image to copy, locked; the project must be allowed to launch it. Raises NotFound, Forbidden, NotReady."""
     image = await access.image_for(session, viewer, new.image_id, field=_FIELD, lock=True)
     through = (await access.accesses(session, viewer, [image.id], through=new.project_id)).get(image.id)
     if through is None or not through.may(Right.LAUNCH):
         raise Forbidden(
-            "This project may not launch the image, and so can't copy it.",
+            "This project may not launch the image and therefore can't copy it.",
             field=_FIELD,
-            hint="Have the image shared with the project first, or make the copy in the project that owns it.",
+            hint="Ask for the image to be shared with the project, or create the copy in the project that owns it.",
         )
     access.require_active(image, "copied", _FIELD)
     return image
 
 
 async def _has_blob(session: AsyncSession, project_id: str, blob_id: str) -> bool:
-    """Whether a project has an image with these bytes: they count once."""
+    """Whether a project already has an image with these bytes, which count once."""
     query = select(Image.id).where(
         Image.blob_id == blob_id, Image.project_id == project_id, col(Image.deleted_at).is_(None)
     )
@@ -86,14 +88,14 @@ async def _has_blob(session: AsyncSession, project_id: str, blob_id: str) -> boo
 
 
 def _copied(description: dict[str, Any], origin: Image, blob: Blob) -> Image:
-    """The row of a copy: what is said about it, or else about its origin."""
-    said = dict(description)
-    if said["os_family"] is None:
-        said |= {"os_family": origin.os_family, "os_version": origin.os_version}
-    if not said["labels"]:
-        said["labels"] = origin.labels
+    """The row of a copy: the values of the request, and otherwise those of the original."""
+    values = dict(description)
+    if values["os_family"] is None:
+        values |= {"os_family": origin.os_family, "os_version": origin.os_version}
+    if not values["labels"]:
+        values["labels"] = origin.labels
     return Image(
-        **(said | {name: getattr(origin, name) for name in _TAKEN_OVER}),
+        **(values | {name: getattr(origin, name) for name in _INHERITED}),
         status=ImageStatus.ACTIVE,
         sha256=blob.sha256,
         source_kind=SourceKind.IMAGE,

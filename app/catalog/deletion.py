@@ -1,4 +1,4 @@
-"""Deleting an image: it leaves the catalogue at once, and its bytes go when no other image names them."""
+"""Deletes images: immediately from the catalogue, and from the store once no other image uses the bytes."""
 
 from sqlalchemy import exists
 from sqlmodel import col, select
@@ -22,7 +22,7 @@ from app.viewer import Viewer
 async def delete_image(
     database: Database, viewer: Viewer, image_id: str, expected_revision: int | None
 ) -> tuple[str, int | None]:
-    """Remove an image from the catalogue and have its bytes freed; everybody who could see it is told.
+    """Delete an image, start the job that frees its bytes, and publish that to everyone who could see it.
 
     Raises NotFound, Forbidden, StaleRevision, ProtectedImage.
     """
@@ -37,7 +37,7 @@ async def _delete(
         require_revision(image.revision, expected_revision)
         if image.protected:
             raise ProtectedImage(
-                "The image is protected.", field=("imageId",), hint="updateImage with protected: false first."
+                "The image is protected.", field=("imageId",), hint="Call updateImage with protected: false first."
             )
         await jobs.cancel_of_image(tx, image.id)
         await sources.drop_source(tx, image, UploadState.ABORTED)
@@ -53,8 +53,8 @@ async def _delete(
 
 
 async def _drop_blob(tx: Transaction, image: Image, blob_id: str) -> None:
-    """End what an image pays for a blob, and erase one that no image names any more (architecture, rule 8)."""
-    # Of two that let go of it at once, the second looks when the first is through; and nobody can name it meanwhile.
+    """Stop billing an image for its blob, and erase the blob if no other image names it (architecture, rule 8)."""
+    # The lock makes concurrent deletions check one after the other, and keeps new images from naming the blob.
     blob = await tx.session.get_one(Blob, blob_id, with_for_update=True)
     await ledger.released(tx, image, blob_id)
     if (await tx.session.execute(select(exists().where(col(Image.blob_id) == blob_id)))).scalar():

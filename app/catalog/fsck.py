@@ -1,10 +1,10 @@
-"""Compares the rows with the objects of the store: what one names and the other lacks, and what they disagree on.
+"""Compares the rows with the objects of the store: finds missing, orphaned and differing objects.
 
-It may run beside the gateway. What it reports is looked at again: an object is called missing only when the row that
-names it is still there afterwards, since rows go before their objects do; and an object is called orphaned only when
-it is older than whatever is still being written, and no row and no pending job names it.
+It can run while the gateway runs, because each finding is checked twice. An object counts as missing only if the row
+that names it still exists afterwards, since rows are deleted before their objects. An object counts as orphaned only
+if it is older than anything that is still being written, and no row and no pending job names it.
 
-All is read by pages, so that memory does not grow with the catalogue.
+Everything is read in pages, so that memory does not grow with the catalogue.
 """
 
 import asyncio
@@ -24,12 +24,12 @@ from app.models import Blob, Image, Source
 from app.ports import ObjectStore
 
 _PAGE = 500
-# Objects that the store is asked about at once.
+# Concurrent requests to the store.
 _AT_ONCE = 16
 
 
 class Problem(StrEnum):
-    """What can be wrong between the rows and the objects."""
+    """The kinds of differences between rows and objects."""
 
     MISSING_OBJECT = "MISSING_OBJECT"
     SIZE_MISMATCH = "SIZE_MISMATCH"
@@ -41,7 +41,7 @@ class Problem(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that is wrong, about an image or an object or both. Sizes are bytes."""
+    """One problem of an image, an object or both. Sizes are in bytes."""
 
     problem: Problem
     message: str
@@ -54,9 +54,9 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Fsck:
-    """One run. Objects younger than `grace` may still be written. `owner_of` gives the key that an object belongs to.
+    """One run. Objects younger than `grace` may still be written. `owner_of` returns the key that an object belongs to.
 
-    Without `repair` nothing is changed.
+    Without `repair`, nothing is changed.
     """
 
     database: Database
@@ -66,9 +66,9 @@ class Fsck:
     repair: bool = False
 
     async def findings(self) -> AsyncIterator[Finding]:
-        """Everything that is wrong, one by one, repaired where that was asked for."""
-        for look in (self._blobs, self._sources, self._objects, self._reservations):
-            async for finding in look():
+        """Yield all findings one by one, repaired if that was requested."""
+        for check in (self._blobs, self._sources, self._objects, self._reservations):
+            async for finding in check():
                 yield finding
 
     # ------------------------------------------------------------ rows without objects
@@ -92,12 +92,12 @@ class Fsck:
             return (await session.execute(query)).scalars().all()
 
     async def _lost(self, blob: Blob, size: int | None) -> AsyncIterator[Finding]:
-        """The ACTIVE images whose bytes are not there. Their rows are read after the store was asked."""
+        """The ACTIVE images whose bytes are missing or differ. Their rows are read after the store was asked."""
         async for image_id in self._images(Image.blob_id == blob.id, Image.status == ImageStatus.ACTIVE):
             if size is None:
-                problem, message = Problem.MISSING_OBJECT, "the image is ACTIVE, and its object is missing"
+                problem, message = Problem.MISSING_OBJECT, "the image is ACTIVE, but its object is missing"
             else:
-                problem, message = Problem.SIZE_MISMATCH, "the image is ACTIVE, and its object has another size"
+                problem, message = Problem.SIZE_MISMATCH, "the image is ACTIVE, but its object has a different size"
             finding = Finding(problem, message, image_id, blob.key, blob.file_size, size)
             yield await self._repaired(finding, lambda: self._lose(finding.image_id, blob))  # noqa: B023
 
@@ -108,28 +108,28 @@ class Fsck:
         return await lost_bytes.lose(self.database, image_id, blob.id)
 
     async def _restored(self, blobs: Sequence[Blob]) -> AsyncIterator[Finding]:
-        """Images that an earlier run has set to ERROR, and whose objects are there again."""
+        """Images that an earlier run set to ERROR, and whose objects are back."""
         by_id = {blob.id: blob for blob in blobs}
         lost = (col(Image.blob_id).in_(by_id), Image.failure_code == FailureCode.DATA_LOST)
         async for image_id in self._images(*lost, Image.status == ImageStatus.ERROR):
-            message = "the image is in ERROR for its missing object, which is there again"
+            message = "the image is in ERROR because its object was missing, but the object is back"
             finding = Finding(Problem.RESTORED_OBJECT, message, image_id)
             yield await self._repaired(finding, lambda: lost_bytes.restore(self.database, finding.image_id or ""))  # noqa: B023
 
     async def _sources(self) -> AsyncIterator[Finding]:
-        """Images in ERROR that could be converted again, but for their uploaded bytes, which are missing."""
+        """Images in ERROR that are marked as retriable although their uploaded bytes are missing."""
         waiting = (Image.status == ImageStatus.ERROR, col(Image.failure_retriable).is_(True), sources.is_kept())
         async for image_id in self._images(*waiting):
             async with self.database.read() as session:
                 source = await sources.kept_source(session, image_id)
             if source is None or not await self._is_gone(source):
                 continue
-            message = "retryImage can't help: the uploaded bytes are missing"
+            message = "retryImage can't succeed: the uploaded bytes are missing"
             finding = Finding(Problem.MISSING_SOURCE, message, image_id, source.key, source.size)
             yield await self._repaired(finding, lambda: lost_bytes.lose_source(self.database, finding.image_id or ""))  # noqa: B023
 
     async def _is_gone(self, source: Source) -> bool:
-        """A conversion in a folder turns the source into the result, under whose key it may be found as well."""
+        """Whether a source is missing. In a folder, a conversion may already have moved it to the key of the result."""
         found = await self._sizes([source.key, source.key_of_result])
         return found == [None, None]
 
@@ -148,7 +148,7 @@ class Fsck:
 
     async def _reservations(self) -> AsyncIterator[Finding]:
         async for image_id in self._images(lost_bytes.reserved_by_nothing()):
-            message = "the image reserves quota, and has no source that could use it"
+            message = "the image reserves quota, but has no source that could use it"
             finding = Finding(Problem.STALE_RESERVATION, message, image_id)
             yield await self._repaired(finding, lambda: lost_bytes.free_quota(self.database, finding.image_id or ""))  # noqa: B023
 
@@ -158,7 +158,7 @@ class Fsck:
         return replace(finding, repaired=await act()) if self.repair else finding
 
     async def _images(self, *conditions: ColumnElement[bool] | bool) -> AsyncIterator[str]:
-        """The ids of the images that are not deleted and meet the conditions, page by page."""
+        """Yield the ids of the images that meet the conditions and are not deleted, page by page."""
         after = ""
         while True:
             query = select(Image.id).where(col(Image.id) > after, col(Image.deleted_at).is_(None), *conditions)
@@ -171,11 +171,11 @@ class Fsck:
             after = ids[-1]
 
     async def _sizes(self, keys: Sequence[str]) -> list[int | None]:
-        """How many bytes the objects have; None for those that are missing."""
-        turns = asyncio.Semaphore(_AT_ONCE)
+        """The sizes of objects in bytes; None for missing ones."""
+        slots = asyncio.Semaphore(_AT_ONCE)
 
         async def size(key: str) -> int | None:
-            async with turns:
+            async with slots:
                 try:
                     return await self.store.size(key)
                 except ObjectMissing:

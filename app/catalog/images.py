@@ -1,4 +1,4 @@
-"""Images: reading, filtering and changing them, and the one place where their status moves."""
+"""Images: reads, filters and changes them, and is the only place that changes their status."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -37,7 +37,7 @@ class ImageOrder(StrEnum):
     TYPE = "TYPE"
 
 
-# Pages are read as plain rows of the table: making fifty entities of them would cost as much as all the rest.
+# Pages are read as plain rows of the table: building fifty entities would cost as much as everything else.
 _TABLE = TABLES.tables["image"]
 _COLUMNS = sqlalchemy.select(*_TABLE.c)
 
@@ -51,13 +51,13 @@ _SORT_KEYS: dict[ImageOrder, Any] = {
 
 
 def sort_key(image: Image, order: ImageOrder) -> Any:
-    """What an image is sorted by in this order; the cursor of its page holds it."""
+    """The value that an image is sorted by in this order, as stored in page cursors."""
     return getattr(image, _SORT_KEYS[order].key)
 
 
 @dataclass(frozen=True, slots=True)
 class ImageFilter:
-    """Which images are wanted; None takes all."""
+    """Which images to include; None means no restriction."""
 
     types: Sequence[ImageType] | None = None
     statuses: Sequence[ImageStatus] | None = None
@@ -82,9 +82,7 @@ async def list_images(
     *,
     descending: bool,
 ) -> Page[Image]:
-    """A page of the images that a project can see.
-
-    They are rows with the attributes of Image, which can't be changed.
+    """A page of the images that a project can see: read-only rows with the attributes of Image.
 
     Raises NotFound when the viewer may not see the project.
     """
@@ -98,8 +96,8 @@ async def list_images(
         query = query.add_columns(any_others.label("any_others")).where(tenancy.may_see(viewer, project_id))
         return await read_page(session, query, _SORT_KEYS[order], _TABLE.c.id, window, descending=descending)
 
-    # The rows prove the right to see them, and say whether the project sees others than its own; only where there are
-    # none, either has to be asked for by itself.
+    # The rows prove the right to see them, and say whether the project sees images of others. Only without any rows do
+    # these take separate queries.
     page = await read(own)
     if not page.rows:
         await tenancy.reader_role(session, viewer, project_id)
@@ -113,23 +111,23 @@ async def list_images(
 
 
 async def count_images(session: AsyncSession, project_id: str, wanted: ImageFilter) -> int:
-    """How many of the images that a project can see match."""
+    """The number of matching images that a project can see."""
     count = 0
-    # Counted one after the other: of each, an index tells.
+    # Counted separately, since each has an index that covers its count.
     for sight in access.sights_of(project_id):
         query = _matching(sqlalchemy.select(func.count(_TABLE.c.id)), sight, wanted)
         count += (await session.execute(query)).scalar_one()
     return count
 
 
-# The orders for which there is an index over (status, type, key, id).
+# The orders with an index over (status, type, key, id).
 _MERGED = (ImageOrder.NAME, ImageOrder.CREATED_AT, ImageOrder.SIZE)
 
 
 def _page_of(
     sights: Sequence[Sight], wanted: ImageFilter, order: ImageOrder, window: Window, *, descending: bool
 ) -> Select[Any]:
-    """Images that match: all of them, or, where these would have to be searched for, those of the page alone."""
+    """Select the matching images: all of them, or only those of the page where finding all would take a scan."""
     if not _kinds(wanted):
         return _COLUMNS.where(sqlalchemy.false())
     splits = [_split_of(sight, wanted, order) for sight in sights]
@@ -143,7 +141,7 @@ def _page_of(
 
 
 class _Split(Enum):
-    """How to divide images so that an index has each part in order."""
+    """How to divide images into parts that an index has in order."""
 
     WHOLE = auto()
     BY_TYPE = auto()
@@ -160,7 +158,7 @@ def _split_of(sight: Sight, wanted: ImageFilter, order: ImageOrder) -> _Split:
 
 
 def _parts(query: Select[Any], sight: Sight, wanted: ImageFilter, split: _Split) -> Sequence[Select[Any]]:
-    """Images that match and are seen in one way, divided as said."""
+    """The queries for matching images that are visible in one way, divided by `split`."""
     if split is _Split.WHOLE:
         return [_matching(query, sight, wanted)]
     rest = _matching(query, sight, replace(wanted, statuses=None, types=None, launchable=None))
@@ -171,7 +169,7 @@ def _parts(query: Select[Any], sight: Sight, wanted: ImageFilter, split: _Split)
 
 
 def _kinds(wanted: ImageFilter) -> Sequence[tuple[ImageStatus, ImageType]]:
-    """Every status and type that an image may have to match."""
+    """All pairs of status and type that a matching image can have."""
     statuses = [
         status
         for status in ImageStatus
@@ -206,9 +204,9 @@ def _matching(query: Select[Any], sight: Sight, wanted: ImageFilter) -> Select[A
 
 
 async def image_named(session: AsyncSession, project_id: str, name: str) -> Image | None:
-    """The image of that name that a project can see: its own, else one that is shared with it, else a public one.
+    """The image of a name that a project can see: its own, else one shared with it, else a public one; None if none.
 
-    Names need not be unique: of several, it is the newest that is ACTIVE, else the newest.
+    Names need not be unique: of several, the newest ACTIVE image is returned, otherwise the newest.
     """
     if not is_text(name):
         return None
@@ -230,7 +228,7 @@ async def image_named(session: AsyncSession, project_id: str, name: str) -> Imag
 
 @dataclass(frozen=True, slots=True)
 class ImagePatch:
-    """What to change of an image: the columns of each aspect. What is not in it stays as it is."""
+    """The changes to an image: the new values of columns, by aspect. Other columns stay unchanged."""
 
     values: Mapping[Aspect, Mapping[str, Any]]
 
@@ -238,7 +236,7 @@ class ImagePatch:
 async def update_image(
     database: Database, viewer: Viewer, image_id: str, patch: ImagePatch, expected_revision: int | None
 ) -> tuple[Image, int | None]:
-    """Change an image; the feed position of the change, or None when nothing differed.
+    """Change an image. Returns it and the feed position of the change, None if nothing differed.
 
     Raises NotFound, Forbidden, StaleRevision.
     """
@@ -261,7 +259,7 @@ async def update_image(
 async def change(
     tx: Transaction, image: Image, aspects: Sequence[Aspect], *, actor: str | None = None, **values: Any
 ) -> None:
-    """Set columns of an image, whose row is locked, and publish which of its `aspects` changed."""
+    """Set columns of an image, whose row must be locked, and publish which of its `aspects` changed."""
     for name, value in values.items():
         setattr(image, name, value)
     image.revision += 1
@@ -270,13 +268,13 @@ async def change(
 
 
 async def move(tx: Transaction, image: Image, to: ImageStatus, *, actor: str | None = None, **values: Any) -> None:
-    """Move the status along `lifecycle.TRANSITIONS`, by compare-and-set, and tell the feed (architecture, rule 4).
+    """Change the status along `lifecycle.TRANSITIONS`, by compare-and-set, and publish it (architecture, rule 4).
 
-    Raises Conflict when the image is not in a status from which it may go there.
+    Raises Conflict when the current status does not allow the transition, or has just changed.
     """
     before = image.status
     if to not in TRANSITIONS[before]:
-        raise Conflict(f"The image is {before}, and can't become {to}.", field=("imageId",))
+        raise Conflict(f"The image is {before} and can't become {to}.", field=("imageId",))
     at = now()
     moved = await tx.session.execute(
         update(Image)
@@ -286,14 +284,16 @@ async def move(tx: Transaction, image: Image, to: ImageStatus, *, actor: str | N
         .execution_options(synchronize_session=False)
     )
     if moved.scalar_one_or_none() is None:
-        raise Conflict("The image has been changed by somebody else.", field=("imageId",), hint="Try again.")
+        raise Conflict(
+            "The image was changed by another request at the same time.", field=("imageId",), hint="Try again."
+        )
     await tx.session.refresh(image)
     failure = failure_of(image) if to == ImageStatus.ERROR else None
     await event_log.append(tx, image, StatusChanged(before, to, failure), actor=actor)
 
 
 async def fail(tx: Transaction, image: Image, failure: ImageFailed, *, actor: str | None = None, **values: Any) -> None:
-    """Move an image to ERROR with the reason."""
+    """Set an image to ERROR with the reason."""
     await move(
         tx,
         image,
@@ -310,7 +310,7 @@ async def fail(tx: Transaction, image: Image, failure: ImageFailed, *, actor: st
 
 
 def failure_of(image: Image) -> Failure | None:
-    """Why an image failed last; None if it has not."""
+    """The last failure of an image; None if there was none."""
     if image.failure_code is None or image.failed_at is None:
         return None
     return Failure(

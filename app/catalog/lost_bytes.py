@@ -1,7 +1,7 @@
-"""What becomes of images whose bytes the store has lost: they end in ERROR, cost nothing, and may come back.
+"""Images whose bytes the store has lost: sets them to ERROR, stops billing them, and restores them.
 
-The image keeps naming its blob. So the loss of a whole store, or a wrong address of it, can be undone: when the objects
-are there again, `restore` makes the images ACTIVE.
+The image keeps its blob. So the loss of a whole store, or a wrong address of it, can be undone: once the objects are
+back, `restore` sets the images to ACTIVE.
 """
 
 from sqlalchemy import ColumnElement, and_
@@ -18,8 +18,8 @@ from app.models import Blob, Image, Project
 
 _LOST = ImageFailed(
     FailureCode.DATA_LOST,
-    "The object store has lost the bytes of this image, or holds other ones.",
-    "Ask the operator whether they can be restored. Otherwise delete this image and upload the file again.",
+    "The object store has lost or changed the bytes of this image.",
+    "Ask the operator whether they can be restored; if not, delete this image and upload the file again.",
 )
 _SOURCE_LOST = ImageFailed(
     FailureCode.DATA_LOST,
@@ -29,9 +29,9 @@ _SOURCE_LOST = ImageFailed(
 
 
 async def lose(database: Database, image_id: str, blob_id: str) -> bool:
-    """Set an ACTIVE image to ERROR: the bytes of its blob are lost. False when it has changed in the meantime.
+    """Set an ACTIVE image to ERROR because its bytes are lost. Returns False when it has changed in the meantime.
 
-    It no longer counts against the quota, and its line of the ledger is closed.
+    It no longer counts against the quota, and its entry in the ledger is closed.
     """
     async with database.transaction() as tx:
         image = await _locked(tx, image_id)
@@ -44,7 +44,7 @@ async def lose(database: Database, image_id: str, blob_id: str) -> bool:
 
 
 async def restore(database: Database, image_id: str) -> bool:
-    """Make an image ACTIVE again whose bytes were lost and are there again. False when it has changed meanwhile."""
+    """Set an image whose lost bytes are back to ACTIVE. Returns False when it has changed in the meantime."""
     async with database.transaction() as tx:
         image = await _locked(tx, image_id)
         if image is None or image.failure_code != FailureCode.DATA_LOST or image.blob_id is None:
@@ -56,7 +56,7 @@ async def restore(database: Database, image_id: str) -> bool:
 
 
 async def lose_source(database: Database, image_id: str) -> bool:
-    """No retry can help an image in ERROR: its uploaded bytes are lost. False when it has changed meanwhile."""
+    """Mark an image in ERROR as not retriable: its uploaded bytes are lost. Returns False when it has changed."""
     async with database.transaction() as tx:
         image = await _locked(tx, image_id)
         source = await sources.kept_source(tx.session, image_id)
@@ -77,12 +77,12 @@ async def lose_source(database: Database, image_id: str) -> bool:
 
 
 def reserved_by_nothing() -> ColumnElement[bool]:
-    """The condition that an image reserves quota, and has no source that could use it."""
+    """The condition that an image reserves quota, but has no source that could use it."""
     return and_(col(Image.reserved_size) > 0, ~sources.is_kept())
 
 
 async def free_quota(database: Database, image_id: str) -> bool:
-    """Reserve nothing for an image that has no source. False when that is no longer so."""
+    """Release the quota of an image that has no source. Returns False when that is no longer the case."""
     async with database.transaction() as tx:
         image = await _locked(tx, image_id)
         if image is None:
@@ -95,7 +95,7 @@ async def free_quota(database: Database, image_id: str) -> bool:
 
 
 async def _locked(tx: Transaction, image_id: str) -> Image | None:
-    """An image that is not deleted. What counts against a quota is written with the project's row locked first."""
+    """Lock an image and its project, whose lock guards the quota. Returns None when the image is deleted."""
     image = await tx.session.get(Image, image_id)
     if image is None:
         return None

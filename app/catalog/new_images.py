@@ -1,4 +1,4 @@
-"""A new image as it is asked for: checked, and written down as the rows that it becomes."""
+"""Requests for new images: validates them, and builds the rows of the image, its source and its upload."""
 
 import hashlib
 import json
@@ -29,12 +29,12 @@ _FORMATS = {
     ".vhd": DiskFormat.VHD,
     ".vhdx": DiskFormat.VHDX,
 }
-_TAKEN = "qcow2, raw, vmdk, vhd and vhdx are taken"
+_SUPPORTED = "qcow2, raw, vmdk, vhd and vhdx"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewImage:
-    """What `createImage` is asked for, whatever the source."""
+    """The fields of a `createImage` request that all kinds of sources share."""
 
     project_id: str
     name: str
@@ -45,14 +45,14 @@ class NewImage:
     idempotency_key: str | None = None
 
     def fingerprint(self) -> str:
-        """Equal for equal requests, whatever their idempotency key."""
+        """A hash of the request without its idempotency key: equal requests have equal fingerprints."""
         said = {name: value for name, value in asdict(self).items() if name != "idempotency_key"}
         return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewUpload(NewImage):
-    """With a file to be uploaded as the source. Size in bytes, `sha256` of the file."""
+    """A request whose source is a file to upload. `size` is in bytes; `sha256` is that of the file."""
 
     file_name: str
     size: int
@@ -63,13 +63,13 @@ class NewUpload(NewImage):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewCopy(NewImage):
-    """With another image as the source."""
+    """A request whose source is another image."""
 
     image_id: str
 
 
 def described(viewer: Viewer, new: NewImage) -> dict[str, Any]:
-    """What is said about a new image, by column, and nothing of its source. Raises InvalidInput."""
+    """The columns of a new image, without those of its source. Raises InvalidInput."""
     if new.idempotency_key is not None:
         _check_key(new.idempotency_key)
     name = texts.clean_name(new.name)
@@ -119,7 +119,7 @@ def _upload_of(image: Image, new: NewUpload, settings: Settings) -> Upload:
 
 
 async def made_before(session: AsyncSession, new: NewImage) -> Image | None:
-    """The image that an earlier request with the same idempotency key made. Raises Conflict, NotFound."""
+    """The image that an earlier request with the same idempotency key created. Raises Conflict, NotFound."""
     if new.idempotency_key is None:
         return None
     known = await session.get(IdempotencyKey, (new.project_id, new.idempotency_key))
@@ -127,14 +127,14 @@ async def made_before(session: AsyncSession, new: NewImage) -> Image | None:
         return None
     if known.fingerprint != new.fingerprint():
         raise Conflict(
-            "The idempotency key was used for another request.",
+            "The idempotency key was already used for a different request.",
             field=("idempotencyKey",),
-            hint="Use a new key for what is a new image.",
+            hint="Use a new key for each new image.",
         )
     image = await session.get_one(Image, known.image_id)
     if image.deleted_at is not None:
         raise NotFound(
-            "The image that was made with this idempotency key has been deleted.",
+            "The image created with this idempotency key has been deleted.",
             field=("idempotencyKey",),
             hint="Use a new key.",
         )
@@ -159,16 +159,16 @@ def _part_size(new: NewUpload, settings: Settings) -> int:
         raise InvalidInput("The file is empty.", field=field, hint="Upload a disk image.")
     if new.size > settings.upload_limit:
         raise TooLarge(
-            f"{exactly(new.size)} are more than the {exactly(settings.upload_limit)} that an upload may have.",
+            f"The file has {exactly(new.size)}; an upload may have at most {exactly(settings.upload_limit)}.",
             field=field,
-            hint="Make the file smaller, for example with qemu-img convert -O qcow2, which leaves out holes.",
+            hint="Make the file smaller, for example with `qemu-img convert -O qcow2`, which leaves out holes.",
         )
     if new.multipart is False:
         if new.size > settings.largest_part:
             raise TooLarge(
-                f"{exactly(new.size)} are more than the {exactly(settings.largest_part)} of one part.",
+                f"The file has {exactly(new.size)}; a single part may have at most {exactly(settings.largest_part)}.",
                 field=field,
-                hint="Leave multipart out or make it true: then the file is sent in parts, of any size in all.",
+                hint="Omit `multipart` or set it to true to send the file in several parts.",
             )
         return new.size
     least = -(-new.size // settings.maximum_parts)
@@ -176,31 +176,31 @@ def _part_size(new: NewUpload, settings: Settings) -> int:
 
 
 def clean_file_name(file_name: str) -> str:
-    """What a file was called, for people to read. It is data and never becomes a path. Raises InvalidInput."""
+    """A valid file name, only ever shown to people: it never becomes a path. Raises InvalidInput."""
     if not file_name.strip() or len(file_name) > _MAXIMUM_FILE_NAME:
         raise InvalidInput(
-            f"A file name has 1 to {_MAXIMUM_FILE_NAME} characters.", field=("source", "upload", "fileName")
+            f"A file name must have 1 to {_MAXIMUM_FILE_NAME:,} characters.", field=("source", "upload", "fileName")
         )
     return file_name
 
 
 def _declared_format(new: NewUpload) -> DiskFormat:
-    """The format that the request or the file's name declares; raw is never guessed."""
+    """The format declared by the request or by the file's name; never guessed. Raises UnsupportedFormat."""
     suffix = PurePosixPath(new.file_name.replace("\0", "").lower()).suffix
     by_name = _FORMATS.get(suffix)
     declared = new.format or by_name
     if declared is None:
         raise UnsupportedFormat(
-            f"The file's name does not tell its format: {_TAKEN}.",
+            f"The file's name does not end in a supported format: {_SUPPORTED}.",
             field=("source", "upload", "format"),
-            hint="Say format. `qemu-img info FILE` tells it; an archive has to be unpacked first.",
+            hint="Set `format`. Run `qemu-img info FILE` to find it; unpack archives first.",
         )
     return declared
 
 
 def _check_key(key: str) -> None:
     if not 1 <= len(key) <= _MAXIMUM_KEY:
-        raise InvalidInput(f"An idempotency key has 1 to {_MAXIMUM_KEY} characters.", field=("idempotencyKey",))
+        raise InvalidInput(f"An idempotency key must have 1 to {_MAXIMUM_KEY} characters.", field=("idempotencyKey",))
     texts.require_text(key, ("idempotencyKey",))
 
 
@@ -210,8 +210,8 @@ def _clean_sha256(sha256: str | None) -> str | None:
     cleaned = sha256.strip().lower()
     if not _SHA256.fullmatch(cleaned):
         raise InvalidInput(
-            "A SHA-256 has 64 hexadecimal digits.",
+            "A SHA-256 must have 64 hexadecimal digits.",
             field=("source", "upload", "sha256"),
-            hint="sha256sum FILE",
+            hint="Run `sha256sum FILE` to compute it.",
         )
     return cleaned

@@ -1,9 +1,9 @@
-"""Pages by keyset: a page begins after a (sort key, id), never at an offset, so that deep pages cost no more.
+"""Keyset pagination: a page begins after a (sort key, id), never at an offset, so deep pages cost no more.
 
-A page may be read from several places of an index, each in order and no further than the page goes (`merged_ids`).
-An index over (kind, key, id) has the rows of one kind in the order of (key, id), those of several kinds not. Asked for
-several at once, databases read all of their rows to sort them, or walk another index past all others. So each kind is
-a query of its own, and what they give is merged: SQLite runs it as MERGE (UNION ALL), PostgreSQL as Merge Append.
+A page may be read from several ranges of an index, each in order and only as far as the page goes (`merged_ids`). An
+index over (kind, key, id) has the rows of one kind in the order of (key, id), but not those of several kinds. In a
+query for several kinds, databases read all of their rows to sort them, or scan another index past all other rows. So
+each kind is a separate query, and their results are merged: by MERGE (UNION ALL) in SQLite, Merge Append in PostgreSQL.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -29,7 +29,7 @@ Query = TypeVar("Query", bound=GenerativeSelect)
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a row stands in an order: its sort key, and its id for rows of the same key."""
+    """The position of a row in an order: its sort key, and its id among rows of the same key."""
 
     key: Any
     id: str
@@ -37,7 +37,7 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """Which rows are asked for: the first `limit` of those between two places, or, `backward`, the last."""
+    """Which rows a page wants: the first `limit` rows between two places, or the last ones if `backward`."""
 
     limit: int
     after: Place | None = None
@@ -47,7 +47,7 @@ class Window:
 
 @dataclass(frozen=True, slots=True)
 class Page(Generic[Row]):
-    """Rows in the order that was asked for, and whether there are more on either side."""
+    """Rows in the requested order, and whether there are more on either side."""
 
     rows: Sequence[Row]
     has_next: bool
@@ -57,21 +57,21 @@ class Page(Generic[Row]):
 async def read_page(
     session: AsyncSession, query: Select[Any], key: Any, id_: Any, window: Window, *, descending: bool = False
 ) -> Page[Any]:
-    """The rows of `query` in the order of (`key`, `id_`) that lie in the window; of one column or entity, just that."""
+    """The rows of `query` in the window, ordered by (`key`, `id_`); plain values if it selects one column or entity."""
     inside = between(query, key, id_, window, descending=descending)
     found = await session.execute(first_of(inside, key, id_, window, descending=descending))
     return _page(found.scalars().all() if len(found.keys()) == 1 else found.all(), window)
 
 
 def page_of(numbers: Sequence[int], window: Window) -> Page[int]:
-    """The same of numbers that are known already, in ascending order: each is its own sort key."""
+    """A page of known numbers, which must be in ascending order: each is its own sort key."""
     after, before = (None if place is None else place.key for place in (window.after, window.before))
     inside = [n for n in numbers if (after is None or n > after) and (before is None or n < before)]
     return _page(inside[::-1] if window.backward else inside, window)
 
 
 def _page(found: Sequence[Any], window: Window) -> Page[Any]:
-    """A page of what `first_of` gives, or of more: the last ones come first if the window is backward."""
+    """A page from the rows of `first_of`, or from more; in reverse if the window is backward."""
     more = len(found) > window.limit
     rows = found[: window.limit]
     if window.backward:
@@ -82,7 +82,7 @@ def _page(found: Sequence[Any], window: Window) -> Page[Any]:
 def merged_pages(
     pages: Sequence[Page[Row]], place: Callable[[Row], Any], window: Window, *, descending: bool = False
 ) -> Page[Row]:
-    """One page out of several of the same window, each read from other rows. `place` gives a row's sort key and id."""
+    """Merge pages of the same window over disjoint rows. `place` returns the sort key and id of a row."""
     rows = sorted((row for page in pages for row in page.rows), key=place, reverse=descending)
     more = len(rows) > window.limit
     if window.backward:
@@ -93,7 +93,7 @@ def merged_pages(
 
 
 def between(query: Select[Any], key: Any, id_: Any, window: Window, *, descending: bool) -> Select[Any]:
-    """The rows of `query` that lie between the two places of the window."""
+    """Limit `query` to the rows between the two places of the window."""
     if window.after is not None:
         query = query.where(_beyond(key, id_, window.after, down=descending))
     if window.before is not None:
@@ -102,16 +102,16 @@ def between(query: Select[Any], key: Any, id_: Any, window: Window, *, descendin
 
 
 def first_of(query: Query, key: Any, id_: Any, window: Window, *, descending: bool) -> Query:
-    """In order, as many rows of `query` as the window asks for and one more; the last ones come first if `backward`."""
+    """Order `query` and limit it to one row more than the window; in reverse if the window is backward."""
     down = descending != window.backward
     ordered = query.order_by(*(part.desc() if down else part.asc() for part in (key, id_)))
     return ordered.limit(window.limit + 1)
 
 
 def merged_ids(queries: Iterable[Select[Any]], key: Any, id_: Any, window: Window, *, descending: bool) -> Select[Any]:
-    """The ids of a page's rows, and of one more, out of one or more queries of the columns `key` and `id_`."""
-    # PostgreSQL plans each part by itself: without its own order and limit it reads all of a kind. SQLite takes these
-    # in a subquery alone; and to name its columns once more would cost as much as to run it.
+    """Select the ids of a page's rows, and of one more, from one or more queries of the columns `key` and `id_`."""
+    # PostgreSQL plans each part separately: without its own order and limit, it would read all rows of a kind. SQLite
+    # accepts these only in a subquery. `*` because naming the columns again would cost as much as running the query.
     pages = (
         first_of(between(query, key, id_, window, descending=descending), key, id_, window, descending=descending)
         for query in queries
@@ -123,7 +123,7 @@ def merged_ids(queries: Iterable[Select[Any]], key: Any, id_: Any, window: Windo
 
 
 def _beyond(key: Any, id_: Any, place: Place, *, down: bool) -> Any:
-    # A row value is found in the index by both columns, so that a place among a million equal keys costs no more.
+    # A row value uses both columns of the index, so that a place among a million equal keys costs no more.
     here = tuple_(key, id_)
     there = tuple_(literal(place.key, key.type), literal(place.id, id_.type))
     return here < there if down else here > there

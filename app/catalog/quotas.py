@@ -1,10 +1,10 @@
-"""Hard quotas: what a project uses, and the check in the transaction that creates (architecture, rule 9).
+"""Hard quotas: how much a project uses, and the check in the transaction that creates (architecture, rule 9).
 
-Image storage counts the bytes of custom images and snapshots that are stored, those that several of them share once,
-and what is promised to uploads that have not finished.
+Image storage counts the stored bytes of custom images and snapshots, and the bytes reserved for unfinished uploads.
+Bytes that several images share count once.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import func
@@ -19,16 +19,16 @@ from app.errors import Forbidden, ImageFailed, InvalidInput, QuotaExceeded
 from app.lifecycle import FailureCode, ImageType
 from app.models import Image, Project
 from app.settings import Settings
-from app.sizes import GIB
+from app.sizes import GIB, exactly, spelled
 from app.viewer import Viewer
 
 _COUNTED = (ImageType.CUSTOM, ImageType.SNAPSHOT)
-_MAKE_ROOM = "Delete images that are not needed any more, or have the limit raised."
+_MAKE_ROOM = "Delete images that are no longer needed or have the limit raised"
 
 
 @dataclass(frozen=True, slots=True)
 class Quota:
-    """Limits of a project, and what is used and promised of them. Storage is in bytes."""
+    """The limits of a project, and how much of them is used and reserved. Storage is in bytes."""
 
     custom_images_limit: int
     custom_images_used: int
@@ -39,30 +39,30 @@ class Quota:
 
     @property
     def storage_free(self) -> int:
-        """Bytes that are neither used nor promised; less than none when the limit was lowered."""
+        """Bytes that are neither used nor reserved; negative after the limit was lowered below them."""
         return self.storage_limit - self.storage_used - self.storage_reserved
 
 
 async def quota_of(session: AsyncSession, project: Project, settings: Settings) -> Quota:
-    """The quota of a project as it stands: stored images by the bytes of their clusters, the others by promise."""
+    """The current quota of a project: stored images count the bytes of their clusters, others their reservation."""
     live = (Image.project_id == project.id, col(Image.type).in_(_COUNTED), col(Image.deleted_at).is_(None))
     counts = select(
         func.count().filter(col(Image.type) == ImageType.CUSTOM),
         func.coalesce(func.sum(Image.reserved_size), 0),
     ).where(*live)
     images, reserved = (await session.execute(counts)).one()
-    # What shares a blob has the same size.
+    # Images that share a blob have the same size.
     each_once = (
         select(func.max(Image.stored_size).label("size")).where(*live).group_by(func.coalesce(Image.blob_id, Image.id))
     ).subquery()
     used = (await session.execute(select(func.coalesce(func.sum(each_once.c.size), 0)))).scalar_one()
     return Quota(
-        custom_images_limit=_given(project.custom_images_limit, settings.custom_images_limit),
+        custom_images_limit=_value_or(project.custom_images_limit, settings.custom_images_limit),
         custom_images_used=images,
-        storage_limit=_given(project.image_storage_limit, settings.image_storage_limit_gib * GIB),
+        storage_limit=_value_or(project.image_storage_limit, settings.image_storage_limit_gib * GIB),
         storage_used=int(used),
         storage_reserved=int(reserved),
-        snapshots_per_volume=_given(project.snapshots_per_volume_limit, settings.snapshots_per_volume_limit),
+        snapshots_per_volume=_value_or(project.snapshots_per_volume_limit, settings.snapshots_per_volume_limit),
     )
 
 
@@ -71,51 +71,54 @@ async def require_room(
 ) -> None:
     """Raises QuotaExceeded when one more custom image that takes `size` more bytes would overrun a limit.
 
-    It holds only in the transaction that creates the image, and with the project's row locked. `field` of the input
-    is what asks for the bytes.
+    The check holds only in the transaction that creates the image, with the project's row locked. `field` is the path
+    of the input that requests the bytes.
     """
     quota = await quota_of(session, project, settings)
     if quota.custom_images_used >= quota.custom_images_limit:
         metrics.QUOTA_REFUSALS.labels("images").inc()
         raise QuotaExceeded(
             f"The project has {quota.custom_images_used} of {quota.custom_images_limit} custom images, "
-            "and 1 more was asked for.",
+            "and 1 more was requested.",
             limit=quota.custom_images_limit,
             used=quota.custom_images_used,
             requested=1,
             field=("projectId",),
-            hint=_MAKE_ROOM,
+            hint=f"{_MAKE_ROOM}.",
         )
     if size > max(0, quota.storage_free):
         metrics.QUOTA_REFUSALS.labels("bytes").inc()
+        text = _spelling(size, max(0, quota.storage_free))
         raise QuotaExceeded(
-            f"{size} bytes were asked for; of {quota.storage_limit} bytes of image storage "
-            f"{quota.storage_used} are used and {quota.storage_reserved} are promised to uploads.",
+            f"Not enough image storage: {text(size)} requested; limit {text(quota.storage_limit)}, "
+            f"used {text(quota.storage_used)}, reserved {text(quota.storage_reserved)}.",
             limit=quota.storage_limit,
             used=quota.storage_used,
             reserved=quota.storage_reserved,
             requested=size,
             field=field,
-            hint=_MAKE_ROOM,
+            hint=f"{_MAKE_ROOM}.",
         )
 
 
 async def room_of(session: AsyncSession, image: Image, settings: Settings) -> int:
-    """How many bytes an image that is under way may come to have: what is promised to it, and what is free beside."""
+    """How many bytes an unfinished image may take: those reserved for it, and those that are free."""
     project = await session.get_one(Project, image.project_id)
     return image.reserved_size + max(0, (await quota_of(session, project, settings)).storage_free)
 
 
 async def overrun(session: AsyncSession, image: Image, settings: Settings, size: int) -> ImageFailed:
-    """Why an image of `size` bytes is not taken in: its conversion has come to more than there is room for."""
+    """The failure of an image whose converted `size`, in bytes, is more than the project has room for."""
     project = await session.get_one(Project, image.project_id)
     quota = await quota_of(session, project, settings)
     metrics.QUOTA_REFUSALS.labels("converted_bytes").inc()
+    text = _spelling(size, image.reserved_size + max(0, quota.storage_free))
     return ImageFailed(
         FailureCode.QUOTA_EXCEEDED,
-        f"Converted, the image takes {size} bytes; of {quota.storage_limit} bytes of image storage {quota.storage_used}"
-        f" are used and {quota.storage_reserved} are promised, {image.reserved_size} of them to this image.",
-        f"{_MAKE_ROOM} Then retryImage converts it again: the uploaded bytes are kept.",
+        f"Not enough image storage: the converted image takes {text(size)}; limit {text(quota.storage_limit)}, "
+        f"used {text(quota.storage_used)}, reserved {text(quota.storage_reserved)}, including "
+        f"{text(image.reserved_size)} for this image.",
+        f"{_MAKE_ROOM}, then call retryImage: the uploaded bytes are kept.",
         retriable=True,
     )
 
@@ -123,20 +126,22 @@ async def overrun(session: AsyncSession, image: Image, settings: Settings, size:
 async def set_quota(
     database: Database, viewer: Viewer, project_id: str, limits: Mapping[str, int | None], expected_revision: int | None
 ) -> tuple[Project, int | None]:
-    """Change limits of a project, by column; None takes the deployment's default. What is not given stays.
+    """Set limits of a project, by column; None restores the deployment's default. Other limits stay unchanged.
 
-    A limit below what is used blocks only what is new. Raises NotFound, Forbidden, InvalidInput, StaleRevision.
+    A limit below the current use blocks only new images. Raises NotFound, Forbidden, InvalidInput, StaleRevision.
     """
     for name, value in limits.items():
         if value is not None and value < 0:
-            raise InvalidInput("A limit is not below 0.", field=(LIMITS[name],), hint="null takes the default again.")
+            raise InvalidInput(
+                "A limit can't be negative.", field=(LIMITS[name],), hint="Set it to null to restore the default."
+            )
     async with database.transaction() as tx:
         project = await tenancy.project_for(tx.session, viewer, project_id, lock=True)
         if not await tenancy.governs(tx.session, viewer, project.organization_id):
             raise Forbidden(
-                "Limits are set by the owners of the organization, and by operators.",
+                "Only owners of the organization and operators can set limits.",
                 field=("projectId",),
-                hint="Ask one of them.",
+                hint="Ask an owner of the organization to set them.",
             )
         require_revision(project.revision, expected_revision, "project")
         changed = {name: value for name, value in limits.items() if getattr(project, name) != value}
@@ -146,7 +151,7 @@ async def set_quota(
     return project, tx.position
 
 
-# The columns that hold limits, and what the API calls them.
+# The columns of limits, and their names in the API.
 LIMITS = {
     "custom_images_limit": "customImages",
     "image_storage_limit": "imageStorageGib",
@@ -154,5 +159,10 @@ LIMITS = {
 }
 
 
-def _given(value: int | None, default: int) -> int:
+def _spelling(size: int, free: int) -> Callable[[int], str]:
+    """How to state sizes in an error: rounded, or exactly where rounding would make `size` look equal to `free`."""
+    return exactly if spelled(size) == spelled(free) else spelled
+
+
+def _value_or(value: int | None, default: int) -> int:
     return default if value is None else value

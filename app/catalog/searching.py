@@ -1,4 +1,4 @@
-"""Searches through names: few at once, short, and taking turns, since each may read every name of a project."""
+"""Limits searches in names to a few at a time, in turns and in time: each may read every name of a project."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -12,11 +12,11 @@ from app.database.sessions import Database
 from app.errors import SearchTimeout, TooManySearches
 from app.viewer import Viewer
 
-# How long a search may run, in seconds, how many run at once in a process, and how long one waits for its turn.
+# Maximum duration of a search in seconds, searches at a time per process, and seconds that one waits for its turn.
 _SECONDS = 2.0
 _AT_ONCE = 2
 _PATIENCE_SECONDS = 5.0
-# How many searches of one caller wait; further ones are refused at once.
+# Maximum waiting searches per caller; more are refused immediately.
 _WAITING = 16
 
 _FIELD = ("filter", "nameContains")
@@ -33,8 +33,8 @@ class _Search:
 class Searches:
     """The searches of a process. Those of one caller, and those in one project, run one after the other.
 
-    So whoever searches all the time leaves room for other tenants. Among those that may run, the first to come is
-    served first.
+    A caller who searches all the time therefore leaves room for other tenants. Of the searches that may run, the
+    oldest starts first.
     """
 
     _running: list[_Search] = field(default_factory=list)
@@ -42,7 +42,7 @@ class Searches:
 
     @asynccontextmanager
     async def session(self, database: Database, viewer: Viewer, project_id: str) -> AsyncIterator[AsyncSession]:
-        """A session for one search. When its task is cancelled, the statement stops as well.
+        """A session for one search. Cancelling the task also stops the statement.
 
         Raises NotFound when the viewer may not see the project, SearchTimeout, TooManySearches.
         """
@@ -68,13 +68,13 @@ class Searches:
             )
         search = _Search(subject, project_id, asyncio.get_running_loop().create_future())
         self._waiting.append(search)
-        self._give_turns()
+        self._start_next()
         try:
             await self._wait(search)
             yield
         finally:
             (self._running if search in self._running else self._waiting).remove(search)
-            self._give_turns()
+            self._start_next()
 
     async def _wait(self, search: _Search) -> None:
         try:
@@ -87,7 +87,7 @@ class Searches:
                 hint="Try again in a few seconds.",
             ) from None
 
-    def _give_turns(self) -> None:
+    def _start_next(self) -> None:
         while len(self._running) < _AT_ONCE and (search := self._next()) is not None:
             self._waiting.remove(search)
             self._running.append(search)

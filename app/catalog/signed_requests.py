@@ -1,8 +1,8 @@
-"""Decides, when a signed request is used, whether whoever asked for it may still make it.
+"""Checks, when a signed request is used, whether the user who requested it may still make it.
 
-A signature says that a request was allowed once. Roles, shares, images and uploads may have gone since, so the same
-decision that the API made is made again from the rows. Only the right of an operator is a claim of a token, which
-no row knows: it was signed into the request, and such requests expire with their token or sooner.
+A signature proves that a request was allowed when it was signed. Roles, shares, images and uploads may be gone since
+then, so the API's decision is repeated from the rows. Only the right of an operator is a claim of a token, which is in
+no row: it was signed into the request, and such requests expire with their token or sooner.
 """
 
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from app.viewer import Viewer
 
 @dataclass(frozen=True, slots=True)
 class SignedRequests:
-    """The check of signed requests whose bytes pass through the gateway."""
+    """Checks signed requests whose bytes pass through the gateway."""
 
     uploads: Uploads
 
@@ -33,18 +33,18 @@ class SignedRequests:
             raise ended(upload, image)
 
     async def require_download(self, asker: Asker | None, key: str) -> None:
-        """Raises NotFound or Forbidden unless the image may still be seen and its bytes are the object `key`."""
+        """Raises NotFound or Forbidden unless the user may still see the image and its bytes are the object `key`."""
         known = _known(asker)
         async with self.uploads.database.read() as session:
             image = await access.image_for(session, _viewer(known), known.target)
             blob = await session.get(Blob, image.blob_id) if image.blob_id else None
         if blob is None or blob.key != key or image.status != ImageStatus.ACTIVE:
-            raise NotFound("The image has nothing to download under this address.", hint="Ask the API for a new one.")
+            raise NotFound("The image is no longer available at this URL.", hint="Request a new URL from the API.")
 
 
 def _known(asker: Asker | None) -> Asker:
     if asker is None:
-        raise Forbidden("The address does not say who asked for it.", hint="Ask the API for a new one.")
+        raise Forbidden("The URL does not state who requested it.", hint="Request a new URL from the API.")
     return asker
 
 

@@ -1,4 +1,4 @@
-"""The condition that a text contains another one, in the fastest form that each database has for it."""
+"""The SQL condition that a text contains another one, in the fastest form of each database."""
 
 from typing import Any
 
@@ -11,14 +11,14 @@ _ESCAPE = "/"
 
 
 class _Contains(FunctionElement[bool]):
-    """Over three clauses: the column, the text, and the same text as a pattern of LIKE."""
+    """Takes three clauses: the column, the text, and the same text as a LIKE pattern."""
 
     type = Boolean()
     inherit_cache = True
 
 
 def contains(column: ColumnElement[str], text: str) -> ColumnElement[bool]:
-    """The condition that a column contains a text as it is."""
+    """The condition that a column contains a text literally."""
     pattern = text
     for special in (_ESCAPE, "%", "_"):
         pattern = pattern.replace(special, _ESCAPE + special)
@@ -27,13 +27,13 @@ def contains(column: ColumnElement[str], text: str) -> ColumnElement[bool]:
 
 @compiles(_Contains)
 def _like(element: _Contains, compiler: SQLCompiler, **options: Any) -> str:
-    """PostgreSQL has an index for LIKE."""
+    """PostgreSQL uses LIKE, for which it has an index."""
     column, _, pattern = element.clauses
     return f"({compiler.process(column, **options)} LIKE {compiler.process(pattern, **options)} ESCAPE '{_ESCAPE}')"
 
 
 @compiles(_Contains, "sqlite")
 def _instr(element: _Contains, compiler: SQLCompiler, **options: Any) -> str:
-    """SQLite's LIKE compares character by character, which takes up to thirty times as long."""
+    """SQLite uses instr: its LIKE compares character by character and takes up to 30 times as long."""
     column, text, _ = element.clauses
     return f"(instr({compiler.process(column, **options)}, {compiler.process(text, **options)}) > 0)"

@@ -1,4 +1,4 @@
-"""How far open uploads are: bytes that pass this process are counted, those that go to a store are asked for."""
+"""Progress of open uploads: counts bytes that pass through this process, and polls the store for the others."""
 
 import asyncio
 import time
@@ -18,12 +18,12 @@ from app.ports import ProgressReport, Wakeups
 
 log = structlog.get_logger()
 
-# Uploads whose bytes are counted here at once.
+# Maximum uploads whose bytes are counted at a time.
 _METERED = 1_000
-# Uploads that are asked about in one look, and how many at once.
+# Maximum uploads per poll, and concurrent requests to the store.
 _AT_MOST = 1_000
 _AT_ONCE = 8
-# An upload that stands still is asked about less and less often, down to this.
+# Idle uploads are polled at growing intervals, up to this one.
 _SELDOM_SECONDS = 60.0
 
 
@@ -37,7 +37,7 @@ class _Meter:
 
 @dataclass(slots=True)
 class UploadMeter:
-    """Turns arriving bytes into progress reports, at most one per upload and throttle interval."""
+    """Counts arriving bytes and reports progress, at most once per upload and throttle interval."""
 
     uploads: Uploads
     wakeups: Wakeups
@@ -47,7 +47,7 @@ class UploadMeter:
     _reporting: set[asyncio.Task[None]] = field(default_factory=set)
 
     def arrived(self, upload_key: str, count: int) -> None:
-        """`count` more bytes of an upload are there."""
+        """Count `count` more bytes of an upload."""
         self._arrived[upload_key] = self._arrived.get(upload_key, 0) + count
         if self.throttle.passes(upload_key):
             task = asyncio.create_task(self._report(upload_key))
@@ -58,7 +58,7 @@ class UploadMeter:
         meter = self._meters.get(upload_key) or await self._meter_of(upload_key)
         if meter is None:
             return
-        # A part that is sent twice counts twice; more than all is never claimed.
+        # A part that is sent twice counts twice; the report never exceeds the size.
         meter.received = min(meter.size, meter.received + self._arrived.pop(upload_key, 0))
         self.wakeups.progressed(
             ProgressReport(meter.image_id, meter.project_id, ImagePhase.UPLOADING, meter.received, meter.size, now())
@@ -84,16 +84,16 @@ class UploadMeter:
 
 @dataclass(slots=True)
 class _Seen:
-    """What was there at the last look, in bytes, and when the next one is due, by the clock."""
+    """Bytes received at the last poll, when the next poll is due by the clock, and the interval in seconds."""
 
     received: int
-    next_look: float
+    next_poll: float
     pause: float
 
 
 @dataclass(slots=True)
 class UploadSurvey:
-    """Asks the store what has arrived and reports what is new. Harmless when several processes do it."""
+    """Polls the store for received bytes and reports progress. Several processes can do it at the same time."""
 
     uploads: Uploads
     wakeups: Wakeups
@@ -102,18 +102,18 @@ class UploadSurvey:
     _seen: dict[str, _Seen] = field(default_factory=dict)
 
     async def look(self) -> None:
-        """Report every open upload that got further since the last look."""
+        """Report every open upload that has progressed since the last poll."""
         found = await self._open()
         self._seen = {upload.id: self._seen[upload.id] for upload, _ in found if upload.id in self._seen}
         at = self.clock()
-        due = [pair for pair in found if pair[0].id not in self._seen or self._seen[pair[0].id].next_look <= at]
-        gate = asyncio.Semaphore(_AT_ONCE)
+        due = [pair for pair in found if pair[0].id not in self._seen or self._seen[pair[0].id].next_poll <= at]
+        slots = asyncio.Semaphore(_AT_ONCE)
 
-        async def ask(upload: Upload, project_id: str) -> None:
-            async with gate:
-                await self._ask(upload, project_id)
+        async def poll(upload: Upload, project_id: str) -> None:
+            async with slots:
+                await self._poll(upload, project_id)
 
-        await asyncio.gather(*(ask(upload, project_id) for upload, project_id in due))
+        await asyncio.gather(*(poll(upload, project_id) for upload, project_id in due))
 
     async def _open(self) -> Sequence[tuple[Upload, str]]:
         query = (
@@ -126,10 +126,10 @@ class UploadSurvey:
         async with self.uploads.database.read() as session:
             return [(upload, project_id) for upload, project_id in (await session.execute(query)).all()]
 
-    async def _ask(self, upload: Upload, project_id: str) -> None:
+    async def _poll(self, upload: Upload, project_id: str) -> None:
         try:
             received = await self.uploads.received_bytes(upload)
-        except StoreError:  # the next look is soon enough
+        except StoreError:  # it is polled again next time
             log.warning("upload.unreadable", upload=upload.id, exc_info=True)
             return
         before = self._seen.get(upload.id, _Seen(0, 0.0, self.seconds))

@@ -1,4 +1,4 @@
-"""Uploads: opened with the image, filled part by part around the gateway, sealed once, or given up."""
+"""Uploads: opened with the image, sent part by part directly to the store, then sealed once or aborted."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -44,7 +44,7 @@ _SIZE = ("source", "upload", "size")
 
 
 class UploadEnded(Conflict):
-    """Raised when an upload has ended, and so can't do what is asked of it. `image` is its image."""
+    """Raised when an upload has ended and can't do what was requested. `image` is its image."""
 
     def __init__(self, message: str, image: Image, *, hint: str | None) -> None:
         super().__init__(message, field=("uploadId",), hint=hint)
@@ -60,7 +60,7 @@ class Uploads:
     settings: Settings
 
     async def create_image(self, viewer: Viewer, new: NewUpload) -> tuple[Image, int | None]:
-        """Make an image that waits for its bytes; the feed position of that.
+        """Create an image that waits for its bytes. Returns it and its feed position, None if it existed already.
 
         Raises InvalidInput, UnsupportedFormat, TooLarge, QuotaExceeded, NotFound, Forbidden, Conflict.
         """
@@ -72,7 +72,7 @@ class Uploads:
             earlier = await made_before(session, new)
             if earlier is not None:
                 return earlier, None
-            # Asked again in the transaction: here it only spares the store what has to be refused anyway.
+            # Checked again in the transaction: here it only avoids opening an upload that would be refused.
             await quotas.require_room(session, project, self.settings, new.size, _SIZE)
         handle = await self.store.open_upload(source.key, source.size, upload.part_size)
         upload.reference = handle.reference
@@ -81,8 +81,8 @@ class Uploads:
         except UserMistake:
             await self.store.abort_upload(handle)
             raise
-        # After any other error, the rows may be committed: the answer to the commit may have been lost. If they are
-        # not, nothing names the upload, and the sweep removes it.
+        # After any other error, the rows may be committed: the reply to the commit may have been lost. If they are
+        # not, no row names the upload, and the sweep removes it.
         if made is not image:
             await self.store.abort_upload(handle)
         return made, position
@@ -90,7 +90,7 @@ class Uploads:
     async def _insert(self, viewer: Viewer, new: NewUpload, image: Image, upload: Upload) -> tuple[Image, int | None]:
         async with self.database.transaction() as tx:
             project = await tenancy.project_for(tx.session, viewer, new.project_id, ProjectRole.MEMBER, lock=True)
-            # The same request may have been served beside this one since it was looked for.
+            # The same request may have been served concurrently since the first check.
             earlier = await made_before(tx.session, new)
             if earlier is not None:
                 return earlier, None
@@ -112,12 +112,14 @@ class Uploads:
         *,
         lock: bool = False,
     ) -> tuple[Upload, Image]:
-        """An upload and its image, which stay as they are with `lock`. Raises NotFound, Forbidden.
+        """An upload and its image, both locked until the transaction ends with `lock`. Raises NotFound, Forbidden.
 
-        It belongs to the image's project: through a share it can't be seen.
+        Only members of the image's own project see it: a share does not include it.
         """
         upload = await session.get(Upload, upload_id) if tenancy.is_id(upload_id) else None
-        absent = NotFound("There is no such upload.", field=("uploadId",), hint="image { upload { id } } names it.")
+        absent = NotFound(
+            "There is no such upload.", field=("uploadId",), hint="Read the id from image { upload { id } }."
+        )
         if upload is None:
             raise absent
         try:
@@ -125,16 +127,16 @@ class Uploads:
                 session, viewer, upload.image_id, Right.SEE, field=("uploadId",), lock=lock
             )
         except NotFound:
-            raise absent from None  # word for word the same: who may not see it must not learn that it is there
+            raise absent from None  # the same words: a caller who may not see it must not learn that it exists
         if held.own is None:
             raise absent
         tenancy.require_role(held.own, needed, ("uploadId",))
-        if lock:  # only the image told whom to wait for
+        if lock:  # it was read before the image was locked
             await session.refresh(upload)
         return upload, image
 
     async def receipt(self, upload: Upload) -> UploadReceipt | None:
-        """What of an open upload has arrived; None when its bytes are gone. A wrong part ends the upload."""
+        """Which parts of an open upload have arrived; None if its bytes are gone. A wrong part ends the upload."""
         try:
             return await self.store.receipt(handle_of(upload))
         except UploadClosed:
@@ -149,7 +151,7 @@ class Uploads:
         return 0 if receipt is None else receipt.received_bytes
 
     async def head_arrived(self, upload_key: str) -> None:
-        """The beginning of an upload is there: have it looked at while the rest arrives."""
+        """Start a job that inspects the beginning of an upload, which has arrived, while the rest arrives."""
         async with self.database.transaction() as tx:
             query = select(Source).join(Upload).where(Source.key == upload_key, Upload.state == UploadState.OPEN)
             source = (await tx.session.execute(query)).scalar_one_or_none()
@@ -159,7 +161,7 @@ class Uploads:
     # ------------------------------------------------------------ the ends
 
     async def complete(self, viewer: Viewer, upload_id: str) -> tuple[Image, int | None]:
-        """All parts are there: seal the bytes and have them converted. Harmless when done before.
+        """Seal the bytes of an upload and start their conversion. A completed upload is left unchanged.
 
         Raises NotFound, Forbidden, NotReady (parts are missing or arriving), UploadEnded (aborted, refused or expired).
         """
@@ -174,13 +176,13 @@ class Uploads:
             upload, image = await self.upload_for(tx.session, viewer, upload_id, ProjectRole.MEMBER, lock=True)
             if upload.state == UploadState.OPEN:
                 await mark_completed(tx, upload, image, actor=viewer.subject)
-        # Not raised in the transaction: what is rolled back can't be shown any more.
-        if upload.state != UploadState.COMPLETED:  # ended while its bytes were being sealed, or for what they are
+        # Raised after the transaction: rows that were rolled back can no longer be read.
+        if upload.state != UploadState.COMPLETED:  # expired, refused or aborted in the meantime
             raise ended(upload, image)
         return image, tx.position
 
     async def _seal(self, upload: Upload) -> None:
-        """Seal the bytes of an open upload, or end it for what the store says of it. Raises NotReady."""
+        """Seal the bytes of an open upload, or end it if the store lost it or has a wrong part. Raises NotReady."""
         try:
             await self.store.seal_upload(handle_of(upload))
         except PartsMissing as missing:
@@ -189,7 +191,7 @@ class Uploads:
             raise NotReady(
                 "A part is still arriving.",
                 field=("uploadId",),
-                hint="Wait until every PUT has been answered.",
+                hint="Wait until every PUT request has returned.",
             ) from None
         except UploadClosed:
             await self._end(upload, UploadState.EXPIRED, _UPLOAD_DROPPED)
@@ -197,7 +199,7 @@ class Uploads:
             await self._end(upload, UploadState.REFUSED, _wrong_part(wrong))
 
     async def abort(self, viewer: Viewer, upload_id: str) -> tuple[Image, int | None]:
-        """Give an upload up; its image ends in ERROR. Raises NotFound, Forbidden, UploadEnded."""
+        """Abort an upload; its image becomes ERROR. Raises NotFound, Forbidden, UploadEnded."""
         return await self.database.freeing(lambda: self._abort(viewer, upload_id))
 
     async def _abort(self, viewer: Viewer, upload_id: str) -> tuple[Image, int | None]:
@@ -212,7 +214,7 @@ class Uploads:
     async def retry(
         self, viewer: Viewer, image_id: str, expected_revision: int | None = None
     ) -> tuple[Image, int | None]:
-        """Convert an image in ERROR again from the bytes that were kept.
+        """Convert an image in ERROR again from the bytes that were kept. Returns it and its feed position.
 
         Raises NotFound, Forbidden, StaleRevision, Conflict.
         """
@@ -224,7 +226,7 @@ class Uploads:
                 raise Conflict(f"The image is {image.status}, not in ERROR.", field=("imageId",))
             if source is None or not image.failure_retriable:
                 raise Conflict(
-                    "Another attempt can't end better: " + (image.failure_message or ""),
+                    "Retrying can't succeed: " + (image.failure_message or ""),
                     field=("imageId",),
                     hint=image.failure_hint,
                 )
@@ -233,14 +235,14 @@ class Uploads:
         return image, tx.position
 
     async def sweep(self) -> None:
-        """End the uploads that got no byte for too long, and finish those whose sealing was cut short."""
+        """Expire uploads that have been idle for too long, and complete those whose sealing was interrupted."""
         async with self.database.read() as session:
             query = select(Upload).where(Upload.state == UploadState.OPEN)
             open_uploads = (await session.execute(query)).scalars().all()
         for upload in open_uploads:
             try:
                 await self._settle(upload)
-            except StoreError:  # one that can't be read must not keep the others from their ends
+            except StoreError:  # an unreadable upload must not block the others
                 log.warning("upload.unreadable", upload=upload.id, exc_info=True)
 
     async def _settle(self, upload: Upload) -> None:
@@ -260,13 +262,13 @@ class Uploads:
                 return
             current.expires_at = expires_at
             if receipt.sealed:
-                # The bytes were sealed, and the process died before it could say so.
+                # The bytes were sealed, and the process died before it could commit that.
                 await mark_completed(tx, current, image)
             elif expires_at <= now():
                 await give_up(tx, image, UploadState.EXPIRED, _expired(self.settings.upload_idle_seconds))
 
     async def _end(self, upload: Upload, state: UploadState, failure: ImageFailed) -> None:
-        """End an upload for what the store says of it, unless it has ended by now."""
+        """End an upload because of the state of its bytes in the store, unless it has already ended."""
         async with self.database.transaction() as tx:
             image = await tx.session.get(Image, upload.image_id, with_for_update=LOCKED)
             current = await tx.session.get(Upload, upload.id)
@@ -284,19 +286,19 @@ NO_FAILURE: dict[str, None] = dict.fromkeys(
 
 
 def handle_of(upload: Upload) -> UploadHandle:
-    """The upload as the store knows it."""
+    """The handle by which the store knows an upload."""
     source = upload.source
     return UploadHandle(source.key, upload.reference, source.size, upload.part_size)
 
 
 async def open_uploads_of(session: AsyncSession, image_ids: Sequence[str]) -> dict[str, Upload]:
-    """The uploads that still take bytes, by the id of their image."""
+    """The open uploads of these images, by the id of the image."""
     query = select(Upload).where(col(Upload.image_id).in_(image_ids), Upload.state == UploadState.OPEN)
     return {upload.image_id: upload for upload in (await session.execute(query)).scalars()}
 
 
 async def mark_completed(tx: Transaction, upload: Upload, image: Image, *, actor: str | None = None) -> None:
-    """The bytes are sealed: have them converted. The image's row is locked."""
+    """Mark an upload as completed, and start its conversion. The image's row must be locked."""
     upload.state = UploadState.COMPLETED
     await images.change(tx, image, [Aspect.UPLOAD, Aspect.PROGRESS], actor=actor)
     jobs.start(tx, Convert(source=upload.source_id), image_id=image.id)
@@ -305,7 +307,7 @@ async def mark_completed(tx: Transaction, upload: Upload, image: Image, *, actor
 async def give_up(
     tx: Transaction, image: Image, state: UploadState, failure: ImageFailed, *, actor: str | None = None
 ) -> None:
-    """End an open upload without an image, whose row is locked; its bytes are freed and nothing stays reserved."""
+    """End an open upload, set its image to ERROR, and free its bytes and its quota. The image's row must be locked."""
     await jobs.cancel_of_image(tx, image.id)
     await sources.drop_source(tx, image, state)
     await images.fail(tx, image, failure, actor=actor, reserved_size=0)
@@ -313,15 +315,17 @@ async def give_up(
 
 def _parts_missing(numbers: Sequence[int], upload: Upload) -> NotReady:
     named = ", ".join(str(number) for number in numbers[:5]) + (", …" if len(numbers) > 5 else "")
+    count = handle_of(upload).part_count
     return NotReady(
-        f"{len(numbers)} of {handle_of(upload).part_count} parts have not arrived: {named}.",
+        f"{len(numbers)} of {count} part{'' if count == 1 else 's'} {'is' if len(numbers) == 1 else 'are'} missing: "
+        f"{named}.",
         field=("uploadId",),
-        hint="upload { parts(status: MISSING) } tells where to send them.",
+        hint="Send the parts that upload { parts(status: MISSING) } lists.",
     )
 
 
 def ended(upload: Upload, image: Image) -> UploadEnded:
-    """What is said of an upload that is not open: for one that made no image, the failure of its image."""
+    """The error for an upload that is not open: the failure of its image, if the image has failed."""
     if upload.state == UploadState.COMPLETED or image.failure_message is None:
         return UploadEnded(f"The upload is {upload.state}.", image, hint="Delete the image if you no longer want it.")
     return UploadEnded(image.failure_message, image, hint=image.failure_hint)
@@ -330,13 +334,13 @@ def ended(upload: Upload, image: Image) -> UploadEnded:
 _ABORTED = ImageFailed(
     FailureCode.UPLOAD_ABORTED,
     "The upload was aborted.",
-    "Delete this image, and create it again when you want it after all.",
+    "Delete this image and create a new one to upload the file again.",
 )
-# MinIO forgets uploads that are a day old.
+# MinIO discards uploads that are a day old.
 _UPLOAD_DROPPED = ImageFailed(
     FailureCode.UPLOAD_EXPIRED,
-    "The object store has dropped the upload: it was open for too long.",
-    "Delete this image and upload the file again, with more parts at once if it took so long.",
+    "The object store discarded the upload because it was open for too long.",
+    "Delete this image and upload the file again, sending more parts at once.",
 )
 
 
@@ -350,8 +354,9 @@ def _wrong_part(wrong: WrongPart) -> ImageFailed:
 
 
 def _expired(idle_seconds: float) -> ImageFailed:
+    hours = idle_seconds / 3600
     return ImageFailed(
         FailureCode.UPLOAD_EXPIRED,
-        f"The upload got no byte for {idle_seconds / 3600:g} hours and has expired.",
-        "Delete this image and upload the file again; `images upload` goes on by itself after a break.",
+        f"The upload has expired: no byte arrived for {hours:g} hour{'' if hours == 1 else 's'}.",
+        "Delete this image and upload the file again; `images upload` resumes after an interruption.",
     )

@@ -79,7 +79,7 @@ async def test_a_member_can_not_copy_what_another_project_or_bucket_holds(
             assert secret[:16] not in answer.content
 
     mistake = await stored.mistake("completeUpload", {"uploadId": image["upload"]["id"]}, MEMBER)
-    assert (mistake["code"], mistake["message"]) == ("NOT_READY", "1 of 1 parts have not arrived: 1.")
+    assert (mistake["code"], mistake["message"]) == ("NOT_READY", "1 of 1 part is missing: 1.")
     assert (await put(url_of(image), bytes(1024))).status_code == 200
     completed = await stored.mutate("completeUpload", {"uploadId": image["upload"]["id"]}, MEMBER)
     assert completed["userErrors"] == []

@@ -134,7 +134,7 @@ async def test_a_change_does_not_overwrite_what_its_caller_has_not_seen(gateway:
                 "code": "STALE_REVISION",
                 "message": f"The image is at revision 2, not {revision}.",
                 "field": ["expectedRevision"],
-                "hint": "Read it again, and decide whether your change still fits.",
+                "hint": "Read it again and check whether your change still applies.",
             }
     payload = await gateway.mutate("deleteImage", {"imageId": image["id"], "expectedRevision": 2})
     assert payload["deletedImageId"] == image["id"]
@@ -169,7 +169,7 @@ async def test_a_protected_image_stays_until_it_is_no_longer_protected(gateway: 
         "code": "PROTECTED",
         "message": "The image is protected.",
         "field": ["imageId"],
-        "hint": "updateImage with protected: false first.",
+        "hint": "Call updateImage with protected: false first.",
     }
     found = await gateway.ask("query ($id: ID!) { image(by: {id: $id}) { viewerCan { delete } } }", id=image["id"])
     assert found["image"]["viewerCan"]["delete"] is False
@@ -245,7 +245,7 @@ async def test_a_failure_that_is_not_retriable_is_not_retried(gateway: Gateway) 
     mistake = await gateway.mistake("retryImage", {"imageId": image["id"]})
     assert mistake == {
         "code": "CONFLICT",
-        "message": "Another attempt can't end better: It is broken.",
+        "message": "Retrying can't succeed: It is broken.",
         "field": ["imageId"],
         "hint": "Mend it.",
     }

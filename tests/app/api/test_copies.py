@@ -99,9 +99,10 @@ async def test_an_image_that_only_another_project_may_launch_can_not_be_copied(g
 
 
 async def test_only_an_active_image_can_be_copied(gateway: Gateway) -> None:
-    for origin in (await gateway.create(), await gateway.failed()):
+    for origin, advice in ((await gateway.create(), "Watch it"), (await gateway.failed(), "Read image { failure")):
         refused = await mistake(gateway, "createImage", **wish(origin, gateway.alpha))
         assert (refused["code"], refused["field"]) == ("NOT_READY", ["source", "image", "imageId"])
+        assert refused["hint"].startswith(advice)
 
 
 async def test_bytes_that_images_of_a_project_share_count_once(gateway: Gateway) -> None:

@@ -155,9 +155,9 @@ LABEL = {"key": "k", "value": "v"}
 REFUSALS: dict[str, tuple[dict[str, Any], str, list[str], str | None]] = {
     "no name": ({"name": " \t "}, "INVALID", ["name"], None),
     "a long name": ({"name": "x" * 256}, "INVALID", ["name"], None),
-    "a NUL in the name": ({"name": "a\0b"}, "INVALID", ["name"], "Take them out."),
-    "a line break in the name": ({"name": "a\nb"}, "INVALID", ["name"], "Take them out."),
-    "half of a character in the name": ({"name": "a\ud800"}, "INVALID", ["name"], "Take them out."),
+    "a NUL in the name": ({"name": "a\0b"}, "INVALID", ["name"], "Remove them."),
+    "a line break in the name": ({"name": "a\nb"}, "INVALID", ["name"], "Remove them."),
+    "half of a character in the name": ({"name": "a\ud800"}, "INVALID", ["name"], "Remove them."),
     "no file name": (
         {"upload": {"fileName": "  ", "format": "RAW"}}, "INVALID", ["source", "upload", "fileName"], None,
     ),
@@ -166,11 +166,11 @@ REFUSALS: dict[str, tuple[dict[str, Any], str, list[str], str | None]] = {
     ),
     "no format": (
         {"upload": {"fileName": "disk.img"}}, "UNSUPPORTED_FORMAT", ["source", "upload", "format"],
-        "Say format. `qemu-img info FILE` tells it; an archive has to be unpacked first.",
+        "Set `format`. Run `qemu-img info FILE` to find it; unpack archives first.",
     ),
     "an archive": (
         {"upload": {"fileName": "disk.qcow2.gz"}}, "UNSUPPORTED_FORMAT", ["source", "upload", "format"],
-        "Say format. `qemu-img info FILE` tells it; an archive has to be unpacked first.",
+        "Set `format`. Run `qemu-img info FILE` to find it; unpack archives first.",
     ),
     "no bytes": ({"upload": {"size": 0}}, "INVALID", ["source", "upload", "size"], "Upload a disk image."),
     "less than none": ({"upload": {"size": -1}}, "INVALID", ["source", "upload", "size"], "Upload a disk image."),
@@ -179,30 +179,30 @@ REFUSALS: dict[str, tuple[dict[str, Any], str, list[str], str | None]] = {
     ),
     "more than 16 TiB": (
         {"upload": {"size": 16 * TIB + 1}}, "TOO_LARGE", ["source", "upload", "size"],
-        "Make the file smaller, for example with qemu-img convert -O qcow2, which leaves out holes.",
+        "Make the file smaller, for example with `qemu-img convert -O qcow2`, which leaves out holes.",
     ),
     "the largest number": (
         {"upload": {"size": 2**63 - 1}}, "TOO_LARGE", ["source", "upload", "size"],
-        "Make the file smaller, for example with qemu-img convert -O qcow2, which leaves out holes.",
+        "Make the file smaller, for example with `qemu-img convert -O qcow2`, which leaves out holes.",
     ),
     "more than 50 GiB in one part": (
         {"upload": {"size": 50 * GIB + 1, "multipart": False}}, "TOO_LARGE", ["source", "upload", "size"],
-        "Leave multipart out or make it true: then the file is sent in parts, of any size in all.",
+        "Omit `multipart` or set it to true to send the file in several parts.",
     ),
     "more than the quota": (
         {"upload": {"size": 500 * GIB + 1}}, "QUOTA_EXCEEDED", ["source", "upload", "size"],
-        "Delete images that are not needed any more, or have the limit raised.",
+        "Delete images that are no longer needed or have the limit raised.",
     ),
     "16 TiB, within every limit but the quota": (
         {"upload": {"size": 16 * TIB}}, "QUOTA_EXCEEDED", ["source", "upload", "size"],
-        "Delete images that are not needed any more, or have the limit raised.",
+        "Delete images that are no longer needed or have the limit raised.",
     ),
     "a SHA-256 that is none": (
-        {"upload": {"sha256": "ab"}}, "INVALID", ["source", "upload", "sha256"], "sha256sum FILE",
+        {"upload": {"sha256": "ab"}}, "INVALID", ["source", "upload", "sha256"], "Run `sha256sum FILE` to compute it.",
     ),
     "a SHA-256 in other digits": (
         {"upload": {"sha256": "\N{ARABIC-INDIC DIGIT ZERO}" * 64}}, "INVALID", ["source", "upload", "sha256"],
-        "sha256sum FILE",
+        "Run `sha256sum FILE` to compute it.",
     ),
     "too many labels": (
         {"labels": [{"key": f"k{at}", "value": ""} for at in range(65)]}, "INVALID", ["labels"], None,
@@ -210,16 +210,16 @@ REFUSALS: dict[str, tuple[dict[str, Any], str, list[str], str | None]] = {
     "a label without a key": ({"labels": [LABEL, {"key": "", "value": "v"}]}, "INVALID", ["labels", "1"], None),
     "a long key": ({"labels": [{"key": "k" * 64, "value": ""}]}, "INVALID", ["labels", "0"], None),
     "a long value": ({"labels": [{"key": "k", "value": "v" * 256}]}, "INVALID", ["labels", "0"], None),
-    "a NUL in a label": ({"labels": [{"key": "k", "value": "\0"}]}, "INVALID", ["labels", "0"], "Take them out."),
+    "a NUL in a label": ({"labels": [{"key": "k", "value": "\0"}]}, "INVALID", ["labels", "0"], "Remove them."),
     "a key twice": ({"labels": [LABEL, LABEL]}, "INVALID", ["labels"], None),
     "an empty family": ({"os": {"family": " "}}, "INVALID", ["os", "family"], None),
     "a long version": ({"os": {"family": "x", "version": "1" * 65}}, "INVALID", ["os", "version"], None),
-    "half of a character in the family": ({"os": {"family": "\udfff"}}, "INVALID", ["os", "family"], "Take them out."),
+    "half of a character in the family": ({"os": {"family": "\udfff"}}, "INVALID", ["os", "family"], "Remove them."),
     "an empty idempotency key": ({"idempotencyKey": ""}, "INVALID", ["idempotencyKey"], None),
     "a long idempotency key": ({"idempotencyKey": "x" * 256}, "INVALID", ["idempotencyKey"], None),
-    "a NUL in the idempotency key": ({"idempotencyKey": "\0"}, "INVALID", ["idempotencyKey"], "Take them out."),
+    "a NUL in the idempotency key": ({"idempotencyKey": "\0"}, "INVALID", ["idempotencyKey"], "Remove them."),
     "half of a character in the idempotency key": (
-        {"idempotencyKey": "\ud800"}, "INVALID", ["idempotencyKey"], "Take them out.",
+        {"idempotencyKey": "\ud800"}, "INVALID", ["idempotencyKey"], "Remove them.",
     ),
 }  # fmt: skip
 
@@ -291,7 +291,7 @@ async def test_the_same_key_with_another_input_is_a_conflict(gateway: Gateway, o
     await gateway.create(idempotencyKey=f"k2{other}")
     mistake = await gateway.mistake("createImage", gateway.creation(idempotencyKey=f"k2{other}", **other))
     assert (mistake["code"], mistake["field"]) == ("CONFLICT", ["idempotencyKey"])
-    assert mistake["hint"] == "Use a new key for what is a new image."
+    assert mistake["hint"] == "Use a new key for each new image."
 
 
 async def test_a_key_counts_in_its_own_project(gateway: Gateway) -> None:
@@ -335,9 +335,9 @@ async def test_of_thirty_creations_at_once_as_many_succeed_as_there_is_room_for(
     assert len(refused) == 23
     assert refused[0] == {
         "code": "QUOTA_EXCEEDED",
-        "message": "The project has 7 of 7 custom images, and 1 more was asked for.",
+        "message": "The project has 7 of 7 custom images, and 1 more was requested.",
         "field": ["projectId"],
-        "hint": "Delete images that are not needed any more, or have the limit raised.",
+        "hint": "Delete images that are no longer needed or have the limit raised.",
     }
     quota = (await gateway.ask(QUOTA, id=project))["project"]["quota"]
     assert quota["customImages"] == {"limit": 7, "used": 7}
@@ -357,10 +357,7 @@ async def test_promised_bytes_count_until_the_real_size_is_known(gateway: Gatewa
     assert quota["imageStorage"] == {"limit": 3 * MIB, "used": MIB, "reserved": 2 * MIB}
     mistake = await gateway.mistake("createImage", gateway.creation(projectId=project, upload={"size": 1}))
     assert mistake["code"] == "QUOTA_EXCEEDED"
-    assert mistake["message"] == (
-        "1 bytes were asked for; of 3145728 bytes of image storage 1048576 are used and "
-        "2097152 are promised to uploads."
-    )
+    assert mistake["message"] == "Not enough image storage: 1 byte requested; limit 3 MiB, used 1 MiB, reserved 2 MiB."
     for gone in (image, waiting):
         await gateway.mutate("deleteImage", {"imageId": gone["id"]})
     quota = (await gateway.ask(QUOTA, id=project))["project"]["quota"]

@@ -93,7 +93,7 @@ async def test_a_limit_below_what_is_used_blocks_only_what_is_new(gateway: Gatew
     await done(gateway, "completeUpload", uploadId=waiting["upload"]["id"])
     await done(gateway, "updateImage", imageId=stored["id"], name="still mine")
     refused = await mistake(gateway, "createImage", **gateway.creation(projectId=project))
-    assert refused["message"] == "The project has 2 of 1 custom images, and 1 more was asked for."
+    assert refused["message"] == "The project has 2 of 1 custom images, and 1 more was requested."
 
 
 async def test_a_refusal_states_the_numbers(gateway: Gateway) -> None:
@@ -108,13 +108,21 @@ async def test_a_refusal_states_the_numbers(gateway: Gateway) -> None:
     (bytes_,) = (await gateway.ask(document, input=wish))["createImage"]["userErrors"]
     assert bytes_ == {
         "__typename": "ByteQuotaError",
-        "message": f"{2 * MIB} bytes were asked for; of {4 * MIB} bytes of image storage {MIB} are used and {2 * MIB} "
-        "are promised to uploads.",
+        "message": "Not enough image storage: 2 MiB requested; limit 4 MiB, used 1 MiB, reserved 2 MiB.",
         "limit": 4 * MIB, "used": MIB, "reserved": 2 * MIB, "requested": 2 * MIB,
     }  # fmt: skip
     await gateway.change(Project, project, custom_images_limit=2)
     (count,) = (await gateway.ask(document, input=wish))["createImage"]["userErrors"]
     assert (count["most"], count["have"], count["more"]) == (2, 2, 1)
+
+
+async def test_a_refusal_for_one_byte_states_exact_sizes(gateway: Gateway) -> None:
+    project = await gateway.project()
+    await gateway.change(Project, project, image_storage_limit=3 * MIB)
+    refused = await mistake(gateway, "createImage", **gateway.creation(projectId=project, upload={"size": 3 * MIB + 1}))
+    assert refused["message"] == (
+        "Not enough image storage: 3,145,729 bytes requested; limit 3 MiB, used 0 bytes, reserved 0 bytes."
+    )
 
 
 async def test_promised_bytes_are_never_more_than_there_is_room_for(gateway: Gateway) -> None:

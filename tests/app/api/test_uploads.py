@@ -72,16 +72,16 @@ async def test_an_upload_is_not_complete_while_parts_are_missing(gateway: Gatewa
     mistake = await gateway.mistake("completeUpload", {"uploadId": image["upload"]["id"]})
     assert mistake == {
         "code": "NOT_READY",
-        "message": "3 of 4 parts have not arrived: 1, 3, 4.",
+        "message": "3 of 4 parts are missing: 1, 3, 4.",
         "field": ["uploadId"],
-        "hint": "upload { parts(status: MISSING) } tells where to send them.",
+        "hint": "Send the parts that upload { parts(status: MISSING) } lists.",
     }
 
 
 async def test_of_many_missing_parts_the_first_are_named(gateway: Gateway) -> None:
     image = await gateway.create(upload={"size": 160 * MIB})
     mistake = await gateway.mistake("completeUpload", {"uploadId": image["upload"]["id"]})
-    assert mistake["message"] == "10 of 10 parts have not arrived: 1, 2, 3, 4, 5, …."
+    assert mistake["message"] == "10 of 10 parts are missing: 1, 2, 3, 4, 5, …."
 
 
 async def test_a_part_that_is_arriving_keeps_the_upload_open(gateway: Gateway) -> None:
@@ -106,7 +106,7 @@ async def test_a_part_that_is_arriving_keeps_the_upload_open(gateway: Gateway) -
             "code": "NOT_READY",
             "message": "A part is still arriving.",
             "field": ["uploadId"],
-            "hint": "Wait until every PUT has been answered.",
+            "hint": "Wait until every PUT request has returned.",
         }
     ]
     assert (await sending).status_code == 200
@@ -148,7 +148,7 @@ async def test_an_aborted_upload_ends_its_image_and_stays_aborted(gateway: Gatew
         "failure": {
             "code": "UPLOAD_ABORTED",
             "message": "The upload was aborted.",
-            "hint": "Delete this image, and create it again when you want it after all.",
+            "hint": "Delete this image and create a new one to upload the file again.",
             "retriable": False,
         },
     }
@@ -161,7 +161,7 @@ async def test_an_aborted_upload_ends_its_image_and_stays_aborted(gateway: Gatew
         "code": "CONFLICT",
         "message": "The upload was aborted.",
         "field": ["uploadId"],
-        "hint": "Delete this image, and create it again when you want it after all.",
+        "hint": "Delete this image and create a new one to upload the file again.",
     }
 
 

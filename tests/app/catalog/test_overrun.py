@@ -13,7 +13,7 @@ from app.database.sessions import Database
 from app.errors import ImageFailed, LeaseLost
 from app.lifecycle import FailureCode, ImageStatus
 from app.models import Job, Project
-from app.sizes import MIB
+from app.sizes import MIB, exactly
 from tests.support.gateway import LEASE, Gateway, outcome
 from tests.support.overrunning import limited, storage
 
@@ -80,7 +80,7 @@ async def test_one_byte_more_writes_nothing_and_tells_the_numbers(gateway: Gatew
     failure = caught.value
     assert (failure.code, failure.retriable) == (FailureCode.QUOTA_EXCEEDED, True)
     for number in (8 * MIB + 1, 10 * MIB, 2 * MIB, MIB):
-        assert str(number) in failure.message
+        assert exactly(number) in failure.message
     assert "retryImage" in failure.hint
     await jobs.renew(gateway.database, work[1], LEASE)
 

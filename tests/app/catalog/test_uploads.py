@@ -45,7 +45,7 @@ async def test_an_upload_without_a_byte_expires_and_its_bytes_are_freed(start_ga
         for image in (silent, partly):
             row, upload = await gateway.image(image["id"]), await gateway.upload(image["upload"]["id"])
             assert (row.status, row.failure_code) == (ImageStatus.ERROR, FailureCode.UPLOAD_EXPIRED)
-            assert row.failure_message == "The upload got no byte for 24 hours and has expired."
+            assert row.failure_message == "The upload has expired: no byte arrived for 24 hours."
             assert (row.failure_retriable, row.reserved_size) == (False, 0)
             assert (upload.state, upload.source.kept) == (UploadState.EXPIRED, False)
             assert (await gateway.events(image["id"]))[-1].detail["failure"]["code"] == "UPLOAD_EXPIRED"
@@ -79,7 +79,7 @@ async def test_an_upload_that_the_store_has_dropped_expires_at_once(gateway: Gat
     if by == "completion":
         payload = await gateway.mutate("completeUpload", {"uploadId": upload.id}, image="status failure { message }")
         (mistake,) = payload["userErrors"]
-        message = "The object store has dropped the upload: it was open for too long."
+        message = "The object store discarded the upload because it was open for too long."
         assert (mistake["code"], mistake["message"]) == ("CONFLICT", message)
         assert payload["image"] == {"status": "ERROR", "failure": {"message": message}}
         assert await gateway.mistake("completeUpload", {"uploadId": upload.id}, image=image) == mistake
