@@ -1,4 +1,4 @@
-"""Changes what ariadne-codegen generates, so that the client works with a gateway that is newer than itself."""
+"""Changes the code that ariadne-codegen generates, so that the client works with a newer gateway."""
 
 import ast
 
@@ -9,13 +9,13 @@ _MODULE = "app.client.newer"
 
 
 class ClientPlugin(Plugin):
-    """Accepts values of enums and types of unions that the schema does not know yet.
+    """Accepts enum values and types in unions that the schema does not contain yet.
 
-    `BaseClient.parsed` reads the answers, so that the client's own errors describe one that does not fit.
+    `BaseClient.parsed` parses the responses, so that the client's own errors describe one that does not match.
     """
 
     def process_name(self, name, node=None):
-        """A name in Python; the generator writes `sha_256`, which is not usual."""
+        """The Python name: `sha256`, where the generator writes `sha_256`."""
         return name.replace("sha_256", "sha256")
 
     def generate_enum(self, class_def, enum_type):
@@ -43,7 +43,7 @@ class ClientPlugin(Plugin):
 
 
 class _Open(ast.NodeTransformer):
-    """Puts a type that accepts anything last in each union: the interface's, if the union has one, or Unknown."""
+    """Adds a type that accepts anything to the end of each union: its interface's, if it has one, or Unknown."""
 
     def __init__(self, interfaces):
         self._interfaces = tuple(interfaces)
@@ -66,7 +66,7 @@ class _Open(ast.NodeTransformer):
 
 
 class _ClientModule(ast.NodeTransformer):
-    """Reads answers by `BaseClient.parsed`, and closes a subscription when its reader ends.
+    """Parses responses with `BaseClient.parsed`, and closes a subscription when its reader ends.
 
     Removes **kwargs, which BaseClient does not take.
     """
@@ -104,7 +104,7 @@ class _ClientModule(ast.NodeTransformer):
 
 
 def _text(node):
-    """A string in an annotation, for which the generator has several kinds of nodes."""
+    """A string in an annotation. The generator uses several kinds of nodes for it."""
     return ast.unparse(node).strip("\"'")
 
 

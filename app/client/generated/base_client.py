@@ -11,7 +11,7 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 class BaseClient:
-    """Sends documents and reads answers. Variables are JSON values, enums and models, or UNSET to leave them out."""
+    """Sends documents and parses responses. Variables are JSON values, enums, models, or UNSET to omit one."""
 
     async def execute(self, query: str, operation_name: str, variables: dict[str, object]) -> dict[str, Any]:
         """The data of a query or mutation."""
@@ -24,9 +24,9 @@ class BaseClient:
         raise NotImplementedError
 
     def get_data(self, response: dict[str, Any]) -> dict[str, Any]:
-        """The data of a response, which `execute` gives already."""
+        """The data of a response; `execute` returns it already."""
         return response
 
     def parsed(self, model: type[Model], data: dict[str, Any]) -> Model:
-        """The data of an answer as a model."""
+        """The data of a response as a model."""
         raise NotImplementedError
