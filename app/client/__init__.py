@@ -1,6 +1,6 @@
-"""The client side of the `images` command. It speaks GraphQL and HTTP, and imports nothing of the server's side."""
+"""The client side of the `images` command. It speaks GraphQL and HTTP, and imports nothing from the server."""
 
-# What `app.client.commands.all` adds; told here, so that to know their names takes no import of what they need.
+# The commands that `app.client.commands.all` adds. Listed here so that reading the names imports nothing else.
 USER_COMMANDS = (
     *("upload", "watch", "list", "show", "history", "download", "copy", "delete"),
     *("share", "unshare", "shares", "offers", "accept", "decline"),

@@ -1,19 +1,19 @@
-"""Every error that ends a users' command.
+"""The errors that end a user's command.
 
 ClientError
-├── Misconfigured           something has to be set, or is set to what can't work
+├── Misconfigured           a setting is missing, or has a value that can't work
 ├── UnusableFile            a local file can't be read, written or sent
-├── Refused                 the gateway says what the caller has to mend
-│   └── UploadClosed        an upload takes no more bytes; its image says why
-├── NotAllowed              no token, one that does not hold, or a missing right
-│   └── AddressRefused      a signed address does not work (any more)
+├── Refused                 the gateway refuses the request, and says what the caller has to fix
+│   └── UploadClosed        the upload accepts no more bytes; its image says why
+├── NotAllowed              no token, an invalid token, or a missing right
+│   └── AddressRefused      a signed address does not work, or no longer works
 ├── NotFound                no such image, project, share or member
 ├── ImageFailed             an image ended in ERROR
-├── Interrupted             whoever sits there wants no more of it
-└── NoAnswer                the gateway gives no answer that can be used
-    ├── NotReachable        nobody answers, or the connection broke; later it may work
-    ├── Overloaded          it answers that it can't now; later it may work
-    └── NoEventStream       it answers, but not with a stream of events
+├── Interrupted             the user ended the command
+└── NoAnswer                the gateway returns no usable response
+    ├── NotReachable        no response, or the connection broke; a later attempt may work
+    ├── Overloaded          the gateway can't serve the request now; a later attempt may work
+    └── NoEventStream       the response is not an event stream
 """
 
 from collections.abc import Mapping
@@ -26,12 +26,12 @@ if TYPE_CHECKING:
 
 
 class ClientError(Exception):
-    """Base of all. `code` is for programs, `message` and `hint` for people, `details` go into JSON as they are."""
+    """Base class. `code` is for programs, `message` and `hint` are for people, and `details` go into JSON unchanged."""
 
     exit_code: ClassVar[ExitCode]
     usual_code: ClassVar[str]
     temporary: ClassVar[bool] = False
-    """Whether the same request may succeed a little later."""
+    """Whether the same request may succeed when it is retried."""
 
     def __init__(self, message: str, *, hint: str | None = None, code: str | None = None, **details: Any) -> None:
         super().__init__(message)
@@ -41,13 +41,13 @@ class ClientError(Exception):
         self.details: Mapping[str, Any] = details
 
     def as_json(self) -> dict[str, Any]:
-        """What `--json` prints below "error"."""
+        """The value of "error" in the output of `--json`."""
         known = {"code": self.code, "message": self.message, "hint": self.hint}
         return {**known, **{name: value for name, value in self.details.items() if value is not None}}
 
 
 class Misconfigured(ClientError):
-    """Raised when the command can't know where to go, or as whom."""
+    """Raised when the address, the token or an option is missing or invalid."""
 
     exit_code = ExitCode.USAGE
     usual_code = "CONFIGURATION"
@@ -61,47 +61,47 @@ class UnusableFile(ClientError):
 
 
 class Refused(ClientError):
-    """Raised when the gateway says what the caller has to mend; `code` is that of the entry in userErrors."""
+    """Raised when the gateway refuses a request that the caller can fix; `code` is the one in userErrors."""
 
     exit_code = ExitCode.REFUSED
     usual_code = "INVALID"
 
 
 class UploadClosed(Refused):
-    """Raised when an upload takes no more bytes: it is completed, or was given up."""
+    """Raised when an upload accepts no more bytes: it was completed or aborted, or has expired."""
 
     usual_code = "UPLOAD_CLOSED"
 
 
 class NotAllowed(ClientError):
-    """Raised when the token is missing, does not hold, or gives too few rights."""
+    """Raised when the token is missing or invalid, or grants too few rights."""
 
     exit_code = ExitCode.NOT_ALLOWED
     usual_code = "UNAUTHENTICATED"
 
 
 class AddressRefused(NotAllowed):
-    """Raised when a signed address does not work: it has expired, most likely."""
+    """Raised when a signed address is refused, usually because it has expired."""
 
     usual_code = "ADDRESS_REFUSED"
 
 
 class NotFound(ClientError):
-    """Raised when there is no such image, project, share or member, or none that the token's holder may see."""
+    """Raised when an image, project, share or member does not exist, or the token's holder may not see it."""
 
     exit_code = ExitCode.NOT_FOUND
     usual_code = "NOT_FOUND"
 
 
 class ImageFailed(ClientError):
-    """Raised when an image ended in ERROR; carries its failure."""
+    """Raised when an image ended in ERROR; contains the image's failure."""
 
     exit_code = ExitCode.IMAGE_FAILED
     usual_code = "INTERNAL"
 
     @classmethod
     def of(cls, image: "ImageFields") -> "ImageFailed":
-        """The error that tells of an image in ERROR."""
+        """The error for an image in ERROR, with the code, message and hint of its failure."""
         if image.failure is None:
             return cls("The image is in ERROR.", image=image)
         failure = image.failure
@@ -109,40 +109,40 @@ class ImageFailed(ClientError):
 
 
 class Interrupted(ClientError):
-    """Raised when the user ends the command before it is done."""
+    """Raised when the user ends the command before it has finished."""
 
     exit_code = ExitCode.INTERRUPTED
     usual_code = "INTERRUPTED"
 
 
 class NoAnswer(ClientError):
-    """Raised when the gateway gives no answer that can be used."""
+    """Raised when the gateway returns no usable response."""
 
     exit_code = ExitCode.NO_ANSWER
     usual_code = "SERVER_ERROR"
 
 
 class NotReachable(NoAnswer):
-    """Raised when nobody answers, or the connection broke before the answer was there."""
+    """Raised when there is no response, or the connection broke before it was complete."""
 
     usual_code = "NOT_REACHABLE"
     temporary = True
 
 
 class Overloaded(NoAnswer):
-    """Raised when the gateway, or what stands before it, answers that it can't now."""
+    """Raised when the gateway, or a proxy in front of it, can't serve the request now."""
 
     usual_code = "UNAVAILABLE"
     temporary = True
 
 
 class NoEventStream(NoAnswer):
-    """Raised when a subscription is answered, but not with a stream of events."""
+    """Raised when the response to a subscription is not an event stream."""
 
     usual_code = "NO_EVENT_STREAM"
 
 
-# Codes of GraphQL errors and of userErrors that mean more than "refused".
+# Codes of GraphQL errors and of userErrors that have an error other than Refused.
 _BY_CODE: dict[str, type[ClientError]] = {
     "UNAUTHENTICATED": NotAllowed,
     "TOKEN_EXPIRED": NotAllowed,
@@ -159,6 +159,6 @@ _BY_CODE: dict[str, type[ClientError]] = {
 
 
 def error_of(code: str | None, message: str, hint: str | None, **details: Any) -> ClientError:
-    """The error that an answer's code stands for; codes that nobody knows here are refusals."""
+    """The error for a code in a response; Refused for codes that are not known here."""
     kind = _BY_CODE.get(code or "", Refused)
     return kind(message, hint=hint, code=code, **details)

@@ -1,10 +1,10 @@
-"""How the users' commands end: the one table of exit codes."""
+"""The exit codes of the users' commands."""
 
 from enum import IntEnum
 
 
 class ExitCode(IntEnum):
-    """What a pipeline finds in `$?`."""
+    """Exit code of a command, which a shell finds in `$?`."""
 
     DONE = 0
     IMAGE_FAILED = 1
@@ -26,12 +26,12 @@ MEANINGS = {
     ExitCode.NOT_ALLOWED: "not signed in, or not allowed to do this",
     ExitCode.NO_ANSWER: "the gateway can't be reached, or fails",
     ExitCode.NOT_FOUND: "no such image, project, share or member",
-    ExitCode.DEFECT: "a defect of this command; please report it",
+    ExitCode.DEFECT: "a bug in this command; please report it",
     ExitCode.INTERRUPTED: "interrupted, by Ctrl-C or by answering no",
-    ExitCode.OUTPUT_CLOSED: "whoever read the output has gone",
+    ExitCode.OUTPUT_CLOSED: "the program that read the output has ended",
 }
 
 
 def exit_codes_text() -> str:
-    """The table as it stands below the help of each command."""
+    """The table of exit codes that each command's help ends with."""
     return "\n".join(["Exit codes:", *(f"{code.value:>5}  {meaning}" for code, meaning in MEANINGS.items())])

@@ -1,4 +1,4 @@
-"""Items of the feed. Each name stands for two generated classes: of the query and of the subscription."""
+"""Items of the feed. Each name covers two generated classes: the query's and the subscription's."""
 
 from app.client.generated.events import (
     EventsImageEventsNodesImageDeleted,
@@ -23,7 +23,7 @@ Progressed = EventsImageEventsNodesImageProgressed | WatchImageEventsImageProgre
 ShareChanged = EventsImageEventsNodesImageShareChanged | WatchImageEventsImageShareChanged
 StatusChanged = EventsImageEventsNodesImageStatusChanged | WatchImageEventsImageStatusChanged
 Updated = EventsImageEventsNodesImageUpdated | WatchImageEventsImageUpdated
-# Events without fields of their own: an image was created, or something happened that is newer than this client.
+# Events without fields of their own: ImageCreated, and types that are newer than this client.
 OtherEvent = EventsImageEventsNodesImageEvent
 
 Event = Deleted | Progressed | ShareChanged | StatusChanged | Updated | OtherEvent | WatchImageEventsImageCreated

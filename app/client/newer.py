@@ -1,4 +1,4 @@
-"""Answers of a gateway that is newer than this client: values and types that its schema does not know."""
+"""Accepts values and types of a newer gateway that this client's schema does not contain."""
 
 from enum import StrEnum
 from typing import Self
@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict
 
 
 class OpenEnum(StrEnum):
-    """An enum of the API. A value that it does not know becomes a member of its own."""
+    """An enum of the API. An unknown value becomes a new member with that value."""
 
     @classmethod
     def _missing_(cls, value: object) -> Self | None:
@@ -19,6 +19,6 @@ class OpenEnum(StrEnum):
 
 
 class Unknown(BaseModel):
-    """An object of a type that is not known, with the fields that were asked for."""
+    """An object of an unknown type, with the fields that were queried."""
 
     model_config = ConfigDict(extra="allow", defer_build=True)

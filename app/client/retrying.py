@@ -1,4 +1,4 @@
-"""How long a command retries while a gateway does not answer, and how long it waits between attempts."""
+"""How long a command retries while the gateway does not respond, and how long it waits between attempts."""
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -13,10 +13,11 @@ Given = TypeVar("Given")
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """After `seconds` of failures without a success among them, a command gives up.
+    """A command gives up after `seconds` of failures without a success in between.
 
-    Pauses are random, so that those who were cut off together do not come back together: the first takes up to
-    `first_pause` seconds, each later one up to twice as long as the one before, and none longer than `longest_pause`.
+    Pauses are random, so that clients that lost their connections at the same time do not return at the same time. The
+    first takes up to `first_pause` seconds, each later one up to twice its predecessor, and none longer than
+    `longest_pause`.
     """
 
     seconds: float
@@ -24,14 +25,14 @@ class RetryPolicy:
     longest_pause: float = 10
 
     async def until_done(self, act: Callable[[], Awaitable[Given]]) -> Given:
-        """What `act` gives, once it does not fail for a reason that passes by itself. Raises ClientError."""
+        """The result of `act`, which is retried while it fails for a temporary reason. Raises ClientError."""
         async for attempt in self.attempts():
             with attempt:
                 return await act()
         raise AssertionError("the last attempt returns or raises")
 
     def attempts(self, passes: Callable[[ClientError], bool] = lambda error: error.temporary) -> AsyncRetrying:
-        """Attempts up to the first success, or the first error that does not pass by itself: `passes` decides."""
+        """Attempts until one succeeds, or fails with an error that is not temporary: `passes` decides."""
         return AsyncRetrying(
             retry=retry_if_exception(lambda error: isinstance(error, ClientError) and passes(error)),
             wait=wait_random_exponential(multiplier=self.first_pause, max=self.longest_pause),
@@ -41,12 +42,12 @@ class RetryPolicy:
 
 
 def succeeded(attempt: AttemptManager) -> None:
-    """Count what fails from here on in this attempt as the first failure: part of its work has succeeded."""
+    """Count the next failure in this attempt as the first one, because part of its work has succeeded."""
     attempt.retry_state.attempt_number = 1
 
 
 class _Deadline:
-    """Stops a retry that would begin more than `seconds` after the first failure. The first attempt may take hours."""
+    """Prevents retries that would begin more than `seconds` after the first failure. An attempt may take hours."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
