@@ -1,1 +1,1 @@
-"""The gateway's GraphQL API as the commands call it: requests, lists and the event stream."""
+"""Calls the gateway's GraphQL API: requests, lists and the event stream."""

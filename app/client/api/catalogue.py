@@ -1,4 +1,4 @@
-"""Finds projects and images by what people call them."""
+"""Finds projects and images by id or name."""
 
 from collections.abc import AsyncIterator
 from typing import TypeVar
@@ -14,26 +14,27 @@ from app.client.generated.projects import ProjectsViewerProjectsNodes
 Given = TypeVar("Given")
 
 _PAGE = 100
+_JOIN = "Ask a project's admin to add you."
 
 
 async def find_project(api: Api, wanted: str | None) -> str:
-    """The id of the project with this id or name; without one, of the only project there is.
+    """The id of the project with this id or name; without one, of the caller's only project.
 
-    Raises NotFound when there is none, Misconfigured when there are several to choose from.
+    Raises NotFound if there is none, Misconfigured if there are several.
     """
-    hidden = NoAnswer("The gateway does not tell which projects you belong to.")
+    hidden = NoAnswer("The gateway does not return your projects.")
 
     async def page(after: str | None) -> Page[ProjectsViewerProjectsNodes] | None:
         viewer = (await api.projects(after=after)).viewer
         return viewer.projects if viewer else None
 
     projects = [project async for project in read_all(page, hidden)]
-    names = ", ".join(sorted(project.name for project in projects)) or "none"
+    names = ", ".join(sorted(project.name for project in projects))
     if wanted is None:
         if len(projects) == 1:
             return projects[0].id
         if not projects:
-            raise NotFound("You belong to no project.", hint="Ask an administrator of one to let you in.")
+            raise NotFound("You don't belong to any project.", hint=_JOIN)
         raise Misconfigured(
             f"You belong to several projects: {names}.", hint="Choose one with --project or IMAGES_PROJECT."
         )
@@ -44,24 +45,27 @@ async def find_project(api: Api, wanted: str | None) -> str:
         if len(found) == 1:
             return found[0]
         if found:
-            raise Misconfigured(f"{len(found)} projects are called {wanted}.", hint="Say the id: " + ", ".join(found))
-    raise NotFound(f"You belong to no project {wanted}.", hint=f"Your projects: {names}.")
+            raise Misconfigured(
+                f"{len(found)} projects are called {wanted}.", hint="Use one of these ids: " + ", ".join(found)
+            )
+    hint = f"Choose one of your projects: {names}." if projects else _JOIN
+    raise NotFound(f"You don't belong to a project {wanted}.", hint=hint)
 
 
 async def find_other_project(api: Api, wanted: str) -> str:
-    """The id of a project that the caller need not belong to: this id, or that of one they see by this name.
+    """The id of a project that the caller need not belong to: `wanted` itself, or the id of the project it names.
 
     Raises NotFound, Misconfigured.
     """
     try:
         return await find_project(api, wanted)
     except NotFound:
-        # Whether there is such a project, the gateway says.
+        # The gateway checks whether the project exists.
         if wanted.startswith("prj_"):
             return wanted
         raise NotFound(
-            f"You belong to no project {wanted}.",
-            hint="Say its id: those who belong to it are told it by `images projects`.",
+            f"You don't belong to a project {wanted}.",
+            hint="Use its id, which its members find with `images projects`.",
         ) from None
 
 
@@ -87,7 +91,7 @@ async def image_by_id(api: Api, image_id: str) -> ImageImage:
 
 
 def found(image: Given | None) -> Given:
-    """An image that was looked for. Raises NotFound where there is none."""
+    """The image of a response. Raises NotFound if it is null."""
     if image is None:
         raise NotFound("There is no such image.")
     return image
@@ -102,7 +106,7 @@ async def list_images(
         first = _PAGE if left is None else min(_PAGE, left)
         page = (await api.images(project_id, first, chosen, order, after)).images
         if page is None:
-            raise NoAnswer("The gateway does not tell of the project's images.")
+            raise NoAnswer("The gateway does not return the project's images.")
         images = nodes_of(page)
         for image in images:
             yield image

@@ -19,7 +19,7 @@ _HOW = (
 
 @dataclass(frozen=True, slots=True)
 class Connection:
-    """The address of the GraphQL endpoint, the bearer token, and the project (its name or id) when one is set."""
+    """The address of the GraphQL endpoint, the bearer token, and the name or id of the project, if one is set."""
 
     graphql: str
     token: str = field(repr=False)
@@ -29,10 +29,10 @@ class Connection:
 def find_connection(environ: Mapping[str, str], file: Path | None = None, project: str | None = None) -> Connection:
     """The connection that a command uses.
 
-    `file` is what --connection names, and goes first; then IMAGES_URL with IMAGES_TOKEN; then the file that
-    IMAGES_CONNECTION names; then ./data/connection.json. An address and a token never come from different places:
-    that would show the token of one gateway to another. A file may also name the project that is meant when nobody
-    says one. Raises Misconfigured.
+    `file`, which --connection names, comes first, then IMAGES_URL with IMAGES_TOKEN, then the file that
+    IMAGES_CONNECTION names, then ./data/connection.json. The address and the token always come from the same place:
+    otherwise the token of one gateway could be sent to another. A file may also name a default project. Raises
+    Misconfigured.
     """
     if file is None:
         url, token = environ.get("IMAGES_URL", "").strip(), environ.get("IMAGES_TOKEN", "").strip()
@@ -42,14 +42,14 @@ def find_connection(environ: Mapping[str, str], file: Path | None = None, projec
         file = Path(named) if named else None
     if file is None:
         if not EMBEDDED_FILE.exists():
-            raise Misconfigured("It is not set where the gateway is.", hint=_HOW)
+            raise Misconfigured("No gateway is configured.", hint=_HOW)
         file = EMBEDDED_FILE
-    told = _read(file)
-    usual = told.get("project")
+    content = _read(file)
+    default = content.get("project")
     return Connection(
-        _endpoint(_text(told, "graphql", file), str(file)),
-        _token(_text(told, "token", file)),
-        project or (usual if isinstance(usual, str) else None),
+        _endpoint(_text(content, "graphql", file), str(file)),
+        _token(_text(content, "token", file)),
+        project or (default if isinstance(default, str) else None),
     )
 
 
@@ -57,7 +57,7 @@ def _of_environment(url: str, token: str, project: str | None) -> Connection:
     if not token:
         raise Misconfigured(
             "IMAGES_URL is set, but IMAGES_TOKEN is not.",
-            hint="Set IMAGES_TOKEN to a bearer token of that gateway; for the embedded one `images token` prints some.",
+            hint="Set IMAGES_TOKEN to a bearer token of that gateway; `images token` prints one for the embedded one.",
         )
     if not url:
         raise Misconfigured(
@@ -68,13 +68,13 @@ def _of_environment(url: str, token: str, project: str | None) -> Connection:
 
 
 def _endpoint(url: str, source: str) -> str:
-    """The address of the endpoint: a base address gets /graphql."""
+    """The address of the endpoint: `url`, with /graphql appended if it lacks it."""
     wrong = Misconfigured(
-        f"The address in {source} can't be used.", hint="It has to look like https://images.example.org."
+        f"The address in {source} is not valid.", hint="Use an address such as https://images.example.org."
     )
     try:
         parts = urlsplit(url)
-        # Reading the port is what checks it.
+        # Reading the port checks it.
         usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
     except ValueError:
         raise wrong from None
@@ -85,27 +85,27 @@ def _endpoint(url: str, source: str) -> str:
 
 
 def _token(token: str) -> str:
-    """A token as it may stand in a header (RFC 6750, section 2.1)."""
+    """A token that is valid in a header (RFC 6750, section 2.1). Raises Misconfigured."""
     token = token.strip()
     if not token or not token.isascii() or not token.isprintable() or " " in token:
-        raise Misconfigured("The token can't be used: it is empty, or holds spaces or line breaks.")
+        raise Misconfigured("The token is empty, or contains spaces, line breaks or other invalid characters.")
     return token
 
 
 def _read(file: Path) -> dict[str, Any]:
     try:
-        told = json.loads(file.read_text())
+        content = json.loads(file.read_text())
     except OSError as error:
         raise Misconfigured(f"{file} can't be read: {error.strerror}.", hint=_HOW) from error
     except ValueError as error:
-        raise Misconfigured(f"{file} holds no JSON.", hint=_HOW) from error
-    if not isinstance(told, dict):
-        raise Misconfigured(f"{file} does not tell of a connection.", hint=_HOW)
-    return told
+        raise Misconfigured(f"{file} is not valid JSON.", hint=_HOW) from error
+    if not isinstance(content, dict):
+        raise Misconfigured(f"{file} does not describe a connection.", hint=_HOW)
+    return content
 
 
-def _text(told: Mapping[str, Any], name: str, file: Path) -> str:
-    value = told.get(name)
+def _text(content: Mapping[str, Any], name: str, file: Path) -> str:
+    value = content.get(name)
     if not isinstance(value, str) or not value:
-        raise Misconfigured(f"{file} does not tell the {name}.", hint=_HOW)
+        raise Misconfigured(f"{file} does not contain a {name}.", hint=_HOW)
     return value

@@ -1,4 +1,4 @@
-"""Talks GraphQL over HTTP to the gateway; every failure becomes one of the errors of `app.client.errors`."""
+"""Speaks GraphQL over HTTP with the gateway. Every failure becomes an error of `app.client.errors`."""
 
 import json
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
@@ -15,7 +15,7 @@ from app.client.generated.base_client import Model
 from app.client.generated.base_model import UNSET
 from app.client.generated.client import Client
 
-# The gateway sends a heartbeat every 15 s: after three of them nobody is there any more.
+# The gateway sends a heartbeat every 15 s: after three missing ones the connection counts as dead.
 _SILENCE_SECONDS = 45
 _TIMEOUT = httpx.Timeout(60, connect=10)
 _ANSWER = "application/graphql-response+json, application/json;q=0.9"
@@ -24,9 +24,9 @@ Given = TypeVar("Given")
 
 
 class Api(Client):
-    """The gateway's GraphQL endpoint, as one user: a method for each document in `app/client/documents`.
+    """The gateway's GraphQL endpoint for one user: a method for each document in `app/client/documents`.
 
-    Each raises ClientError, and a mutation for its userErrors too.
+    Each method raises ClientError; mutations also raise it for their userErrors.
     """
 
     def __init__(self, connection: Connection, http: httpx.AsyncClient) -> None:
@@ -50,8 +50,8 @@ class Api(Client):
     ) -> AsyncGenerator[dict[str, Any], None]:
         """The data of each event of a subscription, over one stream of server-sent events.
 
-        Ends when the subscription is complete. Raises NotReachable when the stream ends before that: subscribe
-        again; NoEventStream when there is none to be had; and ClientError for what the gateway says.
+        Ends when the subscription is complete. Raises NotReachable if the stream ends earlier (subscribe again),
+        NoEventStream if the response is not an event stream, and ClientError for the errors of the gateway.
         """
         request = self._request(query, variables, accept="text/event-stream")
         async with self._stream(request) as response:
@@ -61,17 +61,17 @@ class Api(Client):
                         return
                     if event.name == "next":
                         yield _data_of(_json(event.data.encode()))
-        raise NotReachable("The stream of events broke off.")
+        raise NotReachable("The event stream was interrupted.")
 
     def parsed(self, model: type[Model], data: dict[str, Any]) -> Model:
-        """The data of an answer as a model. Raises NoAnswer where it lacks what the schema promises."""
+        """The data of a response as a model. Raises NoAnswer if it does not match the schema."""
         try:
             return model.model_validate(data)
         except ValidationError as error:
             raise _unreadable(error) from None
 
     def _request(self, document: str, variables: Mapping[str, object], accept: str) -> httpx.Request:
-        # Kept to ASCII: a name that is no proper Unicode travels as an escape, and the gateway judges it.
+        # ASCII only: a name that is not valid Unicode is sent as an escape, and the gateway checks it.
         sent = {name: value for name, value in variables.items() if value is not UNSET}
         body = json.dumps({"query": document, "variables": sent}, default=_as_input).encode()
         return self._http.build_request(
@@ -93,21 +93,21 @@ class Api(Client):
 
 
 def client() -> httpx.AsyncClient:
-    """A client for any address: it sends nobody a token by itself, and follows no redirects."""
+    """An HTTP client for any address. It adds no token by itself, and follows no redirects."""
     return httpx.AsyncClient(headers={"User-Agent": "images"}, timeout=_TIMEOUT)
 
 
 def present(value: Given | None) -> Given:
-    """What an answer holds in any case, unless it also says why not. Raises NoAnswer when it holds nothing."""
+    """A value that is null only in a response with errors. Raises NoAnswer if it is null."""
     if value is None:
-        raise NoAnswer("The gateway's answer lacks what was asked for.")
+        raise NoAnswer("The gateway's response lacks the requested data.")
     return value
 
 
 def _as_input(value: object) -> dict[str, Any]:
-    """An input object with the fields that were set: null is not the same as nothing."""
+    """An input object with the fields that were set: null is different from an absent field."""
     if not isinstance(value, BaseModel):
-        raise TypeError(f"{type(value).__name__} is no input.")
+        raise TypeError(f"{type(value).__name__} is not an input.")
     return value.model_dump(by_alias=True, exclude_unset=True)
 
 
@@ -123,8 +123,8 @@ def _require_no_mistakes(data: Mapping[str, Any]) -> None:
 def _unreadable(error: ValidationError) -> NoAnswer:
     place = ".".join(str(part) for part in error.errors(include_url=False, include_input=False)[0]["loc"])
     return NoAnswer(
-        f"The gateway's answer does not fit its own schema, at {place}.",
-        hint="Use the `images` command of the gateway's version.",
+        f"The gateway's response does not match the schema at {place}.",
+        hint="Install the version of `images` that the gateway runs.",
     )
 
 
@@ -136,20 +136,20 @@ async def _events(response: httpx.Response) -> AsyncGenerator[Event, None]:
 
 
 async def _require_events(response: httpx.Response) -> None:
-    """Raises what the answer says when it is not a stream of events."""
+    """Raises ClientError if the response is not an event stream."""
     if response.status_code == 200 and response.headers.get("content-type", "").startswith("text/event-stream"):
         return
     await response.aread()
     if response.status_code in (200, 404, 405, 406, 415):
-        raise NoEventStream("The gateway, or something before it, sends no stream of events.")
+        raise NoEventStream("The gateway, or a proxy in front of it, does not send an event stream.")
     _data_of(_answer_of(response))
 
 
 def _answer_of(response: httpx.Response) -> Any:
-    """The GraphQL response in an HTTP response, whatever its status is."""
+    """The GraphQL response in an HTTP response of any status. Raises ClientError if there is none."""
     status = response.status_code
     if status in (429, 502, 503, 504):
-        raise Overloaded(f"The gateway can't answer now (HTTP {status}).")
+        raise Overloaded(f"The gateway can't serve the request now (HTTP {status}).")
     try:
         return _json(response.content)
     except NoAnswer:
@@ -159,35 +159,37 @@ def _answer_of(response: httpx.Response) -> Any:
 def _without_answer(response: httpx.Response) -> ClientError:
     status, address = response.status_code, response.request.url
     if status in (401, 403):
-        return NotAllowed(f"{address} answers HTTP {status}.", hint="Is IMAGES_TOKEN right?")
+        return NotAllowed(f"{address} returned HTTP {status}.", hint="Check the token.")
     if status >= 500:
-        return Overloaded(f"{address} answers HTTP {status}.")
-    hint = f"It leads to {response.headers['location']}." if response.has_redirect_location else None
-    return NoAnswer(f"{address} is no GraphQL endpoint: it answers HTTP {status}.", hint=hint or "Is IMAGES_URL right?")
+        return Overloaded(f"{address} returned HTTP {status}.")
+    hint = "Check the gateway's address."
+    if response.has_redirect_location:
+        hint = f"Check the gateway's address, which redirects to {response.headers['location']}."
+    return NoAnswer(f"{address} is not a GraphQL endpoint: it returned HTTP {status}.", hint=hint)
 
 
 def _json(text: bytes) -> Any:
     try:
         return json.loads(text)
     except ValueError:
-        raise NoAnswer("The gateway's answer is not readable as JSON.") from None
+        raise NoAnswer("The gateway's response is not valid JSON.") from None
 
 
 def _data_of(answer: Any) -> dict[str, Any]:
     """The data of a GraphQL response. Raises ClientError for the first of its errors."""
     if not isinstance(answer, dict):
-        raise NoAnswer("The gateway's answer is no GraphQL response.")
+        raise NoAnswer("The gateway did not return a GraphQL response.")
     if errors := answer.get("errors"):
-        raise _told(errors[0])
+        raise _error_in(errors[0])
     data = answer.get("data")
     if not isinstance(data, dict):
-        raise NoAnswer("The gateway's answer holds no data.")
+        raise NoAnswer("The gateway's response contains no data.")
     return data
 
 
-def _told(error: Any) -> ClientError:
+def _error_in(error: Any) -> ClientError:
     if not isinstance(error, dict):
-        return NoAnswer("The gateway's answer holds an error that is not readable.")
+        return NoAnswer("The gateway's response contains an error that can't be read.")
     extensions = error.get("extensions") or {}
     return error_of(
         extensions.get("code"),
@@ -199,4 +201,4 @@ def _told(error: Any) -> ClientError:
 
 def _not_reachable(address: str, error: httpx.TransportError) -> NotReachable:
     reason = str(error) or type(error).__name__
-    return NotReachable(f"{address} can't be reached: {reason}.", hint="Does the gateway run? Is IMAGES_URL right?")
+    return NotReachable(f"{address} can't be reached: {reason}.", hint="Check that the gateway runs, and its address.")

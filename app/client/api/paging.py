@@ -1,4 +1,4 @@
-"""Reads a list of the API to its end, page by page."""
+"""Reads a whole list of the API, page by page."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Protocol, TypeVar
@@ -9,7 +9,7 @@ Node = TypeVar("Node", covariant=True)
 
 
 class PageInfo(Protocol):
-    """Where a page ends."""
+    """Whether there is a next page, and the cursor that it starts after."""
 
     @property
     def has_next_page(self) -> bool: ...
@@ -19,7 +19,7 @@ class PageInfo(Protocol):
 
 
 class Page(Protocol[Node]):
-    """A page of a connection, as each document that reads one selects it."""
+    """A page of a connection, with the fields that the documents select."""
 
     @property
     def nodes(self) -> Sequence[Node | None] | None: ...
@@ -31,9 +31,9 @@ class Page(Protocol[Node]):
 async def read_all(
     read: Callable[[str | None], Awaitable[Page[Node] | None]], absent: ClientError
 ) -> AsyncIterator[Node]:
-    """Each node of the connection whose pages `read` gives, by the cursor that they come after.
+    """Each node of a connection. `read` returns the page after a cursor.
 
-    Raises ClientError: what the gateway says, and `absent` where it gives null instead of a page.
+    Raises ClientError: the errors of the gateway, and `absent` if it returns null instead of a page.
     """
     after: str | None = None
     while True:
@@ -48,5 +48,5 @@ async def read_all(
 
 
 def nodes_of(page: Page[Node]) -> list[Node]:
-    """What is on a page."""
+    """The nodes of a page, without null."""
     return [node for node in page.nodes or () if node is not None]

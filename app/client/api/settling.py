@@ -19,18 +19,18 @@ _POLL_SECONDS = 2.0
 async def settled(
     api: Api, image_id: str, reporter: Reporter, policy: RetryPolicy, poll_seconds: float = _POLL_SECONDS
 ) -> ImageFields:
-    """The image as it settled; `reporter` is shown what becomes of it until then.
+    """The image when it is ACTIVE or in ERROR. Shows `reporter` each state until then.
 
-    Listens to the subscription, and asks every `poll_seconds` where no stream of events gets through.
-    Raises ClientError; NotFound when the image is deleted.
+    Subscribes to the image, or polls it every `poll_seconds` if the subscription returns no event stream.
+    Raises ClientError; NotFound if the image is deleted.
     """
     try:
-        return await _heard(api, image_id, reporter, policy)
+        return await _subscribed(api, image_id, reporter, policy)
     except NoEventStream:
-        return await _asked(api, image_id, reporter, policy, poll_seconds)
+        return await _polled(api, image_id, reporter, policy, poll_seconds)
 
 
-async def _heard(api: Api, image_id: str, reporter: Reporter, policy: RetryPolicy) -> ImageFields:
+async def _subscribed(api: Api, image_id: str, reporter: Reporter, policy: RetryPolicy) -> ImageFields:
     async for attempt in policy.attempts():
         with attempt:
             async with aclosing(_states(api, image_id)) as states:
@@ -39,7 +39,7 @@ async def _heard(api: Api, image_id: str, reporter: Reporter, policy: RetryPolic
                     reporter.show(image)
                     if image.status in SETTLED:
                         return image
-            raise NotReachable("The stream of events ended too early.")
+            raise NotReachable("The event stream ended too early.")
     raise AssertionError("the last attempt returns or raises")
 
 
@@ -51,7 +51,7 @@ async def _states(api: Api, image_id: str) -> AsyncGenerator[ImageFields, None]:
             yield data.image
 
 
-async def _asked(api: Api, image_id: str, reporter: Reporter, policy: RetryPolicy, poll_seconds: float) -> ImageFields:
+async def _polled(api: Api, image_id: str, reporter: Reporter, policy: RetryPolicy, poll_seconds: float) -> ImageFields:
     while True:
         image = await policy.until_done(lambda: image_by_id(api, image_id))
         reporter.show(image)

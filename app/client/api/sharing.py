@@ -1,4 +1,4 @@
-"""Shares of images: found by what people call the other project, made, and changed."""
+"""Finds, creates and changes shares of images."""
 
 from collections.abc import Sequence
 
@@ -12,10 +12,10 @@ from app.client.generated.input_types import ShareImageInput, UpdateImageShareIn
 
 
 async def shares_of(api: Api, image_id: str) -> Sequence[Share]:
-    """With whom an image is shared, or offered to. Raises NotAllowed for who sees it through a share."""
+    """The shares and offers of an image. Raises NotAllowed if the caller sees the image only through a share."""
     hidden = NotAllowed(
-        "Only those who belong to the project that owns the image see with whom it is shared.",
-        hint="An admin of that project decides.",
+        "Only members of the project that owns the image can list its shares.",
+        hint="Ask an admin of that project.",
         code="FORBIDDEN",
     )
 
@@ -27,10 +27,10 @@ async def shares_of(api: Api, image_id: str) -> Sequence[Share]:
 
 
 async def offers_to(api: Api, project_id: str) -> Sequence[Share]:
-    """What is offered to a project. Raises NotAllowed for who is no admin of it."""
+    """The offers to a project. Raises NotAllowed if the caller is not an admin of it."""
     hidden = NotAllowed(
-        "It takes an admin of the project to see what is offered to it.",
-        hint="An admin of the project can give you the role.",
+        "Only admins of the project can list the images offered to it.",
+        hint="Ask an admin of the project for the role ADMIN.",
         code="FORBIDDEN",
     )
 
@@ -42,14 +42,14 @@ async def offers_to(api: Api, project_id: str) -> Sequence[Share]:
 
 
 def share_with(shares: Sequence[Share], wanted: str) -> Share | None:
-    """The share with the project of this id or name: all of them are of one organization, where names are unique."""
+    """The share with the project of this id or name. Names are unique within the organization of the shares."""
     by_id = [share for share in shares if share.project.id == wanted]
     by_name = [share for share in shares if share.project.name == wanted]
     return next(iter(by_id + by_name), None)
 
 
 async def share_image(api: Api, image_id: str, wanted: str, grant: ShareGrant, *, offer: bool) -> Share:
-    """The share of an image with the project of this id or name, as it is to be from now on. Raises ClientError."""
+    """Share an image with the project of this id or name, or change the share's grant. Raises ClientError."""
     known = share_with(await shares_of(api, image_id), wanted)
     if known is None or known.state != ShareState.ACCEPTED:
         project_id = known.project.id if known else await find_other_project(api, wanted)
@@ -67,24 +67,28 @@ async def _new_share(api: Api, given: ShareImageInput) -> Share:
     except NotAllowed as error:
         if error.code != UserErrorCode.NOT_TARGET_ADMIN:
             raise
-        # The gateway's own hint speaks of the API's `offer: true`.
-        hint = "Say --offer: then an admin of that project can accept it. Or have yourself made an admin there."
+        # The gateway's own hint mentions the API's `offer: true`.
+        hint = "Use --offer, so that an admin of that project can accept it, or ask to become an admin there."
         raise NotAllowed(error.message, hint=hint, code=error.code, **error.details) from None
     return present(present(payload).share)
 
 
 async def find_offer(api: Api, wanted: str, project: str | None) -> str:
-    """The id of a share: of this one; or else of the one image of this name that is offered to `project`.
+    """The id of a share: `wanted` itself, or the id of the offer of the image with this name to `project`.
 
     Raises NotFound, Misconfigured.
     """
-    # A share that was answered before is among no offers any more, so that ids are not looked for there.
+    # A share that was accepted or declined is no longer among the offers, so ids are not checked against them.
     if wanted.startswith("shr_"):
         return wanted
     offers = await offers_to(api, await find_project(api, project))
     found = [share.id for share in offers if (share.image_name or "").casefold() == wanted.casefold()]
     if not found:
-        raise NotFound(f"No image called {wanted} is offered to the project.", hint="`images offers` lists what is.")
+        raise NotFound(
+            f"No image called {wanted} is offered to the project.", hint="Run `images offers` to list the offers."
+        )
     if len(found) > 1:
-        raise Misconfigured(f"{len(found)} images called {wanted} are offered.", hint="Say the id: " + ", ".join(found))
+        raise Misconfigured(
+            f"{len(found)} images called {wanted} are offered.", hint="Use one of these ids: " + ", ".join(found)
+        )
     return found[0]

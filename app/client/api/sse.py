@@ -1,16 +1,16 @@
-"""Reads a stream of server-sent events (HTML standard, section 9.2.6, "Interpreting an event stream")."""
+"""Parses a stream of server-sent events (HTML standard, section 9.2.6, "Interpreting an event stream")."""
 
 from dataclasses import dataclass, field
 
 from app.client.errors import NoAnswer
 
-# No event of a gateway is nearly as long; a stream without line breaks must not fill the memory.
+# Events of a gateway are far shorter. A stream without line breaks must not fill the memory.
 _MAXIMUM_BYTES = 8 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One event; `id` is the newest that the stream has named so far, "" when none."""
+    """One event; `id` is the newest id in the stream so far, "" if there is none."""
 
     name: str
     data: str
@@ -19,7 +19,7 @@ class Event:
 
 @dataclass(slots=True)
 class EventParser:
-    """Turns the bytes of a stream into events, however they are cut into chunks."""
+    """Parses the chunks of a stream into events."""
 
     _rest: bytearray = field(default_factory=bytearray)
     _data: list[str] = field(default_factory=list)
@@ -29,19 +29,19 @@ class EventParser:
     _begun: bool = False
 
     def feed(self, chunk: bytes) -> list[Event]:
-        """The events that are complete with this chunk. Raises NoAnswer when one is too long to be one."""
+        """The events that are complete with this chunk. Raises NoAnswer if an event is longer than 8 MiB."""
         self._rest += chunk
         self._size += len(chunk)
         events = [event for line in self._lines() if (event := self._take(line)) is not None]
         if self._size > _MAXIMUM_BYTES:
-            raise NoAnswer("The gateway's stream holds an event that is too long.")
+            raise NoAnswer("The gateway's stream contains an event that is longer than 8 MiB.")
         return events
 
     def _lines(self) -> list[str]:
-        """The lines that are complete: LF, CR and CRLF end one."""
+        """The complete lines, which end with LF, CR or CRLF."""
         held = b""
         if self._rest.endswith(b"\r"):
-            # Whether an LF belongs to it, only the next chunk tells; a heartbeat brings one in any case.
+            # The next chunk shows whether an LF follows; a heartbeat is one at the latest.
             held = b"\r"
             del self._rest[-1:]
         text = bytes(self._rest).replace(b"\r\n", b"\n").replace(b"\r", b"\n")
@@ -69,5 +69,5 @@ class EventParser:
     def _dispatched(self) -> Event | None:
         name, data = self._name, self._data
         self._name, self._data, self._size = "", [], len(self._rest)
-        # An event without data is dropped, but for this: "event: complete" may come with none.
+        # Events without data are dropped, except named ones: "event: complete" may have none.
         return Event(name or "message", "\n".join(data), self._id) if data or name else None

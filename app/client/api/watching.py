@@ -1,4 +1,4 @@
-"""Follows what happens to images, across broken connections: nothing lost, nothing twice."""
+"""Follows the events of images across broken connections, without losing or repeating any."""
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
@@ -16,7 +16,7 @@ _PAGE = 100
 
 @dataclass(frozen=True, slots=True)
 class Watched:
-    """What is watched: a project, or one image of it; from the position `after` on."""
+    """What to watch: a project, or one image in it, from the cursor `after` on."""
 
     project_id: str
     image_id: str | None
@@ -25,14 +25,14 @@ class Watched:
 
 
 async def newest_cursor(api: Api) -> str:
-    """The position of the newest event: to watch after it misses nothing from now on."""
+    """The cursor of the newest event. Watching after it returns every event from now on."""
     return present((await api.event_cursor()).event_cursor)
 
 
 async def follow(api: Api, watched: Watched, policy: RetryPolicy) -> AsyncGenerator[Item, None]:
-    """Each item of the feed, without end: events, and ResyncRequired where some may be missing.
+    """The items of the feed, without end: events, and ResyncRequired where some may be missing.
 
-    Raises ClientError: what the gateway says, or that it could not be reached for longer than `policy` allows.
+    Raises ClientError: the errors of the gateway, or NoAnswer after retrying for as long as `policy` allows.
     """
     async for attempt in policy.attempts():
         with attempt:
@@ -41,11 +41,11 @@ async def follow(api: Api, watched: Watched, policy: RetryPolicy) -> AsyncGenera
                     succeeded(attempt)
                     watched = replace(watched, after=item.cursor)
                     yield item
-            raise NotReachable("The stream of events ended.")
+            raise NotReachable("The event stream ended.")
 
 
 async def missed(api: Api, watched: Watched) -> AsyncGenerator[Item, None]:
-    """The events that are in the feed already, or ResyncRequired where some may be missing."""
+    """The events after `watched.after` so far, or ResyncRequired if some may be missing."""
     while True:
         try:
             page = await _page(api, watched.project_id, watched.image_id, first=_PAGE, after=watched.after)
@@ -63,7 +63,7 @@ async def missed(api: Api, watched: Watched) -> AsyncGenerator[Item, None]:
 
 
 async def newest_events(api: Api, project_id: str, image_id: str | None, count: int) -> list[Event]:
-    """The newest `count` events of a project's feed, or of one image in it: the oldest of them first."""
+    """The newest `count` events of a project's feed, or of one image in it, oldest first."""
     found: list[Event] = []
     before: str | None = None
     while len(found) < count:
@@ -88,7 +88,7 @@ async def _page(
 ) -> EventsImageEvents:
     answer = await api.events(project_id, image_id, first, after, last, before)
     if answer.image_events is None:
-        raise NoAnswer("The gateway does not tell what has happened.")
+        raise NoAnswer("The gateway does not return the events.")
     return answer.image_events
 
 
@@ -101,5 +101,5 @@ async def _one_stream(api: Api, watched: Watched) -> AsyncGenerator[Item, None]:
     async with aclosing(stream) as answers:
         async for data in answers:
             item = data.image_events
-            # Of an event that is newer than this client, only the fields that all events have are known.
+            # If the event's type is newer than this client, only the fields that all events have are known.
             yield api.parsed(OtherEvent, item.model_dump()) if isinstance(item, Unknown) else item

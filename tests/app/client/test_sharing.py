@@ -145,4 +145,4 @@ def test_an_offer_is_found_by_the_name_of_its_image_or_is_a_share_by_id() -> Non
         with pytest.raises(kind) as error:
             found(wanted, projects("alpha"), offered)
         errors.append(error.value)
-    assert errors[0].hint == "Say the id: shr_2, shr_3"
+    assert errors[0].hint == "Use one of these ids: shr_2, shr_3"
