@@ -1,4 +1,4 @@
-"""The file that is uploaded: its size, its format, and its bytes, read where they are."""
+"""The file to upload: its size, its format, and its bytes, read directly from the disk."""
 
 import asyncio
 import hashlib
@@ -12,11 +12,11 @@ from pathlib import Path
 from app.client.errors import UnusableFile
 from app.client.generated.enums import DiskFormat
 
-# Also the most that a part that is being sent has in memory.
+# In bytes; also the maximum that a part being sent holds in memory.
 CHUNK = 1024 * 1024
 
 _BY_ENDING = {f".{format.lower()}": format for format in DiskFormat}
-# What the first bytes of the formats are: QEMU's docs/interop/qcow2.rst; VMware's Virtual Disk Format 5.0;
+# The first bytes of each format: QEMU's docs/interop/qcow2.rst; VMware's Virtual Disk Format 5.0;
 # Microsoft's MS-VHDX, section 2.2.1; Microsoft's Virtual Hard Disk Image Format Specification, "Hard Disk Footer".
 _BY_HEAD = {
     b"QFI\xfb": DiskFormat.QCOW2,
@@ -29,10 +29,10 @@ _FOOTER = 512
 
 @dataclass(frozen=True, slots=True)
 class FileState:
-    """What a file is recognized by: it differs after every change of its bytes, and after others too (inode(7)).
+    """Identifies the content of a file: it differs after every change of its bytes, and after others too (inode(7)).
 
-    `size` is in bytes; `modified` and `changed`, its mtime and ctime, are in ns since the epoch. Programs can set the
-    first of them to what it was before a change, as `cp -p` and `rsync -t` do, but not the second.
+    `size` is in bytes; `modified` and `changed`, its mtime and ctime, are in ns since the epoch. Programs can restore
+    the mtime after a change, as `cp -p` and `rsync -t` do, but not the ctime.
     """
 
     device: int
@@ -49,7 +49,7 @@ class FileState:
 
 @dataclass(frozen=True, slots=True)
 class DiskFile:
-    """An open file. `state` is as it was when it was opened."""
+    """An open file. `state` is its state when it was opened."""
 
     path: Path
     state: FileState
@@ -57,16 +57,16 @@ class DiskFile:
 
     @property
     def size(self) -> int:
-        """Bytes of the file."""
+        """Size of the file in bytes."""
         return self.state.size
 
     @property
     def name(self) -> str:
-        """What the file is called, as text whatever its bytes are."""
+        """The file's name; bytes that are not valid text are replaced."""
         return os.fsencode(self.path.name).decode(errors="replace")
 
     def format(self) -> DiskFormat | None:
-        """The format by the file's ending, or else by its bytes; None when neither tells, as of a raw disk."""
+        """The format by the file's extension or its bytes; None if neither shows it, as for a raw disk."""
         return _BY_ENDING.get(self.path.suffix.lower()) or self._detected()
 
     def _detected(self) -> DiskFormat | None:
@@ -74,30 +74,30 @@ class DiskFile:
         for signature, name in _BY_HEAD.items():
             if head.startswith(signature):
                 return name
-        # A fixed VHD begins with the disk's own bytes, and has a footer alone.
+        # A fixed VHD begins with the disk's own bytes, and has only a footer.
         foot = os.pread(self.descriptor, 8, max(0, self.size - _FOOTER))
         return DiskFormat.VHD if foot == b"conectix" else None
 
     async def chunks(self, offset: int, length: int) -> AsyncGenerator[bytes, None]:
-        """`length` bytes from `offset` on, a piece at a time. Raises UnusableFile when the file has become shorter."""
+        """`length` bytes from `offset` on, in chunks. Raises UnusableFile if the file has become shorter."""
         end = offset + length
         while offset < end:
             chunk = await asyncio.to_thread(self._read, min(CHUNK, end - offset), offset)
             offset += len(chunk)
             yield chunk
 
-    def sha256(self, told: Callable[[int], None]) -> str:
-        """The SHA-256 in hex; `told` hears how many bytes more are read. Blocks. Raises UnusableFile."""
+    def sha256(self, advance: Callable[[int], None]) -> str:
+        """The SHA-256 in hex. Calls `advance` with the size of each chunk. Blocks. Raises UnusableFile."""
         digest, offset = hashlib.sha256(), 0
         while offset < self.size:
             chunk = self._read(min(CHUNK, self.size - offset), offset)
             digest.update(chunk)
             offset += len(chunk)
-            told(len(chunk))
+            advance(len(chunk))
         return digest.hexdigest()
 
     def require_unchanged(self) -> None:
-        """Raises UnusableFile when the file is not any more what it was when it was opened."""
+        """Raises UnusableFile if the file has changed since it was opened."""
         if FileState.of(os.fstat(self.descriptor)) != self.state:
             raise self._changed()
 
@@ -112,8 +112,8 @@ class DiskFile:
 
     def _changed(self) -> UnusableFile:
         return UnusableFile(
-            f"{self.path} was changed while it was being uploaded.",
-            hint="Stop what writes to it, for example the virtual machine that uses it, and upload it again.",
+            f"{self.path} changed during the upload.",
+            hint="Stop the program that writes to it, for example a virtual machine, and upload it again.",
         )
 
 
@@ -121,14 +121,14 @@ class DiskFile:
 def opened(path: Path) -> Iterator[DiskFile]:
     """The file at `path`, open for reading. Raises UnusableFile."""
     try:
-        # A pipe would keep open() waiting.
+        # Otherwise open() would wait for the writer of a pipe.
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as error:
         raise UnusableFile(f"{path} can't be opened: {error.strerror}.") from error
     try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
-            raise UnusableFile(f"{path} is no regular file.", hint="Upload a file that holds a disk image.")
+            raise UnusableFile(f"{path} is not a regular file.", hint="Upload a file that contains a disk image.")
         yield DiskFile(path.resolve(), FileState.of(status), descriptor)
     finally:
         os.close(descriptor)

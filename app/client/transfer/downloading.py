@@ -1,4 +1,4 @@
-"""Downloads an image's qcow2, goes on with what an earlier run has left, and checks it."""
+"""Downloads an image as qcow2, resumes an earlier run, and verifies the result."""
 
 import asyncio
 import fcntl
@@ -25,7 +25,7 @@ from app.client.terminal.reporting import Reporter
 from app.client.transfer import signed
 
 _CHUNK = 1024 * 1024
-# So many new addresses in a row are refused: then it is not their age.
+# If this many new addresses in a row are refused, the reason is not their age.
 _ADDRESSES = 3
 _MAXIMUM_NAME = 200
 _RANGE = re.compile(r"bytes (\d{1,19})-\d{1,19}/(\d{1,19})")
@@ -33,27 +33,27 @@ _RANGE = re.compile(r"bytes (\d{1,19})-\d{1,19}/(\d{1,19})")
 
 @dataclass(slots=True)
 class Partial:
-    """The bytes that have come so far, in `file`, and the digest over them."""
+    """The bytes received so far, in `file`, and their digest."""
 
     file: FileIO
     size: int = 0
     digest: Any = field(default_factory=hashlib.sha256)
 
     def read_earlier(self) -> None:
-        """Take in what an earlier run has left. Blocks."""
+        """Read the bytes of an earlier run. Blocks."""
         self.file.seek(0)
         while chunk := self.file.read(_CHUNK):
             self.digest.update(chunk)
             self.size += len(chunk)
 
     def start_over(self) -> None:
-        """Drop everything."""
+        """Discard all bytes."""
         self.file.seek(0)
         self.file.truncate()
         self.size, self.digest = 0, hashlib.sha256()
 
     def append(self, chunk: bytes) -> None:
-        """Add bytes. Blocks. Raises UnusableFile, as when the disk is full."""
+        """Append bytes. Blocks. Raises UnusableFile, for example if the disk is full."""
         left = memoryview(chunk)
         while left:
             try:
@@ -67,7 +67,7 @@ class Partial:
 
 @dataclass(frozen=True, slots=True)
 class Downloading:
-    """One image on its way to the file `target`."""
+    """The download of an image to the file `target`."""
 
     api: Api
     http: httpx.AsyncClient
@@ -78,9 +78,9 @@ class Downloading:
     policy: RetryPolicy
 
     async def fetch(self) -> dict[str, Any]:
-        """What was downloaded: path, size in bytes, SHA-256, and whether that is known to be right.
+        """The result of the download: path, size in bytes, SHA-256, and whether it was verified.
 
-        Raises ClientError; UnusableFile when `target` exists and is not to be overwritten.
+        Raises ClientError; UnusableFile if `target` exists and must not be overwritten.
         """
         self._require_free()
         with _claimed(self._partial_path()) as file:
@@ -91,9 +91,7 @@ class Downloading:
             digest = partial.digest.hexdigest()
             if expected is not None and digest != expected:
                 os.unlink(file.name)
-                raise NoAnswer(
-                    f"What was downloaded has the SHA-256 {digest}, not {expected}.", hint="Download it again."
-                )
+                raise NoAnswer(f"The downloaded file's SHA-256 is {digest}, not {expected}.", hint="Download it again.")
             self._require_free()
             await asyncio.to_thread(self._keep, file)
         return {
@@ -122,7 +120,7 @@ class Downloading:
                         succeeded(attempt)
 
     async def _receive_from_some_address(self, partial: Partial) -> None:
-        # An address lives for minutes and a download for hours: only those refused in a row are too many.
+        # An address is valid for minutes, and a download takes hours: only refusals in a row count.
         for _ in range(_ADDRESSES - 1):
             try:
                 return await self._receive_rest(present((await self._download()).download), partial)
@@ -135,8 +133,8 @@ class Downloading:
         image = found((await self.policy.until_done(lambda: self.api.download(by_id))).image)
         if image.download is None:
             raise Refused(
-                f"The image is {image.status}: it can't be downloaded.",
-                hint="Only images that are ACTIVE have something to download.",
+                f"The image can't be downloaded: its status is {image.status}.",
+                hint="Download only images that are ACTIVE.",
                 code="NOT_READY",
             )
         return image
@@ -150,55 +148,56 @@ class Downloading:
                 request.method, request.url, headers=headers, timeout=signed.TIMEOUT
             ) as response:
                 total = await self._begin(response, partial)
-                # As it comes: what would be held back for a fuller piece would be lost when the connection breaks.
+                # Write bytes as they arrive: bytes held back to fill a chunk would be lost if the connection breaks.
                 async for chunk in response.aiter_raw():
                     await asyncio.to_thread(partial.append, chunk)
                     self.reporter.advance(len(chunk))
         except httpx.TransportError as error:
             raise signed.broken(error) from error
         if total is not None and partial.size != total:
-            raise NotReachable(f"The download broke off at {partial.size} of {total} bytes.")
+            raise NotReachable(f"The download was interrupted after {partial.size} of {total} bytes.")
 
     async def _begin(self, response: httpx.Response, partial: Partial) -> int | None:
-        """Get ready for what the answer brings; the size of the whole file, if it tells. Raises ClientError."""
+        """Prepare for the body of the response. The size of the whole file, if known. Raises ClientError."""
         if response.status_code == 416 and response.headers.get("content-range") == f"bytes */{partial.size}":
             return partial.size
         if not response.is_success:
             await response.aread()
             raise signed.refusal_of(response)
-        told = _RANGE.fullmatch(response.headers.get("content-range", ""))
-        if response.status_code == 206 and (told is None or int(told[1]) != partial.size):
-            raise NoAnswer("The object store sends another range than it was asked for.")
-        if told is None:
+        sent = _RANGE.fullmatch(response.headers.get("content-range", ""))
+        if response.status_code == 206 and (sent is None or int(sent[1]) != partial.size):
+            raise NoAnswer("The object store returned a different range than requested.")
+        if sent is None:
             partial.start_over()
         length = response.headers.get("content-length", "")
-        total = int(told[2]) if told else int(length) if length.isdecimal() else None
+        total = int(sent[2]) if sent else int(length) if length.isdecimal() else None
         self.reporter.begin(f"downloading {self.image.name}", partial.size, total)
         return total
 
     def _require_free(self) -> None:
         if self.target.is_dir():
-            raise UnusableFile(f"{self.target} is a folder.", hint="Name a file with --output.")
+            raise UnusableFile(f"{self.target} is a folder.", hint="Choose a file with --output.")
         if not self.overwrite and self.target.exists():
             raise UnusableFile(
-                f"{self.target} exists.", hint="Choose another file with --output, or overwrite it with --force."
+                f"{self.target} already exists.",
+                hint="Choose another file with --output, or overwrite it with --force.",
             )
 
     def _partial_path(self) -> Path:
-        """Beside the target, under a name that only this image has: the bytes of two never get mixed."""
+        """Next to the target, under a name unique to the image, so that the bytes of two images are never mixed."""
         mark = hashlib.sha256(self.image.id.encode()).hexdigest()[:12]
         return self.target.with_name(f"{self.target.name[:_MAXIMUM_NAME]}.{mark}.part")
 
 
 def file_name_for(image: ImageFields) -> str:
-    """A harmless name for an image's file: what somebody called the image never becomes a path."""
+    """A safe name for an image's file: the image's name never becomes a path."""
     name = re.sub(r"[^\w.-]+", "_", image.name, flags=re.ASCII).lstrip(".-_")[:_MAXIMUM_NAME]
     return (name or re.sub(r"\W+", "_", image.id, flags=re.ASCII)).removesuffix(".qcow2") + ".qcow2"
 
 
 @contextmanager
 def _claimed(path: Path) -> Iterator[FileIO]:
-    """The file at `path`, open to be gone on with, by nobody else. Raises UnusableFile."""
+    """The file at `path`, locked and open for appending. Raises UnusableFile."""
     try:
         file = open(path, "a+b", buffering=0, opener=lambda name, flags: os.open(name, flags | os.O_NOFOLLOW, 0o666))
     except OSError as error:
@@ -207,5 +206,5 @@ def _claimed(path: Path) -> Iterator[FileIO]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise UnusableFile(f"Another process is writing {path}.", hint="Wait for it.") from None
+            raise UnusableFile(f"Another process is writing {path}.", hint="Wait until it has ended.") from None
         yield file

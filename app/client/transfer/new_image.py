@@ -1,4 +1,4 @@
-"""The image that an upload shall become, as its owner describes it."""
+"""Describes the image that an upload creates."""
 
 import unicodedata
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ _FORMATS = "qcow2, raw, vmdk, vhd or vhdx"
 
 @dataclass(frozen=True, slots=True)
 class NewImage:
-    """What is said about an image. With `checksum`, the file's SHA-256 is computed before it is sent."""
+    """The description of an image. With `checksum`, the file's SHA-256 is computed before the upload."""
 
     name: str
     file_name: str
@@ -36,7 +36,7 @@ class NewImage:
     checksum: bool = False
 
     def as_input(self, project_id: str, sha256: str | None) -> CreateImageInput:
-        """The input of createImage, but for its idempotency key."""
+        """The input of createImage, without its idempotency key."""
         os = OperatingSystemInput(family=self.os_family, version=self.os_version) if self.os_family else None
         file = UploadInput(file_name=self.file_name, size=self.size, format=self.format, sha256=sha256)
         return CreateImageInput(
@@ -49,12 +49,12 @@ class NewImage:
         )
 
     def identity(self) -> dict[str, Any]:
-        """What tells this wish from others: the same file under another name is another upload."""
+        """Distinguishes this upload from others: the same file with another image name is another upload."""
         content = self.content()
         return {name: value for name, value in asdict(self).items() if name not in content}
 
     def content(self) -> dict[str, Any]:
-        """What is said about the file's bytes: it may differ when the file has changed."""
+        """The description of the file's bytes, which may differ after the file has changed."""
         return {"size": self.size, "format": self.format, "sha256": self.sha256}
 
 
@@ -72,9 +72,9 @@ def describe(
     """The image that the options of `images upload` describe. Raises Misconfigured."""
     family, version = os
     if version and not family:
-        raise Misconfigured("--os-version is given, but --os is not.", hint="For example --os ubuntu.")
+        raise Misconfigured("--os-version is given, but --os is not.", hint="Add --os, for example --os ubuntu.")
     if sha256 and checksum:
-        raise Misconfigured("--sha256 and --checksum are given.", hint="Give one of them.")
+        raise Misconfigured("--sha256 and --checksum can't be combined.", hint="Use only one of them.")
     return NewImage(
         name=_proper(name) if name is not None else _name_of(disk),
         file_name=disk.name,
@@ -93,15 +93,15 @@ def _format_of(disk: DiskFile) -> DiskFormat:
     found = disk.format()
     if found is None:
         raise Misconfigured(
-            f"Neither the name of {disk.path} nor its first bytes tell its format.",
-            hint=f"Say --format: {_FORMATS}. `qemu-img info FILE` tells; an archive has to be unpacked first.",
+            f"The format of {disk.path} can't be detected from its name or its bytes.",
+            hint=f"Set --format ({_FORMATS}). Run `qemu-img info FILE` to find it; unpack archives first.",
             code="UNSUPPORTED_FORMAT",
         )
     return found
 
 
 def _name_of(disk: DiskFile) -> str:
-    """The file's name without its ending, and without what no image's name may hold."""
+    """The file's name without its extension, shortened and without characters that image names can't contain."""
     stem = disk.name.rpartition(".")[0] or disk.name
     shown = "".join("_" if unicodedata.category(character) == "Cc" else character for character in stem)
     return shown.strip()[:_MAXIMUM_NAME] or "image"
@@ -110,10 +110,10 @@ def _name_of(disk: DiskFile) -> str:
 def _label(text: str) -> tuple[str, str]:
     key, equals, value = _proper(text).partition("=")
     if not key or not equals:
-        raise Misconfigured(f"{text} is no label.", hint="A label looks like key=value.")
+        raise Misconfigured(f"{text} is not a valid label.", hint="Write labels as key=value.")
     return key, value
 
 
 def _proper(argument: str) -> str:
-    """An argument as proper Unicode, whatever bytes it was given in."""
+    """An argument as valid Unicode; invalid bytes are replaced."""
     return argument.encode(errors="surrogateescape").decode(errors="replace")

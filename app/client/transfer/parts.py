@@ -1,4 +1,4 @@
-"""Sends the parts that an upload lacks, several at a time, each straight from the disk."""
+"""Sends the missing parts of an upload, several at a time, each directly from the disk."""
 
 import asyncio
 from collections import deque
@@ -19,13 +19,13 @@ from app.client.transfer import signed
 from app.client.transfer.disk_file import DiskFile
 
 _PAGE = 100
-# New addresses for one part, each of which was refused: then it is not their age.
+# If this many new addresses for one part are refused, the reason is not their age.
 _ADDRESSES = 3
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """`size` bytes from `offset` on, and how to send them. `before` is the cursor to read the part again after."""
+    """`size` bytes from `offset` on, and the request that sends them. `before` is the cursor to re-query it after."""
 
     number: int
     offset: int
@@ -35,7 +35,7 @@ class Part:
 
 
 class MissingParts:
-    """The parts that have not arrived, by number, read from the gateway page by page as they are taken."""
+    """The parts that have not arrived, by number, queried from the gateway page by page as they are taken."""
 
     def __init__(self, api: Api, upload_id: str, policy: RetryPolicy) -> None:
         self._api = api
@@ -47,7 +47,7 @@ class MissingParts:
         self._turn = asyncio.Lock()
 
     async def take(self) -> Part | None:
-        """The next part; None when all are taken. Raises UploadClosed when the upload takes none any more."""
+        """The next part; None if all are taken. Raises UploadClosed if the upload accepts no more parts."""
         async with self._turn:
             while not self._page and self._more:
                 parts, self._after, self._more = await self._read(_PAGE, self._after)
@@ -55,7 +55,7 @@ class MissingParts:
             return self._page.popleft() if self._page else None
 
     async def again(self, part: Part) -> Part | None:
-        """The part with a new address; None when it has arrived meanwhile."""
+        """The part with a new address; None if it has arrived in the meantime."""
         parts, _, _ = await self._read(1, part.before)
         return parts[0] if parts and parts[0].number == part.number else None
 
@@ -66,12 +66,14 @@ class MissingParts:
             or upload.parts is None
             or upload.state != UploadState.OPEN
         ):
-            raise UploadClosed("The upload takes no more bytes.")
+            raise UploadClosed("The upload accepts no more bytes.")
         parts = []
         for edge in upload.parts.edges or ():
             node = present(present(edge).node)
             if node.request is None:
-                raise NotAllowed("You may not send bytes to this upload.", hint="It takes the role MEMBER.")
+                raise NotAllowed(
+                    "You may not send bytes to this upload.", hint="Ask an admin of the project for the role MEMBER."
+                )
             parts.append(Part(node.number, node.offset, node.size, node.request, after))
             after = present(edge).cursor
         return parts, after, upload.parts.page_info.has_next_page
@@ -79,7 +81,7 @@ class MissingParts:
 
 @dataclass(frozen=True, slots=True)
 class PartSender:
-    """Sends what is missing of `file`, `jobs` parts at a time."""
+    """Sends the missing parts of `file`, `jobs` at a time."""
 
     http: httpx.AsyncClient
     file: DiskFile
@@ -88,7 +90,7 @@ class PartSender:
     jobs: int
 
     async def send(self, missing: MissingParts) -> None:
-        """Returns when every part has been acknowledged. Raises ClientError; UploadClosed: look at the image."""
+        """Returns when every part has been acknowledged. Raises ClientError; after UploadClosed, query the image."""
         try:
             async with asyncio.TaskGroup() as tasks:
                 for _ in range(self.jobs):
@@ -106,8 +108,8 @@ class PartSender:
         async for attempt in self.policy.attempts():
             with attempt:
                 while (fresh := given or await missing.again(part)) is not None:
-                    # After a failure, ask again: the part may have arrived although its answer was lost, or the upload
-                    # may be closed.
+                    # After a failure, query the part again: it may have arrived although the response was lost, or
+                    # the upload may be closed.
                     given = None
                     try:
                         return await self._attempt(fresh)
@@ -115,7 +117,7 @@ class PartSender:
                         refused += 1
                         if refused == _ADDRESSES:
                             raise
-                    except NotFound as error:  # S3 says so when the upload has been aborted
+                    except NotFound as error:  # S3's response after the upload was aborted
                         raise UploadClosed(error.message) from error
                 self.reporter.advance(part.size)
 
@@ -146,6 +148,6 @@ class PartSender:
 
 
 def _first_of(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """What ended the group: its tasks fail of one thing, and the others are cancelled for it."""
+    """The error that ended the group: one task fails, and the others are cancelled because of it."""
     first = group.exceptions[0]
     return _first_of(first) if isinstance(first, BaseExceptionGroup) else first

@@ -1,10 +1,10 @@
-"""Remembers uploads that have begun, so that the next run of the same command goes on with them.
+"""Records uploads that have begun, so that the next run of the same command resumes them.
 
-One JSON file for each, in `$XDG_CACHE_HOME/image-gateway/uploads` (~/.cache without it), readable by its owner
-alone; beside it a file that is locked by the process which does the upload, for as long as it lives.
+Each upload has a JSON file in `$XDG_CACHE_HOME/image-gateway/uploads` (~/.cache by default) that only its owner can
+read, and next to it a file that the uploading process keeps locked while it runs.
 
-Earlier versions named the records by the file's mtime too. Theirs are not found again, and dropped as stale ones are;
-the uploads expire. They do not say enough to go on with them: another file may have the same mtime.
+Earlier versions also named the records by the file's mtime. Their records are not found again, and are deleted when
+they are stale; the uploads expire. They can't be resumed safely: another file may have the same mtime.
 """
 
 import fcntl
@@ -20,15 +20,15 @@ from pathlib import Path
 
 from app.client.errors import UnusableFile
 
-# The gateway forgets an upload that gets no byte for a day, unless it is configured otherwise.
+# The gateway expires an upload that receives no bytes for a day, unless it is configured otherwise.
 _STALE_SECONDS = 30 * 24 * 3600
 
 
 @dataclass(frozen=True, slots=True)
 class Begun:
-    """What is known of an upload. Without `image_id`, whether the gateway has made the image is not known.
+    """The record of an upload. Without `image_id`, it is unknown whether the gateway has created the image.
 
-    `source` tells the bytes that it was begun with from others.
+    `source` identifies the bytes that the upload began with.
     """
 
     idempotency_key: str
@@ -37,19 +37,19 @@ class Begun:
 
 
 class UploadRecord:
-    """The memory of one upload, claimed by this process."""
+    """The record of one upload, locked by this process."""
 
     def __init__(self, file: Path) -> None:
         self._file = file
 
     def read(self) -> Begun | None:
-        """What an earlier run has left; None when there is nothing that makes sense.
+        """The record of an earlier run; None if there is none, or it is invalid.
 
-        Without a source, as earlier versions wrote it, it does not say which bytes the upload has, and makes none.
+        Earlier versions wrote no source, so the upload's bytes are unknown and the record counts as invalid.
         """
         try:
-            told = json.loads(self._file.read_text())
-            key, source, image_id = told["idempotency_key"], told["source"], told["image_id"]
+            record = json.loads(self._file.read_text())
+            key, source, image_id = record["idempotency_key"], record["source"], record["image_id"]
         except (OSError, ValueError, KeyError, TypeError):
             return None
         if isinstance(key, str) and isinstance(source, dict) and isinstance(image_id, str | None):
@@ -57,15 +57,15 @@ class UploadRecord:
         return None
 
     def begin(self, source: Mapping[str, object]) -> Begun:
-        """Remember that an image is about to be made of `source`."""
+        """Record that an image is about to be created from `source`."""
         return self._write(Begun(secrets.token_hex(16), source))
 
     def made(self, begun: Begun, image_id: str) -> Begun:
-        """Remember which image it became."""
+        """Record the id of the image that was created."""
         return self._write(replace(begun, image_id=image_id))
 
     def forget(self) -> None:
-        """There is nothing to go on with any more."""
+        """Delete the record: nothing is left to resume."""
         self._file.unlink(missing_ok=True)
 
     def _write(self, begun: Begun) -> Begun:
@@ -80,7 +80,7 @@ class UploadRecord:
 
 
 def cache_folder(environ: Mapping[str, str]) -> Path:
-    """Where uploads are remembered (XDG Base Directory Specification: a path that is not absolute does not count)."""
+    """The folder of the records (XDG Base Directory Specification: relative paths are ignored)."""
     configured = Path(environ.get("XDG_CACHE_HOME", ""))
     base = configured if configured.is_absolute() else Path.home() / ".cache"
     return base / "image-gateway" / "uploads"
@@ -88,11 +88,11 @@ def cache_folder(environ: Mapping[str, str]) -> Path:
 
 @contextmanager
 def claimed(folder: Path, identity: Mapping[str, object]) -> Iterator[UploadRecord]:
-    """The memory of the upload that `identity` tells from all others; no other process can claim it meanwhile.
+    """The record of the upload that `identity` names. No other process can claim it at the same time.
 
-    It is found again when the bytes have changed: `identity` says nothing about them.
+    It is found again after the bytes have changed, because `identity` does not depend on them.
 
-    Raises UnusableFile when one has it, or when nothing can be remembered there.
+    Raises UnusableFile if another process has claimed it, or if `folder` can't be written to.
     """
     key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
     try:
@@ -101,25 +101,25 @@ def claimed(folder: Path, identity: Mapping[str, object]) -> Iterator[UploadReco
         lock = _locked(folder / f"{key}.lock")
     except OSError as error:
         raise UnusableFile(
-            f"Uploads can't be remembered in {folder}: {error.strerror}.",
-            hint="Set XDG_CACHE_HOME to a folder that can be written to.",
+            f"The state of uploads can't be stored in {folder}: {error.strerror}.",
+            hint="Set XDG_CACHE_HOME to a writable folder.",
         ) from error
     if lock is None:
         raise UnusableFile(
             "Another process is uploading this file right now.",
-            hint="Wait for it, or end it; then run the command again to go on.",
+            hint="Wait until it has ended, or stop it; then run the command again to resume.",
             code="UPLOAD_RUNNING",
         )
     try:
         yield UploadRecord(folder / f"{key}.json")
     finally:
-        # Removed while it is locked: whoever opened it before finds out, and makes a new one.
+        # Removed while it is locked: a process that opened it before notices, and creates a new one.
         (folder / f"{key}.lock").unlink(missing_ok=True)
         os.close(lock)
 
 
 def _locked(path: Path) -> int | None:
-    """A descriptor of the file, locked for as long as it is open; None when another process has the lock."""
+    """A descriptor of the file, locked while it is open; None if another process holds the lock."""
     while True:
         descriptor = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
         try:

@@ -1,4 +1,4 @@
-"""Requests to signed addresses, of the gateway or of the object store behind it. They carry no token."""
+"""Requests to signed addresses of the gateway or of its object store. They contain no token."""
 
 import json
 from typing import Any
@@ -17,15 +17,15 @@ from app.client.errors import (
 )
 from app.client.generated.fragments import SignedRequestFields
 
-# Before a part is acknowledged it is written to the disk, and the first one is inspected.
+# A part is written to the disk, and the first one is inspected, before the response.
 TIMEOUT = httpx.Timeout(60, connect=10, read=300, pool=None)
 
 
-_NO_BYTES = "The object store does not have these bytes (any longer)."
+_NO_BYTES = "The object store does not have these bytes, or no longer has them."
 
 
 def headers_of(request: SignedRequestFields) -> dict[str, str]:
-    """The headers that have to be sent along with a SignedRequest of the API."""
+    """The headers that have to be sent with a SignedRequest of the API."""
     return {header.name: header.value for header in request.headers}
 
 
@@ -35,28 +35,28 @@ def broken(error: httpx.TransportError) -> NotReachable:
 
 
 def refusal_of(response: httpx.Response) -> ClientError:
-    """What an answer that is no success means. Reads of its body what the caller has read."""
-    status, told = response.status_code, _told(response)
-    message = str(told.get("message") or f"The object store answers HTTP {status}.")
-    hint, code = told.get("hint"), told.get("code")
+    """The error for an unsuccessful response, whose body the caller has read."""
+    status, error = response.status_code, _error_in(response)
+    message = str(error.get("message") or f"The object store returned HTTP {status}.")
+    hint, code = error.get("hint"), error.get("code")
     if status == 403:
         return AddressRefused(message, hint=hint, code=code)
     if code == "UPLOAD_CLOSED":
         return UploadClosed(message, hint=hint, code=code)
-    if code == "OBJECT_MISSING":  # the image is there, and its bytes are lost
+    if code == "OBJECT_MISSING":  # the image exists, but its bytes are lost
         return NoAnswer(message, hint=hint, code=code)
     if status == 404:
-        return NotFound(str(told.get("message") or _NO_BYTES), hint=hint, code=code)
-    # 409: another request is bringing the same part, for example that of a run which was killed just now.
+        return NotFound(str(error.get("message") or _NO_BYTES), hint=hint, code=code)
+    # 409: another request is sending the same part, for example the one of a run that was just killed.
     if status in (408, 409, 429) or status >= 500:
         return Overloaded(message, hint=hint, code=code)
     return Refused(message, hint=hint, code=code)
 
 
-def _told(response: httpx.Response) -> dict[str, Any]:
-    """What the gateway says in the body; S3 says it in XML, and its status is enough."""
+def _error_in(response: httpx.Response) -> dict[str, Any]:
+    """The error in the gateway's JSON body; empty for S3, which sends XML: its status is enough."""
     try:
-        told = json.loads(response.content)["error"]
+        error = json.loads(response.content)["error"]
     except (ValueError, KeyError, TypeError):
         return {}
-    return told if isinstance(told, dict) else {}
+    return error if isinstance(error, dict) else {}

@@ -1,4 +1,4 @@
-"""Uploads a file as an image: from the first byte, or from where an earlier run was cut off."""
+"""Uploads a file as an image: from the first byte, or from where an earlier run was interrupted."""
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
@@ -20,9 +20,9 @@ from app.client.transfer.resume import Begun, UploadRecord
 
 @dataclass(frozen=True, slots=True)
 class Uploading:
-    """One file on its way. `described` gives the input of createImage, but for its idempotency key.
+    """The upload of a file. `described` returns the input of createImage, without its idempotency key.
 
-    `source` tells the file's bytes, and what is said about them, from those of other runs; it can be kept as JSON.
+    `source` identifies the file's bytes and their description, so that runs can be compared; it is stored as JSON.
     """
 
     api: Api
@@ -36,7 +36,7 @@ class Uploading:
     jobs: int
 
     async def bring(self) -> ImageFields:
-        """The image, once all its bytes are with the gateway, or it takes none any more. Raises ClientError."""
+        """The image, once the gateway has all its bytes or accepts no more. Raises ClientError."""
         image = await self._resumed() or await self._created()
         async for attempt in self.policy.attempts(lambda error: isinstance(error, Refused)):
             with attempt:
@@ -45,7 +45,7 @@ class Uploading:
                 try:
                     return await self._sent(image.upload)
                 except Refused:
-                    # A part has to be sent again after all, or the upload was ended meanwhile: the image tells which.
+                    # A part has to be sent again, or the upload has ended in the meantime: the image shows which.
                     image = await self._read(image.id)
                     if image.upload is None:
                         return image
@@ -53,7 +53,7 @@ class Uploading:
         raise AssertionError("the last attempt returns or raises")
 
     async def _sent(self, upload: UploadFields) -> ImageFields:
-        """The image, whose bytes are all with the gateway. Raises ClientError."""
+        """The image, after all its bytes were sent and the upload was completed. Raises ClientError."""
         try:
             await self._send(upload)
         except UnusableFile:
@@ -64,7 +64,7 @@ class Uploading:
         return present(present(completed.complete_upload).image)
 
     async def _resumed(self) -> ImageAndUploadFields | None:
-        """The image of an earlier run that still waits for bytes, is being converted, or is done."""
+        """The image of an earlier run that lacks bytes, is being converted, or is ACTIVE; None if there is none."""
         begun = self.record.read()
         if begun is None:
             return None
@@ -80,24 +80,23 @@ class Uploading:
         return image
 
     async def _end_other(self, begun: Begun) -> None:
-        """End an upload of what the file was before, as long as bytes are missing, and say so.
+        """Abort an upload of the file's earlier content if bytes are missing, and report it.
 
-        While the gateway can't be reached, it is remembered: the next run tries again.
+        If the gateway can't be reached, the record stays, and the next run tries again.
         """
         image = await self._image_of(begun)
         if image is not None and image.status != ImageStatus.ERROR:
             known = (
-                f"{self.file.name}, or what is said about it, has changed since the upload of {image.name} "
-                f"({image.id}) began."
+                f"{self.file.name} or its description has changed since the upload of {image.name} ({image.id}) began."
             )
             if image.upload is None:
-                self.reporter.note(f"{known} That image stays; the file is uploaded as a new one.")
+                self.reporter.note(f"{known} That image stays; the file is uploaded as a new image.")
             elif await self._aborted(image.upload):
                 self.reporter.note(f"{known} That upload was aborted; the file is uploaded from the start.")
         self.record.forget()
 
     async def _image_of(self, begun: Begun) -> ImageAndUploadFields | None:
-        """The image of an earlier run; None when there is none, or none any more."""
+        """The image of an earlier run; None if it was not created or no longer exists."""
         if begun.image_id is None:
             return None
         try:
@@ -106,7 +105,7 @@ class Uploading:
             return None
 
     async def _aborted(self, upload: UploadFields) -> bool:
-        """Abort an upload; False when it has ended meanwhile, completed or not."""
+        """Abort an upload; False if it has ended in the meantime, completed or not."""
         try:
             await self.policy.until_done(lambda: self.api.abort_upload(AbortUploadInput(upload_id=upload.id)))
         except NotFound:
@@ -124,7 +123,7 @@ class Uploading:
         except NotFound as error:
             if error.details.get("field") != ["idempotencyKey"]:
                 raise
-            # An earlier run had it made, did not hear of it, and somebody has deleted it since.
+            # An earlier run created the image but lost the response, and the image has been deleted since.
             return await self._create(self.record.begin(self.source))
 
     async def _create(self, begun: Begun) -> ImageAndUploadFields:
@@ -136,21 +135,21 @@ class Uploading:
             raise
         image = present(present(made.create_image).image)
         self.record.made(begun, image.id)
-        if image.upload is None:  # an earlier run was cut off after its last byte
+        if image.upload is None:  # an earlier run was interrupted after its last byte
             return await self._read(image.id)
         return image
 
     async def _send(self, upload: UploadFields) -> None:
         self.reporter.begin(f"uploading {self.file.name}", upload.received_bytes or 0, upload.size)
         if upload.size != self.file.size:
-            raise UnusableFile(f"The upload is of {upload.size} bytes, the file has {self.file.size}.")
+            raise UnusableFile(f"The upload expects {upload.size} bytes, but the file has {self.file.size}.")
         jobs = min(self.jobs, upload.part_count)
         sender = PartSender(self.http, self.file, self.reporter, self.policy, jobs)
         await sender.send(MissingParts(self.api, upload.id, self.policy))
         self.file.require_unchanged()
 
     async def _give_up(self, upload: UploadFields) -> None:
-        """The file is not any more what was begun with: what has arrived is of no use."""
+        """Abort the upload: the file has changed, so the bytes that have arrived are useless."""
         try:
             await self.api.abort_upload(AbortUploadInput(upload_id=upload.id))
         except ClientError:

@@ -348,12 +348,12 @@ def begun_before(gateway: Gateway, path: Path) -> None:
 
 
 ABORTED = (
-    "disk.raw, or what is said about it, has changed since the upload of disk (img_1) began. "
+    "disk.raw or its description has changed since the upload of disk (img_1) began. "
     "That upload was aborted; the file is uploaded from the start."
 )
 STAYS = (
-    "disk.raw, or what is said about it, has changed since the upload of disk (img_1) began. "
-    "That image stays; the file is uploaded as a new one."
+    "disk.raw or its description has changed since the upload of disk (img_1) began. "
+    "That image stays; the file is uploaded as a new image."
 )
 
 
