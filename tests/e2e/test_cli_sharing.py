@@ -183,7 +183,7 @@ def test_members_come_and_go_and_the_last_admin_stays(people: People) -> None:
     assert roles() == before | {"mona": "READER"}
     assert "mona" in people.rita("members").out
 
-    assert people.bert("member", "mona", "--remove").out == "mona is no member of blue any more\n"
+    assert people.bert("member", "mona", "--remove").out == "mona is no longer a member of blue\n"
     assert people.bert.refused("member", "mona", "--remove") == (6, "NOT_FOUND")
     assert people.bert.refused("member", "bert", "reader") == (3, "CONFLICT")
     assert people.bert.refused("member", "bert", "--remove") == (3, "CONFLICT")

@@ -1,1 +1,1 @@
-"""The users' commands, one module for each command or family of commands."""
+"""The users' commands: one module per command or group of related commands."""

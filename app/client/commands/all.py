@@ -1,4 +1,4 @@
-"""The users' commands, which talk to a gateway from anywhere."""
+"""Adds the users' commands, which work with any gateway."""
 
 from importlib import import_module
 
@@ -7,7 +7,7 @@ import typer
 from app.client import USER_COMMANDS
 from app.client.exits import exit_codes_text
 
-# The modules here and their functions, in the order of USER_COMMANDS. A module is imported for its commands alone.
+# Modules and their functions, in the order of USER_COMMANDS. A module is imported only for its own commands.
 _FUNCTIONS = {
     "For users": (
         *("upload.upload", "watch.watch", "list.list_", "show.show", "history.history"),
@@ -22,7 +22,7 @@ _FUNCTIONS = {
 
 
 def add_user_commands(app: typer.Typer, only: str | None = None) -> None:
-    """Add the users' commands to a command line, or the one of them that is asked for."""
+    """Add the users' commands to a command line, or only the command `only`."""
     grouped = [(panel, function) for panel, functions in _FUNCTIONS.items() for function in functions]
     for name, (panel, place) in zip(USER_COMMANDS, grouped, strict=True):
         if only in (None, name):

@@ -18,15 +18,15 @@ def copy(
     image: Image,
     name: Annotated[str, typer.Argument(help="Name of the copy.", show_default=False)],
     idempotency_key: Annotated[
-        str | None, typer.Option(metavar="KEY", help="The same key again gives the same copy, not another one.")
+        str | None, typer.Option(metavar="KEY", help="Key for retries: the same key returns the same copy.")
     ] = None,
     project: options.Project = None,
     connection: options.ConnectionFile = None,
     as_json: options.AsJson = False,
 ) -> None:
-    """Pin an image: make a copy of it that belongs to the project, and stays when the original goes.
+    """Pin an image: create a copy in the project that outlives the original.
 
-    No byte is copied, and the copy is ACTIVE at once. Prints the new image.
+    No bytes are copied, and the copy is ACTIVE at once. Prints the new image.
     """
     with command(as_json=as_json) as output:
         made = run(_copied(options.connection_of(connection, project), image, name, idempotency_key))

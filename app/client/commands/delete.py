@@ -20,7 +20,7 @@ from app.client.terminal.text import visible
 
 def delete(
     image: Image,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Delete without confirmation.")] = False,
     project: options.Project = None,
     connection: options.ConnectionFile = None,
     as_json: options.AsJson = False,
@@ -29,7 +29,9 @@ def delete(
     with command(as_json=as_json) as output:
         where = options.connection_of(connection, project)
         if not yes and not (sys.stdin.isatty() and output.err.is_terminal):
-            raise Misconfigured("There is no terminal to ask on.", hint="Say --yes to delete without being asked.")
+            raise Misconfigured(
+                "Can't ask for confirmation without a terminal.", hint="Use --yes to delete without it."
+            )
         found = run(found_image(where, image))
         if not yes:
             _ask(output, found)
@@ -52,6 +54,6 @@ def _ask(output: Output, image: ImageFields) -> None:
 
 async def _deleted(connection: Connection, image: ImageFields) -> DeleteImageDeleteImage:
     async with session(connection) as at:
-        # Whoever changed the image since it was shown may have had a reason to keep it.
+        # The image may have changed since it was shown, for a reason to keep it.
         given = DeleteImageInput(image_id=image.id, expected_revision=image.revision)
         return present((await at.api.delete_image(given)).delete_image)

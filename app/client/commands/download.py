@@ -20,25 +20,25 @@ from app.client.transfer.downloading import Downloading, file_name_for
 def download(
     image: Image,
     file: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Where to; without it, here, under the image's name.")
+        Path | None, typer.Option("--output", "-o", help="File to write; by default named after the image.")
     ] = None,
-    force: Annotated[bool, typer.Option("--force", "-f", help="Overwrite a file that exists.")] = False,
+    force: Annotated[bool, typer.Option("--force", "-f", help="Overwrite an existing file.")] = False,
     patience: options.PatienceSeconds = 120,
     project: options.Project = None,
     connection: options.ConnectionFile = None,
     as_json: options.AsJson = False,
 ) -> None:
-    """Download an image as qcow2, and check it. The same command goes on with a download that was cut off."""
+    """Download an image as qcow2 and verify it. Run the same command again to resume a download."""
     with command(as_json=as_json) as output:
         where = options.connection_of(connection, project)
         act = _download(where, output, image, file, force, RetryPolicy(patience))
-        done = run(act, resumed_by="Run the same command again: it goes on where it stopped.")
+        done = run(act, resumed_by="Run the same command again to resume.")
         if as_json:
             output.json(done)
             return
         output.line(f"{done['path']}: {size(done['size'])}, SHA-256 {done['sha256']}")
         if not done["verified"]:
-            output.note("The gateway has no checksum of this image yet, so that it could not be checked.")
+            output.note("The file was not verified: the gateway has no checksum of this image yet.")
 
 
 async def _download(

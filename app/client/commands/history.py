@@ -16,21 +16,21 @@ from app.client.terminal.showing_events import event_text
 
 def history(
     image: Annotated[str | None, typer.Argument(help="Only this image, by id or name.", show_default="all")] = None,
-    last: Annotated[int, typer.Option("--last", "-n", min=1, metavar="N", help="How many events.")] = 20,
+    last: Annotated[int, typer.Option("--last", "-n", min=1, metavar="N", help="Number of events.")] = 20,
     project: options.Project = None,
     connection: options.ConnectionFile = None,
     as_json: options.AsJson = False,
 ) -> None:
-    """Print the newest of what has happened to images, and who did it; the newest comes last.
+    """Print the newest events of images and who caused them, the newest last.
 
-    The gateway keeps it for some days. An image that was deleted is known by its id.
+    The gateway keeps events for some days. Use the id of an image that was deleted.
     """
     with command(as_json=as_json) as output:
         events = run(_events(options.connection_of(connection, project), image, last))
         if as_json:
             output.json(events)
         elif not events:
-            output.note("Nothing has happened that is still kept.")
+            output.note("No events.")
         else:
             for event in events:
                 output.line(event_text(event))
@@ -44,15 +44,15 @@ async def _events(connection: Connection, wanted: str | None, count: int) -> lis
             image = await find_image(at.api, wanted, connection.project)
         except NotFound:
             return await _of_deleted(at, connection, wanted, count)
-        # The image's own project is the one whose feed tells all of it.
+        # Only the feed of the image's own project contains all of its events.
         project_id = image.project.id if image.project else await find_project(at.api, connection.project)
         return await newest_events(at.api, project_id, image.id, count)
 
 
 async def _of_deleted(at: Session, connection: Connection, wanted: str, count: int) -> list[Event]:
-    """What happened to an image that can't be seen any more. Raises NotFound when nothing is kept of it."""
+    """The events of an image that was deleted, by id. Raises NotFound if there are none."""
     events = await newest_events(at.api, await find_project(at.api, connection.project), wanted, count)
     if not events:
-        hint = "The history of an image that was deleted is found by its id."
+        hint = "Use the id of the image if it was deleted."
         raise NotFound(f"There is no image with the id or name {wanted}.", hint=hint)
     return events

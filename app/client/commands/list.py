@@ -16,7 +16,7 @@ from app.client.terminal.showing import show_images
 
 
 class Order(StrEnum):
-    """What people say instead of the API's ImageOrderField."""
+    """Words on the command line for the API's ImageOrderField."""
 
     NAME = "name"
     CREATED = "created"
@@ -32,7 +32,7 @@ _FIELDS = {
     Order.STATUS: ImageOrderField.STATUS,
     Order.TYPE: ImageOrderField.TYPE,
 }
-# What people look for at the top: the newest, and the largest.
+# Users want the newest and the largest images first.
 _DESCENDING = (Order.CREATED, Order.SIZE)
 
 
@@ -42,7 +42,7 @@ def list_(
         typer.Option(
             parser=options.word_of(ImageStatus),
             metavar=f"<list[{options.words(ImageStatus)}]>",
-            help="Only with this status; may be repeated.",
+            help="Only images with this status; may be repeated.",
         ),
     ] = None,
     type: Annotated[
@@ -50,16 +50,18 @@ def list_(
         typer.Option(
             parser=options.word_of(ImageType),
             metavar=f"<list[{options.words(ImageType)}]>",
-            help="Only of this type; may be repeated.",
+            help="Only images of this type; may be repeated.",
         ),
     ] = None,
-    os: Annotated[list[str] | None, typer.Option(help="Only with this operating system; may be repeated.")] = None,
-    name_contains: Annotated[str | None, typer.Option(metavar="TEXT", help="Only with this in the name.")] = None,
-    order: Annotated[Order, typer.Option(case_sensitive=False, help="What to sort by.")] = Order.CREATED,
-    descending: Annotated[
-        bool | None, typer.Option("--desc/--asc", help="Greatest or least first.", show_default="by the order")
+    os: Annotated[list[str] | None, typer.Option(help="Only images with this OS family; may be repeated.")] = None,
+    name_contains: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="Only images with this in the name.")
     ] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="At most so many.", show_default="all")] = None,
+    order: Annotated[Order, typer.Option(case_sensitive=False, help="Sort order.")] = Order.CREATED,
+    descending: Annotated[
+        bool | None, typer.Option("--desc/--asc", help="Descending or ascending order.", show_default="by the order")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Maximum number of images.", show_default="all")] = None,
     project: options.Project = None,
     connection: options.ConnectionFile = None,
     as_json: options.AsJson = False,
@@ -69,6 +71,7 @@ def list_(
         chosen = ImageFilter(
             statuses=status or None, types=type or None, os_families=os or None, name_contains=name_contains
         )
+        filtered = bool(status or type or os or name_contains)
         down = descending if descending is not None else order in _DESCENDING
         sorting = ImageOrder(field=_FIELDS[order], direction=OrderDirection.DESC if down else OrderDirection.ASC)
         images = run(_listed(options.connection_of(connection, project), chosen, sorting, limit))
@@ -77,7 +80,7 @@ def list_(
         elif images:
             show_images(output, images)
         else:
-            output.note("There are no such images.")
+            output.note("No matching images." if filtered else "No images yet. Upload one with `images upload FILE`.")
 
 
 async def _listed(

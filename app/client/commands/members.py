@@ -19,7 +19,7 @@ from app.client.generated.my_projects import MyProjectsViewerProjectsNodes
 
 
 def projects(connection: options.ConnectionFile = None, as_json: options.AsJson = False) -> None:
-    """List the projects that you may see, and what you are in them."""
+    """List the projects that you can see, and your role in each."""
     with command(as_json=as_json) as output:
         found = run(_projects(options.connection_of(connection)))
         if as_json:
@@ -28,7 +28,7 @@ def projects(connection: options.ConnectionFile = None, as_json: options.AsJson 
             rows = [(one.name, one.organization.name, one.viewer_role or "-", one.id) for one in found]
             output.table(("PROJECT", "ORGANIZATION", "YOU ARE", "ID"), rows)
         else:
-            output.note("You belong to no project.")
+            output.note("You don't belong to any project.")
 
 
 def members(
@@ -36,7 +36,7 @@ def members(
     connection: options.ConnectionFile = None,
     as_json: options.AsJson = False,
 ) -> None:
-    """List who belongs to a project. Owners of its organization administer it without being members."""
+    """List the members of a project. Owners of its organization administer it without being members."""
     with command(as_json=as_json) as output:
         found = run(_members(options.connection_of(connection, project)))
         if as_json:
@@ -44,33 +44,34 @@ def members(
         elif found:
             output.table(("SUBJECT", "ROLE"), [(one.subject, one.role) for one in found])
         else:
-            output.note("Nobody belongs to the project.")
+            output.note("The project has no members.")
 
 
 def member(
-    subject: Annotated[str, typer.Argument(help="Who it is: the `sub` of their token.", show_default=False)],
+    subject: Annotated[str, typer.Argument(help="The member: the `sub` claim of their token.", show_default=False)],
     role: Annotated[
         ProjectRole | None,
-        typer.Argument(parser=options.word_of(ProjectRole), help="What they may do.", show_default=False),
+        typer.Argument(parser=options.word_of(ProjectRole), help="The member's role.", show_default=False),
     ] = None,
-    remove: Annotated[bool, typer.Option("--remove", help="Take them out of the project.")] = False,
+    remove: Annotated[bool, typer.Option("--remove", help="Remove the member from the project.")] = False,
     project: options.Project = None,
     connection: options.ConnectionFile = None,
     as_json: options.AsJson = False,
 ) -> None:
-    """Give somebody a role in a project which you administer, or take them out of it."""
+    """Set a member's role in a project that you administer, or remove the member."""
     with command(as_json=as_json) as output:
         if (role is not None) == remove:
-            raise Misconfigured("Say either a role or --remove.", hint="Roles are reader, member and admin.")
+            hint = "Use reader, member, admin or --remove."
+            raise Misconfigured("Either a role or --remove is required, not both.", hint=hint)
         where = run(_appointed(options.connection_of(connection, project), subject, role))
         if as_json:
             output.json({"subject": subject, "role": role, "project": where})
         else:
-            output.line(f"{subject} is {role or 'no member'} of {where.name}" + ("" if role else " any more"))
+            output.line(f"{subject} is {role or 'no longer a member'} of {where.name}")
 
 
 async def _projects(connection: Connection) -> list[MyProjectsViewerProjectsNodes]:
-    hidden = NoAnswer("The gateway does not tell which projects you belong to.")
+    hidden = NoAnswer("The gateway does not return your projects.")
     async with session(connection) as at:
 
         async def page(after: str | None) -> Page[MyProjectsViewerProjectsNodes] | None:

@@ -18,9 +18,7 @@ from app.client.terminal.showing_shares import share_text, show_offers
 
 Offer = Annotated[
     str,
-    typer.Argument(
-        metavar="SHARE", help="A share, by id, or the name of an image that is offered.", show_default=False
-    ),
+    typer.Argument(metavar="SHARE", help="Id of a share, or name of an image that is offered.", show_default=False),
 ]
 
 
@@ -29,7 +27,7 @@ def offers(
     connection: options.ConnectionFile = None,
     as_json: options.AsJson = False,
 ) -> None:
-    """List the images that are offered to a project which you administer."""
+    """List the images that are offered to a project that you administer."""
     with command(as_json=as_json) as output:
         found = run(_offered(options.connection_of(connection, project)))
         if as_json:
@@ -37,7 +35,7 @@ def offers(
         elif found:
             show_offers(output, found)
         else:
-            output.note("Nothing is offered to the project.")
+            output.note("No images are offered to the project.")
 
 
 def accept(
@@ -46,7 +44,7 @@ def accept(
     connection: options.ConnectionFile = None,
     as_json: options.AsJson = False,
 ) -> None:
-    """Take an image that is offered to the project: from then on the project sees it."""
+    """Accept an image that is offered to the project. The project sees it from then on."""
     _answer(_accepted, share, project, connection, as_json)
 
 
@@ -56,7 +54,7 @@ def decline(
     connection: options.ConnectionFile = None,
     as_json: options.AsJson = False,
 ) -> None:
-    """Decline an image that is offered to the project, or give up one that was accepted."""
+    """Decline an image that is offered to the project, or return one that was accepted."""
     _answer(_declined, share, project, connection, as_json)
 
 

@@ -1,4 +1,4 @@
-"""Options that several commands have, and how they take words of the API."""
+"""Options that several commands share, and how values of the API's enums are parsed."""
 
 import os
 from collections.abc import Callable
@@ -15,7 +15,7 @@ Word = TypeVar("Word", bound=OpenEnum)
 Project = Annotated[
     str | None,
     typer.Option(
-        "--project", "-p", envvar="IMAGES_PROJECT", help="Project, by name or id; not needed if you have one."
+        "--project", "-p", envvar="IMAGES_PROJECT", help="Project, by name or id; needed if you have several."
     ),
 ]
 ConnectionFile = Annotated[
@@ -25,19 +25,20 @@ ConnectionFile = Annotated[
         help="The connection.json of a gateway, instead of IMAGES_URL and IMAGES_TOKEN.  [env var: IMAGES_CONNECTION]",
     ),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, errors too; no bars and no notes.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, errors included, without progress bars and notes.")]
 PatienceSeconds = Annotated[
-    float, typer.Option("--patience", min=0, metavar="SECONDS", help="How long to put up with a gateway that is away.")
+    float,
+    typer.Option("--patience", min=0, metavar="SECONDS", help="How long to retry while the gateway does not respond."),
 ]
 
 
 def words(known: type[OpenEnum]) -> str:
-    """The words that an option takes, as its help shows them."""
+    """The values that an option accepts, as its help shows them."""
     return "|".join(word.lower() for word in known)
 
 
 def word_of(known: type[Word]) -> Callable[[str], Word]:
-    """Reads a word of the API, in whatever case it is written."""
+    """A parser for the values of an enum of the API, in any case."""
 
     def parsed(text: str) -> Word:
         for word in known:
@@ -50,5 +51,5 @@ def word_of(known: type[Word]) -> Callable[[str], Word]:
 
 
 def connection_of(file: Path | None, project: str | None = None) -> Connection:
-    """The connection by the command's options and the environment. Raises Misconfigured."""
+    """The connection from the command's options and the environment. Raises Misconfigured."""
     return find_connection(os.environ, file, project)

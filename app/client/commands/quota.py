@@ -19,22 +19,20 @@ _Limit = str | None
 
 
 def quota(
-    custom_images: Annotated[
-        _Limit, typer.Option(metavar="N|default", help="Set how many custom images there may be.")
-    ] = None,
+    custom_images: Annotated[_Limit, typer.Option(metavar="N|default", help="Set the limit on custom images.")] = None,
     storage_gib: Annotated[
-        _Limit, typer.Option(metavar="N|default", help="Set how many GiB custom images and snapshots may take.")
+        _Limit, typer.Option(metavar="N|default", help="Set the limit on custom images and snapshots in GiB.")
     ] = None,
     snapshots_per_volume: Annotated[
-        _Limit, typer.Option(metavar="N|default", help="Set how many snapshots of a volume are kept.")
+        _Limit, typer.Option(metavar="N|default", help="Set how many snapshots of each volume are kept.")
     ] = None,
     project: options.Project = None,
     connection: options.ConnectionFile = None,
     as_json: options.AsJson = False,
 ) -> None:
-    """Show the limits of a project, and what is used of them.
+    """Show the limits of a project and their usage.
 
-    Owners of the organization and operators set them; `default` takes the installation's own again.
+    Owners of the organization and operators can set limits; `default` restores the installation's default.
     """
     with command(as_json=as_json) as output:
         limits = _limits(
@@ -51,17 +49,17 @@ def quota(
             _show(output, found, limited)
 
 
-def _limits(said: Mapping[str, _Limit]) -> dict[str, int | None]:
+def _limits(texts: Mapping[str, _Limit]) -> dict[str, int | None]:
     """The limits to set, None for the default. Raises Misconfigured."""
-    return {name: _limit(text) for name, text in said.items() if text is not None}
+    return {name: _limit(text) for name, text in texts.items() if text is not None}
 
 
 def _limit(text: str) -> int | None:
     if text.lower() == "default":
         return None
-    # GraphQL's Int goes no further (specification, section 3.5.1).
+    # The maximum of GraphQL's Int (specification, section 3.5.1).
     if not (text.isascii() and text.isdigit()) or int(text) >= 2**31:
-        raise Misconfigured(f"{text} is no limit.", hint="It is a number from 0 to 2147483647, or default.")
+        raise Misconfigured(f"{text} is not a valid limit.", hint="Use a number from 0 to 2147483647, or default.")
     return int(text)
 
 
@@ -80,12 +78,12 @@ async def _quota(connection: Connection, limits: Mapping[str, int | None]) -> tu
 
 def _show(output: Output, project: QuotaFields, quota: QuotaFieldsQuota) -> None:
     images, storage = quota.custom_images, quota.image_storage
-    promised = f", and {size(storage.reserved)} promised to uploads" if storage.reserved else ""
+    reserved = f", and {size(storage.reserved)} reserved for uploads" if storage.reserved else ""
     output.details(
         [
             ("project", f"{project.name} ({project.id})"),
             ("custom images", f"{images.used} of {images.limit}"),
-            ("image storage", f"{size(storage.used)} of {size(storage.limit)}{promised}"),
+            ("image storage", f"{size(storage.used)} of {size(storage.limit)}{reserved}"),
             ("snapshots per volume", f"the newest {quota.snapshots_per_volume} are kept"),
         ]
     )

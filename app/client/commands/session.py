@@ -1,4 +1,4 @@
-"""What every command runs in: its output, its connection, and how its errors become exit codes."""
+"""Runs a command: its output, its connection to the gateway, and its exit code."""
 
 import asyncio
 import os
@@ -23,7 +23,7 @@ Given = TypeVar("Given")
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """The gateway's API, and a client for signed addresses, which has no token."""
+    """The gateway's API, and an HTTP client without a token for signed addresses."""
 
     api: Api
     http: httpx.AsyncClient
@@ -38,7 +38,7 @@ async def session(connection: Connection) -> AsyncIterator[Session]:
 
 @contextmanager
 def command(*, as_json: bool) -> Iterator[Output]:
-    """Runs the body of a command; what it raises is shown, and becomes the exit code of `app.client.exits`."""
+    """Runs the body of a command. Prints the error that it raises, and exits with a code of `app.client.exits`."""
     output = Output(as_json)
     try:
         with _interruptible():
@@ -47,7 +47,7 @@ def command(*, as_json: bool) -> Iterator[Output]:
         output.error(error)
         raise typer.Exit(int(error.exit_code)) from None
     except BrokenPipeError:
-        # What is still buffered would fail again when Python ends.
+        # Otherwise Python would fail again when it flushes the buffer at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise typer.Exit(int(ExitCode.OUTPUT_CLOSED)) from None
     except typer.Exit:
@@ -58,7 +58,7 @@ def command(*, as_json: bool) -> Iterator[Output]:
 
 
 def run(act: Coroutine[Any, Any, Given], *, resumed_by: str | None = None) -> Given:
-    """What `act` gives. Raises Interrupted on Ctrl-C, with the hint how the command is gone on with."""
+    """The result of `act`. Raises Interrupted on Ctrl-C, with a hint how to resume the command."""
     with _interruptible(resumed_by):
         return asyncio.run(act)
 

@@ -22,7 +22,7 @@ from app.client.terminal.showing_shares import share_text, show_shares
 With = Annotated[
     str,
     typer.Option(
-        "--with", metavar="PROJECT", help="The other project, by id, or name if you see it.", show_default=False
+        "--with", metavar="PROJECT", help="The other project, by id, or by name if you see it.", show_default=False
     ),
 ]
 
@@ -30,15 +30,15 @@ With = Annotated[
 def share(
     image: Image,
     with_: With,
-    edit: Annotated[bool, typer.Option("--edit", help="Let it change name, system and labels, too.")] = False,
-    offer: Annotated[bool, typer.Option("--offer", help="Offer it, where you are no admin of that project.")] = False,
+    edit: Annotated[bool, typer.Option("--edit", help="Let it change name, OS and labels, too.")] = False,
+    offer: Annotated[bool, typer.Option("--offer", help="Offer it to a project that you don't administer.")] = False,
     project: options.Project = None,
     connection: options.ConnectionFile = None,
     as_json: options.AsJson = False,
 ) -> None:
-    """Share an image with another project of the organization, for it to launch servers from.
+    """Share an image with another project of the organization, which can launch servers from it.
 
-    Said again, with or without --edit, it changes what the other project may do.
+    Run the command again with or without --edit to change what the other project may do.
     """
     with command(as_json=as_json) as output:
         grant = ShareGrant.LAUNCH_AND_EDIT if edit else ShareGrant.LAUNCH
@@ -56,13 +56,13 @@ def unshare(
     connection: options.ConnectionFile = None,
     as_json: options.AsJson = False,
 ) -> None:
-    """Take a share back, or an offer. The other project does not see the image from then on; its copies stay."""
+    """Withdraw a share or an offer. The other project no longer sees the image, but keeps its copies."""
     with command(as_json=as_json) as output:
         gone, payload = run(_unshared(options.connection_of(connection, project), image, with_))
         if as_json:
             output.json({"revokedShareId": payload.revoked_share_id, "cursor": payload.cursor})
         else:
-            output.line(f"{gone.image_name} is not shared with {gone.project.name} any more: {gone.id}")
+            output.line(f"{gone.image_name} is no longer shared with {gone.project.name}: {gone.id}")
 
 
 def shares(
@@ -71,7 +71,7 @@ def shares(
     connection: options.ConnectionFile = None,
     as_json: options.AsJson = False,
 ) -> None:
-    """List with whom an image is shared, or offered to."""
+    """List the projects that an image is shared with or offered to."""
     with command(as_json=as_json) as output:
         found = run(_listed(options.connection_of(connection, project), image))
         if as_json:
@@ -79,7 +79,7 @@ def shares(
         elif found:
             show_shares(output, found)
         else:
-            output.note("The image is shared with no other project.")
+            output.note("The image is not shared with any other project.")
 
 
 async def _shared(connection: Connection, wanted: str, project: str, grant: ShareGrant, offer: bool) -> Share:
@@ -93,7 +93,9 @@ async def _unshared(connection: Connection, wanted: str, project: str) -> tuple[
         image = await find_image(at.api, wanted, connection.project)
         known = share_with(await shares_of(at.api, image.id), project)
         if known is None:
-            raise NotFound(f"{image.name} is not shared with {project}.", hint="`images shares` lists with whom.")
+            raise NotFound(
+                f"{image.name} is not shared with {project}.", hint="Run `images shares` to list its shares."
+            )
         payload = (await at.api.revoke_share(RevokeImageShareInput(share_id=known.id))).revoke_image_share
         return known, present(payload)
 

@@ -20,7 +20,7 @@ def show(
     connection: options.ConnectionFile = None,
     as_json: options.AsJson = False,
 ) -> None:
-    """Show all that is known of an image."""
+    """Show the details of an image."""
     with command(as_json=as_json) as output:
         found = run(found_image(options.connection_of(connection, project), image))
         if as_json:
@@ -30,6 +30,6 @@ def show(
 
 
 async def found_image(connection: Connection, wanted: str) -> ImageImage:
-    """The image of this id or name, as `find_image` gives it."""
+    """The image with this id or name. Raises NotFound."""
     async with session(connection) as at:
         return await find_image(at.api, wanted, connection.project)

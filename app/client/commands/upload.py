@@ -28,13 +28,13 @@ from app.client.transfer.uploading import Uploading
 
 def upload(
     file: Annotated[Path, typer.Argument(help="A disk image: qcow2, raw, vmdk, vhd or vhdx.", show_default=False)],
-    name: Annotated[str | None, typer.Option(help="Name of the image; without it, the file's.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the image; by default the file's name.")] = None,
     format: Annotated[
         DiskFormat | None,
         typer.Option(
             parser=options.word_of(DiskFormat),
             metavar=f"<{options.words(DiskFormat)}>",
-            help="Format of the file; without it, by its ending or its first bytes.",
+            help="Format of the file; by default detected from its name or its bytes.",
         ),
     ] = None,
     os_family: Annotated[str | None, typer.Option("--os", help="Operating system, for example ubuntu.")] = None,
@@ -44,14 +44,18 @@ def upload(
         typer.Option(
             parser=options.word_of(Architecture),
             metavar=f"<{options.words(Architecture)}>",
-            help="Processor that it is made for.",
+            help="Processor architecture of the image.",
             show_default="x86_64",
         ),
     ] = Architecture.X86_64,
     label: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="A label; may be repeated.")] = None,
-    sha256: Annotated[str | None, typer.Option(metavar="HEX", help="SHA-256 of the file, checked on arrival.")] = None,
-    checksum: Annotated[bool, typer.Option("--checksum", help="Compute the SHA-256 first, to be checked.")] = False,
-    jobs: Annotated[int, typer.Option(min=1, max=32, help="Parts that are sent at the same time.")] = 4,
+    sha256: Annotated[
+        str | None, typer.Option(metavar="HEX", help="SHA-256 of the file, for the gateway to verify.")
+    ] = None,
+    checksum: Annotated[
+        bool, typer.Option("--checksum", help="Compute the SHA-256 first, for the gateway to verify.")
+    ] = False,
+    jobs: Annotated[int, typer.Option(min=1, max=32, help="Number of parts to send at the same time.")] = 4,
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until the image is ACTIVE.")] = True,
     patience: options.PatienceSeconds = 120,
     project: options.Project = None,
@@ -60,7 +64,7 @@ def upload(
 ) -> None:
     """Upload a disk image, and wait until servers can be launched from it. Prints the image.
 
-    The same command goes on with an upload that was cut off, unless the file has changed since.
+    Run the same command again to resume an interrupted upload, unless the file has changed since.
     """
     with command(as_json=as_json) as output, opened(file) as disk:
         new = describe(
@@ -75,7 +79,7 @@ def upload(
         )
         effort = _Effort(jobs, RetryPolicy(patience), wait)
         act = _upload(options.connection_of(connection, project), output, disk, new, effort)
-        image = run(act, resumed_by="Run the same command again: it goes on where it stopped.")
+        image = run(act, resumed_by="Run the same command again to resume.")
         if as_json:
             output.json(image)
         else:
@@ -114,7 +118,7 @@ async def _upload(
                 image = await settled(at.api, image.id, reporter, effort.policy)
             for warning in image.warnings:
                 reporter.note(f"warning: {warning}")
-            # From here on, the same command makes a new image.
+            # From here on, the same command creates a new image.
             record.forget()
     if image.status == ImageStatus.ERROR:
         raise ImageFailed.of(image)

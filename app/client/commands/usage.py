@@ -16,7 +16,7 @@ from app.client.generated.usage import UsageProject, UsageProjectUsage
 from app.client.generated.usage import UsageProjectUsageByImageNodes as Line
 from app.client.terminal.output import Output, as_received
 
-# Before the first instant that Python knows, there is no other.
+# Python's first instant has no predecessor.
 _INSTANT_TWO = datetime.min.replace(microsecond=1, tzinfo=UTC)
 
 Interval = tuple[datetime, datetime]
@@ -26,20 +26,22 @@ def usage(
     since: Annotated[
         str | None,
         typer.Option(
-            "--from", metavar="DATE", help="From this day or instant on.", show_default="beginning of the month"
+            "--from", metavar="DATE", help="Start: a day or an instant.", show_default="beginning of the month"
         ),
     ] = None,
     until: Annotated[
         str | None,
-        typer.Option("--to", metavar="DATE", help="Until the beginning of this day.", show_default="end of the month"),
+        typer.Option(
+            "--to", metavar="DATE", help="End (exclusive): a day or an instant.", show_default="end of the month"
+        ),
     ] = None,
     project: options.Project = None,
     connection: options.ConnectionFile = None,
     as_json: options.AsJson = False,
 ) -> None:
-    """Show what a project has stored, and what that costs: a line for each image, and the total.
+    """Show what a project stored and what that costs: one line per image, and the total.
 
-    Without dates, in this calendar month. Days begin in UTC; 2026-07-01 and 2026-07-01T12:00:00+02:00 are dates.
+    The default is this calendar month. Days begin in UTC. Write 2026-07-01 or 2026-07-01T12:00:00+02:00.
     """
     with command(as_json=as_json) as output:
         interval = interval_of(since, until, datetime.now(UTC))
@@ -51,11 +53,11 @@ def usage(
 
 
 def interval_of(since: str | None, until: str | None, now: datetime) -> Interval:
-    """From when until when. Raises Misconfigured."""
+    """The start and the end of the bill. Raises Misconfigured."""
     end = _instant(until) if until is not None else _first_of_month(_first_of_month(now) + timedelta(days=32))
     if since is not None:
         return _instant(since), end
-    # The month that ends there, and not the one that begins.
+    # The month that ends at `end`, not the one that begins there.
     return _first_of_month(max(end, _INSTANT_TWO) - timedelta(microseconds=1)), end
 
 
@@ -64,7 +66,7 @@ def _instant(text: str) -> datetime:
         instant = datetime.fromisoformat(text)
         return (instant if instant.tzinfo else instant.replace(tzinfo=UTC)).astimezone(UTC)
     except (ValueError, OverflowError):
-        raise Misconfigured(f"{text} is no date.", hint="A date looks like 2026-07-01.") from None
+        raise Misconfigured(f"{text} is not a valid date.", hint="Use a date such as 2026-07-01.") from None
 
 
 def _first_of_month(instant: datetime) -> datetime:
@@ -73,7 +75,7 @@ def _first_of_month(instant: datetime) -> datetime:
 
 @dataclass(frozen=True, slots=True)
 class _Bill:
-    """What a project had stored, as of the first page of its lines, and the lines of all images."""
+    """A project and its total, as of the first page of lines, and the lines of all images."""
 
     project: UsageProject
     total: UsageProjectUsage
@@ -81,7 +83,7 @@ class _Bill:
 
 
 async def _used(connection: Connection, interval: Interval) -> _Bill:
-    """The bill; what is still stored counts up to the moment of the first page."""
+    """The bill. Images that are still stored count up to the time of the first page."""
     since, until = (instant.isoformat() for instant in interval)
     bill: _Bill | None = None
     after: str | None = None

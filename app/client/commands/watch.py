@@ -23,33 +23,33 @@ from app.client.terminal.showing_events import event_text
 def watch(
     image: Annotated[str | None, typer.Argument(help="Only this image, by id or name.", show_default="all")] = None,
     after: Annotated[
-        str | None, typer.Option(metavar="CURSOR", help="From where to go on.", show_default="from now on")
+        str | None, typer.Option(metavar="CURSOR", help="Continue after this cursor.", show_default="from now on")
     ] = None,
     until_settled: Annotated[
-        bool, typer.Option("--until-settled", help="End when the image is ACTIVE or in ERROR, with 0 or 1.")
+        bool, typer.Option("--until-settled", help="End when the image is ACTIVE (exit code 0) or in ERROR (1).")
     ] = False,
-    progress: Annotated[bool, typer.Option("--progress/--no-progress", help="Progress, too.")] = True,
+    progress: Annotated[bool, typer.Option("--progress/--no-progress", help="Include progress.")] = True,
     patience: options.PatienceSeconds = 300,
     project: options.Project = None,
     connection: options.ConnectionFile = None,
     as_json: options.AsJson = False,
 ) -> None:
-    """Print what happens to images, as it happens: a line for each event, or a line of JSON."""
+    """Print events of images as they happen, one per line, with --json as one line of JSON."""
     with command(as_json=as_json) as output:
         if until_settled and image is None:
-            raise Misconfigured("--until-settled needs an image.", hint="Name one, by id or name.")
+            raise Misconfigured("--until-settled needs an image.", hint="Add the id or name of an image.")
         where = options.connection_of(connection, project)
         watching = _Watching(output, RetryPolicy(patience), progress, until_settled, after)
         try:
             run(watching.watch(where, image))
         except Interrupted as interrupted:
-            hint = f"Go on with --after {watching.newest}." if watching.newest else None
+            hint = f"Continue with --after {watching.newest}." if watching.newest else None
             raise Interrupted(interrupted.message, hint=hint, cursor=watching.newest) from None
 
 
 @dataclass(slots=True)
 class _Watching:
-    """Prints a feed. `newest` is the cursor of what was printed last."""
+    """Prints a feed. `newest` is the cursor of the last item that was printed."""
 
     output: Output
     policy: RetryPolicy
@@ -58,10 +58,10 @@ class _Watching:
     newest: str | None
 
     async def watch(self, connection: Connection, wanted: str | None) -> None:
-        """Print events, without end unless `until_settled`. Raises ClientError; ImageFailed when that is the end."""
+        """Print events, without end unless `until_settled`. Raises ClientError; ImageFailed if it is in ERROR."""
         async with session(connection) as at:
             image = await find_image(at.api, wanted, connection.project) if wanted is not None else None
-            # The image's own project is the one whose feed tells of it.
+            # The feed of the image's own project contains its events.
             project_id = image.project.id if image and image.project else None
             after = self.newest or await newest_cursor(at.api)
             watched = Watched(
@@ -70,7 +70,7 @@ class _Watching:
                 after,
                 self.progress,
             )
-            # Read after the cursor: what happens from here on is in the feed behind it.
+            # The image is read after the cursor, so later events come after the cursor in the feed.
             if self.until_settled and image and await self._settled(at, image.id):
                 async for event in missed(at.api, watched):
                     self._print(event)

@@ -1,4 +1,4 @@
-"""Where a command prints: results to stdout, what people want to know meanwhile to stderr."""
+"""Prints the output of a command: results to stdout, notes, progress and errors to stderr."""
 
 import io
 import json
@@ -14,12 +14,12 @@ from rich.text import Text
 from app.client.errors import ClientError
 from app.client.terminal.text import visible
 
-# Without a terminal nothing has to fit: lines stay whole, for whatever reads them.
+# Without a terminal, lines are not wrapped, so that programs can read them.
 _UNLIMITED = 10_000
 
 
 class Output:
-    """The two streams of a command, for people or, with `as_json`, for programs."""
+    """The two output streams of a command, for people or, with `as_json`, for programs."""
 
     def __init__(self, as_json: bool) -> None:
         self.as_json = as_json
@@ -28,35 +28,35 @@ class Output:
 
     @property
     def shows_bars(self) -> bool:
-        """Whether somebody sits there who can see a bar grow."""
+        """Whether progress bars are shown: only on a terminal that can redraw lines."""
         return not self.as_json and self.err.is_terminal and not self.err.is_dumb_terminal
 
     def json(self, value: object, *, indent: int | None = 2) -> None:
-        """Print a value as JSON, models as they came. ASCII only, so that no name does anything to a terminal."""
+        """Print a value as JSON, models as received. ASCII only, so that no name can control the terminal."""
         self.out.file.write(json.dumps(value, indent=indent, default=as_received) + "\n")
         self.out.file.flush()
 
     def line(self, text: str | Text) -> None:
-        """Print one line of the result for people."""
+        """Print one line of the result, for people."""
         self.out.print(text if isinstance(text, Text) else Text(visible(text)), soft_wrap=True)
         self.out.file.flush()
 
     def note(self, text: str) -> None:
-        """Tell people something; programs are not told."""
+        """Print a note for people; nothing with `as_json`."""
         if not self.as_json:
             self.err.print(Text(visible(text)), soft_wrap=True)
 
     def error(self, error: ClientError) -> None:
-        """Say why the command ends."""
+        """Print the error that ends the command."""
         if self.as_json:
             return self.json({"error": error.as_json()}, indent=None)
-        told = Text.assemble(("images: ", "bold red"), visible(error.message))
+        text = Text.assemble(("images: ", "bold red"), visible(error.message))
         if error.hint:
-            told.append(f"\n        {visible(error.hint)}")
-        self.err.print(told, soft_wrap=True)
+            text.append(f"\n        {visible(error.hint)}")
+        self.err.print(text, soft_wrap=True)
 
     def table(self, columns: Sequence[str], rows: Iterable[Sequence[str]], *, right: Collection[str] = ()) -> None:
-        """Print rows below the names of their columns, numbers to the `right`; the last column is never broken."""
+        """Print a table. The columns in `right` are right-aligned; the last column is never wrapped."""
         table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
         for number, name in enumerate(columns, 1):
             side: Literal["left", "right"] = "right" if name in right else "left"
@@ -66,7 +66,7 @@ class Output:
         self.out.print(table)
 
     def details(self, fields: list[tuple[str, Any]]) -> None:
-        """Print names and values below each other; those without a value are left out."""
+        """Print one name and value per line, without those that have no value."""
         width = max(len(name) for name, _ in fields)
         for name, value in fields:
             if value not in (None, "", []):
@@ -74,7 +74,7 @@ class Output:
 
 
 def as_received(value: object) -> dict[str, Any]:
-    """The answer that a model was read from: the same names, nulls and order. Raises TypeError for other objects."""
+    """The response that a model was read from: the same names, nulls and order. Raises TypeError for other objects."""
     if not isinstance(value, BaseModel):
         raise TypeError(f"{type(value).__name__} has no JSON.")
     return value.model_dump(by_alias=True, exclude_unset=True)
@@ -82,13 +82,13 @@ def as_received(value: object) -> dict[str, Any]:
 
 class _Console(Console):
     def on_broken_pipe(self) -> None:
-        # Rich would end the process with 1, which has another meaning here.
+        # Rich would exit with 1, which has a different meaning here.
         raise BrokenPipeError
 
 
 def _console(stream: TextIO) -> Console:
     if isinstance(stream, io.TextIOWrapper):
-        # A name that the terminal's encoding lacks must not end the command.
+        # A character that the terminal's encoding lacks must not end the command.
         stream.reconfigure(errors="backslashreplace")
     terminal = stream.isatty()
     return _Console(

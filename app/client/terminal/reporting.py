@@ -1,4 +1,4 @@
-"""Shows how far a file is: as a bar where there is a terminal, as a few lines where there is none, or not at all."""
+"""Reports progress: as a bar on a terminal, as a few lines without one, or not at all for programs."""
 
 from types import TracebackType
 from typing import Self
@@ -22,7 +22,7 @@ _PHASES = {
 
 
 class Reporter:
-    """Says nothing: for programs."""
+    """Reports nothing: for programs."""
 
     def __enter__(self) -> Self:
         return self
@@ -32,20 +32,20 @@ class Reporter:
     ) -> None: ...
 
     def begin(self, what: str, done: int, total: int | None) -> None:
-        """Something begins of which `done` of `total` bytes are there already; None when nobody knows how many."""
+        """A step begins, with `done` of `total` bytes already done; `total` is None if it is unknown."""
 
     def advance(self, count: int) -> None:
-        """`count` bytes more are done; less, when it is negative."""
+        """`count` more bytes are done; fewer if it is negative."""
 
     def show(self, image: ImageFields) -> None:
-        """The image is as far as its progress says."""
+        """Show the image's progress."""
 
     def note(self, text: str) -> None:
-        """Something that people have to know, whatever happens next."""
+        """Print a note that stays visible."""
 
 
 class LineReporter(Reporter):
-    """One line for each thing that begins: for logs."""
+    """Prints one line when a step begins: for logs."""
 
     def __init__(self, output: Output) -> None:
         self._output = output
@@ -65,7 +65,7 @@ class LineReporter(Reporter):
 
 
 class BarReporter(Reporter):
-    """One bar, which begins anew with each thing that begins."""
+    """Shows one bar, which starts over with each step."""
 
     def __init__(self, output: Output) -> None:
         self._output = output
@@ -106,16 +106,16 @@ class BarReporter(Reporter):
             self.begin(phase_text(progress), progress.bytes_done, progress.bytes_total)
 
     def note(self, text: str) -> None:
-        self._output.note(text)  # above the bar: it is on the same console
+        self._output.note(text)  # on the same console, so it appears above the bar
 
 
 def reporter_for(output: Output) -> Reporter:
-    """The reporter that fits where the command prints."""
+    """The reporter for a command's output."""
     if output.as_json:
         return Reporter()
     return BarReporter(output) if output.shows_bars else LineReporter(output)
 
 
 def phase_text(progress: ProgressFields) -> str:
-    """What is being done, for people."""
+    """The name of the phase, for people."""
     return _PHASES.get(progress.phase, progress.phase.lower())

@@ -1,4 +1,4 @@
-"""Images as people read them."""
+"""Prints images for people."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -21,7 +21,7 @@ from app.client.terminal.output import Output
 from app.client.terminal.reporting import phase_text
 from app.client.terminal.text import age, size, visible
 
-# Columns that a row takes with a name and an operating system of usual length.
+# Width of a row, in columns, with a name and an operating system of usual length.
 _WIDE = 110
 _COLOURS = {
     ImageStatus.ACTIVE: "green",
@@ -32,7 +32,7 @@ _COLOURS = {
 
 
 def show_images(output: Output, images: Sequence[ImageFields]) -> None:
-    """Print a table, one row for each image; where the terminal is narrow, ids stand below the names."""
+    """Print a table with one row per image. On a narrow terminal, ids are below the names."""
     now, narrow = datetime.now(UTC), output.out.width < _WIDE
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     least = max((cell_len(image.id) for image in images), default=0) if narrow else 0
@@ -65,7 +65,7 @@ def _cells(image: ImageFields, now: datetime) -> list[Text]:
 
 
 def show_image(output: Output, image: ImageImage) -> None:
-    """Print all that is known of an image, a line for each field."""
+    """Print the details of an image, one line per field."""
     output.details(
         [
             ("id", image.id),
@@ -80,9 +80,9 @@ def show_image(output: Output, image: ImageImage) -> None:
             ("operating system", image.os and image.os.display_name),
             ("architecture", image.architecture and image.architecture.lower()),
             ("disk size", size(image.virtual_size) if image.virtual_size else None),
-            ("least boot disk", f"{image.min_boot_disk_gib} GiB" if image.min_boot_disk_gib else None),
+            ("min boot disk", f"{image.min_boot_disk_gib} GiB" if image.min_boot_disk_gib else None),
             ("stored", size(image.stored_size) if image.stored_size else None),
-            ("cost a month", _cost(image.monthly_cost)),
+            ("monthly cost", _cost(image.monthly_cost)),
             ("sha256", image.sha256),
             ("protected", "yes" if image.protected else None),
             ("labels", ", ".join(f"{label.key}={label.value}" for label in image.labels)),
@@ -108,13 +108,13 @@ def _source(image: ImageFields) -> list[tuple[str, str | None]]:
 
 
 def progress_text(progress: ProgressFields) -> str:
-    """A phase and how far it is."""
+    """A phase, its progress and the remaining time."""
     left = f", {progress.eta_seconds} s left" if progress.eta_seconds is not None else ""
     return f"{phase_text(progress)} {progress.percent:.0f} % of {size(progress.bytes_total)}{left}"
 
 
 def _cost(money: MoneyFields | None) -> str | None:
-    """An amount; nothing is said of what costs nothing."""
+    """An amount with its currency; None if it is zero."""
     return f"{money.amount} {money.currency}" if money and Decimal(money.amount) else None
 
 

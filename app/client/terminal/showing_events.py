@@ -1,4 +1,4 @@
-"""Events as people read them."""
+"""Events as text for people."""
 
 from app.client.feed import Deleted, Event, Item, Progressed, ResyncRequired, ShareChanged, StatusChanged, Updated
 from app.client.generated.enums import ShareState
@@ -30,7 +30,7 @@ def _what(event: Event) -> str:
 
 
 def _share_change(event: ShareChanged) -> str:
-    """What became of a share."""
+    """What happened to a share."""
     project, allowed = event.project.name, granted(event.grant)
     match event.state:
         case ShareState.ACCEPTED:
@@ -39,4 +39,4 @@ def _share_change(event: ShareChanged) -> str:
             return f"offered to {project}, to {allowed}"
         case ShareState.DECLINED:
             return f"declined by {project}"
-    return f"not shared with {project} any more"
+    return f"no longer shared with {project}"

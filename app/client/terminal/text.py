@@ -1,12 +1,12 @@
-"""Text for terminals: what comes from elsewhere can't move the cursor, change colours or turn the line around."""
+"""Text for terminals. Text from other sources can't move the cursor, change colours or reverse a line."""
 
 import unicodedata
 from datetime import datetime
 
 from app.client.generated.enums import ShareGrant
 
-# Control and format characters (the marks that change the writing direction are among the latter), halves of
-# characters, characters of nobody's, and what breaks lines.
+# Control characters, format characters (which include the marks that change the writing direction), surrogates,
+# private-use and unassigned characters, and line and paragraph separators.
 _INVISIBLE = ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
 
 _UNITS = ("bytes", "KiB", "MiB", "GiB", "TiB")
@@ -14,7 +14,7 @@ _AGES = ((60, "second"), (60, "minute"), (24, "hour"), (30, "day"), (12, "month"
 
 
 def visible(text: str) -> str:
-    """The text with everything that can't be seen spelled out, as in \\x1b or \\u202e."""
+    """The text with invisible characters escaped, for example \\x1b or \\u202e."""
     return "".join(_spelled(character) for character in text)
 
 
@@ -28,7 +28,7 @@ def _spelled(character: str) -> str:
 
 
 def size(count: int | None) -> str:
-    """A number of bytes for people."""
+    """A number of bytes for people, such as "1.5 GiB"; "-" for None."""
     if count is None:
         return "-"
     amount, unit = float(count), 0
@@ -38,7 +38,7 @@ def size(count: int | None) -> str:
 
 
 def age(then: datetime, now: datetime) -> str:
-    """How long ago something was, for people."""
+    """How long ago something happened, for people."""
     amount = int((now - then).total_seconds())
     if amount < 1:
         return "just now"
@@ -57,5 +57,5 @@ _GRANTS = {ShareGrant.LAUNCH: "launch", ShareGrant.LAUNCH_AND_EDIT: "launch and 
 
 
 def granted(grant: ShareGrant) -> str:
-    """What a share lets one do."""
+    """What a share allows."""
     return _GRANTS.get(grant, grant.lower())

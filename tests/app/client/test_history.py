@@ -62,7 +62,7 @@ OFFER = {"imageName": "web", "project": {"id": "prj_2", "name": "beta"}, "grant"
         (event(state="OFFERED", image=None, **OFFER), "web: offered to beta, to launch (by ada)"),
         (event(state="OFFERED", **OFFER | {"grant": "SOME"}), "web: offered to beta, to some (by ada)"),
         (event(state="DECLINED", **OFFER), "web: declined by beta (by ada)"),
-        (event(state=None, image=None, **OFFER), "web: not shared with beta any more (by ada)"),
+        (event(state=None, image=None, **OFFER), "web: no longer shared with beta (by ada)"),
         (event(__typename="ImageCreated", actor=None), "web: created"),
         (event(__typename="ImageDeleted", imageName="old", image=None), "old: deleted (by ada)"),
         (event(__typename="ImageFrozen", temperature=-5), "web: ImageFrozen (by ada)"),

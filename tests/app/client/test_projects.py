@@ -65,7 +65,7 @@ def test_a_quota_is_shown_for_people_and_for_programs() -> None:
     assert people.out.splitlines() == [
         "project               alpha (prj_1)",
         "custom images         3 of 50",
-        "image storage         1.5 GiB of 500.0 GiB, and 1.0 GiB promised to uploads",
+        "image storage         1.5 GiB of 500.0 GiB, and 1.0 GiB reserved for uploads",
         "snapshots per volume  the newest 100 are kept",
     ]
     assert json.loads(programs.out) == {"project": PROJECT, **QUOTA}
