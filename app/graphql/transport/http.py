@@ -157,7 +157,10 @@ def _json(text: bytes | str, limits: QueryLimits) -> object:
 
 
 def _readable(size: int) -> str:
-    return f"{size // KIB:,} KiB" if size % KIB == 0 else f"{size:,} bytes"
+    for unit, name in ((KIB * KIB, "MiB"), (KIB, "KiB")):
+        if size % unit == 0:
+            return f"{size // unit:,} {name}"
+    return f"{size:,} bytes"
 
 
 def _bad_request(message: str, code: str = "BAD_REQUEST") -> RequestRefused:

@@ -112,7 +112,7 @@ def test_what_the_head_decides_is_answered_before_the_body_arrives(lines: list[s
 @pytest.mark.parametrize(
     ("credential", "length", "limit"),
     [
-        (GOOD, "1048577", "1,024 KiB"),
+        (GOOD, "1048577", "1 MiB"),
         ("X-Nothing: here", "65537", "64 KiB"),
         ("X-Nothing: here", "9" * 18, "64 KiB"),
     ],
