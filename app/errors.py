@@ -39,6 +39,11 @@ from collections.abc import Sequence
 
 from app.lifecycle import FailureCode
 
+# Messages for callers, the same from GraphQL and from `/objects`.
+DISK_FULL_MESSAGE = "The gateway's disk is full."
+STORE_UNAVAILABLE_MESSAGE = "The object store is not available right now."
+DATABASE_UNAVAILABLE_MESSAGE = "The catalogue is not available right now."
+
 
 class GatewayError(Exception):
     """Base of all errors that are raised deliberately."""

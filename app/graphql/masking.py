@@ -17,6 +17,9 @@ from strawberry.types.graphql import OperationType
 
 from app import metrics
 from app.errors import (
+    DATABASE_UNAVAILABLE_MESSAGE,
+    DISK_FULL_MESSAGE,
+    STORE_UNAVAILABLE_MESSAGE,
     DatabaseDamaged,
     DatabaseFull,
     DatabaseUnavailable,
@@ -29,12 +32,11 @@ from app.errors import (
 from app.graphql.uninterrupted import to_the_end
 
 INTERNAL_MESSAGE = "The gateway failed. Report the correlation id to its operator."
-STORAGE_MESSAGE = "The object store can't write or read bytes at the moment. Try again later."
-FULL_MESSAGE = "The gateway's disk is full."
+STORAGE_MESSAGE = f"{STORE_UNAVAILABLE_MESSAGE} Try again later."
 FULL_HINT = "Delete images that you no longer need, which works on a full disk, or try again later."
 DAMAGED_MESSAGE = "The catalogue is damaged. Ask the operator to restore it from a backup."
 DATABASE_MESSAGE = (
-    "The catalogue does not respond. Try again in a moment, with an idempotencyKey so that nothing is done twice."
+    f"{DATABASE_UNAVAILABLE_MESSAGE} Try again in a moment, with an idempotencyKey so that nothing is done twice."
 )
 
 # graphql-core appends the text of an exception that a scalar's parser raised after this.
@@ -70,12 +72,12 @@ def shown(error: GraphQLError, correlation_id: str) -> dict[str, Any]:
     Logs the error if its text is hidden.
     """
     cause = root_cause(error)
-    told = _visible(error, cause)
-    if told is None or isinstance(cause, StoreError | DatabaseUnavailable):
+    visible = _visible(error, cause)
+    if visible is None or isinstance(cause, StoreError | DatabaseUnavailable):
         _log_hidden(error, cause, correlation_id)
-    if told is None:
-        told = (INTERNAL_MESSAGE, {"code": "INTERNAL"})
-    message, details = told
+    if visible is None:
+        visible = (INTERNAL_MESSAGE, {"code": "INTERNAL"})
+    message, details = visible
     metrics.ERRORS.labels("graphql", details["code"]).inc()
     formatted = dict(error.formatted)
     formatted["message"] = message
@@ -100,7 +102,7 @@ def _visible(error: GraphQLError, cause: Exception) -> tuple[str, dict[str, Any]
         case NotAuthenticated():
             return str(cause) or "Send a valid token.", {"code": "UNAUTHENTICATED"}
         case StoreFull() | DatabaseFull():
-            return FULL_MESSAGE, {"code": "STORAGE_UNAVAILABLE", "hint": FULL_HINT}
+            return DISK_FULL_MESSAGE, {"code": "STORAGE_UNAVAILABLE", "hint": FULL_HINT}
         case StoreError():
             return STORAGE_MESSAGE, {"code": "STORAGE_UNAVAILABLE"}
         case DatabaseDamaged():

@@ -5,6 +5,9 @@ from starlette.responses import JSONResponse, Response
 from app import metrics
 from app.catalog.uploads import UploadEnded
 from app.errors import (
+    DATABASE_UNAVAILABLE_MESSAGE,
+    DISK_FULL_MESSAGE,
+    STORE_UNAVAILABLE_MESSAGE,
     DatabaseFull,
     DatabaseUnavailable,
     Forbidden,
@@ -53,13 +56,13 @@ _STORE_ERRORS: dict[type[GatewayError], tuple[int, str, str, str]] = {
     StoreFull: (
         507,
         "STORE_FULL",
-        "The object store has no space for these bytes.",
+        DISK_FULL_MESSAGE,
         "Send the part again later; the upload stays open and keeps the parts that have arrived.",
     ),
     StoreUnavailable: (
         503,
         "STORE_UNAVAILABLE",
-        "The object store is not available right now.",
+        STORE_UNAVAILABLE_MESSAGE,
         "Send the request again later; the upload keeps the parts that have arrived.",
     ),
     ObjectMissing: (
@@ -71,13 +74,13 @@ _STORE_ERRORS: dict[type[GatewayError], tuple[int, str, str, str]] = {
     DatabaseFull: (
         507,
         "STORAGE_UNAVAILABLE",
-        "The gateway's disk is full.",
+        DISK_FULL_MESSAGE,
         "Send the part again later; the upload stays open and keeps the parts that have arrived.",
     ),
     DatabaseUnavailable: (
         503,
         "UNAVAILABLE",
-        "The catalogue is not available right now.",
+        DATABASE_UNAVAILABLE_MESSAGE,
         "Send the request again later; the upload keeps the parts that have arrived.",
     ),
 }
