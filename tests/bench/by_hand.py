@@ -1,4 +1,4 @@
-"""What somebody does without a gateway: download from the store, `qemu-img convert`, and upload the result."""
+"""What a user does without a gateway: download from the store, `qemu-img convert`, and upload the result."""
 
 import http.client
 import os

@@ -1,4 +1,4 @@
-"""Whether a page takes longer when there are more images, on SQLite and on PostgreSQL, and how many either gives."""
+"""Whether a page takes longer when there are more images, on SQLite and on PostgreSQL, and how many each returns."""
 
 import asyncio
 import socket
@@ -20,7 +20,7 @@ from tests.bench.scale import Scale
 from tests.bench.serving import Gateway, running_api
 
 _GOAL = 1.3
-# So many times fewer images are in the small catalogue, but some pages of them.
+# How many times fewer images the small catalogue contains, but at least some pages.
 _FEWER = 1000
 _LEAST = 3 * PAGE
 # How often each kind of page is asked for, unless the time is over.
@@ -29,11 +29,11 @@ _ORDERS = (ImageOrder.NAME, ImageOrder.CREATED_AT, ImageOrder.SIZE)
 _FILTERS: Mapping[str, Mapping[str, Any]] = {
     "all": {},
     "ACTIVE (97 of 100)": {"statuses": ["ACTIVE"]},
-    f"ERROR ({RARE} in all)": {"statuses": ["ERROR"]},
+    f"ERROR ({RARE} in total)": {"statuses": ["ERROR"]},
     "SNAPSHOT (1 of 10)": {"types": ["SNAPSHOT"]},
     "ERROR or SAVING, CUSTOM": {"statuses": ["ERROR", "SAVING"], "types": ["CUSTOM"]},
     "name with ubuntu (1 of 4)": {"nameContains": "Ubuntu"},
-    f"name with {RARE_WORD} ({RARE} in all)": {"nameContains": RARE_WORD},
+    f"name with {RARE_WORD} ({RARE} in total)": {"nameContains": RARE_WORD},
 }
 _PAGE = f"""
 query Page($project: ID!, $filter: ImageFilter, $order: ImageOrder, $after: String) {{

@@ -1,4 +1,4 @@
-"""What compressed clusters (zstd) cost in time and save in size, for what a worker writes anew in MinIO."""
+"""What compressed clusters (zstd) cost in time and save in size, for images that a worker rewrites in MinIO."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -23,7 +23,7 @@ def measure(scale: Scale) -> Report:
         figures = [figure for name in _STREAMED for figure in _figures(plain, zstd, _compressible(name), scale)]
     return Report(
         title="compression",
-        how=f"As in stored_conversion, with {scale.gib:g} GiB of data in each image of which half can be compressed: "
+        how=f"As in stored_conversion, with {scale.gib:g} GiB of data in each image, half of it compressible: "
         "IMAGES_COMPRESSION=zstd against none.",
         figures=figures,
     )

@@ -9,7 +9,7 @@ from tests.bench.figures import Figure, Report, middle, seconds
 from tests.bench.scale import Scale
 from tests.bench.serving import Gateway, running_gateway
 
-# Those of which the data stays where it is, and only tables are written.
+# Their data stays in place, and only tables are written.
 _IN_PLACE = ("sparse VMDK", "sparse qcow2", "dense raw", "dense fixed VHD")
 _IN_PLACE_GOAL = 0.3
 _COPIED_GOAL = 1.3

@@ -54,7 +54,7 @@ def _until_active(gateway: Gateway, disk: Disk, file: Path) -> float:
 def remove(gateway: Gateway, image_id: str) -> None:
     """Delete an ACTIVE image once its SHA-256 is there, and wait for its bytes to be freed.
 
-    So nothing is left that works beside what is measured next.
+    So nothing runs in parallel with the next measurement.
     """
     _wait(lambda: gateway.ask(_SHA256, id=image_id)["node"]["sha256"] is not None, "its SHA-256")
     delete(gateway, image_id)

@@ -28,7 +28,7 @@ def measure(scale: Scale) -> Report:
         how=f"{each} WebSockets (graphql-transport-ws) on each of {_APIS} API processes, opened by a light client in a "
         f"process of its own for each, and {scale.events} events, the next when all have the last. They all happen at "
         "the first API process, and the other hears of them through PostgreSQL and Redis. Counted as in watchers; "
-        f"against {_APIS} bare applications that are told at once. All of it shares the cores of this machine.",
+        f"against {_APIS} bare applications that are notified at once. All of it shares the cores of this machine.",
         figures=[*figures(ours, bare, None), *costs],
     )
 

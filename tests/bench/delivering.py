@@ -81,7 +81,7 @@ def rename(gateway: Gateway, clients: Sequence[Client], image_id: str, number: i
 
 
 def broadcasts(hosts: Sequence[Host], watchers: int, events: int) -> list[Delivery]:
-    """The same from bare applications, to so many watchers of each, who get as many bytes an event."""
+    """The same from bare applications, to `watchers` of each, with the same number of bytes per event."""
     message = json.dumps({"id": "1", "type": "next", "payload": {"data": {"imageEvents": "x" * 350}}})
     deliveries = []
     with ExitStack() as stack:
@@ -111,7 +111,7 @@ def figures(ours: Sequence[Delivery], bare: Sequence[Delivery], goal_seconds: fl
 
 @contextmanager
 def watching(gateway: Gateway, count: int) -> Iterator[Client]:
-    """So many watchers of the gateway's project, in a process of their own, all let in."""
+    """`count` connected watchers of the gateway's project, in a separate process."""
     # A subscription is not acknowledged; with a cursor from before it, none can miss the first event.
     after = gateway.ask("{ eventCursor }")["eventCursor"]
     request = json.dumps({"query": WATCH, "variables": {"project": gateway.project_id, "after": after}})

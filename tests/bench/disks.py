@@ -16,8 +16,8 @@ _STEP_SECONDS = 1800
 class Disk:
     """A kind of image: QEMU's driver and options, the gateway's name of the format, and how full it is.
 
-    A disk of `spread` 4 is four times as large as its data, which lies in runs of 16 MiB. One that is
-    `compressed` has data of which half can be compressed. One that is nearly empty is as large as if it held all the
+    A disk of `spread` 4 is four times as large as its data, which is in runs of 16 MiB. Half of the data
+    of one that is `compressed` can be compressed. One that is nearly empty is as large as if it held all the
     data, but has `kept` bytes of it, in four places. Its name says how large it is where the data would be 1 GiB.
     """
 
@@ -74,7 +74,7 @@ def write_disk(disk: Disk, folder: Path, data: int) -> Path:
 
 
 def write_large_vmdk(path: Path, data: int) -> None:
-    """Write a sparse VMDK of `data` bytes straight to `path`, with no raw image beside it: runs of one byte each.
+    """Write a sparse VMDK of `data` bytes straight to `path`, without a raw image: runs of one byte each.
 
     Raises CalledProcessError.
     """

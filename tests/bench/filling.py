@@ -17,7 +17,7 @@ from app.models import TABLES, Image
 
 ADMIN = "bench"
 RARE_WORD = "needle"
-# So many images are in ERROR, and so many have the rare word in their names, however many images there are.
+# Number of images in ERROR, and of images with the rare word in their names, whatever the number of images.
 RARE = 100
 _TABLE = TABLES.tables["image"]
 _KEYS = {
@@ -44,7 +44,7 @@ class Middle:
 async def fill(address: str, count: int) -> str:
     """Put `count` images into a project of a migrated database; the project's id.
 
-    Of a hundred images 97 are ACTIVE, two SAVING and one QUEUED, but for `RARE` in all that are in ERROR; 90 are
+    Of a hundred images 97 are ACTIVE, two SAVING and one QUEUED, except for a total of `RARE` in ERROR; 90 are
     CUSTOM, ten SNAPSHOT. Names, sizes and what is rare are spread over all ages. No blobs, no feed.
     """
     database = Database(address)

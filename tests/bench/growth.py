@@ -10,7 +10,7 @@ from tests.bench.serving import Gateway, running_gateway
 
 _TIMES = (1, 10, 40)
 _GOAL = 0.3
-# The file, and beside it what was uploaded or what qemu-img makes of it.
+# The file, and next to it the uploaded copy or the result of qemu-img.
 _COPIES = 2
 _LEFT_FREE = 4 * GIB
 
@@ -22,7 +22,7 @@ def measure(scale: Scale) -> Report:
         figures = [_figure(gateway, scale, times) for times in _TIMES]
     return Report(
         title="growth",
-        how="As in conversion, for one sparse VMDK that is four times as large as its data, which lies in runs of "
+        how="As in conversion, for one sparse VMDK that is four times as large as its data, which is in runs of "
         "16 MiB; once each.",
         figures=figures,
     )

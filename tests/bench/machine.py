@@ -41,7 +41,7 @@ def _kind(device: int) -> str:
 
 
 def _queues(device: int) -> Iterator[Path]:
-    """Where the kernel tells about a block device, or about the disk that a partition lies on (sysfs)."""
+    """Where the kernel describes a block device, or the disk that contains a partition (sysfs)."""
     block = Path(f"/sys/dev/block/{os.major(device)}:{os.minor(device)}").resolve()
     yield block / "queue/rotational"
     yield block.parent / "queue/rotational"

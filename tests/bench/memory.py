@@ -51,7 +51,7 @@ def measure(scale: Scale) -> Report:
 
 
 def _reset_peak(process: psutil.Process) -> None:
-    """Let the maximum begin anew at what it is now (proc(5), clear_refs)."""
+    """Reset the maximum to the current value (proc(5), clear_refs)."""
     Path(f"/proc/{process.pid}/clear_refs").write_text(_RESET_PEAK)
 
 

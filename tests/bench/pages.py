@@ -1,4 +1,4 @@
-"""How many pages of fifty images one process gives in a second, against Strawberry with a list in memory."""
+"""How many pages of fifty images one process returns per second, against Strawberry with a list in memory."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +12,7 @@ from tests.bench.serving import Gateway, MeasurementFailed, running_bare, runnin
 from tests.bench.uploading import complete, create, send
 
 PAGE = 50
-# The issue asks for 250 requests a second where plain Strawberry gives 450.
+# The issue asks for 250 requests per second where plain Strawberry reaches 450.
 _GOAL = 250 / 450
 FIELDS = "id name type status visibility virtualSize minBootDiskGib createdAt os { displayName }"
 OURS = f"query Page($project: ID!) {{ images(projectId: $project, first: {PAGE}) {{ nodes {{ {FIELDS} }} }} }}"

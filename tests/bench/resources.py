@@ -82,7 +82,7 @@ def _memory(pid: int) -> int:
 
 
 def _below(pid: int) -> Iterator[int]:
-    """The children of a process and theirs, by each thread that started them: cheaper than to look at all that run."""
+    """The children of a process and theirs, by each thread that started them: cheaper than reading all processes."""
     for task in Path(f"/proc/{pid}/task").glob("*/children"):
         with suppress(OSError):
             for child in map(int, task.read_text().split()):

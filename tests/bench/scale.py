@@ -9,7 +9,7 @@ _ALIGNMENT = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """`gib` of data in an image, so many `rounds` of each, `watchers` at once, pages for `seconds` a round.
+    """`gib` of data per image, `rounds` of each, `watchers` at the same time, pages for `seconds` per round.
 
     `images` are in the larger catalogue, and `crowd` watch two API processes. Everything is written below `folder`.
     """
@@ -24,5 +24,5 @@ class Scale:
     crowd: int
 
     def bytes_of(self, times: float = 1) -> int:
-        """So many times the data, in whole MiB."""
+        """`times` the data, in bytes, as whole MiB."""
         return max(_ALIGNMENT, int(self.gib * times * GIB) // _ALIGNMENT * _ALIGNMENT)

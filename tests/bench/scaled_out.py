@@ -31,7 +31,7 @@ class ScaledOut:
 def scaled_out(
     folder: Path, *, apis: int = 1, workers: int = 1, settings: Mapping[str, str] | None = None
 ) -> Iterator[ScaledOut]:
-    """So many API processes and workers with everything they need, all new, in a folder that is made.
+    """Starts `apis` API processes and `workers` workers with everything they need, in a new folder.
 
     Raises MeasurementFailed with the end of their logs.
     """
@@ -58,8 +58,8 @@ def scaled_out(
 @contextmanager
 def _gateway(cluster: Cluster, at: int, token: str, bucket: Bucket) -> Iterator[Gateway]:
     api = cluster.apis[at]
-    with closing(cluster.client(at, token)) as told:
-        project_id = told.project_id
+    with closing(cluster.client(at, token)) as client:
+        project_id = client.project_id
     headers = {"authorization": f"Bearer {token}"}
     with httpx.Client(base_url=api.url, headers=headers, timeout=ANSWER_SECONDS) as client:
         process = psutil.Process(api.pid)

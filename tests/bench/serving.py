@@ -83,14 +83,14 @@ def running_gateway(folder: Path) -> Iterator[Gateway]:
     command = [str(_IMAGES), "up", "--data", str(folder / "data"), "--host", "127.0.0.1", "--port", "0"]
     limits = {"IMAGES_CUSTOM_IMAGES_LIMIT": "100000", "IMAGES_IMAGE_STORAGE_LIMIT_GIB": "100000"}
     with _running(command, folder / "gateway.log", limits | _MANY_WATCHERS) as (process, _):
-        told = json.loads((folder / "data/connection.json").read_text())
-        headers = {"authorization": f"Bearer {told['token']}"}
-        with httpx.Client(base_url=told["url"], headers=headers, timeout=ANSWER_SECONDS) as client:
+        content = json.loads((folder / "data/connection.json").read_text())
+        headers = {"authorization": f"Bearer {content['token']}"}
+        with httpx.Client(base_url=content["url"], headers=headers, timeout=ANSWER_SECONDS) as client:
             files = folder / "data/store/objects"
             yield Gateway(
-                told["url"],
-                told["token"],
-                told["projects"][0]["id"],
+                content["url"],
+                content["token"],
+                content["projects"][0]["id"],
                 process,
                 client,
                 lambda: sum(path.is_file() for path in files.rglob("*")),
@@ -148,7 +148,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 def processor_seconds(process: psutil.Process) -> float:
-    """The processor time that a process has used so far: unlike a clock, it does not tell of its neighbours."""
+    """The processor time that a process has used so far: unlike a clock, it does not depend on its neighbours."""
     used = process.cpu_times()
     return float(used.user + used.system)
 

@@ -105,7 +105,7 @@ def _sum(values: Sequence[float]) -> str:
 
 
 def _bounds(all_: Mapping[str, Sequence[Stored]]) -> Iterator[Figure]:
-    """What the worker wrote and held at most, and of which kind of image that was."""
+    """The maximum that the worker wrote and held, and the kind of image that it was for."""
     goal = f"≤ {_LOG_BYTES >> 10} KiB (its log)"
     written, name = max((each.workers.written, name) for name, rounds in all_.items() for each in rounds)
     yield Figure("written to disks by the worker", f"{written >> 10} KiB", name, None, goal, written <= _LOG_BYTES)

@@ -106,7 +106,7 @@ class Sent:
 
 
 def send(host: tuple[str, int], file: Path, parts: Sequence[Part], at_once: int = 4) -> Sent:
-    """PUT the parts, so many at once, each over a connection that is kept. Raises MeasurementFailed.
+    """PUT the parts, `at_once` at a time, over connections that are kept open. Raises MeasurementFailed.
 
     The bytes go from the page cache to the socket inside the kernel (sendfile(2)), so that this side leaves the
     processor to the other.

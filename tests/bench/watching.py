@@ -1,8 +1,8 @@
-"""Many watchers in one light process: frames of WebSockets (RFC 6455) are told apart, and nothing in them is read.
+"""Many watchers in one light process: it separates frames of WebSockets (RFC 6455), and reads nothing in them.
 
 Run as `python -m tests.bench.watching HOST PORT PATH COUNT SECONDS`, with `{"token": …, "request": …}` on a
 line of standard input. Prints a line when all have been let in, and then after each event a JSON list of when
-each watcher had it (Unix time). Ends when nothing comes for so many seconds.
+each watcher had it (Unix time). Ends when nothing comes for SECONDS.
 """
 
 import asyncio
@@ -130,9 +130,9 @@ def _who(token: str) -> dict[str, str]:
 
 
 async def main(host: str, port: int, path: str, count: int, patience: float) -> None:
-    """Connect `count` watchers and tell what they hear."""
-    told = json.loads(sys.stdin.readline())
-    crowd = Crowd(f"{host}:{port}", path, count, told["token"], told["request"])
+    """Connect `count` watchers and print what they receive."""
+    settings = json.loads(sys.stdin.readline())
+    crowd = Crowd(f"{host}:{port}", path, count, settings["token"], settings["request"])
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(crowd.failed)
     for _ in range(count):

@@ -64,7 +64,7 @@ class Tab:
         self.wait_for("window.isBeforeReload === undefined")
 
     def open(self, url: str) -> None:
-        """Goes to `url`; what was seen of the network and of problems begins anew."""
+        """Goes to `url`; forgets earlier requests and problems."""
         self.requests.clear()
         self.problems.clear()
         self._loaded_workers.clear()
@@ -72,14 +72,14 @@ class Tab:
         assert "errorText" not in answer, f"{url}: {answer['errorText']}"
 
     def value(self, script: str) -> Any:
-        """What the JavaScript expression gives in the page; a promise is waited for."""
+        """The value of a JavaScript expression in the page; a promise is awaited."""
         given = {"expression": script, "awaitPromise": True, "returnByValue": True}
         answer = self._call("Runtime.evaluate", given, self._session)
         assert "exceptionDetails" not in answer, f"{script}: {answer['exceptionDetails']}"
         return answer["result"].get("value")
 
     def wait_for(self, script: str) -> Any:
-        """The first value of the expression that is not false, looked at before every frame that is drawn."""
+        """The first value of the expression that is not false; it is evaluated before every frame."""
         look = f"const found = ({script}); if (found) resolve(found); else requestAnimationFrame(look);"
         while True:
             try:

@@ -67,7 +67,7 @@ query ($project: ID!, $image: ID, $after: EventCursor) {
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A run of bytes of a file, and the signed request that brings it."""
+    """A range of bytes of a file, and the signed request that uploads it."""
 
     number: int
     offset: int
@@ -86,7 +86,7 @@ class Refused(Exception):
 
 
 class Client:
-    """Speaks for one token in one project. Raises httpx.TransportError while nobody answers."""
+    """Speaks for one token in one project. Raises httpx.TransportError while no server answers."""
 
     def __init__(self, url: str, token: str, project_id: str) -> None:
         self.project_id = project_id
@@ -122,7 +122,7 @@ class Client:
     # ------------------------------------------------------------ GraphQL
 
     def ask(self, document: str, **variables: Any) -> dict[str, Any]:
-        """The data that a query or mutation gives; fails the test when there are errors."""
+        """The data of a query or mutation; fails the test if there are errors."""
         answer = self.http.post(self.graphql, json={"query": document, "variables": variables})
         body = answer.json()
         assert "errors" not in body, body["errors"]
@@ -161,7 +161,7 @@ class Client:
         return found
 
     def statuses(self, image_id: str) -> list[str]:
-        """The statuses that an image had, as its feed tells; fails when a step does not begin where the last ended."""
+        """The statuses of an image by its feed; fails if a step does not begin where the last one ended."""
         steps = [event for event in self.events(image_id) if event["__typename"] == "ImageStatusChanged"]
         statuses = ["QUEUED"]
         for step in steps:
@@ -198,7 +198,7 @@ class Client:
         return self.when(image_id, lambda image: image["status"] in SETTLED)
 
     def settled_when_asked(self, image_id: str, seconds: float) -> dict[str, Any]:
-        """The same by queries, for when no stream can be relied on. Fails after so many seconds."""
+        """The same by queries, for when no stream can be relied on. Fails after `seconds`."""
 
         def look() -> dict[str, Any] | None:
             image = self.image(image_id)
@@ -260,7 +260,7 @@ class Client:
         return image_id
 
     def resume(self, path: Path, image_id: str, upload_id: str) -> None:
-        """Send what is missing of an upload, and complete it. Harmless when all of that was done."""
+        """Send the missing parts of an upload and complete it. Does nothing if it is complete."""
         self.put_all(path, self.missing(image_id))
         self.mutate("completeUpload", uploadId=upload_id)
 
@@ -288,7 +288,7 @@ class Client:
 
 
 def eventually(look: Callable[[], T | None], seconds: float = PATIENCE_SECONDS) -> T:
-    """The first thing that `look` gives and that is true. Fails, with the last one, when none comes in time."""
+    """The first true result of `look`. Fails with the last result if there is none in time."""
     deadline = time.monotonic() + seconds
     while not (seen := look()):
         assert time.monotonic() < deadline, f"after {seconds} s still {seen!r}"
@@ -297,7 +297,7 @@ def eventually(look: Callable[[], T | None], seconds: float = PATIENCE_SECONDS) 
 
 
 def becomes(look: Callable[[], object], expected: object, seconds: float = PATIENCE_SECONDS) -> None:
-    """Fails, with the difference, unless `look` gives what is expected in time."""
+    """Fails, with the difference, unless `look` returns the expected value in time."""
     deadline = time.monotonic() + seconds
     while (seen := look()) != expected and time.monotonic() < deadline:
         time.sleep(_POLL_SECONDS)
@@ -314,7 +314,7 @@ def _answers(response: httpx.Response) -> Iterator[dict[str, Any]]:
     kind = ""
     deadline = time.monotonic() + PATIENCE_SECONDS
     for line in response.iter_lines():
-        assert time.monotonic() < deadline, f"the stream tells nothing new in {PATIENCE_SECONDS} s"
+        assert time.monotonic() < deadline, f"the stream has nothing new in {PATIENCE_SECONDS} s"
         if line.startswith("event:"):
             kind = line.removeprefix("event:").strip()
         elif line.startswith("data:") and kind == "next":

@@ -76,7 +76,7 @@ class ImagesProcess(Server):
 
 
 class Cluster:
-    """All processes of a scaled-out gateway. `env` are settings beside the three addresses."""
+    """All processes of a scaled-out gateway. `env` are settings in addition to the three addresses."""
 
     def __init__(self, folder: Path, *, apis: int = 2, workers: int = 2, env: Mapping[str, str] | None = None) -> None:
         self.folder = folder
@@ -89,7 +89,7 @@ class Cluster:
         self.workers: list[ImagesProcess] = []
         self.settings: dict[str, str] = {}
         self._database_address = ""
-        # Held by whoever kills or starts processes while they are supervised.
+        # Held while processes that are supervised are killed or started.
         self.changing = threading.Lock()
 
     @property
@@ -135,7 +135,7 @@ class Cluster:
             process.kill()
 
     def run(self, *arguments: str) -> str:
-        """Run a command of `images` to its end; gives what it printed. Fails when it fails."""
+        """Run a command of `images` to its end; returns what it printed. Fails when it fails."""
         done = subprocess.run(
             [IMAGES, *arguments],
             env=self.settings,
@@ -148,7 +148,7 @@ class Cluster:
         return done.stdout
 
     def token(self, subject: str = "ann", project: str = "alpha", role: str = "ADMIN") -> str:
-        """A token for somebody with a role in a project."""
+        """A token for a subject with a role in a project."""
         self._in_database(lambda database: members.appoint(database, project, subject, ProjectRole(role)))
         return SecretTokens(SECRET.encode()).issue(subject, valid=timedelta(days=1))
 
@@ -165,7 +165,7 @@ class Cluster:
         return asyncio.run(ask())
 
     def bucket(self) -> Bucket:
-        """The bucket of the objects; whoever asks closes it."""
+        """The bucket of the objects; the caller closes it."""
         return Bucket(S3Address.parse(self.settings["IMAGES_OBJECT_STORE"]))
 
     def client(self, api: int = 0, token: str | None = None, project: str = "alpha") -> Client:

@@ -40,7 +40,7 @@ class Gate:
     def release(self, *, drop: bool = False) -> None:
         """Let everything through that is kept back or comes; with `drop`, what is kept back is thrown away instead.
 
-        Counts anew what gets through from here on.
+        Starts a new count of what gets through.
         """
         with self._changed:
             self._held = lambda _number: False
@@ -49,7 +49,7 @@ class Gate:
             self._changed.notify_all()
 
     def wait_until_held(self, count: int) -> None:
-        """Wait until so many parts are being kept back."""
+        """Wait until `count` parts are being held back."""
         with self._changed:
             assert self._changed.wait_for(lambda: self._waiting >= count, _SECONDS), "no part came"
 

@@ -52,7 +52,7 @@ class Gateway:
         self._ended()
 
     def post(self, document: str, **variables: Any) -> dict[str, Any]:
-        """Run an operation; gives its data. Fails when the answer has errors."""
+        """Run an operation; returns its data. Fails when the answer has errors."""
         answer = httpx.post(
             self.graphql,
             json={"query": document, "variables": variables},
@@ -121,10 +121,10 @@ def clean_environment(env: Mapping[str, str] | None = None) -> dict[str, str]:
 def _when_ready(process: subprocess.Popen[bytes], data: Path, log: Path) -> Gateway:
     deadline = time.monotonic() + _START_SECONDS
     while True:
-        told = _read(data / "connection.json")
-        if told is not None and _is_ready(told["url"]):
-            projects = {project["name"]: project["id"] for project in told["projects"]}
-            return Gateway(process, data, log, told["url"], told["graphql"], told["token"], projects)
+        content = _read(data / "connection.json")
+        if content is not None and _is_ready(content["url"]):
+            projects = {project["name"]: project["id"] for project in content["projects"]}
+            return Gateway(process, data, log, content["url"], content["graphql"], content["token"], projects)
         said = log.read_text(errors="replace")
         assert process.poll() is None, f"`images up` ended with {process.returncode}:\n{said}"
         assert time.monotonic() < deadline, f"`images up` is not ready after {_START_SECONDS} s:\n{said}"
@@ -133,10 +133,10 @@ def _when_ready(process: subprocess.Popen[bytes], data: Path, log: Path) -> Gate
 
 def _read(connection: Path) -> dict[str, Any] | None:
     try:
-        told: dict[str, Any] = json.loads(connection.read_text())
+        content: dict[str, Any] = json.loads(connection.read_text())
     except FileNotFoundError:
         return None
-    return told
+    return content
 
 
 def _is_ready(url: str) -> bool:

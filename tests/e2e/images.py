@@ -45,7 +45,7 @@ LARGE = Disk("large", 160 * MiB, ((0, 150 * MiB),))
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """A way to write a disk image: our name of the format, and what to tell qemu-img."""
+    """A way to write a disk image: our name of the format, and the arguments of qemu-img."""
 
     name: str
     format: str
@@ -180,7 +180,7 @@ def check_same_disk(source: Path, driver: str, result: Path) -> None:
 
 
 def qemu_img(*arguments: str) -> str:
-    """Run qemu-img; gives its output. Fails with what it complained of."""
+    """Run qemu-img; returns its output. Fails with what it complained of."""
     done = subprocess.run(["qemu-img", *arguments], capture_output=True, timeout=120, text=True)
     assert done.returncode == 0, f"qemu-img {' '.join(arguments)}: {done.stdout}{done.stderr}"
     return done.stdout

@@ -1,4 +1,4 @@
-"""Processes of the `images` command beside `images up`, and the children that they have."""
+"""Processes of the `images` command other than `images up`, and their children."""
 
 import subprocess
 from collections.abc import Iterator, Mapping

@@ -236,10 +236,10 @@ def test_the_history_tells_who_did_what_also_to_what_is_gone(people: People) -> 
 
     events = people.ruth.done("history", "known")
     assert {event["imageId"] for event in events} == {known}
-    told = [(event["__typename"], event["actor"]) for event in events]
-    assert told[0] == ("ImageCreated", "ruth")
-    assert ("ImageShareChanged", "olga") in told
-    assert ("ImageStatusChanged", None) in told, "the workers are nobody"
+    listed = [(event["__typename"], event["actor"]) for event in events]
+    assert listed[0] == ("ImageCreated", "ruth")
+    assert ("ImageShareChanged", "olga") in listed
+    assert ("ImageStatusChanged", None) in listed, "workers are no actor"
     assert people.ruth.done("history", "-n", "2") == events[-2:]
     lines = people.ruth("history", "known").out.splitlines()
     assert lines[0].endswith("known: created (by ruth)")

@@ -282,7 +282,7 @@ def first_four(number: int) -> bool:
 def stopped_after_four_parts(
     cli: Cli, gateway: Gateway, gate: Gate, disk: Path, stop: Callable[["subprocess.Popen[str]"], None]
 ) -> Ended:
-    """An upload of which four parts got through before it was stopped."""
+    """An upload that was stopped after four parts had arrived."""
     gate.hold(first_four)
     uploading = cli.start("upload", disk, "--jobs", "2")
     gate.wait_until_held(2)
@@ -291,7 +291,7 @@ def stopped_after_four_parts(
     end = ended(uploading)
     (image,) = cli("list", "--json").json
     assert received(gateway, image["id"]) == [1, 2, 3, 4]
-    # The bytes of somebody who is gone would arrive after all.
+    # Otherwise the bytes of a process that has ended would still arrive.
     gate.release(drop=True)
     return end
 

@@ -84,7 +84,7 @@ def test_a_missing_object_is_found_while_the_gateway_runs_and_put_in_order(
 
         found = images_command("fsck", "--json", "--data", str(running_gateway.data))
         lost = client._objects.get(image["download"]["url"])
-        told = images_command("fsck", "--repair", "--data", str(running_gateway.data))
+        printed = images_command("fsck", "--repair", "--data", str(running_gateway.data))
         again = images_command("fsck", "--data", str(running_gateway.data))
 
         assert (clean.returncode, clean.stdout) == (0, "0 findings\n")
@@ -92,9 +92,9 @@ def test_a_missing_object_is_found_while_the_gateway_runs_and_put_in_order(
         (finding,) = json.loads(found.stdout)["findings"]
         assert (finding["problem"], finding["imageId"], finding["repaired"]) == ("MISSING_OBJECT", image_id, False)
         assert (lost.status_code, lost.json()["error"]["code"]) == (404, "OBJECT_MISSING")
-        assert told.returncode == 1
-        assert f"MISSING_OBJECT  {image_id}" in told.stdout
-        assert told.stdout.endswith("1 finding, 1 repaired\n")
+        assert printed.returncode == 1
+        assert f"MISSING_OBJECT  {image_id}" in printed.stdout
+        assert printed.stdout.endswith("1 finding, 1 repaired\n")
         assert (again.returncode, again.stdout) == (0, "0 findings\n")
         assert client.image(image_id)["failure"]["code"] == "DATA_LOST"
         assert client.statuses(image_id) == ["QUEUED", "SAVING", "ACTIVE", "ERROR"]

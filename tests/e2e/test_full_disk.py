@@ -41,7 +41,7 @@ class SmallDisk:
         assert done.returncode == 0, done.stderr
 
     def fill(self) -> Path:
-        """Take every byte that is left, as another program may; gives the file to remove."""
+        """Take every byte that is left, as another program may; yields the file to remove."""
         filler = self.store / "filler"
         with open(filler, "ab", buffering=0) as file, contextlib.suppress(OSError):
             while True:

@@ -33,7 +33,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tab]:
 
 @pytest.fixture
 def tab(browser: Tab) -> Tab:
-    """A new tab, where nobody is signed in."""
+    """A new tab that is not signed in."""
     browser.open_another()
     return browser
 
@@ -159,9 +159,9 @@ def test_a_code_that_is_opened_where_the_page_is_open_already_signs_in(tab: Tab,
     tab.open(running_gateway.graphql)
     tab.wait_for(FORM)
 
-    run(tab, sign_in_address(running_gateway, "somebody"))
+    run(tab, sign_in_address(running_gateway, "guest"))
 
-    assert '"subject": "somebody"' in shown_by(tab)
+    assert '"subject": "guest"' in shown_by(tab)
 
 
 def test_a_code_signs_in_through_a_plain_proxy(tab: Tab, running_gateway: Gateway) -> None:

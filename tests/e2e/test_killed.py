@@ -63,7 +63,7 @@ class Killer:
 
 @pytest.fixture
 def killer(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Killer]:
-    """With other settings than the impatient ones where a test gives some."""
+    """With different settings than the impatient ones if a test passes some."""
     killer = Killer(tmp_path / "data", IMPATIENT | getattr(request, "param", {}))
     try:
         yield killer
@@ -113,7 +113,7 @@ def test_a_kill_while_an_upload_is_being_completed_leaves_it_open_or_complete(
         killer.kill()
         completing.join()
         killer.start_again()
-        # Whoever got no answer asks again, as often as is needed.
+        # A client that got no response retries as often as needed.
         killer.client.mutate("completeUpload", uploadId=upload_id)
         killer.client.mutate("completeUpload", uploadId=upload_id)
 
@@ -142,7 +142,7 @@ def test_conversions_end_well_however_often_the_gateway_is_killed(killer: Killer
     _check_all_is_well(killer, made, tmp_path)
 
 
-# A lease that outlasts the test: nobody takes the job up again.
+# A lease that outlasts the test: no worker takes over the job.
 @pytest.mark.parametrize("killer", [{"IMAGES_LEASE_SECONDS": "600"}], indirect=True)
 def test_what_a_killed_conversion_left_is_swept_up_when_nobody_wants_it_any_more(killer: Killer, disks: Path) -> None:
     image_id = killer.client.upload(images.slow_to_copy(disks))
@@ -200,7 +200,7 @@ def _after(seconds: float) -> Callable[[], object]:
 
 
 def _check_all_is_well(killer: Killer, made: dict[str, tuple[Path, str]], folder: Path) -> None:
-    """Every image becomes ACTIVE, holds its disk, and nothing lies about besides."""
+    """Every image becomes ACTIVE and contains its disk, and nothing else is stored."""
     for image_id, (source, driver) in made.items():
         _active_at_last(killer.client, image_id)
         killer.client.check_holds(image_id, source, driver, folder)
@@ -219,7 +219,7 @@ def _active_at_last(client: Client, image_id: str) -> None:
 
 
 def _check_feed(client: Client, image_ids: Iterable[str]) -> None:
-    """The feed, read from its start, tells the same as the table: each step follows from the last, one is ACTIVE."""
+    """The feed, read from its start, matches the table: each step follows from the last, one is ACTIVE."""
     events = client.events()
     assert len({event["cursor"] for event in events}) == len(events)
     created = Counter(event["imageId"] for event in events if event["__typename"] == "ImageCreated")

@@ -126,7 +126,7 @@ class Chaos:
 
 @dataclass
 class Bringing:
-    """Brings files to the gateway as a stubborn client does: whatever goes wrong, it asks again."""
+    """Uploads files as a persistent client does: it retries whatever fails."""
 
     cluster: Cluster
     token: str
@@ -255,7 +255,7 @@ def _nothing_is_left_over(cluster: Cluster, made: Mapping[str, Any]) -> None:
 def _parts_of_open_uploads(folder: Path) -> Iterator[Path]:
     """What MinIO holds of multipart uploads that were neither completed nor aborted, on its disk.
 
-    An upload that was opened by a process which died before it could say so has no part, and nobody has its
+    An upload whose process died before it returned the upload's address has no part, and no client knows that
     address. MinIO lists no uploads but those of a key that is known, and drops it after a day by itself.
     """
     for path in folder.rglob(".minio.sys/multipart/**/part.*"):

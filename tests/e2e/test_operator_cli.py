@@ -54,17 +54,17 @@ def test_a_token_for_a_project_that_is_not_there_is_refused(running_gateway: Gat
 
 def test_the_connection_file_is_for_its_owner_alone_and_says_where_to_go(running_gateway: Gateway) -> None:
     path = running_gateway.data / "connection.json"
-    told = json.loads(path.read_text())
+    content = json.loads(path.read_text())
 
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert stat.S_IMODE((running_gateway.data / "secret").stat().st_mode) == 0o600
-    assert set(told) == {"url", "graphql", "token", "project", "projects"}
-    assert told["url"] == f"http://127.0.0.1:{running_gateway.port}"
-    assert told["graphql"] == f"{told['url']}/graphql"
-    assert [project["name"] for project in told["projects"]] == ["alpha", "beta"]
-    with Client(told["url"], told["token"], told["projects"][0]["id"]) as client:
+    assert set(content) == {"url", "graphql", "token", "project", "projects"}
+    assert content["url"] == f"http://127.0.0.1:{running_gateway.port}"
+    assert content["graphql"] == f"{content['url']}/graphql"
+    assert [project["name"] for project in content["projects"]] == ["alpha", "beta"]
+    with Client(content["url"], content["token"], content["projects"][0]["id"]) as client:
         assert client.image_ids() == []
-    assert told["token"] not in running_gateway.log.read_text()
+    assert content["token"] not in running_gateway.log.read_text()
 
 
 def test_the_schema_that_is_printed_is_the_one_in_the_tree() -> None:

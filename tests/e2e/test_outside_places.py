@@ -62,7 +62,7 @@ def installed(outside: dict[str, str]) -> dict[str, str]:
 
 
 def run(*arguments: str, env: dict[str, str]) -> str:
-    """A command that succeeds; gives what it printed."""
+    """A command that succeeds; returns what it printed."""
     done = images_command(*arguments, env=env)
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -98,11 +98,11 @@ def address(log: Path, process: "subprocess.Popen[bytes]") -> str:
 
 def test_an_installation_begins_with_migrate_found_and_token(installed: dict[str, str], tmp_path: Path) -> None:
     again = run("migrate", env=installed)
-    told = run("create-organization", "--organization", "demo", "--project", "gamma", env=installed)
+    printed = run("create-organization", "--organization", "demo", "--project", "gamma", env=installed)
     token = run("token", "--subject", "max", "--project", "gamma", "--role", "member", env=installed)
 
     assert "the database is up to date" in again
-    assert re.fullmatch(r"prj_\w{26}  gamma\n", told)
+    assert re.fullmatch(r"prj_\w{26}  gamma\n", printed)
     with ExitStack() as stack:
         log = tmp_path / "log"
         url = address(log, serving(log, installed, stack))
@@ -213,12 +213,12 @@ def test_without_a_broker_the_clock_can_not_be_elsewhere(tmp_path: Path) -> None
 def test_what_one_process_takes_in_another_converts_when_redis_tells_it(
     redis: Redis, tmp_path: Path, stack: ExitStack
 ) -> None:
-    source = Variant("told", "VMDK", DENSE).build(tmp_path)
+    source = Variant("announced", "VMDK", DENSE).build(tmp_path)
     env = {"IMAGES_DATA": str(tmp_path / "data"), "IMAGES_BROKER_URL": redis.database(next(_NUMBERS))}
     run("create-organization", "--organization", "demo", "--project", "alpha", env=env)
     token = run("token", "--subject", "ann", "--project", "alpha", "--role", "admin", env=env).strip()
     url = address(tmp_path / "log", serving(tmp_path / "log", env, stack))
-    # Nobody looks for jobs by the clock: what Redis does not tell, nobody does.
+    # No worker polls for jobs: only a message from Redis starts one.
     stack.enter_context(images_process(tmp_path / "work.log", "work", "--no-schedule", env=env))
     client = stack.enter_context(Client.with_token(url, token, "alpha"))
 

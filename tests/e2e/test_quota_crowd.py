@@ -34,7 +34,7 @@ _DELETE = "mutation ($input: DeleteImageInput!) { deleteImage(input: $input) { u
 
 @dataclass(frozen=True)
 class Crowded:
-    """A gateway of several API processes: their addresses, a token, and what makes a project and gives its id."""
+    """A gateway of several API processes: their addresses, a token, and how to create a project."""
 
     urls: Sequence[str]
     token: str
@@ -52,7 +52,7 @@ class Crowded:
             return json.loads(asked(connection, body).partition(b"\r\n\r\n")[2])["data"]
 
     def crowd(self, project: str, size: int) -> list[dict[str, Any]]:
-        """What each of the five hundred is answered who create an image of so many bytes at once."""
+        """The responses to five hundred callers that each create an image of `size` bytes at the same time."""
         wish = {"projectId": project, "name": "disk", "source": {"upload": {"fileName": "disk.raw", "size": size}}}
         start = threading.Barrier(CROWD)
         with ThreadPoolExecutor(CROWD) as people:
@@ -82,8 +82,10 @@ def on_postgresql(folder: Path) -> Iterator[Crowded]:
         token = cluster.token(OWNER)
 
         def found(name: str) -> str:
-            told = cluster.run("create-organization", "--organization", "crowded", "--project", name, "--owner", OWNER)
-            return told.split()[0]
+            printed = cluster.run(
+                "create-organization", "--organization", "crowded", "--project", name, "--owner", OWNER
+            )
+            return printed.split()[0]
 
         yield Crowded([api.url for api in cluster.apis], token, found)
 
@@ -116,7 +118,7 @@ def test_fifty_images_are_made_and_not_one_more(crowded: Crowded) -> None:
     state = crowded.ask(_STATE, id=project)
     assert state["project"]["quota"]["customImages"] == {"limit": 50, "used": 50}
     assert state["images"]["totalCount"] == 50
-    # Whoever was refused was told how things stood then: nobody is refused before the last one is made.
+    # Each refusal states the usage at that time: none happens before the last image is made.
     assert {answer["userErrors"][0]["have"] for answer in answers if answer["userErrors"]} == {50}
 
 

@@ -22,7 +22,7 @@ QUICK = {
     "IMAGES_MINIMUM_PART_SIZE": str(5 * MiB),
     "IMAGES_PROGRESS_SECONDS": "0.1",
     "IMAGES_CUSTOM_IMAGES_LIMIT": "1000",
-    # Sweeps come round too seldom to help: what these tests see was told by Redis.
+    # Sweeps are too rare to help: what these tests see was announced by Redis.
     "IMAGES_POLL_SECONDS": "20",
 }
 STREAM = Variant("stream", "VMDK", LARGE, ("subformat=streamOptimized",))
@@ -71,16 +71,16 @@ def test_what_goes_in_at_one_process_is_watched_at_the_other(
     before = other.ask("query { eventCursor }")["eventCursor"]
     with other.stream(_FEED, project=other.project_id, after=before) as answers:
         image_id = one.upload(source)
-        told = []
+        observed = []
         for answer in answers:
-            told.append(answer["imageEvents"])
-            if told[-1].get("to") == "ACTIVE":
+            observed.append(answer["imageEvents"])
+            if observed[-1].get("to") == "ACTIVE":
                 break
-    kinds = [event["__typename"] for event in told if event["__typename"] != "ImageProgressed"]
+    kinds = [event["__typename"] for event in observed if event["__typename"] != "ImageProgressed"]
     assert kinds == ["ImageCreated", "ImageUpdated", "ImageStatusChanged", "ImageStatusChanged"]
-    phases = [event["progress"]["phase"] for event in told if event["__typename"] == "ImageProgressed"]
+    phases = [event["progress"]["phase"] for event in observed if event["__typename"] == "ImageProgressed"]
     assert "CONVERTING" in phases
-    assert {event["imageId"] for event in told} == {image_id}
+    assert {event["imageId"] for event in observed} == {image_id}
     other.check_holds(image_id, source, STREAM.driver, tmp_path)
 
 
@@ -232,7 +232,7 @@ def test_an_image_whose_store_stays_away_ends_in_an_error_that_a_retry_mends(dis
 
 
 def _written(pid: int) -> int:
-    """Bytes that a process has had written to disks, in all."""
+    """Total bytes that a process has had written to disks."""
     written: int = psutil.Process(pid).io_counters().write_bytes
     return written
 

@@ -1,4 +1,4 @@
-"""SIGTERM: streams are told, jobs are handed back, nothing is left running, and the exit code is 0."""
+"""SIGTERM: streams are closed, jobs are handed back, nothing is left running, and the exit code is 0."""
 
 import json
 import sqlite3

@@ -1,4 +1,4 @@
-"""No page holds a token: who signs a browser in has to bring a one-time code, over real sockets."""
+"""No page contains a token: signing a browser in takes a one-time code, over real sockets."""
 
 import os
 import pty
@@ -24,13 +24,13 @@ NAVIGATION = {
     "Sec-Fetch-Mode": "navigate",
     "Sec-Fetch-Site": "none",
 }
-# The form of a JSON Web Token (RFC 7519), whoever it is for.
+# The form of any JSON Web Token (RFC 7519).
 TOKEN = re.compile(r"eyJ[\w-]+\.[\w-]+\.[\w-]+")
 
 
 @pytest.fixture
 def plain_proxy(running_gateway: Gateway) -> Iterator[str]:
-    """The gateway as nginx's `proxy_pass` alone gives it to others: no header says that there is a proxy."""
+    """The gateway behind nginx's `proxy_pass` alone: no header shows that there is a proxy."""
     with relay(running_gateway.port, lambda _request: None) as port:
         yield f"http://127.0.0.1:{port}"
 

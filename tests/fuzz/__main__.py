@@ -23,7 +23,7 @@ from tests.fuzz.verdict import judge
 from tests.servers.minio import Minio, minio_program
 
 _FINDINGS = Path(tempfile.gettempdir()) / "images-fuzz"
-# So many images at a time: in between, it is seen whether there is time left.
+# Images per batch; after each batch, the time left is checked.
 _BATCH = 50
 _console = Console(highlight=False, soft_wrap=True)
 _SETTINGS = settings(
@@ -69,7 +69,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _batch(name: str, place: Place, number: int, folder: Path, keep: Path, outcomes: Counter[str]) -> int:
-    """Convert some images; gives how many findings there are: one at most, made as small as it gets."""
+    """Convert some images; returns how many findings there are: one at most, made as small as it gets."""
     last: list[tuple[Built, bytes]] = []
 
     @seed(number)

@@ -1,4 +1,4 @@
-"""A made-up image: its file, the disk that was written into it, and where its structures lie."""
+"""A made-up image: its file, the disk that was written into it, and the positions of its structures."""
 
 import random
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from app.lifecycle import DiskFormat
 SECTOR = 512
 KiB, MiB = 1 << 10, 1 << 20
 
-# Where something lies in a file, and how long it is, in bytes.
+# Offset in a file and length, in bytes.
 Place = tuple[int, int]
 
 
@@ -74,7 +74,7 @@ def content(seed: int, length: int) -> bytes:
 
 @st.composite
 def layouts(draw: st.DrawFn, unit: int, most: int, kinds: Sequence[Unit]) -> tuple[bytes, list[Unit]]:
-    """A disk of up to `most` units of `unit` bytes, of which the last may be cut at any sector, and what each is."""
+    """A disk of up to `most` units of `unit` bytes, the last cut at any sector, and the kind of each unit."""
     count = draw(st.integers(1, most))
     size = unit * count - SECTOR * draw(st.integers(0, unit // SECTOR - 1))
     # Of one kind alone, or of some.

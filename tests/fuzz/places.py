@@ -26,7 +26,7 @@ class Place(Protocol):
 
 
 class FolderPlace:
-    """Converts in a folder that is made anew for every image."""
+    """Converts in a new folder for every image."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder

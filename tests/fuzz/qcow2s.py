@@ -69,7 +69,7 @@ def qcow2s(draw: st.DrawFn) -> Built:
 
 
 def _pack(numbers: Iterable[int], disk: bytes, unit: int, compression: str) -> tuple[bytes, dict[int, Place]]:
-    """Clusters compressed one behind the other, and where each lies among them. What does not shrink is put in too."""
+    """Compressed clusters, one after the other, and the position of each. Also contains clusters that do not shrink."""
     packed, within = b"", {}
     for number in numbers:
         data = unit_of(disk, unit, number)
@@ -104,7 +104,7 @@ def _sizes(units: Sequence[Unit], packed: int, l1_entries: int, bits: int, order
 def _place(
     sizes: dict[int | str, int], bits: int, shuffled: random.Random
 ) -> tuple[Mapping[int | str, int], Mapping[int | str, int]]:
-    """Where everything lies, in any order, now and then with a cluster between that is not used; and the sizes."""
+    """The position of everything, in any order, sometimes with an unused cluster in between; and the sizes."""
     at: dict[int | str, int] = {}
     place = 1
     for name in shuffled.sample(list(sizes), len(sizes)):

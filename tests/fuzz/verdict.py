@@ -19,7 +19,7 @@ _OPENINGS = {
 
 
 def judge(place: Place, built: Built, file: bytes, folder: Path) -> str:
-    """Convert a file that was made as `built`, and perhaps damaged; gives what came of it in a word.
+    """Convert a file that was made as `built`, and perhaps damaged; returns what came of it in a word.
 
     Raises AssertionError where the result is wrong, or an image is refused that was not damaged.
     """

@@ -45,7 +45,7 @@ def vhds(draw: st.DrawFn) -> Built:
 
 
 def _reach_beyond(units: Sequence[Unit], unit: int, size: int) -> bool:
-    """Whether a block begins behind so many bytes, or there is no such number."""
+    """Whether a block begins at or after `size` bytes, or `size` is 0."""
     return size == 0 or any(kind is Unit.PLAIN and number * unit >= size for number, kind in enumerate(units))
 
 

@@ -40,7 +40,7 @@ def vhdxs(draw: st.DrawFn) -> Built:
 
 @cache
 def _empty(unit: int) -> tuple[bytes, int, int]:
-    """A VHDX without blocks, and where its table of blocks and the size of its disk lie."""
+    """A VHDX without blocks, and the offsets of its block table and of the size of its disk."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "empty"
         options = ["-f", "vhdx", "-o", f"block_size={unit}", str(path), "8M"]

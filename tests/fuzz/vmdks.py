@@ -68,7 +68,7 @@ def _descriptor(draw: st.DrawFn, size: int, streamed: bool) -> bytes:
 def _put_grains(
     file: File, disk: bytes, units: Sequence[Unit], grain: int, streamed: bool, shuffled: random.Random
 ) -> tuple[int, list[int]]:
-    """Where grains begin, and where each lies as a table names it: in sectors."""
+    """Where grains begin, and the position of each as the table states it: in sectors."""
     sectors = [int(kind is Unit.ZERO) for kind in units]
     there = [number for number, kind in enumerate(units) if kind is Unit.PLAIN]
     # The grains of a real file are aligned; what is not has to be copied.

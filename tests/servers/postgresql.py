@@ -65,7 +65,7 @@ class PostgreSQL(Server):
         return self.url_of(name)
 
     def sql(self, statement: str, database: str = "postgres") -> str:
-        """Run a statement as the superuser; gives the rows as text. Fails when it fails."""
+        """Run a statement as the superuser; returns the rows as text. Fails when it fails."""
         arguments = ["--no-psqlrc", "--quiet", "--tuples-only", "--no-align", "--set=ON_ERROR_STOP=1"]
         return self._run("psql", *arguments, f"--dbname={self.url_of(database)}", f"--command={statement}")
 
@@ -173,10 +173,10 @@ def _as_user() -> list[str]:
 
 def _language() -> list[str]:
     """A language that sorts otherwise than by code points, where this version can (PostgreSQL 15)."""
-    told = subprocess.run(
+    printed = subprocess.run(
         [str(_folder() / "postgres"), "--version"], capture_output=True, text=True, timeout=_COMMAND_SECONDS
     )
-    version = re.search(r"\d+", told.stdout)
+    version = re.search(r"\d+", printed.stdout)
     if version is None or int(version[0]) < 15:
         return []
     return ["--locale-provider=icu", "--icu-locale=en-US"]

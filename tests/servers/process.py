@@ -16,7 +16,7 @@ _BETWEEN_LOOKS = 0.02
 
 
 def free_port() -> int:
-    """A TCP port on 127.0.0.1 that nobody listens on right now."""
+    """A TCP port on 127.0.0.1 that no process listens on right now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -39,7 +39,7 @@ class Server:
         raise NotImplementedError
 
     def environment(self) -> Mapping[str, str]:
-        """The variables that the process gets beside ours."""
+        """The environment variables of the process in addition to ours."""
         return {}
 
     def prepare(self) -> None:
@@ -118,7 +118,7 @@ class Server:
 
 
 def answers(port: int) -> bool:
-    """Whether somebody listens on a port of 127.0.0.1."""
+    """Whether a process listens on a port of 127.0.0.1."""
     with socket.socket() as probe:
         probe.settimeout(1)
         return probe.connect_ex(("127.0.0.1", port)) == 0

@@ -20,7 +20,7 @@ class Redis(Server):
         return self.database(0)
 
     def database(self, number: int) -> str:
-        """The same for another of its 1,000 databases, of which each test may have one of its own."""
+        """The same for another of its 1,000 databases, so that each test may have its own."""
         credentials = f":{self.password}@" if self.password else ""
         return f"redis://{credentials}127.0.0.1:{self.port}/{number}"
 

@@ -20,7 +20,7 @@ def is_http(piece: bytes) -> bool:
 
 @contextlib.contextmanager
 def relay(port: int, cut: Cut, begins: Begins = is_http) -> Iterator[int]:
-    """Passes connections on to `port`; gives the port to connect to."""
+    """Passes connections on to `port`; yields the port to connect to."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         accepting = threading.Thread(target=_accept, args=(listener, port, cut, begins), daemon=True)
         accepting.start()

@@ -21,7 +21,7 @@ from tests.soak.figures import Held, Samples, growth, held, latencies
 from tests.soak.target import Target, alone, scaled_out
 from tests.soak.users import Users
 
-# The parts of a run beside the storm, as shares of it: everything once, then users alone, then only what is left.
+# The parts of a run other than the storm, as shares of it: everything once, then users alone, then only what is left.
 _WARM_SHARE, _QUIET_SHARE = 0.1, 0.2
 # All limits of time are shorter: what was begun before has ended by then.
 _SETTLE_SECONDS = 60
@@ -106,15 +106,15 @@ def _run(target: Target, folder: Path, seconds: float, settle: float, names: Seq
 
 @contextmanager
 def _attackers(target: Target, seconds: float, names: Sequence[str] | None) -> Iterator[dict[str, Counter[str]]]:
-    """Attacks for that long; at the end of the block, what came of them is in what this gives."""
-    told = {name: getattr(target, name) for name in Target.__slots__ if name != "processes"}
+    """Attacks for `seconds`; at the end of the block, the yielded dict contains their outcomes."""
+    fields = {name: getattr(target, name) for name in Target.__slots__ if name != "processes"}
     outcomes: dict[str, Counter[str]] = {}
     chosen = [attack.name for attack in ATTACKS] if names is None else names
     command = [sys.executable, "-m", "tests.soak.attacking", str(seconds), *chosen]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         try:
             yield outcomes
-            written, _ = process.communicate(json.dumps(told), timeout=seconds + 120)
+            written, _ = process.communicate(json.dumps(fields), timeout=seconds + 120)
             outcomes.update({name: Counter(said) for name, said in json.loads(written).items()})
         finally:
             process.kill()

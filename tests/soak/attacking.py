@@ -52,9 +52,9 @@ async def _storm(target: Target, seconds: float, names: Sequence[str]) -> None:
     os._exit(0)
 
 
-def target_of(told: Mapping[str, Any]) -> Target:
-    """A target as it was written down; its processes are no business of attackers."""
-    return Target(**told, processes=())
+def target_of(fields: Mapping[str, Any]) -> Target:
+    """The target with these fields, without its processes, which attackers do not need."""
+    return Target(**fields, processes=())
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ class Attack:
         return re.fullmatch(self.expected, outcome) is not None
 
 
-# Together some twenty requests and fifty subscriptions a second, few of which ask for much: attackers, users and
+# Together some twenty requests and fifty subscriptions per second, few of them expensive: attackers, users and
 # gateway share two cores. Users alone take half of one, and what an attack costs before it is refused comes on top.
 ATTACKS: Sequence[Attack] = (
     Attack(on_connections.endless_head, 2, "431|closed"),

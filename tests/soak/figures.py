@@ -15,7 +15,7 @@ from tests.soak.target import Watched, read_tasks
 
 GOAL_RATIO = 3
 _MIB = 1 << 20
-# Below so many, the 99th percentile is the one slowest request, and tells of chance.
+# With fewer requests, the 99th percentile is the single slowest one, and depends on chance.
 _ENOUGH = 50
 
 

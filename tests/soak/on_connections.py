@@ -14,7 +14,7 @@ _BURST = 100
 
 
 async def endless_head(target: Target) -> str:
-    """Header lines until somebody puts an end to it."""
+    """Header lines until the gateway closes the connection."""
     lines = b"X-Filler: " + b"a" * 8000 + b"\r\n"
     async with connected(target) as wire:
         await wire.send(b"GET /healthz HTTP/1.1\r\nHost: gateway\r\n")
@@ -37,7 +37,7 @@ async def half_open_heads(target: Target) -> str:
 
 
 async def half_sent_bodies(target: Target) -> str:
-    """Sixty anonymous bodies at once of which half never comes."""
+    """Sixty anonymous bodies at once, half of each never sent."""
     given = {"content_type": "application/json", "content_length": "200000"}
     request = head(target, "POST", "/graphql", **given) + b'{"query": "' + b"#" * 100_000
     return await _held_open(target, lambda wire: wire.send(request))

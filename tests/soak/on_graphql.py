@@ -43,7 +43,7 @@ async def labels(target: Target) -> str:
 
 
 async def abandoned_searches(target: Target) -> str:
-    """Ten searches for long texts that nobody waits for."""
+    """Ten searches for long texts whose clients do not wait for the response."""
     filtered = _IMAGES.replace("first:", "filter: $filter, first:")
 
     async def one() -> None:

@@ -67,7 +67,7 @@ def _convert_bomb(target: Target) -> str:
 
 
 async def stalled_parts(target: Target) -> str:
-    """Ten parts at once, half of each of which never comes."""
+    """Ten parts at once, half of each never sent."""
 
     async def stall(wire: Wire, part: Part) -> str:
         await wire.send(_put(target, part, part.size) + bytes(part.size // 2))

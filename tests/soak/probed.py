@@ -39,8 +39,8 @@ def _watch(file: Path) -> None:
 
 
 if __name__ == "__main__":
-    _, told, *command = sys.argv
+    _, counted, *command = sys.argv
     asyncio.Runner.run = _noted  # type: ignore[method-assign, assignment]
-    threading.Thread(target=_watch, args=(Path(told),), daemon=True).start()
+    threading.Thread(target=_watch, args=(Path(counted),), daemon=True).start()
     sys.argv = command
     runpy.run_path(command[0], run_name="__main__")

@@ -60,11 +60,11 @@ class Target:
         return _FORGED
 
     def client(self) -> Client:
-        """A client of the legitimate user; whoever asks closes it."""
+        """A client of the legitimate user; the caller closes it."""
         return Client(self.url, self.user, self.project)
 
     def attacking_client(self) -> Client:
-        """A client of the attacker; whoever asks closes it."""
+        """A client of the attacker; the caller closes it."""
         return Client(self.url, self.attacker, self.attackers_project)
 
 

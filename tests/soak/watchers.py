@@ -30,7 +30,7 @@ Event = tuple[str, ...]
 
 
 class Watchers:
-    """So many watchers of the users' project."""
+    """Watchers of the users' project."""
 
     def __init__(self, target: Target, samples: Samples) -> None:
         self._target, self._samples = target, samples

@@ -86,7 +86,7 @@ def rows_of(tables: Mapping[str, str]) -> list[Row]:
 
 
 def cells_of(tables: Mapping[str, str]) -> list[Cell]:
-    """The cells of all callers in all rows."""
+    """The cells of every caller in every row."""
     return [Cell(row, caller) for row in rows_of(tables) for caller in CALLERS]
 
 

@@ -3,8 +3,8 @@
 Columns are the callers, in this order (see CALLERS in `access_cells`):
 
     home            READER, MEMBER and ADMIN of the project that the image is of; the ADMIN administers `aside` too
-    launching       the same of a project of the same organization, to which a share gives LAUNCH; likewise
-    editing         the same of one to which a share gives LAUNCH_AND_EDIT; likewise
+    launching       the same of a project of the same organization, to which a share grants LAUNCH; likewise
+    editing         the same of one to which a share grants LAUNCH_AND_EDIT; likewise
     asked           MEMBER and ADMIN of one that is offered a share, and has yet to answer
     outside         no token, a stranger (a token, but no membership), and an ADMIN of another organization
     above           the owner of the organization of `home`, and an operator

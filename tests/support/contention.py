@@ -22,7 +22,7 @@ async def waiting(database: Database) -> int:
 
 @asynccontextmanager
 async def row_held(database: Database, table: type[Any], id_: str) -> AsyncIterator[None]:
-    """Nobody else gets to change a row during the block."""
+    """Locks a row, so that nothing else can change it during the block."""
     async with database.transaction() as tx:
         await tx.session.get_one(table, id_, with_for_update=True)
         yield

@@ -1,4 +1,4 @@
-"""A detail of each kind of job, for tests that look at none of it."""
+"""A detail of each kind of job, for tests that do not use it."""
 
 from app.catalog.work.kinds import Assemble, Convert, Erase, Hash, InspectHead, StreamRange, every_kind
 from app.lifecycle import JobKind

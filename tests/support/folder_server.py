@@ -27,7 +27,7 @@ def served(
     allowed_origins: Sequence[str] = (),
     silence_seconds: float = 60,
 ) -> Iterator[str]:
-    """Serves the store's addresses on a free port; gives the address of the server."""
+    """Serves the store's addresses on a free port; yields the address of the server."""
     routes = object_routes(
         store,
         on_head,
@@ -61,7 +61,7 @@ def _server(app: Starlette) -> uvicorn.Server:
 
 
 def main(root: str) -> None:
-    """Serve a folder until killed; tells the port, then every number of bytes that was written."""
+    """Serve a folder until killed; print the port, then the number of bytes of every write."""
     listener = socket.create_server(("127.0.0.1", 0))
     print(listener.getsockname()[1], flush=True)  # noqa: T201
     store = FolderStore(Path(root), SECRET)

@@ -60,9 +60,9 @@ def empty_database(folder: Path) -> Path:
 
 
 async def until(holds: Callable[[], Awaitable[T]], seconds: float = 30) -> T:
-    """Ask until the answer is true; gives it. Raises TimeoutError."""
+    """Ask until the answer is true; returns it. Raises TimeoutError."""
     async with asyncio.timeout(seconds):
-        # What workers in other threads write into the database tells nobody here.
+        # Nothing here is notified of what workers in other threads write into the database.
         while not (answer := await holds()):  # noqa: ASYNC110
             await asyncio.sleep(0.02)
         return answer
@@ -73,7 +73,7 @@ class Gateway:
     """A running gateway with the projects alpha and beta.
 
     In alpha ADMIN, MEMBER and READER are what their names say; STRANGER administers beta alone; OPERATOR's token
-    makes her one. `database` and `store` are what another process would have open beside the gateway.
+    makes her one. `database` and `store` are what a second process next to the gateway would open.
     """
 
     settings: Settings
@@ -113,7 +113,7 @@ class Gateway:
         return body["data"]
 
     async def refused(self, document: str, subject: str | None = ADMIN, **variables: Any) -> dict[str, Any]:
-        """The one error of an operation: its message, with its extensions beside it."""
+        """The one error of an operation: its message and its extensions."""
         body = await self.answer(document, subject, **variables)
         (error,) = body["errors"]
         assert "correlationId" in error["extensions"]
@@ -132,7 +132,7 @@ class Gateway:
     ) -> dict[str, Any]:
         """The one entry of userErrors of a mutation that was refused, which has changed nothing.
 
-        `image` is the one that the payload has beside it.
+        `image` is the payload's image.
         """
         before = await self.everything()
         payload = await self.mutate(name, input, subject)
@@ -206,7 +206,7 @@ class Gateway:
         """An image whose conversion ended in ERROR."""
         image = await self.uploaded(**given)
         claim, assignment = await self.begun(image["id"])
-        failure = ImageFailed(FailureCode.CORRUPT_IMAGE, "It is broken.", "Mend it.", retriable=retriable)
+        failure = ImageFailed(FailureCode.CORRUPT_IMAGE, "It is broken.", "Fix it.", retriable=retriable)
         await conversions.fail(self.database, claim, assignment, failure)
         return image
 
@@ -232,7 +232,7 @@ class Gateway:
         return made.id
 
     async def stock(self, project_id: str, *rows: dict[str, Any]) -> list[str]:
-        """Put images into a project as rows alone, one millisecond after the other; gives their ids."""
+        """Put images into a project as rows alone, one millisecond after the other; returns their ids."""
         async with self.database.transaction() as tx:
             stocked = [_row(project_id, at, values) for at, values in enumerate(rows)]
             tx.session.add_all(stocked)

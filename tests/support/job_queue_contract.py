@@ -1,6 +1,6 @@
 """What every job queue owes, whatever carries its messages.
 
-A test module of an adapter subclasses JobQueueContract and gives the fixture `place`.
+A test module of an adapter subclasses JobQueueContract and provides the fixture `place`.
 """
 
 import asyncio
@@ -49,7 +49,7 @@ class QueuePlace:
 
 @contextmanager
 def workers(broker: dramatiq.Broker, act: Callable[[JobKind], None], threads: int = 2) -> Iterator[dramatiq.Worker]:
-    """Workers of which each does `act` with the kind of a job."""
+    """Workers that each call `act` with the kind of a job."""
 
     async def run(kind: JobKind) -> None:
         await asyncio.to_thread(act, kind)

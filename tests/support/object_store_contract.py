@@ -1,6 +1,6 @@
-"""What every object store owes, whatever lies behind it.
+"""The contract of every object store, whatever its backend is.
 
-A test module of an adapter subclasses ObjectStoreContract and gives the fixture `place`.
+A test module of an adapter subclasses ObjectStoreContract and provides the fixture `place`.
 """
 
 import asyncio

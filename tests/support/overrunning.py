@@ -15,7 +15,7 @@ from tests.support.gateway import Gateway
 
 
 async def limited(gateway: Gateway, limit: int) -> str:
-    """A project that may store so many bytes."""
+    """A project with this limit on stored bytes."""
     project = await gateway.project()
     await gateway.change(Project, project, image_storage_limit=limit)
     return project

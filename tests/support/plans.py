@@ -1,4 +1,4 @@
-"""How a database reads: the statements of a block, their plans, and how much they look at."""
+"""How a database reads: the statements of a block, their plans, and the number of rows that they read."""
 
 import json
 import sqlite3
@@ -46,8 +46,8 @@ async def explained(database: Database, how: str, statement: Statement) -> list[
 
 async def steps_of_postgresql(database: Database, statement: Statement) -> list[Mapping[str, Any]]:
     """The steps in which PostgreSQL has run a statement, each with the rows that it gave and threw away."""
-    ((told,),) = await explained(database, "EXPLAIN (ANALYZE, FORMAT JSON) ", statement)
-    (whole,) = told if isinstance(told, list) else json.loads(told)
+    ((explanation,),) = await explained(database, "EXPLAIN (ANALYZE, FORMAT JSON) ", statement)
+    (whole,) = explanation if isinstance(explanation, list) else json.loads(explanation)
     return list(_steps(whole["Plan"]))
 
 
@@ -58,7 +58,7 @@ def _steps(step: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
 
 
 def looked_at(scans: Iterable[Mapping[str, Any]]) -> int:
-    """How many rows PostgreSQL has looked at in these steps."""
+    """The number of rows that PostgreSQL read in these steps."""
     return sum(step["Actual Loops"] * (step["Actual Rows"] + step.get("Rows Removed by Filter", 0)) for step in scans)
 
 

@@ -9,7 +9,7 @@ from tests.servers.minio import GATEWAY_SECRET, UPLOAD_SECRET
 
 
 def with_limited_keys(owner: S3Address) -> S3Address:
-    """Makes the bucket; gives its address for a key of its own that may do what a gateway needs."""
+    """Makes the bucket; yields its address with a key of its own that may do what a gateway needs."""
     with closing(Bucket(owner)) as bucket:
         bucket.make()
     limited = owner.with_key(S3Key(f"gateway-{owner.bucket}", GATEWAY_SECRET))

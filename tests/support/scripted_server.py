@@ -52,8 +52,8 @@ def data(**fields: Any) -> Reply:
 
 def errors(code: str, message: str = "No.", status: int = 200, **extensions: Any) -> Reply:
     """A GraphQL response with an error."""
-    told = {"errors": [{"message": message, "extensions": {"code": code, **extensions}}], "data": None}
-    return Reply(json.dumps(told).encode(), status, {"Content-Type": "application/json"})
+    content = {"errors": [{"message": message, "extensions": {"code": code, **extensions}}], "data": None}
+    return Reply(json.dumps(content).encode(), status, {"Content-Type": "application/json"})
 
 
 def events(*items: dict[str, Any], complete: bool = True) -> Reply:

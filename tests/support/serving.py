@@ -29,7 +29,7 @@ class _Server(uvicorn.Server):
 
 @asynccontextmanager
 async def served(endpoint: GatewayGraphQL, port: int = 0) -> AsyncGenerator[str, None]:
-    """Serves the endpoint on that port, or a free one; gives host and port. Shuts down at the end."""
+    """Serves the endpoint on that port, or a free one; yields host and port. Shuts down at the end."""
     listener = socket.create_server(("127.0.0.1", port))
     config = uvicorn.Config(
         endpoint,
@@ -69,7 +69,7 @@ class Socket:
         await self.send(type="subscribe", id=id_, payload={"query": query, **payload})
 
     async def closed(self) -> tuple[int | None, str | None]:
-        """Waits for the server to close; gives its code and reason."""
+        """Waits for the server to close; returns its code and reason."""
         await self.connection.wait_closed()
         return self.connection.close_code, self.connection.close_reason
 

@@ -15,7 +15,7 @@ FEED = """query ($project: ID!, $image: ID) { imageEvents(projectId: $project, i
 
 
 async def act(gateway: Gateway, name: str, subject: str = ADMIN, /, give: str = "", **given: Any) -> dict[str, Any]:
-    """The payload of a mutation, with what it is asked to `give`."""
+    """The payload of a mutation; `give` is the selection in addition to cursor and userErrors."""
     kind = name[0].upper() + name[1:]
     document = f"""mutation ($input: {kind}Input!) {{ {name}(input: $input) {{
         cursor userErrors {{ __typename code message field hint }} {give} }} }}"""
@@ -24,7 +24,7 @@ async def act(gateway: Gateway, name: str, subject: str = ADMIN, /, give: str = 
 
 
 async def done(gateway: Gateway, name: str, subject: str = ADMIN, /, give: str = "", **given: Any) -> Any:
-    """What a mutation gives that is carried out; of one that gives nothing, the cursor."""
+    """The result of a mutation that succeeds: the first field of `give`, or the cursor."""
     payload = await act(gateway, name, subject, give=give, **given)
     assert payload["userErrors"] == []
     return payload[give.split()[0]] if give else payload["cursor"]
@@ -76,14 +76,14 @@ async def far_away(gateway: Gateway) -> str:
 
 
 async def feed_of(gateway: Gateway, project: str, image: dict[str, Any], subject: str = ADMIN) -> list[dict[str, Any]]:
-    """What the feed of a project tells of an image."""
+    """The events of an image in the feed of a project."""
     page = await gateway.ask(FEED, subject, project=project, image=image["id"])
     nodes: list[dict[str, Any]] = page["imageEvents"]["nodes"]
     return nodes
 
 
 async def sees(gateway: Gateway, subject: str, image: dict[str, Any]) -> bool:
-    """Whether somebody sees an image."""
+    """Whether a caller sees an image."""
     answer = await gateway.answer("query ($id: ID!) { image(by: {id: $id}) { id } }", subject, id=image["id"])
     return bool(answer["data"]["image"])
 

@@ -158,7 +158,7 @@ PARTS: Mapping[str, Attempt] = {
     "`Content-MD5` of another body": headers(Content_MD5=_md5(b"")),
     "`x-amz-checksum-crc32` of the body": headers(x_amz_checksum_crc32=_crc32(BODY)),
     "`x-amz-checksum-crc32` of another body": headers(x_amz_checksum_crc32=_crc32(b"")),
-    # what is stored beside the bytes
+    # what is stored next to the bytes
     "`x-amz-tagging`": headers(x_amz_tagging="public=yes"),
     "`x-amz-acl`, `x-amz-grant-read`": headers(
         x_amz_acl="public-read", x_amz_grant_read='uri="http://acs.amazonaws.com/groups/global/AllUsers"'

@@ -32,7 +32,7 @@ class Storing:
         return self.at
 
     async def store(self, project: str, name: str, gib: int, at: datetime) -> str:
-        """An image that becomes ACTIVE; gives its id."""
+        """An image that becomes ACTIVE; returns its id."""
         self.at = at
         made = await self.gateway.uploaded(projectId=project, name=name)
         claim, assignment = await self.gateway.begun(made["id"])

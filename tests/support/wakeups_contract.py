@@ -1,6 +1,6 @@
 """What all wake-ups owe, whatever carries them.
 
-A test module of an adapter subclasses WakeupsContract and gives the fixture `place`.
+A test module of an adapter subclasses WakeupsContract and provides the fixture `place`.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ def report(image_id: str = "img_1", done: int = 1, total: int | None = 10) -> Pr
 
 @dataclass
 class WakeupsPlace:
-    """Wake-ups to be tried: `here` tells, and each of `there` is another process that listens."""
+    """Wake-ups to test: `here` sends them, and each of `there` is another process that listens."""
 
     here: Wakeups
     there: list[Wakeups]
@@ -56,12 +56,12 @@ class Ear:
 
 @asynccontextmanager
 async def listening(wakeups: Wakeups, tell: Callable[[], None]) -> AsyncIterator[Ear]:
-    """An ear that hears what is told from here on; `tell` says something to it until it answers."""
+    """An ear that hears every message from here on; `tell` sends messages until one arrives."""
     ear = Ear()
     task = asyncio.create_task(ear.listen(wakeups))
     try:
         async with asyncio.timeout(30):
-            # Nobody says when a listener is there: that it hears shows it.
+            # There is no signal that a listener is ready, except that it hears something.
             while "img_probe" not in {item.image_id for item in ear.reports}:
                 tell()
                 await asyncio.sleep(0.01)
@@ -93,12 +93,12 @@ class WakeupsContract:
         await ear.until(lambda ear: None in ear.heard)
 
     @pytest.mark.parametrize(
-        "told", [report(), report(total=None), report(done=2**45, total=2**46), report(done=0, total=0)]
+        "sent", [report(), report(total=None), report(done=2**45, total=2**46), report(done=0, total=0)]
     )
-    async def test_a_report_comes_as_it_was_told(self, place: WakeupsPlace, ear: Ear, told: ProgressReport) -> None:
-        place.here.progressed(told)
+    async def test_a_report_arrives_unchanged(self, place: WakeupsPlace, ear: Ear, sent: ProgressReport) -> None:
+        place.here.progressed(sent)
         await ear.until(lambda ear: bool(heard(ear)))
-        assert heard(ear) == [told]
+        assert heard(ear) == [sent]
 
     async def test_everybody_who_listens_hears_it(self, place: WakeupsPlace, ear: Ear) -> None:
         async with listening(place.there[1], lambda: place.here.progressed(report("img_probe"))) as other:

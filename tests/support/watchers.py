@@ -48,7 +48,7 @@ class Wanted:
         return given | ({"X-Project": self.project} if self.project else {})
 
 
-# What comes of a subscription: answers of GraphQL, with SSE's id beside them, and {"closed": CODE} of a socket.
+# Items of a subscription: GraphQL responses, with SSE's id, and {"closed": CODE} from a socket.
 Answers = AsyncGenerator[dict[str, Any], None]
 
 
@@ -114,7 +114,7 @@ TRANSPORTS: dict[str, Callable[[Wanted], Answers]] = {
 
 
 class Watcher:
-    """What a subscription brings, one answer after the other."""
+    """The responses of a subscription, in order."""
 
     def __init__(self, answers: Answers) -> None:
         self._answers = answers
@@ -135,7 +135,7 @@ class Watcher:
         return [await self.item() for _ in range(count)]
 
     async def ended(self) -> bool:
-        """Whether nothing comes any more; waits for the end."""
+        """Whether nothing more comes; waits for the end."""
         try:
             answer = await self.next()
         except StopAsyncIteration:
@@ -145,7 +145,7 @@ class Watcher:
 
 @asynccontextmanager
 async def served(app: Starlette, endpoint: GatewayGraphQL) -> AsyncIterator[str]:
-    """Serves a gateway on a free port; gives host and port. Ends its streams first, as `app.commands.serving` does."""
+    """Serves a gateway on a free port; yields host and port. Ends its streams first, as `app.commands.serving` does."""
     listener = socket.create_server(("127.0.0.1", 0))
     config = uvicorn.Config(app, **protocols(connections=1000, head_seconds=60), lifespan="off", log_level="error")
     server = uvicorn.Server(config)

@@ -32,7 +32,7 @@ class Served:
         self.gate = threading.Event()
         """Requests of /held are answered when it is set."""
         self.ended = threading.Event()
-        """Set when a request of /stream is told that its client is gone."""
+        """Set when a request of /stream learns that its client has disconnected."""
         self._server = server
 
     @property

@@ -221,7 +221,7 @@ async def test_a_retriable_failure_is_retried_from_the_kept_bytes(gateway: Gatew
     assert found["status"] == "ERROR"
     assert found["failure"].pop("occurredAt").endswith("Z")
     assert found["failure"] == {
-        "code": "CORRUPT_IMAGE", "message": "It is broken.", "hint": "Mend it.", "retriable": True,
+        "code": "CORRUPT_IMAGE", "message": "It is broken.", "hint": "Fix it.", "retriable": True,
     }  # fmt: skip
     payload = await gateway.mutate("retryImage", {"imageId": image["id"]}, image="status failure { code }")
     assert payload["userErrors"] == []
@@ -247,7 +247,7 @@ async def test_a_failure_that_is_not_retriable_is_not_retried(gateway: Gateway) 
         "code": "CONFLICT",
         "message": "Retrying can't succeed: It is broken.",
         "field": ["imageId"],
-        "hint": "Mend it.",
+        "hint": "Fix it.",
     }
 
 

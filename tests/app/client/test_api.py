@@ -43,7 +43,7 @@ async def subscribed(answer: Answer) -> list[dict[str, Any]]:
 
 
 def user_error(code: str) -> Reply:
-    error = {"code": code, "message": "No.", "hint": "Mend it.", "field": ["id"]}
+    error = {"code": code, "message": "No.", "hint": "Fix it.", "field": ["id"]}
     return data(act={"userErrors": [error]})
 
 
@@ -143,7 +143,7 @@ def test_what_a_user_has_to_mend_is_raised(code: str, error: type[ClientError]) 
     with pytest.raises(error) as raised:
         asyncio.run(mutated(in_turn(user_error(code))))
 
-    assert raised.value.as_json() == {"code": code, "message": "No.", "hint": "Mend it.", "field": ["id"]}
+    assert raised.value.as_json() == {"code": code, "message": "No.", "hint": "Fix it.", "field": ["id"]}
 
 
 def test_a_subscription_gives_what_comes_until_it_is_complete() -> None:

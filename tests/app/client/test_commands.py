@@ -1,4 +1,4 @@
-"""The users' commands as they are found on the command line, and how what goes wrong ends them."""
+"""The users' commands on the command line, and the exit codes of their errors."""
 
 import json
 import os

@@ -95,9 +95,9 @@ def test_bytes_are_read_in_pieces_from_where_they_are(tmp_path: Path) -> None:
     assert b"".join(chunks) == content[10 : 2 * CHUNK + 11]
     assert max(map(len, chunks)) <= CHUNK
     with opened(path) as disk:
-        told: list[int] = []
-        assert disk.sha256(told.append) == hashlib.sha256(content).hexdigest()
-        assert sum(told) == len(content)
+        counts: list[int] = []
+        assert disk.sha256(counts.append) == hashlib.sha256(content).hexdigest()
+        assert sum(counts) == len(content)
 
 
 def test_a_file_that_changes_while_it_is_read_is_noticed(tmp_path: Path) -> None:

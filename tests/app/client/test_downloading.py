@@ -1,4 +1,4 @@
-"""Downloads: whole, checked, gone on with, and never over somebody else's file."""
+"""Downloads: complete, verified, resumed, and never over another file."""
 
 import asyncio
 import hashlib
@@ -114,7 +114,7 @@ def test_a_download_outlives_any_number_of_addresses_that_expire_on_the_way(tmp_
     expired = Reply(json.dumps({"error": {"code": "ADDRESS_EXPIRED", "message": "It has expired."}}).encode(), 403)
 
     class Expiring(Store):
-        """Every address brings some bytes; the next request finds it expired, twice."""
+        """Every address returns some bytes; the next request finds it expired, twice."""
 
         def __call__(self, asked: Asked) -> Reply:
             if asked.method == "POST":

@@ -1,4 +1,4 @@
-"""The newest of what has happened: read back page by page, and told on a line each."""
+"""The newest events: read backwards page by page, and printed one per line."""
 
 import asyncio
 from typing import Any
@@ -56,7 +56,7 @@ OFFER = {"imageName": "web", "project": {"id": "prj_2", "name": "beta"}, "grant"
 
 
 @pytest.mark.parametrize(
-    ("happened", "told"),
+    ("happened", "line"),
     [
         (event(state="ACCEPTED", **OFFER), "web: shared with beta, to launch (by ada)"),
         (event(state="OFFERED", image=None, **OFFER), "web: offered to beta, to launch (by ada)"),
@@ -68,9 +68,9 @@ OFFER = {"imageName": "web", "project": {"id": "prj_2", "name": "beta"}, "grant"
         (event(__typename="ImageFrozen", temperature=-5), "web: ImageFrozen (by ada)"),
     ],
 )
-def test_an_event_says_what_happened_and_who_did_it(happened: dict[str, Any], told: str) -> None:
+def test_an_event_says_what_happened_and_who_did_it(happened: dict[str, Any], line: str) -> None:
     page = EventsImageEvents.model_validate({"nodes": [happened], "pageInfo": answers.page_info()})
 
     assert page.nodes is not None
     assert page.nodes[0] is not None
-    assert event_text(page.nodes[0]) == f"T  img_1  {told}"
+    assert event_text(page.nodes[0]) == f"T  img_1  {line}"

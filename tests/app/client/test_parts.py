@@ -75,7 +75,7 @@ class Store:
         return Reply()
 
 
-def told(status: int, code: str) -> Reply:
+def refused_with(status: int, code: str) -> Reply:
     return Reply(json.dumps({"error": {"code": code, "message": "No.", "hint": None}}).encode(), status)
 
 
@@ -135,9 +135,9 @@ def test_parts_beyond_the_first_hundred_are_read_page_by_page_as_they_are_needed
 @pytest.mark.parametrize(
     "reply",
     [
-        told(409, "PART_ARRIVING"),
-        told(408, "REQUEST_TIMEOUT"),
-        told(507, "STORE_FULL"),
+        refused_with(409, "PART_ARRIVING"),
+        refused_with(408, "REQUEST_TIMEOUT"),
+        refused_with(507, "STORE_FULL"),
         Reply(b"<Error/>", 503),
         Reply(b"", 500),
         Reply(b"x", 200, cut=True),
@@ -155,7 +155,8 @@ def test_a_part_that_meets_trouble_that_passes_is_sent_again(disk: Path, reply: 
 
 def test_an_address_that_has_expired_is_asked_for_anew(disk: Path) -> None:
     store = Store(
-        disk.stat().st_size, lambda number, times: told(403, "ADDRESS_EXPIRED") if number == 4 and times == 1 else None
+        disk.stat().st_size,
+        lambda number, times: refused_with(403, "ADDRESS_EXPIRED") if number == 4 and times == 1 else None,
     )
 
     _, server = asyncio.run(send(store, disk, jobs=1))
@@ -167,7 +168,7 @@ def test_an_address_that_has_expired_is_asked_for_anew(disk: Path) -> None:
 
 
 def test_an_address_that_is_refused_however_new_it_is_ends_the_upload(disk: Path) -> None:
-    store = Store(disk.stat().st_size, lambda number, _: told(403, "FORBIDDEN") if number == 2 else None)
+    store = Store(disk.stat().st_size, lambda number, _: refused_with(403, "FORBIDDEN") if number == 2 else None)
 
     with pytest.raises(NotAllowed):
         asyncio.run(send(store, disk, jobs=1))
@@ -175,7 +176,9 @@ def test_an_address_that_is_refused_however_new_it_is_ends_the_upload(disk: Path
     assert store.came == {1: 1, 2: 3}
 
 
-@pytest.mark.parametrize("reply", [told(409, "UPLOAD_CLOSED"), Reply(b"<Error><Code>NoSuchUpload</Code></Error>", 404)])
+@pytest.mark.parametrize(
+    "reply", [refused_with(409, "UPLOAD_CLOSED"), Reply(b"<Error><Code>NoSuchUpload</Code></Error>", 404)]
+)
 def test_an_upload_that_takes_nothing_more_is_told_apart_from_trouble(disk: Path, reply: Reply) -> None:
     store = Store(disk.stat().st_size, lambda number, _: reply if number == 2 else None)
 
@@ -237,7 +240,9 @@ def test_who_may_not_send_bytes_is_told_so(disk: Path) -> None:
         asyncio.run(send(store, disk))
 
 
-@pytest.mark.parametrize(("reply", "error"), [(told(413, "TOO_LARGE"), Refused), (told(503, "AWAY"), Overloaded)])
+@pytest.mark.parametrize(
+    ("reply", "error"), [(refused_with(413, "TOO_LARGE"), Refused), (refused_with(503, "AWAY"), Overloaded)]
+)
 def test_what_does_not_pass_ends_the_upload_and_all_that_is_under_way(
     disk: Path, reply: Reply, error: type[ClientError]
 ) -> None:

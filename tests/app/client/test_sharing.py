@@ -1,4 +1,4 @@
-"""Shares that the commands look for, make and change, with a server that answers as said."""
+"""Finding, creating and changing shares, with a server that returns scripted responses."""
 
 import asyncio
 from collections.abc import Awaitable, Callable

@@ -52,11 +52,11 @@ def test_json_is_plain_ascii(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_an_error_is_one_line_of_json_for_programs(capsys: pytest.CaptureFixture[str]) -> None:
-    Output(as_json=True).error(Refused("No.", hint="Mend it.", code="STALE_REVISION", field=["imageId"]))
+    Output(as_json=True).error(Refused("No.", hint="Fix it.", code="STALE_REVISION", field=["imageId"]))
 
     printed = capsys.readouterr()
     assert json.loads(printed.out) == {
-        "error": {"code": "STALE_REVISION", "message": "No.", "hint": "Mend it.", "field": ["imageId"]}
+        "error": {"code": "STALE_REVISION", "message": "No.", "hint": "Fix it.", "field": ["imageId"]}
     }
     assert printed.err == ""
 

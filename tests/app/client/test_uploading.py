@@ -1,4 +1,4 @@
-"""An upload as a whole: from its first byte, or from where another run was cut off."""
+"""An upload as a whole: from its first byte, or from where another run was interrupted."""
 
 import asyncio
 import json
