@@ -22,7 +22,7 @@ ConnectionFile = Annotated[
     Path | None,
     typer.Option(
         "--connection",
-        help="The connection.json of a gateway, instead of IMAGES_URL and IMAGES_TOKEN.  [env var: IMAGES_CONNECTION]",
+        help="The connection.json of a gateway, instead of IMAGES_URL and IMAGES_TOKEN; or set IMAGES_CONNECTION.",
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, errors included, without progress bars and notes.")]

@@ -34,7 +34,7 @@ def watch(
     connection: options.ConnectionFile = None,
     as_json: options.AsJson = False,
 ) -> None:
-    """Print events of images as they happen, one per line, with --json as one line of JSON."""
+    """Print events of images as they happen, one line each; with --json, one line of JSON each."""
     with command(as_json=as_json) as output:
         if until_settled and image is None:
             raise Misconfigured("--until-settled needs an image.", hint="Add the id or name of an image.")
