@@ -80,7 +80,8 @@ class Users:
     def _image(self, client: Client) -> None:
         """Upload an image, wait until it is ACTIVE, download it and delete it."""
         disk = self._folder / f"ubuntu-{threading.get_ident()}.raw"
-        content = os.urandom(_MIB)
+        # Without a boot sector: one image in some ten thousand would begin as an archive does, and be refused.
+        content = bytes(512) + os.urandom(_MIB - 512)
         disk.write_bytes(content)
         with self._samples.timed("create"):
             image_id, upload_id = client.create(disk, format="RAW")
