@@ -217,7 +217,7 @@ async def test_room_that_is_taken_meanwhile_is_missed_by_who_assembles(
     await shop.finish()
     assert [job for job in await shop.gateway.all_jobs() if job.kind == JobKind.ASSEMBLE and is_of(shop, job)]
     await assert_over_quota(shop)
-    assert f" {75 * MiB} bytes " in str((await shop.gateway.image(shop.image)).failure_message)
+    assert " limit 75 MiB, " in str((await shop.gateway.image(shop.image)).failure_message)
     await assert_a_retry_succeeds(shop, raw)
 
 
