@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import BaseRoute, Route, WebSocketRoute
 
-from app.adapters.chosen import announcer, reserve_of, storage_of
+from app.adapters.chosen import Messaging, reserve_of, storage_of
 from app.adapters.folder.store import FolderStore
 from app.adapters.tokens import SecretTokens, tokens_of
 from app.catalog.feed.live import Feed
@@ -25,7 +25,7 @@ from app.graphql.context import Gateway
 from app.graphql.endpoint import authenticator, graphql_endpoint
 from app.graphql.protocols import bearer_token
 from app.graphql.transport.asgi import GatewayGraphQL
-from app.ports import JobQueue, Wakeups
+from app.ports import Wakeups
 from app.settings import Settings
 from app.web.graphiql import graphiql_assets, graphiql_page
 from app.web.health import health_routes
@@ -34,11 +34,13 @@ from app.web.objects import object_routes
 from app.web.sign_in import SignIn
 
 
-def create_app(settings: Settings, queue: JobQueue, wakeups: Wakeups) -> tuple[Starlette, GatewayGraphQL]:
+def create_app(settings: Settings, channels: Messaging) -> tuple[Starlette, GatewayGraphQL]:
     """The ASGI application and its GraphQL endpoint, which has to be shut down first."""
-    announce = announcer(queue, wakeups)
+    queue, wakeups = channels.queue, channels.wakeups
     reserve = reserve_of(settings)
-    database = Database(settings.database_address, announce, connections=settings.database_connections, reserve=reserve)
+    database = Database(
+        settings.database_address, channels.announce, connections=settings.database_connections, reserve=reserve
+    )
     storage = storage_of(settings)
     store = storage.store
     uploads = Uploads(database, store, settings)

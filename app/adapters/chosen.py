@@ -30,6 +30,13 @@ class Messaging:
     queue: JobQueue
     wakeups: Wakeups
 
+    def announce(self, jobs: list[Job], events: list[Event]) -> None:
+        """Notify workers of jobs, and watchers of events. Called after every commit."""
+        for job in jobs:
+            self.queue.wake(job.kind)
+        if events:
+            self.wakeups.feed_grew()
+
 
 @contextmanager
 def messaging(settings: Settings, *, works: bool = True) -> Iterator[Messaging]:
@@ -48,18 +55,6 @@ def messaging(settings: Settings, *, works: bool = True) -> Iterator[Messaging]:
         stack.callback(queue.close)
         stack.callback(wakeups.close)
         yield Messaging(patient, queue, wakeups)
-
-
-def announcer(queue: JobQueue, wakeups: Wakeups) -> Callable[[list[Job], list[Event]], None]:
-    """The function to call after every commit: it notifies workers of jobs, and watchers of events."""
-
-    def announce(jobs: list[Job], events: list[Event]) -> None:
-        for job in jobs:
-            queue.wake(job.kind)
-        if events:
-            wakeups.feed_grew()
-
-    return announce
 
 
 @dataclass(frozen=True, slots=True)

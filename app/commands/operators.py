@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from app.adapters.chosen import announcer, messaging
+from app.adapters.chosen import messaging
 from app.client.commands.all import add_user_commands
 from app.commands import connection_file
 from app.commands.data_folder import held_alone, make_folders
@@ -59,9 +59,8 @@ def up(data: Data = None, host: Host = None, port: Port = None) -> None:
         bound = listen(settings.host, settings.port)
         opened = _connection_file(settings, address_of(bound), projects)
         with metrics_port(settings), messaging(settings) as channels, opened as ready:
-            app, endpoint = create_app(settings, channels.queue, channels.wakeups)
-            announce = announcer(channels.queue, channels.wakeups)
-            with Workers(settings, channels.broker, channels.wakeups, announce, channels.queue):
+            app, endpoint = create_app(settings, channels)
+            with Workers(settings, channels.broker, channels.wakeups, channels.announce, channels.queue):
                 serve(app, endpoint, bound, settings, ready)
 
 
@@ -97,7 +96,7 @@ def serve_api(data: Data = None, host: Host = None, port: Port = None) -> None:
     prepare(settings)
     bound = listen(settings.host, settings.port)
     with metrics_port(settings), messaging(settings, works=False) as channels:
-        app, endpoint = create_app(settings, channels.queue, channels.wakeups)
+        app, endpoint = create_app(settings, channels)
         listening = f"listening on {address_of(bound)}"
         serve(app, endpoint, bound, settings, ready=lambda: print(listening, flush=True))  # noqa: T201
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from app.adapters.chosen import announcer, messaging
+from app.adapters.chosen import messaging
 from app.commands.metrics_port import metrics_port
 from app.commands.options import FOR_OPERATORS, Data
 from app.commands.starting import prepare, settings_from
@@ -36,8 +36,9 @@ def work(
     prepare(settings)
     stopped = _stop_on_signal()
     with metrics_port(settings), messaging(settings) as channels:
-        announce = announcer(channels.queue, channels.wakeups)
-        with Workers(settings, channels.broker, channels.wakeups, announce, channels.queue, scheduled=schedule):
+        with Workers(
+            settings, channels.broker, channels.wakeups, channels.announce, channels.queue, scheduled=schedule
+        ):
             print(f"working on {settings.workers} jobs at a time", flush=True)  # noqa: T201
             stopped.wait()
 
@@ -49,8 +50,7 @@ def run_schedule(data: Data = None) -> None:
     stopped = _stop_on_signal()
     with metrics_port(settings), messaging(settings, works=False) as channels:
         print("keeping time", flush=True)  # noqa: T201
-        announce = announcer(channels.queue, channels.wakeups)
-        asyncio.run(keep_time(settings, channels.queue, channels.wakeups, announce, stopped))
+        asyncio.run(keep_time(settings, channels.queue, channels.wakeups, channels.announce, stopped))
 
 
 def _stop_on_signal() -> threading.Event:

@@ -3,9 +3,8 @@
 import json
 from http import HTTPStatus
 
+from app.sizes import KIB
 from app.wire.limits import HANDSHAKE_LINE_BYTES, HEAD_BYTES, HEAD_FIELDS
-
-_KIB = 1024
 
 
 def _response(status: HTTPStatus, code: str, message: str, hint: str) -> bytes:
@@ -39,13 +38,13 @@ CHUNK_EXTENSIONS = _response(
 HEAD_TOO_LARGE = _response(
     HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
     "TOO_LARGE",
-    f"The head of the request is larger than {HEAD_BYTES // _KIB} KiB or has more than {HEAD_FIELDS} fields.",
+    f"The head of the request is larger than {HEAD_BYTES // KIB} KiB or has more than {HEAD_FIELDS} fields.",
     "Send fewer or shorter header fields, and send long queries by POST.",
 )
 HANDSHAKE_TOO_LARGE = _response(
     HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
     "TOO_LARGE",
-    f"A line of the WebSocket handshake is longer than {HANDSHAKE_LINE_BYTES // _KIB} KiB.",
+    f"A line of the WebSocket handshake is longer than {HANDSHAKE_LINE_BYTES // KIB} KiB.",
     "Send the token in the payload of connection_init.",
 )
 HEAD_TIMEOUT = _response(

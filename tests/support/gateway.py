@@ -15,7 +15,7 @@ from sqlalchemy import text
 from sqlmodel import col, select
 from starlette.applications import Starlette
 
-from app.adapters.chosen import announcer
+from app.adapters.chosen import Messaging
 from app.adapters.folder.store import FolderStore
 from app.adapters.messaging.dramatiq_queue import DramatiqQueue, local_broker
 from app.adapters.messaging.local_wakeups import LocalWakeups
@@ -352,9 +352,12 @@ async def running_gateway(data: Path, **given: Any) -> AsyncIterator[Gateway]:
     settings = Settings(data=data, secret=SECRET, **{"poll_seconds": 0.05, "progress_seconds": 0.001} | given)
     broker, wakeups = local_broker(), LocalWakeups()
     queue = DramatiqQueue(broker)
-    announce = announcer(queue, wakeups)
-    app, endpoint = create_app(settings, queue, wakeups)
-    database, store = Database(settings.database_address, announce), FolderStore(settings.objects_path, SECRET.encode())
+    channels = Messaging(broker, queue, wakeups)
+    app, endpoint = create_app(settings, channels)
+    database, store = (
+        Database(settings.database_address, channels.announce),
+        FolderStore(settings.objects_path, SECRET.encode()),
+    )
     async with AsyncExitStack() as stack:
         stack.callback(store.close)
         stack.push_async_callback(database.close)
@@ -363,7 +366,7 @@ async def running_gateway(data: Path, **given: Any) -> AsyncIterator[Gateway]:
         client = await stack.enter_async_context(httpx.AsyncClient(transport=transport, base_url="http://gateway"))
         gateway = Gateway(
             settings, app, endpoint, database, store, wakeups, queue,
-            lambda: Workers(settings, broker, wakeups, announce), client,
+            lambda: Workers(settings, broker, wakeups, channels.announce), client,
         )  # fmt: skip
         alpha, beta = await members.found(database, "demo", ["alpha", "beta"], STRANGER)
         gateway.alpha, gateway.beta = alpha.id, beta.id

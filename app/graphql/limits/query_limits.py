@@ -26,8 +26,8 @@ from app.graphql.limits.merged_fields import FieldMerger
 from app.graphql.limits.query_cost import CostPlan
 from app.graphql.limits.query_plan import Planner, root_fields
 from app.graphql.masking import CodedError
+from app.sizes import KIB
 
-KIB = 1024
 INTROSPECTION = frozenset({"__schema", "__type", "__typename"})
 
 

@@ -7,10 +7,11 @@ from starlette.requests import ClientDisconnect, Request
 
 from app.errors import GatewayError
 from app.graphql.json_values import NotJson, TooManyValues, count_items, read_json
-from app.graphql.limits.query_limits import KIB, QueryLimits
+from app.graphql.limits.query_limits import QueryLimits
 from app.graphql.masking import CodedError
 from app.graphql.transport.execution import OperationRequest
 from app.request_body import BodyTimeout, RequestBody
+from app.sizes import exactly
 
 _TOKEN_HINT = "Send a token: without one, only the schema can be read."  # noqa: S105
 _FEWER_HINT = "Split the input over several requests."
@@ -92,7 +93,7 @@ def operation_in(parameters: object, limits: QueryLimits) -> OperationRequest:
     if not isinstance(query, str) or not query:
         raise _bad_request("`query` must be a string that contains a GraphQL document.")
     if len(query.encode(errors="surrogatepass")) > limits.document_bytes:
-        message = f"The document is longer than {_readable(limits.document_bytes)}."
+        message = f"The document is longer than {exactly(limits.document_bytes)}."
         raise RequestRefused(413, "DOCUMENT_TOO_LARGE", message)
     name = parameters.get("operationName")
     if not isinstance(name, str | None):
@@ -141,7 +142,7 @@ def _body_limit(limits: QueryLimits, anonymous: bool) -> int:
 
 
 def _body_too_large(limits: QueryLimits, anonymous: bool) -> RequestRefused:
-    message = f"The body is longer than {_readable(_body_limit(limits, anonymous))}."
+    message = f"The body is longer than {exactly(_body_limit(limits, anonymous))}."
     hint = _TOKEN_HINT if anonymous else _UPLOAD_HINT
     return RequestRefused(413, "BODY_TOO_LARGE", message, hint=hint, headers=_CLOSE)
 
@@ -154,13 +155,6 @@ def _json(text: bytes | str, limits: QueryLimits) -> object:
     except TooManyValues:
         message = f"The request contains more than {limits.json_values:,} JSON values."
         raise RequestRefused(400, "TOO_MANY_ITEMS", message, hint=_FEWER_HINT) from None
-
-
-def _readable(size: int) -> str:
-    for unit, name in ((KIB * KIB, "MiB"), (KIB, "KiB")):
-        if size % unit == 0:
-            return f"{size // unit:,} {name}"
-    return f"{size:,} bytes"
 
 
 def _bad_request(message: str, code: str = "BAD_REQUEST") -> RequestRefused:
