@@ -51,7 +51,7 @@ class Subscription:
         async with aclosing(cast("AsyncGenerator[Item, None]", items)):
             async for item in items:
                 context.event_id = _cursor_by_the_way(info, item)
-                if isinstance(item, Happened) and item.event.kind == EventKind.DELETED:
+                if isinstance(item, Happened) and item.kind == EventKind.DELETED:
                     yield None
                     return
                 image = await _image_again(info, id) if isinstance(item, Resync) else item.image

@@ -11,6 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
 from app.catalog.feed.details import Detail, MembersChanged
+from app.catalog.feed.items import Happened
 from app.catalog.people import access
 from app.catalog.people.tenancy import is_id
 from app.database.postgres import Lock
@@ -85,7 +86,7 @@ class Wanted:
     role: ProjectRole
     image_id: str | None = None
 
-    def includes(self, event: Event) -> bool:
+    def includes(self, event: Happened) -> bool:
         """Whether the reader gets an event."""
         return (
             event.feed in self.feeds

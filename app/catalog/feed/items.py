@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
+from typing import Self
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -10,27 +12,51 @@ from app.catalog.feed.details import Detail, ShareChanged, detail_of
 from app.catalog.feed.progress import Progress
 from app.catalog.people import access
 from app.errors import ResyncRequired
+from app.lifecycle import EventKind, ProjectRole
 from app.models import Event, Image
 
 
 @dataclass(frozen=True, slots=True)
 class Happened:
-    """An event of the feed, with its image as it was when this process read the event.
+    """An event of the feed, with its image as it is now.
 
-    The image is None if it was deleted, or if followers of the event's feed could no longer see it. `live` says that
-    the event was read when it arrived, not later for a watcher that had fallen behind.
+    `visible` says whether the followers of the event's feed could see the image when this process read the event. If
+    not, or if the image was deleted, it is None. `live` says that the event was read when it arrived, not later for a
+    watcher that had fallen behind. The other fields are those of the row.
     """
 
-    event: Event
-    detail: Detail
-    image: Image | None
     epoch: bytes
+    position: int
+    occurred_at: datetime
+    feed: str
+    image_id: str
+    least_role: ProjectRole
+    actor: str | None
+    detail: Detail
+    visible: bool
+    image: Image | None
     live: bool = False
 
+    @classmethod
+    def of(cls, event: Event, image: Image | None, epoch: bytes) -> Self:
+        """An event from its row, and its image if it is visible."""
+        return cls(
+            epoch=epoch,
+            position=event.seq or 0,
+            occurred_at=event.occurred_at,
+            feed=event.feed,
+            image_id=event.image_id,
+            least_role=event.least_role,
+            actor=event.actor,
+            detail=detail_of(event),
+            visible=image is not None,
+            image=image,
+        )
+
     @property
-    def position(self) -> int:
-        """The position in the feed."""
-        return self.event.seq or 0
+    def kind(self) -> EventKind:
+        """The kind of the event."""
+        return self.detail.kind
 
     @property
     def mark(self) -> Mark:
@@ -73,7 +99,7 @@ def resync_required(field: str) -> ResyncRequired:
 async def happened(session: AsyncSession, events: Sequence[Event], epoch: bytes) -> list[Happened]:
     """Events with their images, if followers of the feed can see them now."""
     seen = await access.seen_in_feeds(session, {(event.feed, event.image_id) for event in events})
-    return [Happened(event, detail_of(event), seen.get((event.feed, event.image_id)), epoch) for event in events]
+    return [Happened.of(event, seen.get((event.feed, event.image_id)), epoch) for event in events]
 
 
 def takes_sight(item: Happened) -> bool:

@@ -3,7 +3,7 @@
 import asyncio
 import secrets
 from bisect import bisect_right
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -21,7 +21,7 @@ from app.catalog.feed.progress import ProgressBoard
 from app.catalog.people import access, tenancy
 from app.database.sessions import Database
 from app.errors import DatabaseUnavailable, NotFound
-from app.lifecycle import SETTLED, EventKind, ProjectRole
+from app.lifecycle import SETTLED, EventKind, ImageVisibility, ProjectRole
 from app.models import PUBLIC_FEED, Event, Image
 from app.ports import Wakeups
 from app.viewer import Viewer
@@ -30,8 +30,6 @@ log = structlog.get_logger()
 
 # Events per read from the table.
 _BATCH = 500
-# Maximum images whose newest state is cached for progress events.
-_CACHED_IMAGES = 10_000
 
 
 async def _nothing() -> None:
@@ -60,12 +58,14 @@ class Feed:
     _readable: bool = True
     # Makes the cursors of progress differ from those of other processes.
     _salt: int = field(default_factory=lambda: secrets.randbits(62))
-    # The events newer than `_ring_begins`, in ascending order, and their positions.
+    # The events newer than `_ring_begins`, in ascending order, without their images, and their positions.
     _ring: list[Happened] = field(default_factory=list)
     _positions: list[int] = field(default_factory=list)
     _ring_begins: int = 0
     _newest: int = 0
-    _images: OrderedDict[str, Image] = field(default_factory=OrderedDict)
+    # The images of the events in the ring that still exist, as they are now. An image has many events, and its row is
+    # by far the largest part of each.
+    _images: dict[str, Image] = field(default_factory=dict)
     # By project: the event that its watchers wait for, their number, and who may watch.
     _grown: dict[str, asyncio.Event] = field(default_factory=dict)
     _watchers: Counter[str] = field(default_factory=Counter)
@@ -115,12 +115,12 @@ class Feed:
                     self._readable = False
                     return
                 self._readable = True
-                if any(item.event.kind == EventKind.MEMBERS_CHANGED for item in news):
+                if any(item.kind == EventKind.MEMBERS_CHANGED for item in news):
                     # Before any later event is delivered.
                     await self._read_members()
                 for item in news:
-                    self._take(replace(item, live=True))
-                self._wake_followers({item.event.feed for item in news})
+                    self._take(item)
+                self._wake_followers({item.feed for item in news})
                 more = len(news) == _BATCH
             metrics.FEED.read(behind=0)
 
@@ -158,35 +158,43 @@ class Feed:
             self.cursors = Cursors(head.key)
         self.epoch, self._newest, self._newest_at = head.epoch, head.position, head.occurred_at
         self._ring_begins = head.position
-        self._ring, self._positions, self._images = [], [], OrderedDict()
+        self._ring, self._positions, self._images = [], [], {}
         self._wake_followers({PUBLIC_FEED})
 
     def _take(self, item: Happened) -> None:
         if takes_sight(item):
-            self._hide(item.event.feed, item.event.image_id)
-        self._ring.append(item)
+            self._hide(item.feed, item.image_id)
+        self._ring.append(replace(item, image=None, live=True))
         self._positions.append(item.position)
-        self._newest, self._newest_at = item.position, item.event.occurred_at
+        self._newest, self._newest_at = item.position, item.occurred_at
         if item.image is not None:
-            self._cache(item.image)
-        moved = item.event.kind in (EventKind.STATUS_CHANGED, EventKind.DELETED)
+            self._images[item.image_id] = item.image
+        elif item.kind == EventKind.DELETED:
+            self._images.pop(item.image_id, None)
+        moved = item.kind in (EventKind.STATUS_CHANGED, EventKind.DELETED)
         if moved and (item.image is None or item.image.status in SETTLED):
-            self.board.settle(item.event.image_id, item.event.occurred_at)
+            self.board.settle(item.image_id, item.occurred_at)
         if len(self._ring) >= 2 * self.ring_size:  # cut in large steps, to keep the cost per event low
-            self._ring_begins = self._positions[self.ring_size - 1]
-            del self._ring[: self.ring_size], self._positions[: self.ring_size]
+            self._cut()
+
+    def _cut(self) -> None:
+        self._ring_begins = self._positions[self.ring_size - 1]
+        del self._ring[: self.ring_size], self._positions[: self.ring_size]
+        kept = {item.image_id for item in self._ring}
+        self._images = {id_: image for id_, image in self._images.items() if id_ in kept}
 
     def _hide(self, feed: str, image_id: str) -> None:
         """Remove an image that a feed no longer shows from its older events, for watchers that are behind."""
         for at, item in enumerate(self._ring):
-            if item.image is not None and (item.event.feed, item.event.image_id) == (feed, image_id):
-                self._ring[at] = replace(item, image=None, live=False)
+            if item.visible and (item.feed, item.image_id) == (feed, image_id):
+                self._ring[at] = replace(item, visible=False, live=False)
 
-    def _cache(self, image: Image) -> None:
-        self._images[image.id] = image
-        self._images.move_to_end(image.id)
-        while len(self._images) > _CACHED_IMAGES:
-            self._images.popitem(last=False)
+    def _with_image(self, item: Happened) -> Happened:
+        """An event of the ring with its image."""
+        image = self._images.get(item.image_id) if item.visible else None
+        if image is None or (item.feed == PUBLIC_FEED and image.visibility != ImageVisibility.PUBLIC):
+            return item
+        return replace(item, image=image)
 
     def _wake_followers(self, feeds: Set[str]) -> None:
         """Wake the watchers that follow any of the feeds."""
@@ -318,7 +326,7 @@ class Feed:
             return [], position
         if position >= self._ring_begins:
             news = self._ring[bisect_right(self._positions, position) :]
-            return [item for item in news if wanted.includes(item.event)], max(position, self._newest)
+            return [self._with_image(item) for item in news if wanted.includes(item)], max(position, self._newest)
         known = self._newest
         async with self.database.read() as session:
             oldest = await event_log.oldest_position(session)
@@ -339,9 +347,13 @@ class Feed:
         ]
         missing = {progress.report.image_id for progress in news} - self._images.keys()
         if missing:
+            existing = select(Image).where(col(Image.id).in_(missing), col(Image.deleted_at).is_(None))
             async with self.database.read() as session:
-                for image in (await session.execute(select(Image).where(col(Image.id).in_(missing)))).scalars():
-                    self._cache(image)
+                read = (await session.execute(existing)).scalars().all()
+            for image in read:
+                # In the meantime, the ring may have got a newer row, or the event that the image was deleted.
+                if self.board.of(image.id) is not None:
+                    self._images.setdefault(image.id, image)
         return [
             Progressed(mark.unlinked(self._salt + progress.version), progress, self._images[progress.report.image_id])
             for progress in reversed(news)

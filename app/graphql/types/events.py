@@ -148,12 +148,11 @@ _FIELDS: Mapping[Aspect, str] = {
 
 def event_node(info: Info, happened: Happened, project_id: str) -> StoredEvent:
     """The GraphQL form of a stored event, as seen from a project."""
-    event = happened.event
     common: dict[str, Any] = {
         "cursor": info.context.cursor_of(happened.mark),
-        "occurred_at": event.occurred_at,
-        "image_id": strawberry.ID(event.image_id),
-        "actor": event.actor,
+        "occurred_at": happened.occurred_at,
+        "image_id": strawberry.ID(happened.image_id),
+        "actor": happened.actor,
         "row": happened.image,
         "project_id": project_id,
         "share_key": f"{happened.epoch.hex()} {happened.position}" if happened.live else None,

@@ -156,7 +156,37 @@ async def test_a_feed_that_starts_late_knows_what_was_before(gateway: Gateway) -
     async with following(gateway) as other, reading(other, project, start) as items:
         (created,) = await take(items, 1)
         assert isinstance(created, Happened)
-        assert (created.event.kind, created.event.image_id) == (EventKind.CREATED, image["id"])
+        assert (created.kind, created.image_id) == (EventKind.CREATED, image["id"])
+
+
+async def test_events_of_the_ring_come_with_their_image_as_it_is_now(gateway: Gateway) -> None:
+    project = await gateway.project()
+    kept, deleted = await gateway.create(projectId=project), await gateway.create(projectId=project)
+    start = await position(gateway.database)
+    async with following(gateway, ring=16) as other:
+        await update_often(gateway, deleted, 2)
+        await update_often(gateway, kept, 3)
+        await caught_up(gateway, other)
+        await gateway.mutate("updateImage", {"imageId": kept["id"], "name": "the newest name"})
+        await gateway.mutate("deleteImage", {"imageId": deleted["id"]})
+        await caught_up(gateway, other)
+        assert other._ring_begins == start
+        async with reading(other, project, start) as items:
+            seen = [item for item in await take(items, 7) if isinstance(item, Happened)]
+        # However many events there are: one row of each image that exists.
+        assert list(other._images) == [kept["id"]]
+    names = [(item.image_id, item.image and item.image.name) for item in seen]
+    assert names == [(deleted["id"], None)] * 2 + [(kept["id"], "the newest name")] * 4 + [(deleted["id"], None)]
+
+
+async def test_images_leave_with_the_last_of_their_events_in_the_ring(gateway: Gateway) -> None:
+    project = await gateway.project()
+    early, late = await gateway.create(projectId=project), await gateway.create(projectId=project)
+    async with following(gateway, ring=4) as other:
+        await update_often(gateway, early, 1)
+        await update_often(gateway, late, 7)
+        await caught_up(gateway, other)
+        assert list(other._images) == [late["id"]]
 
 
 async def test_without_a_cursor_only_what_happens_from_now_on_comes(gateway: Gateway) -> None:
@@ -192,8 +222,8 @@ async def test_a_slow_watcher_gets_every_status_and_of_progress_the_newest(gatew
         await until(heard)
         await caught_up(gateway, other)
         news = await take(items, 4)
-        moved = [item.event for item in news if isinstance(item, Happened)]
-        assert [(event.image_id, event.detail["after"]) for event in moved] == [
+        moved = [item for item in news if isinstance(item, Happened)]
+        assert [(event.image_id, event.detail.to_row()["after"]) for event in moved] == [
             (image["id"], "SAVING") for image in images
         ]
         made = [item for item in news if isinstance(item, Progressed)]

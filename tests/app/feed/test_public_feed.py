@@ -11,8 +11,8 @@ from app.catalog.feed import event_log
 from app.catalog.feed.cursors import Mark
 from app.catalog.feed.details import Created
 from app.catalog.feed.items import Happened
-from app.lifecycle import ProjectRole
-from app.models import PUBLIC_FEED, Event, Organization, Project
+from app.lifecycle import ImageVisibility, ProjectRole
+from app.models import PUBLIC_FEED, Event, Image, Organization, Project
 from app.viewer import Viewer
 from tests.app.feed.test_following import caught_up, following, position, position_of, positions_of, reading, take
 from tests.support.gateway import ADMIN, MEMBER, READER, STRANGER, Gateway
@@ -119,6 +119,23 @@ async def test_who_is_removed_from_a_project_watches_the_public_feed_no_longer(g
         assert error["extensions"]["code"] == "NOT_FOUND"
 
 
+async def test_events_from_when_an_image_was_public_do_not_show_what_became_of_it(gateway: Gateway) -> None:
+    image, project = await public(gateway), await gateway.project()
+    start = await position(gateway.database)
+    async with following(gateway, ring=16) as other:
+        await rename(gateway, image)
+        await caught_up(gateway, other)
+        async with gateway.database.transaction() as tx:
+            row = await tx.session.get_one(Image, image["id"])
+            row.visibility = ImageVisibility.PROJECT
+        await rename(gateway, image)
+        await caught_up(gateway, other)
+        async with reading(other, project, start) as items:
+            (item,) = await take(items, 1)
+        assert isinstance(item, Happened)
+        assert (item.image_id, item.image) == (image["id"], None)
+
+
 # ---------------------------------------------------------------- out of the ring, and out of the table
 
 
@@ -140,7 +157,7 @@ async def test_one_who_fell_behind_gets_both_feeds_from_the_table_in_the_order_o
             assert positions_of(await take(items, 1)) == [await position_of(gateway, later)]
         async with reading(other, project, start, image_id=image["id"]) as items:
             assert positions_of(await take(items, 8)) == [place for n, place in enumerate(expected) if n % 5 in (1, 2)]
-    assert {item.event.feed for item in found if isinstance(item, Happened)} == {project, PUBLIC_FEED}
+    assert {item.feed for item in found if isinstance(item, Happened)} == {project, PUBLIC_FEED}
 
 
 async def test_pages_go_through_both_feeds_forward_and_backward_without_a_seam(gateway: Gateway) -> None:
