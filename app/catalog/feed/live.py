@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 import structlog
+from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
 from app import metrics
@@ -128,6 +129,8 @@ class Feed:
         """Read new events from the table. When a new epoch has begun, the feed restarts there."""
         async with self.database.read() as session:
             head = await epochs.head(session)
+            if (head.epoch, head.position, head.occurred_at) == (self.epoch, self._newest, self._newest_at):
+                return []
             # The newest known event is read again: it must still exist and be the same.
             known = 1 if self._newest_at is not None else 0
             metrics.FEED.read(behind=max(0, head.position - self._newest))
@@ -292,12 +295,11 @@ class Feed:
         elif head.epoch != self.epoch:
             await self._catch_up()
 
-    async def positions_of(self, marks: Mapping[str, Mark]) -> dict[str, int]:
+    async def positions_of(self, session: AsyncSession, marks: Mapping[str, Mark]) -> dict[str, int]:
         """The positions of marks, by argument. Raises ResyncRequired for a mark that the feed can't continue from."""
         if not marks:
             return {}
-        async with self.database.read() as session:
-            head = await epochs.head(session)
+        head = await epochs.head(session)
         for argument, mark in marks.items():
             if not head.holds(mark):
                 await self._keep_up_with(head, mark)
