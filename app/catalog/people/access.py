@@ -8,14 +8,16 @@ what is allowed. Every project may launch and copy a public image; only its own 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from functools import cache, lru_cache
+from typing import Any
 
 import sqlalchemy
-from sqlalchemy import ColumnElement, literal_column
+from sqlalchemy import BindParameter, ColumnElement, CompoundSelect, bindparam, literal_column
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
 from app.catalog.people import tenancy
-from app.catalog.people.tenancy import LOCKED, is_id
+from app.catalog.people.tenancy import BUILT_CONDITIONS, LOCKED, is_id
 from app.errors import Forbidden, NotFound, NotReady
 from app.lifecycle import ROLE_RANK, ImageStatus, ImageVisibility, ProjectRole, ShareGrant, ShareState
 from app.models import PUBLIC_FEED, TABLES, Image, ImageShare
@@ -95,7 +97,32 @@ async def accesses(
     session: AsyncSession, viewer: Viewer, ids: Sequence[str], *, through: str | None = None
 ) -> dict[str, Access]:
     """The viewer's access to the images that they can see, by id; only `through` one project, if given."""
-    roles = tenancy.roles_of(viewer)
+    paths = _paths_to_images(operator=viewer.operator, within_one=through is not None)
+    parameters = {"subject": viewer.subject, "ids": list(ids), "through": through}
+    found: dict[str, Access] = {}
+    seen_by_all: list[str] = []
+    for image_id, role, grant in (await session.execute(paths, parameters)).all():
+        known = found.get(image_id, Access())
+        if role is None:
+            seen_by_all.append(image_id)
+        elif grant is None:
+            found[image_id] = replace(known, own=ProjectRole(role))
+        else:
+            found[image_id] = replace(known, shared=(*known.shared, (ShareGrant(grant), ProjectRole(role))))
+    held = frozenset(await tenancy.roles_held(session, viewer, through)) if seen_by_all else frozenset()
+    if held:
+        found |= {image_id: replace(found.get(image_id, Access()), public=held) for image_id in seen_by_all}
+    return found
+
+
+@cache
+def _paths_to_images(*, operator: bool, within_one: bool) -> CompoundSelect[Any]:
+    """Select the ways in which the viewer `subject` sees the images `ids`: id, role and grant.
+
+    Role and grant are null for a public image. `within_one` project, only the ways `through` that one are selected.
+    """
+    roles = tenancy.selected_roles(bindparam("subject"), operator=operator)
+    ids: BindParameter[Any] = bindparam("ids", expanding=True)
     none = sqlalchemy.null()
     own = (
         sqlalchemy.select(_IMAGE.id, roles.c.role, none.label("grant"))
@@ -108,22 +135,9 @@ async def accesses(
         .where(_SHARE.image_id.in_(ids), _SHARE.state == ShareState.ACCEPTED)
     )
     public = sqlalchemy.select(_IMAGE.id, none, none).where(_IMAGE.id.in_(ids), _IS_PUBLIC, _IMAGE.deleted_at.is_(None))
-    if through is not None:
-        own, shared = (query.where(roles.c.project_id == through) for query in (own, shared))
-    found: dict[str, Access] = {}
-    seen_by_all: list[str] = []
-    for image_id, role, grant in (await session.execute(sqlalchemy.union_all(own, shared, public))).all():
-        known = found.get(image_id, Access())
-        if role is None:
-            seen_by_all.append(image_id)
-        elif grant is None:
-            found[image_id] = replace(known, own=ProjectRole(role))
-        else:
-            found[image_id] = replace(known, shared=(*known.shared, (ShareGrant(grant), ProjectRole(role))))
-    held = frozenset(await tenancy.roles_held(session, viewer, through)) if seen_by_all else frozenset()
-    if held:
-        found |= {image_id: replace(found.get(image_id, Access()), public=held) for image_id in seen_by_all}
-    return found
+    if within_one:
+        own, shared = (query.where(roles.c.project_id == bindparam("through")) for query in (own, shared))
+    return sqlalchemy.union_all(own, shared, public)
 
 
 async def visible_images(session: AsyncSession, viewer: Viewer, ids: Sequence[str]) -> dict[str, Image]:
@@ -200,6 +214,7 @@ class Sight:
     together: bool = False
 
 
+@lru_cache(BUILT_CONDITIONS)
 def sights_of(project_id: str) -> tuple[Sight, Sight, Sight]:
     """The ways in which a project sees images: its own, those shared with it, and public ones. They don't overlap."""
     shares = sqlalchemy.select(_SHARE.image_id).where(

@@ -6,9 +6,11 @@ and operators are admins of every project.
 
 import re
 from collections.abc import Sequence
+from functools import cache, lru_cache
+from typing import Any
 
 import sqlalchemy
-from sqlalchemy import ColumnElement, Subquery, exists, func, or_, true
+from sqlalchemy import BindParameter, ColumnElement, Select, Subquery, bindparam, exists, func, or_, true
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.sql.selectable import ForUpdateArg
 from sqlmodel import col, select
@@ -21,6 +23,10 @@ from app.models import TABLES, Membership, Organization, OrganizationOwner, Proj
 from app.viewer import Viewer, includes
 
 _ID = re.compile(r"[a-z]{3}_[0-9a-z]{26}")
+# Building a statement takes longer than running it, and leaves cycles to the garbage collector. What nearly every
+# request needs is built once, with parameters. Conditions within other statements are built once per project or caller,
+# and kept for this many of them.
+BUILT_CONDITIONS = 256
 # Keeps others from changing the row, but not from writing rows that refer to it. SQLite has only one writer anyway.
 LOCKED = ForUpdateArg(key_share=True)
 _NEEDS = {
@@ -42,35 +48,43 @@ _PROJECT = TABLES.tables["project"].c
 
 def roles_of(viewer: Viewer) -> Subquery:
     """The projects that the viewer may see, one row each, with their role: `project_id` and `role`."""
+    return selected_roles(viewer.subject, operator=viewer.operator)
+
+
+def selected_roles(subject: str | BindParameter[str], *, operator: bool) -> Subquery:
+    """As `roles_of`, for the subject of a viewer, or a parameter that stands for it."""
     admin = sqlalchemy.literal(ProjectRole.ADMIN, _MEMBER.role.type).label("role")
-    if viewer.operator:
+    if operator:
         return sqlalchemy.select(_PROJECT.id.label("project_id"), admin).subquery("roles")
     owned = (
         sqlalchemy.select(_PROJECT.id.label("project_id"), admin)
         .join(OrganizationOwner, _OWNER.organization_id == _PROJECT.organization_id)
-        .where(_OWNER.subject == viewer.subject)
+        .where(_OWNER.subject == subject)
     )
     member = sqlalchemy.select(_MEMBER.project_id, _MEMBER.role).where(
-        _MEMBER.subject == viewer.subject, ~_owns(viewer, _MEMBER.project_id)
+        _MEMBER.subject == subject, ~_owns(subject, _MEMBER.project_id)
     )
     return sqlalchemy.union_all(owned, member).subquery("roles")
 
 
-def _owns(viewer: Viewer, project_id: object) -> ColumnElement[bool]:
+def _owns(subject: str | BindParameter[str], project_id: object) -> ColumnElement[bool]:
     owner, project = OrganizationOwner, Project
     return exists().where(
         col(project.id) == project_id,
         col(owner.organization_id) == col(project.organization_id),
-        col(owner.subject) == viewer.subject,
+        col(owner.subject) == subject,
     )
 
 
 def may_see(viewer: Viewer, project_id: str) -> ColumnElement[bool]:
     """The condition that the viewer may see a project."""
-    if viewer.operator:
-        return true()
-    member = exists().where(_MEMBER.project_id == project_id, _MEMBER.subject == viewer.subject)
-    return or_(member, _owns(viewer, project_id))
+    return true() if viewer.operator else _may_see(viewer.subject, project_id)
+
+
+@lru_cache(BUILT_CONDITIONS)
+def _may_see(subject: str, project_id: str) -> ColumnElement[bool]:
+    member = exists().where(_MEMBER.project_id == project_id, _MEMBER.subject == subject)
+    return or_(member, _owns(subject, project_id))
 
 
 async def role_in(session: AsyncSession, viewer: Viewer, project_id: str) -> ProjectRole | None:
@@ -158,11 +172,19 @@ async def visible_projects(session: AsyncSession, viewer: Viewer, ids: Sequence[
 
 async def roles_in(session: AsyncSession, viewer: Viewer, ids: Sequence[str]) -> dict[str, ProjectRole]:
     """The viewer's roles in the projects that they may see, by id."""
-    roles = roles_of(viewer)
-    query = sqlalchemy.select(roles.c.project_id, roles.c.role).where(
-        roles.c.project_id.in_([id_ for id_ in ids if is_id(id_)])
+    found = await session.execute(
+        _roles_in(operator=viewer.operator), {"subject": viewer.subject, "ids": [*filter(is_id, ids)]}
     )
-    return {project_id: ProjectRole(role) for project_id, role in (await session.execute(query)).all()}
+    return {project_id: ProjectRole(role) for project_id, role in found.all()}
+
+
+@cache
+def _roles_in(*, operator: bool) -> Select[Any]:
+    """Select the projects `ids` that the viewer `subject` may see, with their roles."""
+    roles = selected_roles(bindparam("subject"), operator=operator)
+    return sqlalchemy.select(roles.c.project_id, roles.c.role).where(
+        roles.c.project_id.in_(bindparam("ids", expanding=True))
+    )
 
 
 async def roles_held(session: AsyncSession, viewer: Viewer, project_id: str | None = None) -> set[ProjectRole]:
