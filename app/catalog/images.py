@@ -306,7 +306,7 @@ async def fail(tx: Transaction, image: Image, failure: ImageFailed, *, actor: st
         failed_at=now(),
         **values,
     )
-    metrics.IMAGES_FAILED.labels(failure.code).inc()
+    tx.after_commit.append(metrics.IMAGES_FAILED.labels(failure.code).inc)
 
 
 def failure_of(image: Image) -> Failure | None:

@@ -35,12 +35,16 @@ _REVISION = text("SELECT version_num FROM alembic_version")
 
 @dataclass(slots=True)
 class Transaction:
-    """An open write transaction. The `events` and `jobs` that it appended are announced after its commit."""
+    """An open write transaction. The `events` and `jobs` that it appended are announced after its commit.
+
+    The functions in `after_commit` are called before that. They must not raise.
+    """
 
     session: AsyncSession
     many_writers: bool
     events: list[Event] = field(default_factory=list)
     jobs: list[Job] = field(default_factory=list)
+    after_commit: list[Callable[[], object]] = field(default_factory=list)
 
     @property
     def position(self) -> int | None:
@@ -118,6 +122,8 @@ class Database:
                 async with session.begin():
                     yield transaction
                     await transaction.write_events()
+        for act in transaction.after_commit:
+            act()
         if transaction.jobs or transaction.events:
             self.announce(transaction.jobs, transaction.events)
 

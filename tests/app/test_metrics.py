@@ -10,12 +10,13 @@ import pytest
 from sqlalchemy import text
 
 from app import metrics
-from app.catalog import census, quotas
+from app.catalog import census, images, quotas
 from app.catalog.people.revocations import Revocations
 from app.database.sessions import Database
-from app.errors import DatabaseUnavailable, QuotaExceeded
+from app.errors import DatabaseUnavailable, ImageFailed, QuotaExceeded
+from app.lifecycle import FailureCode
 from app.metrics import CatalogueState
-from app.models import Project
+from app.models import Image, Project
 from app.sizes import MIB
 from tests.app.conftest import StartGateway
 from tests.support.gateway import ADMIN, MEMBER, OPERATOR, READER, STRANGER, Gateway, until
@@ -244,6 +245,22 @@ async def test_an_image_that_failed_is_counted_by_its_code(gateway: Gateway) -> 
     await gateway.failed()
 
     assert Scrape.here().more(before, "images_failed_total", code="CORRUPT_IMAGE") == 1
+
+
+async def test_an_image_whose_failure_is_rolled_back_is_not_counted(gateway: Gateway) -> None:
+    image = await gateway.uploaded()
+    before = Scrape.here()
+
+    async def fail_and_lose_the_connection() -> None:
+        async with gateway.database.transaction() as tx:
+            row = await tx.session.get_one(Image, image["id"])
+            await images.fail(tx, row, ImageFailed(FailureCode.CORRUPT_IMAGE, "It is broken.", "Fix it."))
+            raise DatabaseUnavailable("the connection was lost")
+
+    with pytest.raises(DatabaseUnavailable):
+        await fail_and_lose_the_connection()
+
+    assert Scrape.here().more(before, "images_failed_total", code="CORRUPT_IMAGE") == 0
 
 
 # ------------------------------------------------------------ the feed
