@@ -16,3 +16,8 @@ def client_network(host: str) -> str:
     if not isinstance(address, IPv6Address):
         return str(address)
     return str(address.ipv4_mapped or IPv6Network((address, 64), strict=False))
+
+
+def network_of(client: tuple[str, int] | None) -> str:
+    """The network of a client's host and port; clients without an address count as one."""
+    return client_network(client[0] if client else "")

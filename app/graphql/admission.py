@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from starlette.requests import HTTPConnection
 
-from app.client_network import client_network
+from app.client_network import network_of
 from app.graphql.masking import CodedError
 from app.graphql.protocols import Caller, Turn
 
@@ -233,4 +233,4 @@ def caller_key(caller: Caller, connection: HTTPConnection) -> str:
 
 def client_address(connection: HTTPConnection) -> str:
     """The address or network under which a client is counted; clients without an address count as one."""
-    return client_network(connection.client.host if connection.client else "")
+    return network_of(connection.client)

@@ -20,7 +20,7 @@ from starlette.responses import JSONResponse, Response
 
 from app.adapters.tokens import SecretTokens
 from app.catalog.people.sign_in import redeem
-from app.client_network import client_network
+from app.client_network import network_of
 from app.database.sessions import Database
 from app.errors import DatabaseUnavailable, GatewayError
 
@@ -76,7 +76,7 @@ class SignIn:
             raise SignInRefused(405, "METHOD_NOT_ALLOWED", "Send the code by POST.", Allow="POST")
         require_same_origin(request, self._public_url)
         code = await _code_in(request)
-        address = client_network(request.client.host if request.client else "")
+        address = network_of(request.client)
         self._attempts.require_left(address)
         signed_in = await redeem(self._database, code) if self._tokens and _CODE.fullmatch(code) else None
         if signed_in is None or self._tokens is None:

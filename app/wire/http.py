@@ -8,12 +8,10 @@ import asyncio
 from typing import Any
 
 import httptools
-from uvicorn import Config
 from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
-from uvicorn.server import ServerState
 
-from app.client_network import client_network
+from app.client_network import network_of
 from app.wire import refusals
 from app.wire.limits import (
     CHUNK_FRAMING_BYTES,
@@ -40,18 +38,9 @@ class _Stopped(Exception):
 class HttpConnection(HttpToolsProtocol):
     """A client's connection, for any number of requests."""
 
-    def __init__(
-        self,
-        config: Config,
-        server_state: ServerState,
-        app_state: dict[str, Any],
-        _loop: asyncio.AbstractEventLoop | None = None,
-        *,
-        room: Room,
-        head_seconds: float,
-    ) -> None:
-        """A head must arrive within `head_seconds`."""
-        super().__init__(config, server_state, app_state, _loop)
+    def __init__(self, *, room: Room, head_seconds: float, **server: Any) -> None:
+        """A head must arrive within `head_seconds`. uvicorn sets `server`, the arguments of its own protocol."""
+        super().__init__(**server)
         self.address = ""
         self._room = room
         self._head_seconds = head_seconds
@@ -72,7 +61,7 @@ class HttpConnection(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self.address = client_network(self.client[0]) if self.client else ""
+        self.address = network_of(self.client)
         if self._room.enter(self):
             self._await_head()
         else:

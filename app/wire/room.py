@@ -17,7 +17,7 @@ class Occupant(Protocol):
     """A connection."""
 
     address: str
-    """The client's network, as returned by `client_network`."""
+    """The client's network, as returned by `network_of`."""
 
     def give_way(self) -> None:
         """Close immediately."""

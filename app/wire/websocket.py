@@ -1,15 +1,12 @@
 """WebSocket connections: uvicorn's, with limits on what a client can make the server keep."""
 
-import asyncio
 from asyncio.transports import BaseTransport
 from typing import Any
 
-from uvicorn import Config
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
-from uvicorn.server import ServerState
 from websockets.frames import Frame
 
-from app.client_network import client_network
+from app.client_network import network_of
 from app.wire import refusals
 from app.wire.limits import FRAGMENTS
 from app.wire.room import Room
@@ -20,23 +17,15 @@ _MESSAGE_TOO_BIG = 1009
 class WebSocketConnection(WebSocketsSansIOProtocol):
     """Replaces an HttpConnection after a WebSocket handshake. It may give way until its first message."""
 
-    def __init__(
-        self,
-        config: Config,
-        server_state: ServerState,
-        app_state: dict[str, Any],
-        _loop: asyncio.AbstractEventLoop | None = None,
-        *,
-        room: Room,
-    ) -> None:
-        super().__init__(config, server_state, app_state, _loop)
+    def __init__(self, *, room: Room, **server: Any) -> None:
+        super().__init__(**server)
         self.address = ""
         self._room = room
         self._spoken = False
 
     def connection_made(self, transport: BaseTransport) -> None:
         super().connection_made(transport)
-        self.address = client_network(self.client[0]) if self.client else ""
+        self.address = network_of(self.client)
         self._room.join(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
