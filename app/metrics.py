@@ -67,6 +67,8 @@ for _code in ("DATABASE_DAMAGED", "INTERNAL", "STORAGE_UNAVAILABLE", "UNAVAILABL
     ERRORS.labels("graphql", _code)
 for _code in ("STORAGE_UNAVAILABLE", "STORE_FULL", "STORE_UNAVAILABLE", "UNAVAILABLE"):
     ERRORS.labels("objects", _code)
+for _code in ("INVALID", "OVERLOADED", "REQUEST_TIMEOUT", "TOO_LARGE"):
+    ERRORS.labels("server", _code)
 for _code in ("INTERNAL", "STORAGE_UNAVAILABLE"):
     IMAGES_FAILED.labels(_code)
 for _limit in ("images", "bytes", "converted_bytes"):

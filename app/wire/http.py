@@ -22,6 +22,7 @@ from app.wire.limits import (
     HEAD_FIELDS,
     PIPELINED_REQUESTS,
 )
+from app.wire.refusals import Refusal
 from app.wire.room import Room
 
 # A client that is still sending sees the refusal if it reads within this time; later ones may see a reset.
@@ -55,9 +56,9 @@ class HttpConnection(HttpToolsProtocol):
         self._framing = 0
         self._dropped = 0
 
-        self._fault: bytes | None = None
+        self._fault: Refusal | None = refusals.BAD_REQUEST  # unless a callback finds another
         self._deaf = False  # nothing more is parsed
-        self._farewell = b""
+        self._farewell: Refusal | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -66,7 +67,7 @@ class HttpConnection(HttpToolsProtocol):
             self._await_head()
         else:
             self._deaf = True
-            transport.write(refusals.FULL)
+            refusals.FULL.write(transport)
             transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -95,7 +96,7 @@ class HttpConnection(HttpToolsProtocol):
         except httptools.HttpParserUpgrade:
             self._upgrade()
         except httptools.HttpParserError:
-            self._refuse(refusals.BAD_REQUEST if self._fault is None else self._fault)
+            self._refuse(self._fault)
         else:
             self._weigh(len(data), whole=phase == self._phase)
 
@@ -104,7 +105,7 @@ class HttpConnection(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         if len(self.pipeline) >= PIPELINED_REQUESTS:
             # The client sees the close after the responses, and sends the rest again (RFC 9112, section 9.3.2).
-            self._stop(b"")
+            self._stop(None)
         self._begun = True
         self._head_bytes = _LINE_FRAMING
         super().on_message_begin()
@@ -150,7 +151,7 @@ class HttpConnection(HttpToolsProtocol):
             self._stop_timer()
         super().on_message_complete()
 
-    def _stop(self, answer: bytes) -> None:
+    def _stop(self, answer: Refusal | None) -> None:
         self._fault = answer
         raise _Stopped
 
@@ -177,7 +178,7 @@ class HttpConnection(HttpToolsProtocol):
         elif not self._outstanding():
             self._dropped += size
             if self._dropped > DROPPED_BYTES:
-                self._refuse(b"")
+                self._refuse(None)
 
     # Waiting for the client
 
@@ -193,7 +194,7 @@ class HttpConnection(HttpToolsProtocol):
         if self.flow.read_paused:
             self._await_head()  # it may have arrived without being read
         else:
-            self._refuse(refusals.HEAD_TIMEOUT if self._begun or self._unparsed else b"")
+            self._refuse(refusals.HEAD_TIMEOUT if self._begun or self._unparsed else None)
 
     def _rest(self) -> None:
         """Wait for the next request, as long as the connection is kept alive."""
@@ -231,12 +232,12 @@ class HttpConnection(HttpToolsProtocol):
         if self._in_head:
             self._room.wait_for_head(self)
         else:  # the rest of a body that the application did not read
-            self._timer = self.loop.call_later(self._head_seconds, self._refuse, b"")
+            self._timer = self.loop.call_later(self._head_seconds, self._refuse, None)
             self._room.wait(self)
 
     # The end
 
-    def _refuse(self, answer: bytes) -> None:
+    def _refuse(self, answer: Refusal | None) -> None:
         """Stop parsing, and close after `answer`, which is sent after the responses to earlier requests."""
         self._deaf = True
         self._farewell = answer
@@ -255,7 +256,7 @@ class HttpConnection(HttpToolsProtocol):
             self.pipeline.popleft()
         elif self.cycle is self._active and self._outstanding():
             if self.cycle.response_started:
-                self._farewell = b""
+                self._farewell = None
             self.cycle.disconnected = True
             self.cycle.message_event.set()
             self._active = None
@@ -264,7 +265,7 @@ class HttpConnection(HttpToolsProtocol):
         if self.transport.is_closing():
             return
         if self._farewell:
-            self.transport.write(self._farewell)
+            self._farewell.write(self.transport)
         self._room.wait(self)
         self.transport.write_eof()
         self._dropped = 0

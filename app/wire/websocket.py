@@ -64,5 +64,5 @@ class WebSocketConnection(WebSocketsSansIOProtocol):
         super().data_received(head)
         if not self.handshake_initiated and not self.transport.is_closing():
             # uvicorn would wait forever: the `websockets` package does not accept the handshake as a request.
-            self.transport.write(refusals.BAD_REQUEST)
+            refusals.BAD_REQUEST.write(self.transport)
             self.transport.close()

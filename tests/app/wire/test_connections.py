@@ -13,6 +13,7 @@ from app.commands.serving import drop_slow_readers
 from app.errors import SettingsError
 from app.wire.limits import connection_limit
 from tests.support.raw_http import Host, answer_to, connected, one_answer, rest_of, status_of
+from tests.support.scraped import Scrape
 from tests.support.wire_server import LARGE, Served, served
 
 GET = b"GET /echo HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -76,6 +77,20 @@ def test_a_connection_on_which_nothing_comes_is_closed_without_an_answer() -> No
         answer = rest_of(connection)
 
     assert answer == b""
+
+
+def test_a_late_head_is_counted_and_a_silent_client_is_not() -> None:
+    before = Scrape.here()
+
+    with served(head_seconds=SHORTLY) as place:
+        with connected(place.host) as late:
+            answer_to(late, HALF)
+        with connected(place.host) as silent:
+            rest_of(silent)
+
+    after = Scrape.here()
+    assert after.more(before, "images_errors_total", where="server", code="REQUEST_TIMEOUT") == 1
+    assert after.more(before, "images_errors_total", where="server") == 1
 
 
 def test_bytes_that_drip_do_not_extend_the_time() -> None:
@@ -197,6 +212,18 @@ def test_requests_that_are_served_do_not_give_way_and_others_see_503() -> None:
     assert status_of(refused) == 503
     assert answers == [200] * 4
     assert status == 200
+
+
+def test_a_client_that_sees_503_is_counted() -> None:
+    before = Scrape.here()
+
+    with served(connections=1, head_seconds=LONG) as place, connected(place.host) as held:
+        held.sendall(GET.replace(b"echo", b"held"))
+        assert place.holding.acquire(timeout=30)
+        with connected(place.host) as connection:
+            answer_to(connection)
+
+    assert Scrape.here().more(before, "images_errors_total", where="server", code="OVERLOADED") == 1
 
 
 def test_sockets_give_way_until_they_have_spoken() -> None:

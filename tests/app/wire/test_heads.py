@@ -6,6 +6,7 @@ import pytest
 from websockets.sync.client import connect
 
 from tests.support.raw_http import answer_to, connected, one_answer, status_of
+from tests.support.scraped import Scrape
 from tests.support.wire_server import Served, served
 
 KIB = 1024
@@ -234,3 +235,27 @@ def test_a_client_that_leaves_a_pipeline_ends_the_request_at_its_front(place: Se
         connection.sendall(GET + b"\r\n")
 
     assert place.ended.wait(30)
+
+
+@pytest.mark.parametrize(
+    ("sent", "code"),
+    [
+        (b"not HTTP\r\n\r\n", "INVALID"),
+        (CHUNKED + b"0\r\nX: y\r\n\r\n", "INVALID"),
+        (CHUNKED + b"1;a=b\r\nx\r\n" + b"1;" + b"a" * 512 * KIB, "INVALID"),
+        (SOCKET + b"Content-Length: 5\r\n\r\n", "INVALID"),
+        (GET + fields(200) + b"\r\n", "TOO_LARGE"),
+        (SOCKET + b"X: " + b"a" * 9 * KIB + b"\r\n\r\n", "TOO_LARGE"),
+    ],
+    ids=["no request", "trailers", "chunk extensions", "no handshake", "head", "handshake"],
+)
+def test_a_refusal_is_counted_by_its_code(place: Served, sent: bytes, code: str) -> None:
+    before = Scrape.here()
+
+    with connected(place.host) as connection:
+        answer = answer_to(connection, sent)
+
+    after = Scrape.here()
+    assert b'"code": "%s"' % code.encode() in answer
+    assert after.more(before, "images_errors_total", where="server", code=code) == 1
+    assert after.more(before, "images_errors_total", where="server") == 1
