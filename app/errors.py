@@ -38,6 +38,7 @@ GatewayError
 from collections.abc import Sequence
 
 from app.lifecycle import FailureCode
+from app.sizes import counted
 
 # Messages for callers, the same from GraphQL and from `/objects`.
 DISK_FULL_MESSAGE = "The gateway's disk is full."
@@ -237,7 +238,7 @@ class WrongPart(StoreError):
     """
 
     def __init__(self, number: int, size: int, expected: int | None) -> None:
-        super().__init__(f"part {number} has {size} bytes; expected {expected or 0}")
+        super().__init__(f"part {number} has {counted(size, 'byte')}; expected {expected or 0:,}")
         self.number = number
         self.size = size
         self.expected = expected

@@ -1,4 +1,4 @@
-"""Binary units of sizes, and sizes in messages for people."""
+"""Binary units of sizes, and sizes and counts in messages for people."""
 
 KIB = 1 << 10
 MIB = 1 << 20
@@ -20,4 +20,10 @@ def exactly(size: int) -> str:
         unit = 1 << 10 * power
         if size and size % unit == 0:
             return f"{size // unit:,} {_UNITS[power]}"
-    return f"{size:,} byte{'' if size == 1 else 's'}"
+    return counted(size, "byte")
+
+
+def counted(number: float, noun: str) -> str:
+    """A number of things for people: `1 part`, `10,000 parts`, `0.5 seconds`. The plural of `noun` must end in -s."""
+    digits = f"{number:,}" if isinstance(number, int) else f"{number:,g}"
+    return f"{digits} {noun}{'' if number == 1 else 's'}"

@@ -35,7 +35,7 @@ from app.lifecycle import Aspect, FailureCode, ImageStatus, ProjectRole, UploadS
 from app.models import Image, Source, Upload, now
 from app.ports import ObjectStore, UploadHandle, UploadReceipt
 from app.settings import Settings
-from app.sizes import exactly
+from app.sizes import counted, exactly
 from app.viewer import Viewer
 
 log = structlog.get_logger()
@@ -317,8 +317,7 @@ def _parts_missing(numbers: Sequence[int], upload: Upload) -> NotReady:
     named = ", ".join(str(number) for number in numbers[:5]) + (", …" if len(numbers) > 5 else "")
     count = handle_of(upload).part_count
     return NotReady(
-        f"{len(numbers)} of {count} part{'' if count == 1 else 's'} {'is' if len(numbers) == 1 else 'are'} missing: "
-        f"{named}.",
+        f"{len(numbers)} of {counted(count, 'part')} {'is' if len(numbers) == 1 else 'are'} missing: {named}.",
         field=("uploadId",),
         hint="Send the parts that upload { parts(status: MISSING) } lists.",
     )
@@ -354,9 +353,8 @@ def _wrong_part(wrong: WrongPart) -> ImageFailed:
 
 
 def _expired(idle_seconds: float) -> ImageFailed:
-    hours = idle_seconds / 3600
     return ImageFailed(
         FailureCode.UPLOAD_EXPIRED,
-        f"The upload has expired: no byte arrived for {hours:g} hour{'' if hours == 1 else 's'}.",
+        f"The upload has expired: no byte arrived for {counted(idle_seconds / 3600, 'hour')}.",
         "Delete this image and upload the file again; `images upload` resumes after an interruption.",
     )

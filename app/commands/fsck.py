@@ -15,6 +15,7 @@ from app.commands.options import FOR_OPERATORS, Data
 from app.commands.starting import prepare, require_sound_database, settings_from
 from app.database.sessions import Database
 from app.settings import Settings
+from app.sizes import counted
 
 
 def add_fsck_command(cli: typer.Typer, owner_of: Callable[[str], str]) -> None:
@@ -38,7 +39,7 @@ def add_fsck_command(cli: typer.Typer, owner_of: Callable[[str], str]) -> None:
         count, repaired = anyio.run(_run, settings, repair, owner_of, _print_json if as_json else _print_text)
         if not as_json:
             fixed = f", {repaired} repaired" if repair else ""
-            typer.echo(f"{count} finding{'' if count == 1 else 's'}{fixed}")
+            typer.echo(f"{counted(count, 'finding')}{fixed}")
         if count:
             raise typer.Exit(1)
 
@@ -67,7 +68,7 @@ async def _print_text(findings: AsyncIterator[Finding]) -> AsyncIterator[Finding
         about = " ".join(filter(None, (finding.image_id, finding.key)))
         sizes = ""
         if finding.expected_size is not None and finding.found_size is not None:
-            sizes = f" ({finding.found_size} bytes instead of {finding.expected_size})"
+            sizes = f" ({counted(finding.found_size, 'byte')} instead of {finding.expected_size:,})"
         done = "  repaired" if finding.repaired else ""
         typer.echo(f"{finding.problem}  {about}: {finding.message}{sizes}{done}")
         yield finding

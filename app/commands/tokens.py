@@ -18,6 +18,7 @@ from app.database.sessions import Database
 from app.errors import SettingsError
 from app.lifecycle import ProjectRole
 from app.settings import Settings
+from app.sizes import counted
 
 # The admin of the projects that `images up` creates.
 ADMIN, ADMIN_NAME = "demo-admin", "Demo Admin"
@@ -113,8 +114,8 @@ def _require_printable(subject: str | None) -> None:
 
 def _revoke_all(settings: Settings, subject: str) -> None:
     anyio.run(_revoke, settings, subject)
-    seconds = f"{settings.poll_seconds:g} {'second' if settings.poll_seconds == 1 else 'seconds'}"
-    typer.echo(f"all tokens of {subject} are revoked; every process refuses them within {seconds}")
+    delay = counted(settings.poll_seconds, "second")
+    typer.echo(f"all tokens of {subject} are revoked; every process refuses them within {delay}")
     if subject == ADMIN:
         typer.echo("restart `images up` to issue a new one to the command line on its machine")
 

@@ -12,6 +12,7 @@ from app.commands.metrics_port import metrics_port
 from app.commands.options import FOR_OPERATORS, Data
 from app.commands.starting import prepare, settings_from
 from app.errors import SettingsError
+from app.sizes import counted
 from workers.main import Workers, keep_time
 from workers.memory import keep_little
 
@@ -39,7 +40,7 @@ def work(
         with Workers(
             settings, channels.broker, channels.wakeups, channels.announce, channels.queue, scheduled=schedule
         ):
-            print(f"working on {settings.workers} jobs at a time", flush=True)  # noqa: T201
+            print(f"working on {counted(settings.workers, 'job')} at a time", flush=True)  # noqa: T201
             stopped.wait()
 
 

@@ -17,6 +17,7 @@ from starlette.requests import HTTPConnection
 from app.client_network import network_of
 from app.graphql.masking import CodedError
 from app.graphql.protocols import Caller, Turn
+from app.sizes import counted
 
 RATE_LIMITED = "RATE_LIMITED"
 _TOO_MANY_SUBSCRIPTIONS = "TOO_MANY_SUBSCRIPTIONS"
@@ -79,13 +80,12 @@ class AnonymousRequests:
             raise self._refusal(math.ceil((1 - left) * 60 / self._per_minute))
 
     def _refusal(self, seconds: int) -> CodedError:
-        wait = "1 second" if seconds == 1 else f"{seconds} seconds"
         return CodedError(
-            f"Too many requests without a token from this address; {self._per_minute} per minute are allowed.",
+            f"Too many requests without a token from this address; the limit is {self._per_minute:,} per minute.",
             RATE_LIMITED,
             limit=self._per_minute,
             retryAfter=seconds,
-            hint=f"Send a token, or try again in {wait}.",
+            hint=f"Send a token, or try again in {counted(seconds, 'second')}.",
         )
 
 

@@ -23,6 +23,7 @@ from app.catalog.people.sign_in import redeem
 from app.client_network import network_of
 from app.database.sessions import Database
 from app.errors import DatabaseUnavailable, GatewayError
+from app.sizes import counted
 
 TOKEN_VALIDITY = timedelta(days=1)
 _BODY_BYTES = 1024
@@ -109,7 +110,7 @@ class Attempts:
         if count >= _WRONG_CODES and left > 0:
             seconds = math.ceil(left)
             message = f"This client sent too many wrong sign-in codes: {_WRONG_CODES} within a minute."
-            hint = f"Wait {seconds} {'second' if seconds == 1 else 'seconds'}, or paste a token."
+            hint = f"Wait {counted(seconds, 'second')}, or paste a token."
             raise SignInRefused(429, "TOO_MANY_ATTEMPTS", message, hint, Retry_After=str(seconds))
 
     def wrong(self, address: str) -> None:

@@ -53,8 +53,9 @@ def connection_limit(wanted: int | None, descriptors: int) -> int:
     needed = wanted or _FEWEST_CONNECTIONS
     if possible < needed:
         required = needed * _DESCRIPTORS_PER_CONNECTION + _RESERVED_DESCRIPTORS
+        what = "1 connection needs" if needed == 1 else f"{needed} connections need"
         raise SettingsError(
-            f"{needed} connections need {required} open files, but this process may open only {descriptors}; "
+            f"{what} {required} open files, but this process may open only {descriptors}; "
             f"raise its hard limit (`ulimit -Hn`, LimitNOFILE) to {required}, or lower IMAGES_CONNECTIONS"
         )
     return wanted or min(possible, _MOST_CONNECTIONS)

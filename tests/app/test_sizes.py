@@ -1,8 +1,8 @@
-"""Sizes in messages are in units that people read."""
+"""Sizes and counts in messages are in units and words that people read."""
 
 import pytest
 
-from app.sizes import exactly, spelled
+from app.sizes import counted, exactly, spelled
 
 
 @pytest.mark.parametrize(
@@ -19,3 +19,18 @@ from app.sizes import exactly, spelled
 )
 def test_a_size_is_rounded_or_exact(size: int, rounded: str, exact: str) -> None:
     assert (spelled(size), exactly(size)) == (rounded, exact)
+
+
+@pytest.mark.parametrize(
+    ("number", "shown"),
+    [
+        (0, "0 seconds"),
+        (1, "1 second"),
+        (1.0, "1 second"),
+        (0.5, "0.5 seconds"),
+        (30.0, "30 seconds"),
+        (1_234_567, "1,234,567 seconds"),
+    ],
+)
+def test_a_number_of_things_is_in_the_singular_only_for_one(number: float, shown: str) -> None:
+    assert counted(number, "second") == shown

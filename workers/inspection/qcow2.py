@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from app.sizes import counted
 from workers.inspection.refusals import (
     CONVERT_FIRST,
     MAKE_WHOLE,
@@ -35,8 +36,8 @@ class Qcow2Facts:
         count = self.header.nb_snapshots
         if not count:
             return ()
-        dropped = "1 internal snapshot was" if count == 1 else f"{count} internal snapshots were"
-        return (f"{dropped} dropped: only the current state of the disk is kept.",)
+        dropped = f"{counted(count, 'internal snapshot')} {'was' if count == 1 else 'were'} dropped"
+        return (f"{dropped}: only the current state of the disk is kept.",)
 
 
 def examine(glimpse: Glimpse, max_virtual_size: int) -> Qcow2Facts | None:

@@ -2,7 +2,7 @@
 
 from app.errors import ImageFailed
 from app.lifecycle import FailureCode
-from app.sizes import exactly
+from app.sizes import counted, exactly
 
 UPLOAD_AGAIN = "Compare the file with its original and upload it again. If they are identical, export the disk again."
 EXPORT_AGAIN = "Export the disk again as a single file with the program that wrote it, and upload the new file."
@@ -98,7 +98,7 @@ def check_virtual_size(size: int, max_virtual_size: int) -> None:
         )
     if size % 512:
         raise corrupt(
-            f"The disk in this image has {size:,} byte{'' if size == 1 else 's'}, which is not a multiple of 512.",
+            f"The disk in this image has {counted(size, 'byte')}, which is not a multiple of 512.",
             "Compare the file with its original. If they are identical and it is a raw disk, pad it with "
             "`truncate -s %512 FILE` and upload it again.",
         )

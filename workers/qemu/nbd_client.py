@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Generator, Iterable, Iterator
 from types import TracebackType
 
+from app.sizes import counted
 from workers.errors import QemuFailed, QemuRefused
 from workers.qemu import nbd_protocol as nbd
 from workers.qemu.nbd_protocol import BASE_ALLOCATION, Misbehaviour, receive, receive_into
@@ -132,17 +133,17 @@ class NbdClient:
         if handle not in asked:
             raise Misbehaviour("a reply to no request")
         offset, buffer = asked[handle]
-        self._raise_error(kind, length, f"{len(buffer)} bytes at {offset}")
+        self._raise_error(kind, length, f"{counted(len(buffer), 'byte')} at {offset}")
         if kind == nbd.CHUNK_DATA and length == 8 + len(buffer):
             place = int.from_bytes(receive(self._connection, 8), "big")
             receive_into(self._connection, buffer)
         elif kind == nbd.CHUNK_HOLE and length == 12:
             place, hole = struct.unpack(">QI", receive(self._connection, 12))
             if hole != len(buffer):
-                raise Misbehaviour(f"a hole of {hole} bytes, for a read of {len(buffer)}")
+                raise Misbehaviour(f"a hole of {counted(hole, 'byte')}, for a read of {len(buffer):,}")
             buffer[:] = bytes(hole)
         else:
-            raise Misbehaviour(f"a chunk of type {kind} and {length} bytes, for a read of {len(buffer)}")
+            raise Misbehaviour(f"a chunk of type {kind} and {counted(length, 'byte')}, for a read of {len(buffer):,}")
         if place != offset:
             raise Misbehaviour(f"data at {place}, for a read at {offset}")
         if not flags & nbd.CHUNK_DONE:
@@ -160,7 +161,7 @@ class NbdClient:
         if not kind & nbd.CHUNK_ERROR:
             return
         if not 6 <= length <= _LONGEST_REPLY:
-            raise Misbehaviour(f"an error of invalid length: {length} bytes")
+            raise Misbehaviour(f"an error of invalid length: {counted(length, 'byte')}")
         payload = receive(self._connection, length)
         said = payload[6 : 6 + int.from_bytes(payload[4:6], "big")].decode("utf-8", "replace")
         raise QemuRefused("nbd", int.from_bytes(payload[:4], "big"), f"{asked} can't be read: {said}")
@@ -172,7 +173,7 @@ class NbdClient:
             raise Misbehaviour("a reply to no request")
         self._raise_error(kind, length, f"the block status at {offset}")
         if kind != nbd.CHUNK_BLOCK_STATUS or length % 8 != 4 or not 12 <= length <= _LONGEST_STATUS:
-            raise Misbehaviour(f"a chunk of type {kind} and {length} bytes, for a block status")
+            raise Misbehaviour(f"a chunk of type {kind} and {counted(length, 'byte')}, for a block status")
         payload = receive(self._connection, length)
         if not flags & nbd.CHUNK_DONE:
             self._finish(asked)

@@ -17,6 +17,7 @@ from app.adapters.s3.retries import RetryPolicy
 from app.adapters.s3.signing import Signer
 from app.errors import ObjectMissing, StoreUnavailable, UploadClosed
 from app.s3_address import S3Address
+from app.sizes import counted
 
 __all__ = ["Body", "Bucket", "StoredObject", "StoredPart"]
 
@@ -254,4 +255,4 @@ def _exactly(body: Iterable[bytes | memoryview], length: int) -> Iterator[bytes 
             break
         yield piece
     if left:
-        raise ValueError(f"the body of a part of {length} bytes has another length")
+        raise ValueError(f"the body of a part of {counted(length, 'byte')} has another length")

@@ -79,11 +79,12 @@ async def _quota(connection: Connection, limits: Mapping[str, int | None]) -> tu
 def _show(output: Output, project: QuotaFields, quota: QuotaFieldsQuota) -> None:
     images, storage = quota.custom_images, quota.image_storage
     reserved = f", and {size(storage.reserved)} reserved for uploads" if storage.reserved else ""
+    snapshots = quota.snapshots_per_volume
     output.details(
         [
             ("project", f"{project.name} ({project.id})"),
             ("custom images", f"{images.used} of {images.limit}"),
             ("image storage", f"{size(storage.used)} of {size(storage.limit)}{reserved}"),
-            ("snapshots per volume", f"the newest {quota.snapshots_per_volume} are kept"),
+            ("snapshots per volume", "the newest is kept" if snapshots == 1 else f"the newest {snapshots} are kept"),
         ]
     )

@@ -4,6 +4,7 @@ import unicodedata
 from datetime import datetime
 
 from app.client.generated.enums import ShareGrant
+from app.sizes import counted
 
 # Control characters, format characters (which include the marks that change the writing direction), surrogates,
 # private-use and unassigned characters, and line and paragraph separators.
@@ -31,6 +32,8 @@ def size(count: int | None) -> str:
     """A number of bytes for people, such as "1.5 GiB"; "-" for None."""
     if count is None:
         return "-"
+    if count == 1:
+        return "1 byte"
     amount, unit = float(count), 0
     while amount >= 1024 and unit < len(_UNITS) - 1:
         amount, unit = amount / 1024, unit + 1
@@ -50,7 +53,7 @@ def age(then: datetime, now: datetime) -> str:
 
 
 def _ago(amount: int, name: str) -> str:
-    return f"{amount} {name}{'' if amount == 1 else 's'} ago"
+    return f"{counted(amount, name)} ago"
 
 
 _GRANTS = {ShareGrant.LAUNCH: "launch", ShareGrant.LAUNCH_AND_EDIT: "launch and edit"}

@@ -16,6 +16,7 @@ from app.client.terminal.reporting import Reporter
 from app.client.transfer.disk_file import DiskFile
 from app.client.transfer.parts import MissingParts, PartSender
 from app.client.transfer.resume import Begun, UploadRecord
+from app.sizes import counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +143,9 @@ class Uploading:
     async def _send(self, upload: UploadFields) -> None:
         self.reporter.begin(f"uploading {self.file.name}", upload.received_bytes or 0, upload.size)
         if upload.size != self.file.size:
-            raise UnusableFile(f"The upload expects {upload.size} bytes, but the file has {self.file.size}.")
+            raise UnusableFile(
+                f"The upload expects {counted(upload.size, 'byte')}, but the file has {self.file.size:,}."
+            )
         jobs = min(self.jobs, upload.part_count)
         sender = PartSender(self.http, self.file, self.reporter, self.policy, jobs)
         await sender.send(MissingParts(self.api, upload.id, self.policy))

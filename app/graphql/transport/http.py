@@ -11,7 +11,7 @@ from app.graphql.limits.query_limits import QueryLimits
 from app.graphql.masking import CodedError
 from app.graphql.transport.execution import OperationRequest
 from app.request_body import BodyTimeout, RequestBody
-from app.sizes import exactly
+from app.sizes import counted, exactly
 
 _TOKEN_HINT = "Send a token: without one, only the schema can be read."  # noqa: S105
 _FEWER_HINT = "Split the input over several requests."
@@ -74,7 +74,7 @@ async def read_operation(
     try:
         content = await body.read(_body_limit(limits, anonymous), seconds)
     except BodyTimeout:
-        message = f"The body did not arrive within {seconds:g} seconds."
+        message = f"The body did not arrive within {counted(seconds, 'second')}."
         raise RequestRefused(408, "REQUEST_TIMEOUT", message, hint="Send the request again.", headers=_CLOSE) from None
     if not body.complete:
         raise ClientDisconnect

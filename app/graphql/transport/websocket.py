@@ -50,6 +50,7 @@ from app.graphql.protocols import (
 from app.graphql.transport.execution import OperationRequest, answers, refusal
 from app.graphql.transport.http import RequestRefused, operation_in
 from app.graphql.transport.socket_messages import SocketMessages
+from app.sizes import counted
 
 INTERNAL_ERROR = 1011
 # The protocol's own code for "Too many initialisation requests", after which clients don't reconnect by themselves.
@@ -203,7 +204,7 @@ class SubscriptionSocket(BaseGraphQLTransportWSHandler[OperationContext, None]):
     def _refuse(self, message: SubscribeMessage) -> CodedError | None:
         limit = self._limits.subscriptions_per_connection
         if len(self.operations) >= limit:
-            text = f"This connection has {limit} operations running, and more are not allowed."
+            text = f"This connection has {counted(limit, 'operation')} running, and more are not allowed."
             return CodedError(text, "TOO_MANY_SUBSCRIPTIONS", limit=limit)
         try:
             operation_in(message["payload"], self._limits)

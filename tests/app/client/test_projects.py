@@ -71,6 +71,12 @@ def test_a_quota_is_shown_for_people_and_for_programs() -> None:
     assert json.loads(programs.out) == {"project": PROJECT, **QUOTA}
 
 
+def test_a_single_snapshot_is_shown_in_the_singular() -> None:
+    answer = data(project=LIMITED | {"quota": QUOTA | {"snapshotsPerVolume": 1}})
+
+    assert ran("quota", Quota=[answer]).out.splitlines()[-1] == "snapshots per volume  the newest is kept"
+
+
 @pytest.mark.parametrize(
     ("said", "sent"),
     [

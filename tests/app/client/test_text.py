@@ -120,6 +120,7 @@ def test_ages_are_told_in_the_largest_unit_that_fits(seconds: float, shown: str)
     [
         (None, "-"),
         (0, "0 bytes"),
+        (1, "1 byte"),
         (1023, "1023 bytes"),
         (1024, "1.0 KiB"),
         (5 * 2**30, "5.0 GiB"),

@@ -89,7 +89,7 @@ def test_few_requests_per_minute_say_how_long_to_wait() -> None:
         requests.admit(caller)
 
     clock.now = 0.5
-    with pytest.raises(CodedError) as refused:
+    with pytest.raises(CodedError, match="the limit is 2 per minute") as refused:
         requests.admit(caller)
 
     assert (refused.value.extensions or {})["retryAfter"] == 30

@@ -172,6 +172,20 @@ def test_one_operation_more_than_allowed_is_refused_and_the_others_live() -> Non
     run(scenario)
 
 
+def test_a_connection_that_may_run_one_operation_says_so_in_the_singular() -> None:
+    async def scenario() -> None:
+        hub = Hub()
+        async with library(hub, limits=QueryLimits(subscriptions_per_connection=1)) as socket:
+            await socket.subscribe("0", NEWS)
+            await hub.listeners(1)
+            await socket.subscribe("1", NEWS)
+            refused = await socket.receive()
+            message = refused["payload"][0]["message"]
+            assert message == "This connection has 1 operation running, and more are not allowed."
+
+    run(scenario)
+
+
 def test_without_a_token_only_the_schema_can_be_read() -> None:
     async def scenario() -> None:
         async with served(toy_app()) as address, socket_to(address) as socket:

@@ -307,6 +307,11 @@ def test_too_few_descriptors_are_an_error_with_numbers() -> None:
     assert "lower IMAGES_CONNECTIONS" in str(caught.value)
 
 
+def test_too_few_descriptors_for_a_single_connection_are_told_in_the_singular() -> None:
+    with pytest.raises(SettingsError, match="1 connection needs 130 open files"):
+        connection_limit(1, 100)
+
+
 @pytest.mark.parametrize(
     ("host", "network"),
     [
