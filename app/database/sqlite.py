@@ -1,9 +1,11 @@
-"""SQLite through aiosqlite with fewer trips between threads: one per statement and its rows, none for a short read.
+"""SQLite through aiosqlite with few trips between threads: none for what is short, two for a write transaction.
 
 aiosqlite switches to the connection's thread for every cursor, statement, fetch, close and rollback, and SQLAlchemy
-uses all of them: thirteen trips for a page of images, each slower than most statements. A write makes one trip per
-statement. A read begins in the caller's thread; only a long one moves to the connection's thread, so that it does not
-block the event loop. This depends on the internals of aiosqlite 0.22; the pinned version and the tests ensure it.
+uses all of them: thirteen trips for a page of images, each slower than most statements. Here, a statement begins in
+the caller's thread; a read that takes long moves to the connection's thread, so that it does not block the event loop.
+A write transaction makes a trip to begin, since it may have to wait for others, and one to commit, which waits for the
+disk. In between, it needs none, however busy the event loop is: others wait for its end. This depends on the internals
+of aiosqlite 0.22; the pinned version and the tests ensure it.
 """
 
 import asyncio
@@ -30,6 +32,8 @@ from app import metrics
 from app.errors import DatabaseDamaged, DatabaseFull, DatabaseUnavailable
 
 T = TypeVar("T")
+# Runs a statement, given its text and parameters, and keeps its rows.
+Run = Callable[[str, Any], None]
 
 # A step of SQLite's virtual machine takes about 20 ns, and a page about 3,000 steps, but a step may compare long texts.
 # So a statement is checked every _STEPS steps, and counts as long after _SHORT_READ_SECONDS.
@@ -182,9 +186,45 @@ class EagerConnection(aiosqlite.Connection):
         """Create a cursor, without a trip."""
         return EagerCursor(self)
 
-    async def perform(self, statement: Callable[..., None], *arguments: Any) -> None:
+    async def perform(self, statement: Run, sql: str, parameters: Any) -> None:
         """Run a statement on this connection."""
-        await self._execute(statement, *arguments)  # type: ignore[no-untyped-call]
+        await self.in_thread(partial(statement, sql, parameters))
+
+    async def in_thread(self, act: Callable[[], None]) -> None:
+        """Call `act` in the connection's thread."""
+        await self._execute(act)  # type: ignore[no-untyped-call]
+
+    async def read(self, read: Callable[[], None]) -> None:
+        """Run a statement that only reads: in this thread, or in the connection's thread if it takes long."""
+        self._conn.set_progress_handler(_after(_SHORT_READ_SECONDS), _STEPS)
+        try:
+            return read()
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_INTERRUPT:
+                raise
+        finally:
+            self._conn.set_progress_handler(None, 0)
+        await self._read_in_thread(read)
+
+    async def _read_in_thread(self, read: Callable[[], None]) -> None:
+        """Run a statement in the thread. When the caller is cancelled, stop the statement and wait for its end."""
+        cancelled = threading.Event()
+
+        def run() -> None:
+            if not cancelled.is_set():
+                read()
+
+        running = asyncio.ensure_future(self.in_thread(run))
+        try:
+            await asyncio.shield(running)
+        except asyncio.CancelledError:
+            cancelled.set()
+            # The first call has no effect on a statement that is just about to begin.
+            while not running.done():
+                self._conn.interrupt()
+                await asyncio.wait({running}, timeout=_INTERRUPT_SECONDS)
+            running.exception()  # marks the interruption as handled
+            raise
 
     async def rollback(self) -> None:
         """Undo the transaction, if there is one."""
@@ -200,45 +240,32 @@ class EagerConnection(aiosqlite.Connection):
 class ReadingConnection(EagerConnection):
     """A connection that only reads. With WAL, reads wait for no lock, so that a short one is done at once."""
 
-    async def perform(self, statement: Callable[..., None], *arguments: Any) -> None:
-        """Run a statement in this thread, or in the connection's thread if it takes long."""
-        if not self.in_transaction:
+    async def perform(self, statement: Run, sql: str, parameters: Any) -> None:
+        """Run a statement."""
+        if self.in_transaction:
+            await self.read(partial(statement, sql, parameters))
+        else:
             # BEGIN is short. If it were interrupted after taking effect, it could not be repeated.
-            return statement(*arguments)
-        self._conn.set_progress_handler(_after(_SHORT_READ_SECONDS), _STEPS)
-        try:
-            return statement(*arguments)
-        except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode != sqlite3.SQLITE_INTERRUPT:
-                raise
-        finally:
-            self._conn.set_progress_handler(None, 0)
-        await self._perform_in_thread(partial(statement, *arguments))
-
-    async def _perform_in_thread(self, statement: Callable[[], None]) -> None:
-        """Run a statement in the thread. When the caller is cancelled, stop the statement and wait for its end."""
-        cancelled = threading.Event()
-
-        def run() -> None:
-            if not cancelled.is_set():
-                statement()
-
-        running = asyncio.ensure_future(super().perform(run))
-        try:
-            await asyncio.shield(running)
-        except asyncio.CancelledError:
-            cancelled.set()
-            # The first call has no effect on a statement that is just about to begin.
-            while not running.done():
-                self._conn.interrupt()
-                await asyncio.wait({running}, timeout=_INTERRUPT_SECONDS)
-            running.exception()  # marks the interruption as handled
-            raise
+            statement(sql, parameters)
 
     async def rollback(self) -> None:
         """End the read transaction, and with it the consistent view."""
         if self.in_transaction:
             self._conn.rollback()
+
+
+class WritingConnection(EagerConnection):
+    """A connection that writes. Others wait until its transaction ends, so its statements wait for nothing."""
+
+    async def perform(self, statement: Run, sql: str, parameters: Any) -> None:
+        """Run a statement: in this thread if it reads, or writes a few rows. Only a DELETE may be for many."""
+        if self.in_transaction and sql.startswith("SELECT"):
+            await self.read(partial(statement, sql, parameters))
+        elif self.in_transaction and sql.startswith(("INSERT", "UPDATE")):
+            # Not interrupted when it takes long, since SQLite would undo the whole transaction.
+            statement(sql, parameters)
+        else:
+            await super().perform(statement, sql, parameters)
 
 
 class WritersQueue:
@@ -418,16 +445,17 @@ def _after(seconds: float) -> Callable[[], bool]:
 
 def connect_writer(*arguments: Any, **options: Any) -> EagerConnection:
     """Open a connection for SQLAlchemy, with the arguments of `sqlite3.connect`."""
-    return _opened(EagerConnection, *arguments, **options | {"factory": _QueuedWriter})
+    return _opened(WritingConnection, *arguments, **options | {"factory": _QueuedWriter})
 
 
 def connect_reader(*arguments: Any, **options: Any) -> EagerConnection:
     """Open a connection that never writes."""
-    return _opened(ReadingConnection, *arguments, **options | {"check_same_thread": False})
+    return _opened(ReadingConnection, *arguments, **options)
 
 
 def _opened(kind: type[EagerConnection], *arguments: Any, **options: Any) -> EagerConnection:
-    connection = kind(partial(sqlite3.connect, *arguments, **options), 64)
+    connect = partial(sqlite3.connect, *arguments, **options | {"check_same_thread": False})
+    connection = kind(connect, 64)
     # A process need not wait for connections when it ends: SQLite's files are consistent at every moment.
     connection._thread.daemon = True
     return connection

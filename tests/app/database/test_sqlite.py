@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from sqlalchemy import event, func, make_url, select, text
 from sqlalchemy.exc import OperationalError
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.database import sqlite
 from app.database.sessions import Database
@@ -21,7 +22,10 @@ from app.reserve import Reserve
 pytestmark = pytest.mark.anyio
 
 # Counts to a number in steps of SQLite's machine, without reading a row.
-COUNT = text("WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < :last) SELECT max(i) FROM n")
+COUNT = text(
+    "SELECT max(i) FROM "
+    "(WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < :last) SELECT i FROM n)"
+)
 
 
 @pytest.fixture
@@ -32,7 +36,7 @@ async def database(migrated: Path, tmp_path: Path) -> AsyncIterator[Database]:
     await opened.close()
 
 
-def threads_that_count(database: Database) -> list[str]:
+def threads_that_count(engine: AsyncEngine) -> list[str]:
     """The threads in which SQLite calls `here()`, filled while statements run."""
     names: list[str] = []
 
@@ -43,15 +47,60 @@ def threads_that_count(database: Database) -> list[str]:
     def prepare(connection: Any, _record: object) -> None:
         connection.driver_connection._conn.create_function("here", 0, here)
 
-    event.listen(database._reading.sync_engine, "connect", prepare)
+    event.listen(engine.sync_engine, "connect", prepare)
     return names
 
 
 async def test_a_short_read_takes_no_other_thread(database: Database) -> None:
-    names = threads_that_count(database)
+    names = threads_that_count(database._reading)
     async with database.read() as session:
         assert (await session.execute(text("SELECT here()"))).scalar_one() == 1
     assert names == [threading.current_thread().name]
+
+
+async def test_a_transaction_does_not_wait_for_a_busy_event_loop(database: Database) -> None:
+    names = threads_that_count(database._writing)
+    turns = 0
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    busy = asyncio.create_task(others())
+    async with database.transaction() as tx:
+        tx.session.add(Organization(name="one"))
+        await tx.session.flush()
+        before = turns
+        await tx.session.execute(text("SELECT here()"))
+        await tx.session.execute(text("UPDATE organization SET name = 'two' WHERE here() = 1"))
+        tx.session.add(Organization(name="three"))
+        await tx.session.flush()
+        assert turns == before
+    busy.cancel()
+
+    assert set(names) == {threading.current_thread().name}
+    assert await names_in(database) == ["two", "three"]
+
+
+async def test_what_may_delete_many_rows_lets_others_go_on(database: Database) -> None:
+    names = threads_that_count(database._writing)
+    await add(database, "one", "two")
+    async with database.transaction() as tx:
+        await tx.session.execute(text("DELETE FROM organization WHERE here() = 1"))
+    assert threading.current_thread().name not in names
+    assert await names_in(database) == []
+
+
+async def test_a_long_read_in_a_transaction_lets_others_go_on_and_undoes_nothing(database: Database) -> None:
+    async with database.transaction() as tx:
+        tx.session.add(Organization(name="kept"))
+        await tx.session.flush()
+        others = asyncio.create_task(asyncio.sleep(0))
+        assert (await tx.session.execute(COUNT, {"last": 2_000_000})).scalar_one() == 2_000_000
+        assert others.done()
+    assert await names_in(database) == ["kept"]
 
 
 async def test_a_read_begins_once_however_long_its_process_was_kept_waiting(
