@@ -5,8 +5,10 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol
 
+from app.sizes import KIB
+
 # The bytes that are inspected while the rest of an upload arrives: enough for every header, and few enough to be early.
-HEAD_BYTES = 256 * 1024
+HEAD_BYTES = 256 * KIB
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,9 +6,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app.sizes import MIB
+
 # After a refusal, at most this much of the body is read and dropped, for at most this long: a client that reads the
 # response only after it has sent everything would otherwise see a broken connection. Most parts have 16 MiB.
-_DROPPED_BYTES = 32 * 1024 * 1024
+_DROPPED_BYTES = 32 * MIB
 _DROPPED_SECONDS = 5.0
 
 

@@ -14,11 +14,12 @@ from pathlib import Path
 import structlog
 
 from app.errors import DatabaseFull, StoreFull
+from app.sizes import MIB
 
 log = structlog.get_logger()
 
 # Space for the index of the WAL, connection.json, and the first transaction.
-_START_BYTES = 1024 * 1024
+_START_BYTES = MIB
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,13 +3,9 @@
 from dataclasses import dataclass, field
 
 from app.catalog.outcome import Way
+from app.sizes import GIB, KIB, MIB, TIB
 
-KiB = 1 << 10
-MiB = 1 << 20
-GiB = 1 << 30
-TiB = 1 << 40
-
-MAX_VIRTUAL_SIZE = 16 * TiB
+MAX_VIRTUAL_SIZE = 16 * TIB
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,13 +17,13 @@ class PartRules:
     largest that a worker holds in memory. Runs of data at most `gap` apart are copied as one.
     """
 
-    least: int = 5 * MiB
-    most: int = 5 * GiB
+    least: int = 5 * MIB
+    most: int = 5 * GIB
     count: int = 10_000
-    copied: int = 128 * MiB
-    sent: int = 8 * MiB
-    kept: int = 16 * MiB
-    gap: int = 1 * MiB
+    copied: int = 128 * MIB
+    sent: int = 8 * MIB
+    kept: int = 16 * MIB
+    gap: int = 1 * MIB
 
     def sent_for(self, size: int, parts: int, step: int) -> int:
         """The size of parts with which `size` bytes, added in steps of `step` bytes, need at most `parts` parts."""
@@ -67,7 +63,7 @@ class Limits:
     qemu_nbd: str = "qemu-nbd"
     inspect_seconds: float = 30.0
     patience: float = 300.0
-    slowest_rate: int = 4 * MiB
+    slowest_rate: int = 4 * MIB
     compress: bool = False
     split_bytes: int | None = None
     parts: PartRules = field(default_factory=PartRules)
@@ -78,13 +74,13 @@ class Limits:
 
     def for_info(self) -> Bounds:
         """Bounds for reading a header."""
-        return Bounds(memory=1 * GiB, cpu_seconds=10, wall_seconds=self.inspect_seconds)
+        return Bounds(memory=1 * GIB, cpu_seconds=10, wall_seconds=self.inspect_seconds)
 
     def for_tables(self, file_size: int, virtual_size: int) -> Bounds:
         """Bounds for reading the tables of a file (`map`, `check`): time by the size of the file, not of the disk."""
-        seconds = file_size // (64 * MiB)
+        seconds = file_size // (64 * MIB)
         return Bounds(
-            memory=1 * GiB + max(file_size, virtual_size) // (8 * KiB),
+            memory=1 * GIB + max(file_size, virtual_size) // (8 * KIB),
             cpu_seconds=60 + seconds,
             wall_seconds=2 * self.inspect_seconds + seconds,
         )
@@ -97,9 +93,9 @@ class Limits:
         seconds = (source_size + data_size) // self.slowest_rate
         most = virtual_size if self.max_stored_size is None else min(virtual_size, self.max_stored_size)
         return Bounds(
-            memory=4 * GiB + (source_size + virtual_size) // (8 * KiB),
+            memory=4 * GIB + (source_size + virtual_size) // (8 * KIB),
             cpu_seconds=int(self.patience) + seconds,
             wall_seconds=self.patience + seconds,
             # A file may be longer than its clusters in use. The stored size is compared with the quota at the end.
-            file_size=most + most // 1024 + 16 * MiB,
+            file_size=most + most // 1024 + 16 * MIB,
         )

@@ -14,6 +14,7 @@ from starlette.applications import Starlette
 from app.errors import SettingsError
 from app.graphql.transport.asgi import GatewayGraphQL
 from app.settings import Settings
+from app.sizes import MIB
 from app.wire.limits import connection_limit, raise_descriptor_limit
 from app.wire.protocols import protocols
 
@@ -22,7 +23,7 @@ _BACKLOG = 2048
 _PING_SECONDS = 20.0
 _GRACE_SECONDS = 10
 # Maximum size of a WebSocket message from a client: the same as of the body of a POST.
-_MESSAGE_BYTES = 1024 * 1024
+_MESSAGE_BYTES = MIB
 # A thread that writes a file or a row needs the interpreter lock after each system call. While the event loop is busy,
 # it waits this long for it each time: a fifth of the default.
 _SWITCH_SECONDS = 0.001

@@ -23,10 +23,10 @@ from app.catalog.people.sign_in import redeem
 from app.client_network import network_of
 from app.database.sessions import Database
 from app.errors import DatabaseUnavailable, GatewayError
-from app.sizes import counted
+from app.sizes import KIB, counted
 
 TOKEN_VALIDITY = timedelta(days=1)
-_BODY_BYTES = 1024
+_BODY_BYTES = KIB
 _BODY_SECONDS = 10
 _CODE = re.compile(r"[A-Za-z0-9_-]{43}")
 # Maximum wrong codes per client address and minute, and how many addresses are remembered.
@@ -161,7 +161,7 @@ async def _body_of(request: Request) -> bytes:
     async for chunk in request.stream():
         body += chunk
         if len(body) > _BODY_BYTES:
-            message = f"The body is longer than {_BODY_BYTES // 1024} KiB."
+            message = f"The body is longer than {_BODY_BYTES // KIB} KiB."
             raise SignInRefused(413, "BODY_TOO_LARGE", message, Connection="close")
     return bytes(body)
 

@@ -3,24 +3,25 @@
 import resource
 
 from app.errors import SettingsError
+from app.sizes import KIB, MIB
 
-HEAD_BYTES = 64 * 1024
+HEAD_BYTES = 64 * KIB
 """Largest head of a request: request line and header fields."""
 
 HEAD_FIELDS = 100
 """Maximum header fields of a request."""
 
-HANDSHAKE_LINE_BYTES = 8 * 1024
+HANDSHAKE_LINE_BYTES = 8 * KIB
 """Longest line in the head of a WebSocket handshake: the limit of the `websockets` package."""
 
-FRAMING_BYTES = 16 * 1024
+FRAMING_BYTES = 16 * KIB
 CHUNK_FRAMING_BYTES = 32
 """Framing that a chunked body may have: this per chunk, plus FRAMING_BYTES. Only extensions need more."""
 
 PIPELINED_REQUESTS = 16
 """Maximum requests of a connection that wait for the response to an earlier one."""
 
-DROPPED_BYTES = 1024 * 1024
+DROPPED_BYTES = MIB
 """How much of a body is read and dropped after the response to its request."""
 
 FRAGMENTS = 1024

@@ -9,6 +9,7 @@ from typing import Any
 from app.catalog.outcome import Outcome, Way
 from app.errors import ImageFailed
 from app.lifecycle import DiskFormat, ImagePhase
+from app.sizes import KIB
 from workers.convert.blame import blaming_image
 from workers.convert.inflating import see_inflated
 from workers.convert.planning import Subject, how_to_open
@@ -26,7 +27,7 @@ from workers.qemu.confinement import Sandbox
 Report = Callable[[ImagePhase, int, int | None], None]
 
 # Small enough that a source in the store is read ahead meanwhile.
-_READ_SIZE = 512 << 10
+_READ_SIZE = 512 * KIB
 
 
 @dataclass(frozen=True, slots=True)

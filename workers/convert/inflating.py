@@ -14,6 +14,7 @@ from itertools import chain
 
 import zstandard
 
+from app.sizes import KIB, MIB
 from workers.errors import UnsoundResult
 from workers.inspection.qcow2_tables import Place, Qcow2Tables
 from workers.inspection.vhdx import ReadAt
@@ -21,7 +22,7 @@ from workers.qcow2 import metadata
 
 _MOST_THREADS = 4
 # The largest read of the file, and the largest gap between two clusters within it, in bytes.
-_RUN, _GAP = 2 << 20, 64 << 10
+_RUN, _GAP = 2 * MIB, 64 * KIB
 
 Inflate = Callable[[memoryview, int], bytes]
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from oslo_utils.imageutils import format_inspector
 
 from app.lifecycle import DiskFormat
+from app.sizes import KIB
 from workers.inspection import qcow2, vhd, vhdx, vmdk
 from workers.inspection.refusals import CONVERT_DESCRIPTOR, CONVERT_FIRST, check_virtual_size, corrupt, mismatch, unsafe
 from workers.inspection.signatures import (
@@ -25,7 +26,7 @@ from workers.inspection.tables import Facts
 from workers.limits import MAX_VIRTUAL_SIZE
 
 _OSLO_NAMES = {"qcow2", "vmdk", "vhd", "vhdx", "vdi", "qed", "iso", "luks"}
-_CHUNK = 64 << 10
+_CHUNK = 64 * KIB
 _BARE = "Check that the file is complete. If it is a raw disk image, upload it again as RAW."
 _BARE_VMDK = (
     "If it is the only data file of its disk (its name ends in -flat.vmdk), upload it again as RAW. If it is one of "

@@ -7,6 +7,7 @@ with nothing else. Source: QEMU, docs/interop/qcow2.txt, "Cluster mapping".
 from array import array
 from collections.abc import Callable, Iterator
 
+from app.sizes import MIB
 from workers.inspection.claims import Places, check_total, cut_off
 from workers.inspection.numbers import numbers_in
 from workers.inspection.refusals import corrupt
@@ -18,7 +19,7 @@ from workers.qcow2.extents import Extents, TooManyExtents
 _SECTOR = 512
 _OFFSET = 0x00FFFFFFFFFFFE00
 _READS_AS_ZEROS = 1
-_L1_PIECE = 1 << 20
+_L1_PIECE = MIB
 # The shortest possible compressed cluster: deflate shrinks it to no less than 1/1032, and zstd has a header.
 _LEAST_DEFLATED, _LEAST_ZSTD = 4, 8
 

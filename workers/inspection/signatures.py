@@ -3,9 +3,10 @@
 from dataclasses import dataclass
 
 from app.lifecycle import DiskFormat
+from app.sizes import KIB
 from workers.inspection.refusals import CONVERT_DESCRIPTOR, CONVERT_FIRST, MAKE_WHOLE
 
-HEAD_SIZE = 256 << 10
+HEAD_SIZE = 256 * KIB
 TAIL_SIZE = 1536
 
 

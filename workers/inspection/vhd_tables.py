@@ -8,6 +8,7 @@ import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from app.sizes import MIB
 from workers.inspection.claims import Places, check_total
 from workers.inspection.numbers import numbers_in
 from workers.inspection.refusals import corrupt
@@ -15,7 +16,7 @@ from workers.inspection.vhdx import ReadAt
 
 SECTOR = 512
 _UNUSED = 0xFFFFFFFF
-_PIECE = 1 << 20
+_PIECE = MIB
 _NEXT_AT = 16
 # cookie, next structure, place of the table, version, entries of the table, bytes of a block
 _HEADER = struct.Struct(">8sQQIII")

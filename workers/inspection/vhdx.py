@@ -9,19 +9,18 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from uuid import UUID
 
-from app.sizes import exactly
+from app.sizes import KIB, MIB, exactly
 from workers.inspection.claims import Places, check_total
 from workers.inspection.numbers import numbers_in
 from workers.inspection.refusals import CONVERT_FIRST, check_virtual_size, corrupt, unsafe, unsupported
 from workers.inspection.signatures import Glimpse
 from workers.qcow2.extents import DoubtfulMap, Extents, check
 
-KiB, MiB = 1 << 10, 1 << 20
-REGIONS_AT = 192 * KiB
-TABLE_SIZE = 64 * KiB
+REGIONS_AT = 192 * KIB
+TABLE_SIZE = 64 * KIB
 MOST_ENTRIES = 2047
 # The BAT is read in pieces and checked in steps of these sizes, in bytes.
-_PIECE, _STEP = 1 * MiB, 1 * KiB
+_PIECE, _STEP = MIB, KIB
 
 BAT = UUID("2dc27766-f623-4200-9d64-115e9bfd4a08")
 METADATA = UUID("8b7ca206-4790-4b9a-b8fe-575f050f886e")
@@ -77,7 +76,7 @@ def examine(glimpse: Glimpse, read_at: ReadAt | None, max_virtual_size: int) -> 
         return None
     metadata_at, metadata_length = regions[METADATA]
     bat_offset, bat_length = regions[BAT]
-    items = _metadata(read_at(metadata_at, min(metadata_length, MiB)))
+    items = _metadata(read_at(metadata_at, min(metadata_length, MIB)))
     block_size, flags = struct.unpack("<II", items[FILE_PARAMETERS])
     virtual_size = int.from_bytes(items[VIRTUAL_DISK_SIZE], "little")
     if flags & HAS_PARENT or PARENT_LOCATOR in items:
@@ -93,7 +92,7 @@ def examine(glimpse: Glimpse, read_at: ReadAt | None, max_virtual_size: int) -> 
             "upload that disk.",
         )
     check_virtual_size(virtual_size, max_virtual_size)
-    if not MiB <= block_size <= 256 * MiB or block_size & (block_size - 1):
+    if not MIB <= block_size <= 256 * MIB or block_size & (block_size - 1):
         raise corrupt("The VHDX metadata contain an invalid block size.")
     return VhdxFacts(virtual_size, block_size, bat_offset, bat_length)
 
@@ -176,7 +175,7 @@ def _regions(glimpse: Glimpse) -> dict[UUID, tuple[int, int]]:
         found[region] = (offset, length)
     for region in (BAT, METADATA):
         offset, length = found.get(region, (0, 0))
-        if offset < MiB or offset + length > glimpse.size:
+        if offset < MIB or offset + length > glimpse.size:
             raise corrupt("The file is cut off or damaged: a region of the VHDX is missing or outside the file.")
     return found
 

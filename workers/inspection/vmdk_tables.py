@@ -9,6 +9,7 @@ from array import array
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from app.sizes import MIB
 from workers.inspection.claims import Places, check_total
 from workers.inspection.numbers import numbers_in
 from workers.inspection.refusals import corrupt
@@ -23,7 +24,7 @@ _DEFLATE = 1
 _HEADER = struct.Struct("<4sIIQQQQIQQ")
 _ALGORITHM_AT = 77
 _FOOTER_FROM_END = 1024
-_PIECE = 1 << 20
+_PIECE = MIB
 
 # The number of a table and its entries.
 Table = tuple[int, "array[int]"]

@@ -8,12 +8,13 @@ from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from app.sizes import MIB
 from workers.qcow2.extents import Extents
 
 COPIED = 1 << 63
 COMPRESSED = 1 << 62
 _SECTOR_BITS = 9
-_BATCH = 4 << 20
+_BATCH = 4 * MIB
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,9 +8,11 @@ from dataclasses import dataclass, field
 from functools import reduce
 from operator import or_
 
-FINEST_CLUSTER = 4 << 10
-USUAL_CLUSTER = 64 << 10
-COARSEST_CLUSTER = 2 << 20
+from app.sizes import KIB, MIB
+
+FINEST_CLUSTER = 4 * KIB
+USUAL_CLUSTER = 64 * KIB
+COARSEST_CLUSTER = 2 * MIB
 # With this number of clusters the L2 tables take 128 MiB; for larger disks, the clusters become larger instead.
 MOST_CLUSTERS = 1 << 24
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from app.sizes import MIB
 from workers.qcow2.clusters import COPIED, PackedClusters, Runs, big_endian
 from workers.qcow2.extents import Extents
 
@@ -26,12 +27,12 @@ EXTENSION_ENCRYPTION = 0x0537BE77
 EXTENSION_BITMAPS = 0x23852875
 
 # QEMU does not open larger tables: block/qcow2.h, QCOW_MAX_L1_SIZE and QCOW_MAX_REFTABLE_SIZE, in bytes.
-MAX_L1_SIZE = 32 << 20
-MAX_REFCOUNT_TABLE_SIZE = 8 << 20
+MAX_L1_SIZE = 32 * MIB
+MAX_REFCOUNT_TABLE_SIZE = 8 * MIB
 
 _V2 = struct.Struct(">4sIQIIQIIQQIIQ")
 _V3 = struct.Struct(">QQQII")
-_CHUNK = 1 << 20
+_CHUNK = MIB
 
 
 class MalformedHeader(ValueError):

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import zstandard
 
+from app.sizes import KIB, MIB
 from workers.qcow2.clusters import clusters_of_batch
 from workers.qcow2.extents import Extents
 
@@ -19,7 +20,7 @@ from workers.qcow2.extents import Extents
 ReadInto = Callable[[int, memoryview], None]
 
 # Ranges at most `_CLOSE` bytes apart in the source are read together, up to `_AT_ONCE` bytes.
-_CLOSE, _AT_ONCE = 64 << 10, 4 << 20
+_CLOSE, _AT_ONCE = 64 * KIB, 4 * MIB
 _LEVEL = 1
 
 

@@ -10,22 +10,22 @@ from collections import deque
 from collections.abc import Generator, Iterable, Iterator
 from types import TracebackType
 
-from app.sizes import counted
+from app.sizes import GIB, KIB, MIB, counted
 from workers.errors import QemuFailed, QemuRefused
 from workers.qemu import nbd_protocol as nbd
 from workers.qemu.nbd_protocol import BASE_ALLOCATION, Misbehaviour, receive, receive_into
 
 # The largest request, in bytes: large enough that its overhead does not matter, small enough to have several.
-READ_SIZE = 2 << 20
+READ_SIZE = 2 * MIB
 IN_FLIGHT = 4
 
 HOLE, ZERO = nbd.HOLE, nbd.ZERO
 
-_LONGEST_REPLY = 4 << 10
+_LONGEST_REPLY = 4 * KIB
 _MOST_REPLIES = 64
 # The largest range of one block status request, and the longest reply to it, in bytes.
-_STATUS_SPAN = 1 << 31
-_LONGEST_STATUS = 4 << 20
+_STATUS_SPAN = 2 * GIB
+_LONGEST_STATUS = 4 * MIB
 _EXTENT = struct.Struct(">II")
 
 

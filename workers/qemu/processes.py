@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from app.sizes import KIB, MIB
 from workers.errors import (
     Cancelled,
     QemuError,
@@ -25,8 +26,8 @@ from workers.qemu.confinement import Sandbox, environment
 Sink = Callable[[bytes], None]
 
 _POLL_SECONDS = 0.05
-_MOST_OUTPUT = 1 << 20
-_MOST_STDERR = 4096
+_MOST_OUTPUT = MIB
+_MOST_STDERR = 4 * KIB
 _WRAPPERS = ("bwrap:", "setpriv:", "prlimit:")
 
 
@@ -131,7 +132,7 @@ def _watch(process: "subprocess.Popen[bytes]", sandbox: Sandbox, subcommand: str
             if not selector.get_map():
                 _wait_shortly(process)
             for key, _ in selector.select(_POLL_SECONDS) if selector.get_map() else ():
-                piece = os.read(key.fd, 1 << 16)
+                piece = os.read(key.fd, 64 * KIB)
                 if piece:
                     key.data(piece)
                 else:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from app.adapters.s3.bucket import Bucket
 from app.errors import ObjectMissing, StoreError, UploadClosed
 from app.lifecycle import ImagePhase
+from app.sizes import MIB
 from workers.convert.examination import Progress
 from workers.convert.planning import KeepPlan
 from workers.inspection.refusals import check_stored_size
@@ -23,7 +24,7 @@ from workers.store.streaming import Streamed
 
 FIRST = 1
 _COPYING = 4
-_ZEROS = bytes(1 << 20)
+_ZEROS = bytes(MIB)
 
 Body = Callable[[], Iterable[bytes | memoryview]]
 

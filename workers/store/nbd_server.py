@@ -15,20 +15,20 @@ from pathlib import Path
 
 import structlog
 
+from app.sizes import KIB, MIB
 from workers.qemu import nbd_protocol as nbd
 from workers.qemu.nbd_protocol import Misbehaviour, receive, send
 from workers.store.source import StoredSource
 
 log = structlog.get_logger(__name__)
 
-KiB, MiB = 1 << 10, 1 << 20
 
 # The smallest, the preferred and the largest read, in bytes. The largest limits the cost of one request.
-BLOCK_SIZES = (1, 64 * KiB, 4 * MiB)
+BLOCK_SIZES = (1, 64 * KIB, 4 * MIB)
 SECTOR = 512
 _MOST_CONNECTIONS = 8
 _MOST_OPTIONS = 64
-_LONGEST_OPTION = 4 * KiB
+_LONGEST_OPTION = 4 * KIB
 # The most requests of one connection that may wait for the store, and the number of concurrent reads from it.
 _MOST_WAITING = 64
 _READERS = 4
@@ -112,7 +112,7 @@ class NbdServer:
 
     def _serve(self, connection: socket.socket) -> None:
         try:
-            connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 * MiB)
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, MIB)
             if _negotiate(connection, self.size):
                 _Transmission(self, connection).run()
         except (OSError, Misbehaviour) as reason:

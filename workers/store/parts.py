@@ -12,8 +12,6 @@ from workers.limits import PartRules
 from workers.qcow2 import metadata
 from workers.qcow2.extents import Extents, Relocation
 
-MiB, GiB = 1 << 20, 1 << 30
-
 
 class TooScattered(ValueError):
     """Raised when too many bytes besides the data would be copied, or too many parts, to be worthwhile."""

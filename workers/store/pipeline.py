@@ -15,6 +15,7 @@ import structlog
 from app.adapters.s3.bucket import Bucket
 from app.catalog.outcome import Outcome, Way
 from app.lifecycle import ImagePhase
+from app.sizes import MIB
 from workers.convert.blame import blaming_image
 from workers.convert.examination import Progress, Report, examine, verify
 from workers.convert.planning import Subject, counted
@@ -38,7 +39,7 @@ from workers.store.streaming import Streaming, Target
 log = structlog.get_logger(__name__)
 
 # The memory per source that is being converted, for its tables and for reading ahead.
-_CACHE_BYTES = 12 << 20
+_CACHE_BYTES = 12 * MIB
 
 
 def convert_in_store(

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import structlog
 
 from app.catalog.outcome import Way
+from app.sizes import KIB
 from workers.convert.planning import (
     KeepPlan,
     NotByReference,
@@ -32,7 +33,7 @@ from workers.store.parts import Reference, TooScattered, refer
 
 log = structlog.get_logger(__name__)
 
-_SAMPLES, _SAMPLE_SIZE = 64, 4 << 10
+_SAMPLES, _SAMPLE_SIZE = 64, 4 * KIB
 
 
 @dataclass(frozen=True, slots=True)

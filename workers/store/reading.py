@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from queue import SimpleQueue
 
+from app.sizes import GIB
 from workers.convert.planning import Subject
 from workers.inspection.vmdk import VmdkFacts
 from workers.qcow2.extents import Extents
@@ -16,7 +17,7 @@ from workers.store.vmdk_stream import VmdkStream, open_stream
 
 CONNECTIONS = 2
 # The bytes of the disk that one query for data covers.
-_WINDOW = 1 << 30
+_WINDOW = GIB
 
 
 @contextmanager

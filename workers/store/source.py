@@ -11,16 +11,16 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 
-KiB, MiB = 1 << 10, 1 << 20
+from app.sizes import KIB, MIB
 
 # Fills a buffer with the object's bytes from an offset on. Raises StoreError.
 Fetch = Callable[[int, memoryview], None]
 
-BLOCK = 256 * KiB
-_LONGEST_RUN = 4 * MiB
+BLOCK = 256 * KIB
+_LONGEST_RUN = 4 * MIB
 _RUNS_AHEAD = 2
 # A read of this size or more is a request of its own, and is not cached.
-_LARGE = 1 * MiB
+_LARGE = MIB
 
 
 class _Run:
@@ -47,7 +47,7 @@ class StoredSource:
     It caches about `memory` bytes at most. It is a context manager that frees its threads and memory at the end.
     """
 
-    def __init__(self, fetch: Fetch, size: int, *, memory: int = 32 * MiB) -> None:
+    def __init__(self, fetch: Fetch, size: int, *, memory: int = 32 * MIB) -> None:
         self.size = size
         self._fetch = fetch
         self._memory = memory

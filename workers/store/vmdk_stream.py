@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import NamedTuple
 
 from app.errors import ImageFailed
+from app.sizes import MIB
 from workers.inspection.numbers import numbers_in
 from workers.inspection.refusals import corrupt
 from workers.qemu.nbd_client import HOLE, ZERO
@@ -31,7 +32,7 @@ _ALGORITHM_AT = 77
 _FOOTER_FROM_END = 1024
 # A grain begins with its place on the disk (sectors) and the length of its compressed data (bytes).
 _MARKER = struct.Struct("<QI")
-_LARGEST_GRAIN = 1 << 20
+_LARGEST_GRAIN = MIB
 _TABLES_KEPT = 256
 _TABLES_AT_ONCE = 8
 

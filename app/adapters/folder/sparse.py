@@ -5,9 +5,11 @@ import errno
 import os
 from pathlib import Path
 
+from app.sizes import KIB
+
 # Aligned blocks of zeros of this size are left as holes. 64 KiB is the size of a cluster in the resulting qcow2 files;
 # smaller holes would save little and fragment the file's map.
-HOLE_BLOCK = 64 * 1024
+HOLE_BLOCK = 64 * KIB
 _ZEROS = bytes(HOLE_BLOCK)
 
 # linux/falloc.h and linux/fs.h

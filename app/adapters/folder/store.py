@@ -30,11 +30,12 @@ from app.errors import ObjectMissing, StoreError, StoreFull, StoreUnavailable, U
 from app.object_keys import checked_key, is_key
 from app.ports import HEAD_BYTES, Asker, SignedRequest, UploadHandle, UploadReceipt
 from app.reserve import Reserve
+from app.sizes import MIB
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
-READ_BYTES = 1024 * 1024
+READ_BYTES = MIB
 
 # A file operation that waits for the disk blocks a thread. The store has its own threads, so that nothing else waits.
 _THREADS = 16

@@ -17,7 +17,7 @@ from app.adapters.s3.retries import RetryPolicy
 from app.adapters.s3.signing import Signer
 from app.errors import ObjectMissing, StoreUnavailable, UploadClosed
 from app.s3_address import S3Address
-from app.sizes import counted
+from app.sizes import KIB, counted
 
 __all__ = ["Body", "Bucket", "StoredObject", "StoredPart"]
 
@@ -25,7 +25,7 @@ __all__ = ["Body", "Bucket", "StoredObject", "StoredPart"]
 Body = Callable[[], Iterable[bytes | memoryview]]
 
 _LIFETIME = timedelta(hours=1)
-_PIECE = 256 * 1024
+_PIECE = 256 * KIB
 _PAGE = 1000
 
 

@@ -22,11 +22,12 @@ from app.errors import ObjectMissing, PartsMissing, StoreUnavailable, UploadClos
 from app.object_keys import BLOBS, UPLOADS, checked_key, is_key
 from app.ports import HEAD_BYTES, Asker, SignedRequest, UploadHandle, UploadReceipt
 from app.s3_address import S3Address, S3Key
+from app.sizes import MIB
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
-READ_BYTES = 1024 * 1024
+READ_BYTES = MIB
 
 _BLOCK = 4 * READ_BYTES  # one request; the bucket continues it when the connection breaks
 _THREADS = 16

@@ -3,9 +3,10 @@
 from dataclasses import dataclass, field
 
 from app.client.errors import NoAnswer
+from app.sizes import MIB
 
 # Events of a gateway are far shorter. A stream without line breaks must not fill the memory.
-_MAXIMUM_BYTES = 8 * 1024 * 1024
+_MAXIMUM_BYTES = 8 * MIB
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,9 +11,10 @@ from pathlib import Path
 
 from app.client.errors import UnusableFile
 from app.client.generated.enums import DiskFormat
+from app.sizes import MIB
 
 # In bytes; also the maximum that a part being sent holds in memory.
-CHUNK = 1024 * 1024
+CHUNK = MIB
 
 _BY_ENDING = {f".{format.lower()}": format for format in DiskFormat}
 # The first bytes of each format: QEMU's docs/interop/qcow2.rst; VMware's Virtual Disk Format 5.0;

@@ -23,8 +23,9 @@ from app.client.generated.input_types import ImageLookup
 from app.client.retrying import RetryPolicy, succeeded
 from app.client.terminal.reporting import Reporter
 from app.client.transfer import signed
+from app.sizes import MIB
 
-_CHUNK = 1024 * 1024
+_CHUNK = MIB
 # If this many new addresses in a row are refused, the reason is not their age.
 _ADDRESSES = 3
 _MAXIMUM_NAME = 200

@@ -26,7 +26,7 @@ from app.graphql.limits.merged_fields import FieldMerger
 from app.graphql.limits.query_cost import CostPlan
 from app.graphql.limits.query_plan import Planner, root_fields
 from app.graphql.masking import CodedError
-from app.sizes import KIB
+from app.sizes import KIB, MIB
 
 INTROSPECTION = frozenset({"__schema", "__type", "__typename"})
 
@@ -56,7 +56,7 @@ class QueryLimits:
     variable_items: int = 1_000
     variable_depth: int = 12
     json_values: int = 10_000
-    body_bytes: int = 1024 * KIB
+    body_bytes: int = MIB
     anonymous_body_bytes: int = 64 * KIB
     document_bytes: int = 64 * KIB
     # A parsed document takes about two hundred times the memory of its text.
