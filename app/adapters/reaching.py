@@ -1,7 +1,6 @@
 """Checks whether the services that the settings name can be used, and if not, which setting is wrong and why."""
 
 import asyncio
-import os
 import threading
 import time
 from collections.abc import Callable
@@ -19,6 +18,7 @@ from app.adapters.s3.bucket import Bucket
 from app.adapters.s3.errors import StoreBusy
 from app.adapters.s3.policies import uploads_resource
 from app.adapters.s3.probe import PartUrlCopies, SignatureIgnored, UploadKeyRefused, try_part_urls
+from app.database.connection_errors import NotConnected, as_not_connected
 from app.errors import SettingsError, StoreError
 from app.s3_address import S3Address, S3Key
 from app.settings import Settings
@@ -36,20 +36,6 @@ WAIT_SECONDS = 30.0
 # Checking the keys of the store takes a dozen requests.
 _PROBE_SECONDS = 10.0
 _PAUSE = 0.5
-
-# Errors of PostgreSQL that a retry does not fix ("PostgreSQL Error Codes" in its manual).
-_REFUSALS: dict[type[Exception], str] = {
-    asyncpg.InvalidAuthorizationSpecificationError: "PostgreSQL refuses the user or the password",
-    asyncpg.InvalidCatalogNameError: "PostgreSQL has no database of that name",
-    asyncpg.InsufficientPrivilegeError: "PostgreSQL does not let this user use the database",
-    asyncpg.InterfaceError: "the address has an option that PostgreSQL or its driver does not support",
-    ValueError: "the address is not valid",
-}
-_PASSING: dict[type[Exception], str] = {
-    asyncpg.CannotConnectNowError: "PostgreSQL is starting or stopping",
-    asyncpg.TooManyConnectionsError: "PostgreSQL has no free connection",
-    TimeoutError: "PostgreSQL does not answer in time",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,8 +87,8 @@ def database_trouble(settings: Settings) -> Trouble | None:
         return None
     try:
         asyncio.run(_ask_database(settings.database_url.get_secret_value()))
-    except (OSError, ValueError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
-        return _database_trouble(error)
+    except NotConnected as error:
+        return Trouble(DATABASE, error.reason, error.wrong)
     return None
 
 
@@ -159,22 +145,10 @@ def _upload_trouble(
 
 
 async def _ask_database(address: str) -> None:
-    async with asyncio.timeout(TRY_SECONDS):
-        connection = await asyncpg.connect(address, timeout=TRY_SECONDS)
-        await connection.close()
-
-
-def _database_trouble(error: Exception) -> Trouble:
-    for kinds, wrong in ((_PASSING, False), (_REFUSALS, True)):
-        for kind, reason in kinds.items():
-            if isinstance(error, kind):
-                return Trouble(DATABASE, reason, wrong)
-    if isinstance(error, OSError):
-        # The text of asyncio's errors contains the address.
-        number = error.errno or 0
-        said = os.strerror(number) if number > 0 else error.strerror or "no answer"
-        return Trouble(DATABASE, f"PostgreSQL can't be reached: {said}")
-    return Trouble(DATABASE, f"PostgreSQL refuses the connection: {type(error).__name__}", wrong=True)
+    with as_not_connected():
+        async with asyncio.timeout(TRY_SECONDS):
+            connection = await asyncpg.connect(address, timeout=TRY_SECONDS)
+            await connection.close()
 
 
 def _require_listing(address: S3Address) -> None:

@@ -6,7 +6,6 @@ DatabaseUnavailable; the caller may retry them.
 """
 
 import asyncio
-import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,6 +21,7 @@ from sqlalchemy.pool import QueuePool
 from sqlalchemy.sql import Select
 
 from app import metrics
+from app.database.connection_errors import NotConnected, as_not_connected
 from app.errors import DatabaseFull, DatabaseUnavailable
 
 # All in seconds. The gateway's statements take milliseconds; these limits only end what hangs. The server gives up
@@ -116,24 +116,16 @@ def _connecting(url: str, settings: dict[str, str], driver_seconds: float | None
         give_up_at = time.monotonic() + _PATIENCE_SECONDS
         while True:
             try:
-                return await asyncpg.connect(
-                    address, timeout=_CONNECT_SECONDS, command_timeout=driver_seconds, server_settings=settings
-                )
-            except (OSError, ValueError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
-                if not isinstance(error, _PASSES) or time.monotonic() > give_up_at:
-                    raise DatabaseUnavailable(_why_not_connected(error)) from error
+                with as_not_connected():
+                    return await asyncpg.connect(
+                        address, timeout=_CONNECT_SECONDS, command_timeout=driver_seconds, server_settings=settings
+                    )
+            except NotConnected as error:
+                if not error.restarting or time.monotonic() > give_up_at:
+                    raise
             await asyncio.sleep(_BETWEEN_TRIES)
 
     return connect
-
-
-# Errors of a server that is starting or stopping.
-_PASSES = (
-    ConnectionError,
-    asyncpg.CannotConnectNowError,
-    asyncpg.AdminShutdownError,
-    asyncpg.ConnectionDoesNotExistError,
-)
 
 
 def _refuse_what_is_lost(connection: Any, _record: object, _checked_out: object) -> None:
@@ -143,39 +135,6 @@ def _refuse_what_is_lost(connection: Any, _record: object, _checked_out: object)
 
 
 # ------------------------------------------------------------ what went wrong
-
-
-def _why_not_connected(error: Exception) -> str:
-    """A reason for the operator, without the address, since it contains the password."""
-    match error:
-        case asyncpg.InvalidPasswordError() | asyncpg.InvalidAuthorizationSpecificationError():
-            return "PostgreSQL refuses the user or the password of IMAGES_DATABASE_URL"
-        case asyncpg.InvalidCatalogNameError():
-            return "PostgreSQL does not have the database in IMAGES_DATABASE_URL; create it with createdb"
-        case asyncpg.TooManyConnectionsError():
-            return (
-                "PostgreSQL has too many connections; raise its max_connections, or lower IMAGES_DATABASE_CONNECTIONS"
-            )
-        case asyncpg.CannotConnectNowError():
-            return "PostgreSQL is starting or stopping; try again soon"
-        case ConnectionError() if "SSL" in str(error):
-            return "PostgreSQL does not support TLS, which IMAGES_DATABASE_URL requires"
-        case TimeoutError():
-            return "PostgreSQL does not answer; check the address in IMAGES_DATABASE_URL"
-        case OSError():
-            return f"PostgreSQL can't be reached ({_reason(error)}); check that it runs, and check IMAGES_DATABASE_URL"
-        case asyncpg.PostgresError():
-            return f"PostgreSQL refuses the connection ({error.sqlstate}); see its log"
-        case _:
-            return "IMAGES_DATABASE_URL is not valid; write postgresql://user:password@host:port/name"
-
-
-def _reason(error: OSError) -> str:
-    # The text of asyncio's errors contains the address. Negative numbers are errors of name resolution.
-    if error.errno is None:
-        return "no answer"
-    return os.strerror(error.errno) if error.errno > 0 else error.strerror or "the name is unknown"
-
 
 # SQLSTATE classes and codes (PostgreSQL, appendix A) of temporary errors: a retry may succeed.
 _NOT_NOW = {

@@ -5,6 +5,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from threading import Thread
 from urllib.parse import urlsplit
 
 import pytest
@@ -101,6 +102,22 @@ def test_a_server_that_says_nothing_is_given_up_soon(
     silent = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
     trouble = only(troubles(settings(**{name: address_on(name, silent.getsockname()[1])})))
     assert "does not answer in time" in trouble.reason
+    assert not trouble.wrong
+
+
+@pytest.mark.parametrize("tls", ["prefer", "disable"])
+def test_a_database_that_closes_the_connection_may_be_restarting(tls: str, stack: ExitStack) -> None:
+    closing = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+
+    def serve() -> None:
+        with closing.accept()[0] as connection:
+            connection.recv(1024)
+
+    served = Thread(target=serve)
+    served.start()
+    address = address_on("database_url", closing.getsockname()[1])
+    trouble = only(troubles(settings(database_url=f"{address}?sslmode={tls}")))
+    served.join()
     assert not trouble.wrong
 
 
