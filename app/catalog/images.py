@@ -57,7 +57,7 @@ def sort_key(image: Image, order: ImageOrder) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class ImageFilter:
-    """Which images to include; None means no restriction."""
+    """The conditions that an image has to meet, all of them. None is no condition; an empty list matches no image."""
 
     types: Sequence[ImageType] | None = None
     statuses: Sequence[ImageStatus] | None = None
@@ -191,7 +191,8 @@ def _matching(query: Select[Any], sight: Sight, wanted: ImageFilter) -> Select[A
     )
     for column, values in chosen:
         if values is not None:
-            query = query.where(column.in_(values))
+            # Each value once: a client may repeat them, and databases limit the parameters of a statement.
+            query = query.where(column.in_(sorted(set(values))))
     if wanted.name_contains:
         query = query.where(contains(image.name_key, name_key(wanted.name_contains)))
     if wanted.launchable is not None:

@@ -1,7 +1,6 @@
 """The inputs of mutations and lists."""
 
 from datetime import datetime
-from enum import StrEnum
 from typing import Any, TypeVar
 
 import strawberry
@@ -9,8 +8,7 @@ from graphql import GraphQLOneOfDirective
 from strawberry.schema_directive import Location
 from strawberry.schema_directives import OneOf
 
-from app.catalog import texts
-from app.catalog.images import ImageFilter as Wanted
+from app.catalog import images, texts
 from app.catalog.images import ImageOrder, ImagePatch
 from app.catalog.new_images import NewCopy, NewUpload
 from app.errors import InvalidInput
@@ -29,7 +27,6 @@ from app.lifecycle import (
 from app.sizes import GIB
 
 Given = TypeVar("Given")
-Member = TypeVar("Member", bound=StrEnum)
 
 _EXPECTED_REVISION = (
     "The revision that you have read: the mutation fails with STALE_REVISION if the {} has changed since. "
@@ -66,7 +63,8 @@ class ImageLookup:
 
 
 @strawberry.input(
-    description="Conditions that an image has to meet, all of them. A condition that is null or left out is ignored."
+    description="Conditions that an image has to meet, all of them. A condition that is null or left out is ignored; "
+    "an empty list matches no image."
 )
 class ImageFilter:
     types: list[ImageType] | None = strawberry.field(default=None, description="The type is one of these.")
@@ -91,8 +89,8 @@ class ImageFilter:
         default=None, description="The image was created earlier than this."
     )
 
-    def wanted(self) -> Wanted:
-        """The catalogue's form of the filter. Raises InvalidInput."""
+    def wanted(self) -> images.ImageFilter:
+        """The catalogue's form of the filter, whose conditions have the same names. Raises InvalidInput."""
         if self.name_contains:
             texts.require_searchable(self.name_contains, ("filter", "nameContains"))
         for name, wanted in (("nameContains", [self.name_contains or ""]), ("osFamilies", self.os_families or [])):
@@ -103,16 +101,7 @@ class ImageFilter:
                 )
             for text in wanted:
                 texts.require_text(text, ("filter", name))
-        return Wanted(
-            types=_each_once(self.types),
-            statuses=_each_once(self.statuses),
-            visibilities=_each_once(self.visibilities),
-            os_families=self.os_families,
-            name_contains=self.name_contains,
-            launchable=self.launchable,
-            created_after=self.created_after,
-            created_before=self.created_before,
-        )
+        return images.ImageFilter(**vars(self))
 
 
 @strawberry.input(name="ImageOrder", description="Sort order of images. Images that are equal are sorted by id.")
@@ -367,10 +356,6 @@ def _not_cleared(value: Given | None, field: str) -> Given:
     if value is None:
         raise InvalidInput("This must not be null.", field=(field,), hint="Leave it out to keep it as it is.")
     return value
-
-
-def _each_once(members: list[Member] | None) -> list[Member] | None:
-    return None if members is None else sorted(set(members))
 
 
 def _pairs(labels: list[LabelInput]) -> tuple[tuple[str, str], ...]:

@@ -84,6 +84,14 @@ async def test_each_filter_lets_its_own_through(gateway: Gateway) -> None:
         assert await names(gateway, project, **wanted) == expected, wanted
 
 
+@pytest.mark.parametrize("condition", ["types", "statuses", "visibilities", "osFamilies"])
+async def test_an_empty_list_matches_no_image(gateway: Gateway, condition: str) -> None:
+    project = await gateway.project()
+    await gateway.stock(project, {"name": "ubuntu", "os_family": "ubuntu"}, {"name": "plain"})
+    assert await names(gateway, project, **{condition: None}) == ["ubuntu", "plain"]
+    assert await names(gateway, project, **{condition: []}) == []
+
+
 async def test_text_in_a_name_is_found_as_it_is_and_without_regard_to_case(gateway: Gateway) -> None:
     project = await gateway.project()
     every = ["100% done", "a_b", "axb", r"back\slash", "slash/ed", "STRASSE", "Ärger", "ﬁle"]
