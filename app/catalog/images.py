@@ -25,7 +25,7 @@ from app.catalog.texts import is_text, name_key
 from app.database.sessions import Database, Transaction
 from app.errors import Conflict, ImageFailed
 from app.lifecycle import TRANSITIONS, Aspect, ImageStatus, ImageType, ImageVisibility
-from app.models import TABLES, Image, now
+from app.models import TABLES, Image, ImageRow, now
 from app.viewer import Viewer
 
 
@@ -50,7 +50,7 @@ _SORT_KEYS: dict[ImageOrder, Any] = {
 }
 
 
-def sort_key(image: Image, order: ImageOrder) -> Any:
+def sort_key(image: Image | ImageRow, order: ImageOrder) -> Any:
     """The value that an image is sorted by in this order, as stored in page cursors."""
     return getattr(image, _SORT_KEYS[order].key)
 
@@ -81,8 +81,8 @@ async def list_images(
     window: Window,
     *,
     descending: bool,
-) -> Page[Image]:
-    """A page of the images that a project can see: read-only rows with the attributes of Image.
+) -> Page[ImageRow]:
+    """A page of the images that a project can see.
 
     Raises NotFound when the viewer may not see the project.
     """
@@ -91,7 +91,7 @@ async def list_images(
     own, *others = access.sights_of(project_id)
     any_others = sqlalchemy.or_(*(sight.any for sight in others))
 
-    async def read(*sights: Sight) -> Page[Any]:
+    async def read(*sights: Sight) -> Page[ImageRow]:
         query = _page_of(sights, wanted, order, window, descending=descending)
         query = query.add_columns(any_others.label("any_others")).where(tenancy.may_see(viewer, project_id))
         return await read_page(session, query, _SORT_KEYS[order], _TABLE.c.id, window, descending=descending)
@@ -310,7 +310,7 @@ async def fail(tx: Transaction, image: Image, failure: ImageFailed, *, actor: st
     tx.after_commit.append(metrics.IMAGES_FAILED.labels(failure.code).inc)
 
 
-def failure_of(image: Image) -> Failure | None:
+def failure_of(image: Image | ImageRow) -> Failure | None:
     """The last failure of an image; None if there was none."""
     if image.failure_code is None or image.failed_at is None:
         return None

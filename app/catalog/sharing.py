@@ -33,7 +33,7 @@ from app.lifecycle import (
     ShareGrant,
     ShareState,
 )
-from app.models import TABLES, Image, ImageShare, Project, now
+from app.models import TABLES, Image, ImageRow, ImageShare, Project, now
 from app.viewer import Viewer
 
 _SHARE = TABLES.tables["image_share"].c
@@ -335,7 +335,7 @@ async def _require_sibling(session: AsyncSession, image: Image, project_id: str)
         )
 
 
-def is_shareable(image: Image) -> bool:
+def is_shareable(image: Image | ImageRow) -> bool:
     """Whether an image can be shared by users who have the right."""
     wanted = image.type == ImageType.CUSTOM and image.visibility != ImageVisibility.PUBLIC
     return wanted and image.status == ImageStatus.ACTIVE

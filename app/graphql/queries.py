@@ -37,7 +37,7 @@ from app.graphql.types.sharing import ImageShare
 from app.graphql.types.tenancy import Organization, Project, Viewer
 from app.graphql.types.uploads import ImageUpload
 from app.lifecycle import ImageStatus, ImageType
-from app.models import Image as ImageRow
+from app.models import ImageRow
 
 ProjectId = Annotated[strawberry.ID, strawberry.argument(description="Id of the project.")]
 _MAXIMUM_NODES = 100

@@ -20,7 +20,7 @@ from app.catalog.people import tenancy
 from app.catalog.people.tenancy import BUILT_CONDITIONS, LOCKED, is_id
 from app.errors import Forbidden, NotFound, NotReady
 from app.lifecycle import ROLE_RANK, ImageStatus, ImageVisibility, ProjectRole, ShareGrant, ShareState
-from app.models import PUBLIC_FEED, TABLES, Image, ImageShare
+from app.models import PUBLIC_FEED, TABLES, Image, ImageRow, ImageShare
 from app.viewer import Viewer, includes
 
 _IMAGE = TABLES.tables["image"].c
@@ -280,7 +280,7 @@ async def seen_in_feeds(session: AsyncSession, pairs: Collection[tuple[str, str]
     return {pair: images[pair[1]] for pair in pairs if pair in seen}
 
 
-def is_launchable(image: Image) -> bool:
+def is_launchable(image: Image | ImageRow) -> bool:
     """Whether users who have the right can launch servers from an image."""
     return image.status == ImageStatus.ACTIVE
 

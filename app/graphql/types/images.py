@@ -5,6 +5,7 @@ from typing import Annotated
 
 import strawberry
 
+from app import models
 from app.catalog import images, sharing
 from app.catalog.bill import billing
 from app.catalog.conversions import minimum_boot_disk
@@ -29,8 +30,7 @@ from app.lifecycle import (
     ImageVisibility,
     SourceKind,
 )
-from app.models import Blob, now
-from app.models import Image as ImageRow
+from app.models import Blob, ImageRow, now
 from app.ports import UploadReceipt
 
 _UNDER_WAY = (ImageStatus.QUEUED, ImageStatus.SAVING)
@@ -127,7 +127,7 @@ class ImageFailure:
         )
 
 
-@made_of(ImageRow)
+@made_of(models.Image)
 @strawberry.type(description="A disk image. Servers can be launched from it once it is ACTIVE.")
 class Image(Node):
     revision: int = strawberry.field(
@@ -161,11 +161,11 @@ class Image(Node):
     )
     created_at: datetime = strawberry.field(description="When the image was created.")
     updated_at: datetime = strawberry.field(description="When the image last changed.")
-    row: strawberry.Private[ImageRow]
+    row: strawberry.Private[models.Image | ImageRow]
     seen_from: strawberry.Private[str | None] = None
 
     @staticmethod
-    def of(row: ImageRow, seen_from: str | None = None) -> "Image":
+    def of(row: models.Image | ImageRow, seen_from: str | None = None) -> "Image":
         """The node of a row; `seen_from` is the project that the query names, if it names one."""
         size = row.virtual_size
         return Image(

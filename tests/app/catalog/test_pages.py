@@ -17,7 +17,7 @@ from app.catalog.texts import name_key
 from app.database.sessions import Database
 from app.errors import NotFound
 from app.lifecycle import ImageStatus, ImageType, ImageVisibility, ShareGrant, ShareState
-from app.models import Image, ImageShare, now
+from app.models import Image, ImageRow, ImageShare, now
 from app.settings import load_settings
 from app.viewer import Viewer
 from tests.app.conftest import NewDatabase
@@ -174,7 +174,7 @@ def expected(
 
 async def read(
     catalogue: Catalogue, wanted: ImageFilter, order: ImageOrder, window: Window, *, descending: bool
-) -> Page[Image]:
+) -> Page[ImageRow]:
     async with catalogue.database.read() as session:
         return await images.list_images(
             session, ADA, catalogue.project_id, wanted, order, window, descending=descending

@@ -11,7 +11,7 @@ from app.catalog.images import ImageFilter, ImageOrder
 from app.catalog.pages import Place, Window
 from app.database.sessions import Database
 from app.lifecycle import ImageStatus, ImageType
-from app.models import Image, Project
+from app.models import Project
 from app.viewer import Viewer
 from tests.servers.postgresql import PostgreSQL
 from tests.support.plans import looked_at, reads_of, steps_of_postgresql
@@ -116,7 +116,7 @@ async def test_pages_follow_each_other_without_a_gap_among_equal_keys(large: tup
                 session, VIEWER, project.id, ImageFilter(), ImageOrder.STATUS, window, descending=False
             )
             seen += [image.id for image in page.rows]
-            last: Image = page.rows[-1]
+            last = page.rows[-1]
             place = Place(last.status, last.id)
     assert seen == sorted(seen)
     assert len(set(seen)) == 20 * 500
