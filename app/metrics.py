@@ -15,7 +15,6 @@ from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Protocol
 from weakref import WeakKeyDictionary
 
 from prometheus_client import (
@@ -31,6 +30,7 @@ from prometheus_client import (
 )
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
+from sqlalchemy.pool import QueuePool
 
 # Otherwise every counter would have a second line with the time of its creation.
 disable_created_metrics()  # type: ignore[no-untyped-call]
@@ -184,27 +184,15 @@ class Catalogue(Collector):
         yield _gauge("images_uploads_open", "Uploads that still accept bytes.", state.open_uploads)
 
 
-class Pool(Protocol):
-    """A pool of connections to the database."""
-
-    def __hash__(self) -> int: ...
-
-    def size(self) -> int:
-        """Maximum connections."""
-
-    def checkedout(self) -> int:
-        """Connections in use."""
-
-
 class Pools(Collector):
     """The connection pools of this process, summed by purpose."""
 
     def __init__(self) -> None:
-        self._pools: WeakKeyDictionary[Pool, str] = WeakKeyDictionary()
+        self._pools: WeakKeyDictionary[QueuePool, str] = WeakKeyDictionary()
         # One thread opens pools, another shows them.
         self._guard = threading.Lock()
 
-    def watch(self, purpose: str, pool: Pool) -> None:
+    def watch(self, purpose: str, pool: QueuePool) -> None:
         """Show a pool as long as it exists."""
         with self._guard:
             self._pools[pool] = purpose
