@@ -4,20 +4,20 @@ A caller is the subject of a token. Without a token it is the client's address; 
 a provider assigns to one customer (RFC 6177).
 """
 
-import asyncio
 import math
 import time
 from collections import Counter, OrderedDict
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 
 from starlette.requests import HTTPConnection
 
 from app.client_network import network_of
 from app.graphql.masking import CodedError
-from app.graphql.protocols import Caller, Turn
+from app.graphql.turns import Turns
 from app.sizes import counted
+from app.viewer import Viewer
 
 RATE_LIMITED = "RATE_LIMITED"
 _TOO_MANY_SUBSCRIPTIONS = "TOO_MANY_SUBSCRIPTIONS"
@@ -26,10 +26,6 @@ _OPEN_CHARACTERS = 4 * 1024 * 1024
 # Operations of one caller that start or run at a time. Everything runs on one event loop: without this limit, a caller
 # with a thousand operations would get a thousand times the time of a caller with one.
 _RUNNING_AT_ONCE = 8
-# After a subscription has started, the caller's next one waits three times as long as that took, so that a flood of
-# starts leaves most of the loop's time to other callers. The wait has a maximum (seconds), as the start may have been
-# slow for other reasons.
-_REST, _LONGEST_REST = 3, 0.25
 # An address that was dropped starts with a full bucket. To exploit that, a client needs 10,000 addresses a minute.
 _REMEMBERED_ADDRESSES = 10_000
 
@@ -124,68 +120,6 @@ class OpenSlots:
                 del self._open[caller]
 
 
-class Turns:
-    """Lets at most `at_once` operations of each caller run at a time."""
-
-    def __init__(self, at_once: int) -> None:
-        self._at_once = at_once
-        self._gates: dict[str, _Gates] = {}
-        self._callers: Counter[str] = Counter()
-
-    @asynccontextmanager
-    async def taken(self, caller: str) -> AsyncIterator[Turn]:
-        """Wait for a turn. It ends with the block, or earlier when a subscription starts to wait."""
-        gates = self._gates.setdefault(caller, _Gates(asyncio.Semaphore(self._at_once)))
-        self._callers[caller] += 1
-        try:
-            turn = _GateTurn(gates)
-            try:
-                await turn.begin()
-                yield turn
-            finally:
-                turn.end()
-        finally:
-            self._callers[caller] -= 1
-            if not self._callers[caller]:
-                del self._callers[caller], self._gates[caller]
-
-
-@dataclass(frozen=True, slots=True)
-class _Gates:
-    """Semaphores of one caller: for all operations, and for those that start a subscription."""
-
-    running: asyncio.Semaphore
-    starting: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(1))
-
-
-class _GateTurn:
-    def __init__(self, gates: _Gates) -> None:
-        self._gates = gates
-        self._running = False
-        self._started_at: float | None = None
-
-    async def begin(self) -> None:
-        await self._gates.running.acquire()
-        self._running = True
-
-    async def start_alone(self) -> None:
-        # While this operation waits for others to start, the caller's other operations may run.
-        self.end()
-        await self._gates.starting.acquire()
-        self._started_at = asyncio.get_running_loop().time()
-        await self.begin()
-
-    def end(self) -> None:
-        if self._running:
-            self._running = False
-            self._gates.running.release()
-        if self._started_at is not None:
-            loop = asyncio.get_running_loop()
-            rest = min(_REST * (loop.time() - self._started_at), _LONGEST_REST)
-            self._started_at = None
-            loop.call_later(rest, self._gates.starting.release)
-
-
 class Admission:
     """All limits per caller of one process."""
 
@@ -225,7 +159,7 @@ class Admission:
             yield
 
 
-def caller_key(caller: Caller, connection: HTTPConnection) -> str:
+def caller_key(caller: Viewer, connection: HTTPConnection) -> str:
     """The key under which the operations and connections of a caller are counted."""
     # The key of an address starts with a control character, so it never equals a subject.
     return f"\0{client_address(connection)}" if caller.anonymous else caller.subject

@@ -21,9 +21,9 @@ from app.catalog.people.access import Access
 from app.catalog.searching import Searches
 from app.catalog.uploads import Uploads
 from app.database.sessions import Database
-from app.graphql.protocols import Turn
 from app.graphql.reused_results import ReusedResults
 from app.graphql.scalars import EventCursor
+from app.graphql.turns import Turn
 from app.lifecycle import ProjectRole
 from app.models import Image, ImageShare, Organization, Project, Upload
 from app.ports import ObjectStore, SignedRequest

@@ -1,8 +1,5 @@
 """The GraphQL endpoint: the schema behind the transports, with callers known by their tokens."""
 
-from collections.abc import Awaitable
-from typing import Protocol, cast
-
 from starlette.requests import HTTPConnection
 
 from app.adapters.tokens import Tokens
@@ -10,20 +7,14 @@ from app.catalog.people.revocations import Revocations
 from app.graphql.admission import CallerLimits
 from app.graphql.context import Context, Gateway
 from app.graphql.limits.query_limits import QueryLimits
-from app.graphql.protocols import Caller
+from app.graphql.protocols import Authenticate
 from app.graphql.schema import build_schema
 from app.graphql.transport.asgi import Explorer, GatewayGraphQL
 from app.settings import Settings
 from app.viewer import ANONYMOUS, Viewer
 
 
-class AuthenticateViewer(Protocol):
-    """Says who holds a token; None stands for no token at all. Raises NotAuthenticated."""
-
-    def __call__(self, token: str | None) -> Awaitable[Viewer]: ...
-
-
-def authenticator(tokens: Tokens, revocations: Revocations) -> AuthenticateViewer:
+def authenticator(tokens: Tokens, revocations: Revocations) -> Authenticate:
     """What says who holds a token, unless it was revoked."""
 
     async def authenticate(token: str | None) -> Viewer:
@@ -37,15 +28,15 @@ def authenticator(tokens: Tokens, revocations: Revocations) -> AuthenticateViewe
 
 
 def graphql_endpoint(
-    gateway: Gateway, authenticate: AuthenticateViewer, revocations: Revocations, explorer: Explorer | None
+    gateway: Gateway, authenticate: Authenticate, revocations: Revocations, explorer: Explorer | None
 ) -> GatewayGraphQL:
     """The ASGI application to mount at /graphql. What is open ends when `revocations` covers its token."""
     limits = QueryLimits()
 
-    def make_context(connection: HTTPConnection, viewer: Caller, correlation_id: str) -> Context:
+    def make_context(connection: HTTPConnection, viewer: Viewer, correlation_id: str) -> Context:
         # A socket authenticates once; and while a body arrived, the token may have been revoked.
-        revocations.require_valid(cast("Viewer", viewer))
-        return Context(gateway, cast("Viewer", viewer), correlation_id, connection)
+        revocations.require_valid(viewer)
+        return Context(gateway, viewer, correlation_id, connection)
 
     endpoint = GatewayGraphQL(
         build_schema(limits),
@@ -56,7 +47,7 @@ def graphql_endpoint(
         explorer=explorer,
         allowed_origins=gateway.settings.allowed_origins,
     )
-    revocations.on_change = lambda: endpoint.end_invalid(lambda caller: revocations.revoked(cast("Viewer", caller)))
+    revocations.on_change = lambda: endpoint.end_invalid(revocations.revoked)
     return endpoint
 
 

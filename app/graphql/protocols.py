@@ -11,45 +11,18 @@ from typing import Protocol
 from starlette.requests import HTTPConnection
 
 from app.errors import NotAuthenticated
+from app.graphql.turns import Turn
+from app.viewer import Viewer
 
 # The id is returned to the caller and logged, so only characters that are safe there are accepted.
 _SAFE_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
-
-
-class Caller(Protocol):
-    """The caller of an operation."""
-
-    @property
-    def subject(self) -> str:
-        """The subject of the token; callers with the same subject have common limits. Empty for an anonymous caller."""
-
-    @property
-    def anonymous(self) -> bool:
-        """Whether the caller sent no token, and so may only introspect."""
-
-    @property
-    def expires_at(self) -> datetime | None:
-        """When the token expires (timezone-aware), which ends the caller's streams; None if it never does."""
-
-
-class Turn(Protocol):
-    """Permission to run one operation: a caller has a limited number at a time."""
-
-    async def start_alone(self) -> None:
-        """Wait until no other operation of the caller is starting a subscription, or has just started one.
-
-        Clients start hundreds of them at once. While an operation waits here, others may use its turn.
-        """
-
-    def end(self) -> None:
-        """Release the turn for the caller's next operation. Does nothing if it has been released."""
 
 
 class OperationContext(Protocol):
     """What resolvers find in `info.context`. Each operation has its own, also on a socket."""
 
     @property
-    def viewer(self) -> Caller:
+    def viewer(self) -> Viewer:
         """Who is calling."""
 
     @property
@@ -75,13 +48,13 @@ class OperationContext(Protocol):
 class Authenticate(Protocol):
     """Returns the caller with this token, or the anonymous one for None. Raises NotAuthenticated."""
 
-    def __call__(self, token: str | None) -> Awaitable[Caller]: ...
+    def __call__(self, token: str | None) -> Awaitable[Viewer]: ...
 
 
 class MakeContext(Protocol):
     """Creates the context of an operation. `connection` is its HTTP request or its WebSocket."""
 
-    def __call__(self, connection: HTTPConnection, viewer: Caller, correlation_id: str) -> OperationContext: ...
+    def __call__(self, connection: HTTPConnection, viewer: Viewer, correlation_id: str) -> OperationContext: ...
 
 
 class Alarm(Protocol):

@@ -14,39 +14,22 @@ from app.errors import Conflict, NotAuthenticated, NotFound
 from app.graphql.limits.query_limits import QueryLimits
 from app.graphql.limits.within_limits import limit_extensions
 from app.graphql.masking import GatewaySchema
-from app.graphql.protocols import Caller, Turn
 from app.graphql.scalars import SCALARS, URL, ByteSize, EventCursor
 from app.graphql.transport.asgi import GatewayGraphQL
+from app.graphql.turns import Turn
+from app.viewer import ANONYMOUS, Viewer
 
 SECRET = "the password is swordfish"
 FAR_AWAY = datetime(2100, 1, 1, tzinfo=UTC)
+CALLERS = {"good": Viewer("Ada", "Ada"), "expiring": Viewer("Ada", "Ada", FAR_AWAY)}
 
 
-@dataclass(frozen=True)
-class Reader:
-    """A caller of the library."""
-
-    name: str | None
-    expires_at: datetime | None = None
-
-    @property
-    def subject(self) -> str:
-        return self.name or ""
-
-    @property
-    def anonymous(self) -> bool:
-        return self.name is None
-
-
-CALLERS = {"good": Reader("Ada"), "expiring": Reader("Ada", FAR_AWAY)}
-
-
-async def authenticate(token: str | None) -> Caller:
+async def authenticate(token: str | None) -> Viewer:
     if token == "broken":
         raise RuntimeError(SECRET)
     if token is not None and token not in CALLERS:
         raise NotAuthenticated("This token is not known.")
-    return CALLERS[token] if token else Reader(None)
+    return CALLERS[token] if token else ANONYMOUS
 
 
 @dataclass
@@ -87,7 +70,7 @@ class Hub:
 class ToyContext:
     hub: Hub
     connection: HTTPConnection
-    viewer: Caller
+    viewer: Viewer
     correlation_id: str
     event_id: str | None = None
     finished_events: int = 0
@@ -233,7 +216,7 @@ class Query:
 
     @strawberry.field
     def who(self, info: Info) -> str | None:
-        return getattr(info.context.viewer, "name", None)
+        return info.context.viewer.name
 
 
 @strawberry.type
@@ -307,7 +290,7 @@ def toy_app(hub: Hub | None = None, limits: QueryLimits | None = None, **options
     """The endpoint of the library. `options` are those of GatewayGraphQL."""
     hub = hub or Hub()
 
-    def make_context(connection: HTTPConnection, viewer: Caller, correlation_id: str) -> ToyContext:
+    def make_context(connection: HTTPConnection, viewer: Viewer, correlation_id: str) -> ToyContext:
         return ToyContext(hub, connection, viewer, correlation_id)
 
     return GatewayGraphQL(

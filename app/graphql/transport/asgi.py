@@ -25,7 +25,6 @@ from app.graphql.limits.query_limits import QueryLimits
 from app.graphql.masking import CodedError
 from app.graphql.protocols import (
     Authenticate,
-    Caller,
     MakeContext,
     OperationContext,
     SetAlarm,
@@ -41,6 +40,7 @@ from app.graphql.transport.streams import AnswerStream, EventStreamEncoding, Mul
 from app.graphql.transport.websocket import SubscriptionSocket
 from app.graphql.uninterrupted import while_connected
 from app.request_body import RequestBody, respond
+from app.viewer import Viewer
 
 Explorer = Callable[[Request], Awaitable[Response]]
 
@@ -111,11 +111,10 @@ class GatewayGraphQL(GraphQL[OperationContext, None]):
         if self._open:
             await asyncio.wait(set(self._open.values()), timeout=grace_seconds)
 
-    def end_invalid(self, invalid: Callable[[Caller], bool]) -> None:
+    def end_invalid(self, invalid: Callable[[Viewer], bool]) -> None:
         """End the streams and sockets of every caller for whom `invalid` returns true."""
         for connection in list(self._open):
-            caller = connection.caller
-            if caller is not None and invalid(caller):
+            if invalid(connection.caller):
                 connection.end(StreamEnd.TOKEN_EXPIRED)
 
     async def _response(self, request: Request, body: RequestBody) -> ASGIApp:
@@ -159,7 +158,7 @@ class GatewayGraphQL(GraphQL[OperationContext, None]):
         answer = await while_connected(running, partial(disconnected, request.receive))
         return _json_response(answer, media, correlation_id)
 
-    async def _caller(self, request: Request) -> Caller:
+    async def _caller(self, request: Request) -> Viewer:
         try:
             return await self._authenticate(bearer_token(request.headers.get("authorization")))
         except NotAuthenticated as error:
@@ -247,7 +246,7 @@ class GatewayGraphQL(GraphQL[OperationContext, None]):
             closed.set_result(None)
 
     @contextmanager
-    def _expiring(self, stream: AnswerStream, viewer: Caller) -> Iterator[None]:
+    def _expiring(self, stream: AnswerStream, viewer: Viewer) -> Iterator[None]:
         if viewer.expires_at is None:
             yield
             return

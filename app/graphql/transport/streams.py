@@ -12,8 +12,9 @@ from typing import Any, Protocol
 from starlette.types import Receive, Scope, Send
 
 from app.graphql.json_values import encode
-from app.graphql.protocols import Caller, OperationContext, StreamEnd
+from app.graphql.protocols import OperationContext, StreamEnd
 from app.graphql.transport.execution import Answer
+from app.viewer import Viewer
 
 
 class StreamEncoding(Protocol):
@@ -104,7 +105,7 @@ class AnswerStream:
         self._end: asyncio.Future[StreamEnd] = asyncio.get_running_loop().create_future()
 
     @property
-    def caller(self) -> Caller:
+    def caller(self) -> Viewer:
         """The caller who reads the stream."""
         return self._context.viewer
 

@@ -40,7 +40,6 @@ from app.graphql.masking import CodedError
 from app.graphql.protocols import (
     Alarm,
     Authenticate,
-    Caller,
     MakeContext,
     OperationContext,
     SetAlarm,
@@ -51,6 +50,7 @@ from app.graphql.transport.execution import OperationRequest, answers, refusal
 from app.graphql.transport.http import RequestRefused, operation_in
 from app.graphql.transport.socket_messages import SocketMessages
 from app.sizes import counted
+from app.viewer import ANONYMOUS, Viewer
 
 INTERNAL_ERROR = 1011
 # The protocol's own code for "Too many initialisation requests", after which clients don't reconnect by themselves.
@@ -97,13 +97,13 @@ class SubscriptionSocket(BaseGraphQLTransportWSHandler[OperationContext, None]):
         # The slot among the caller's sockets, released when the socket is closed.
         self._slot = ExitStack()
         self._set_alarm = set_alarm
-        self._caller: Caller | None = None
+        self._caller = ANONYMOUS
         self._expiry: Alarm | None = None
         self._ending: asyncio.Task[None] | None = None
 
     @property
-    def caller(self) -> Caller | None:
-        """The caller; None until connection_init has authenticated it."""
+    def caller(self) -> Viewer:
+        """The caller; anonymous until connection_init has authenticated them."""
         return self._caller
 
     def end(self, end: StreamEnd) -> None:
@@ -165,13 +165,11 @@ class SubscriptionSocket(BaseGraphQLTransportWSHandler[OperationContext, None]):
         """Run an operation and send its answers."""
         correlation_id = uuid.uuid4().hex
         try:
-            # Operations start only after connection_init has authenticated the caller.
-            caller = cast(Caller, self._caller)
-            context = self._make_context(self._socket, caller, correlation_id)
-            if caller.anonymous:
+            context = self._make_context(self._socket, self._caller, correlation_id)
+            if self._caller.anonymous:
                 self._admission.anonymous.admit(self._socket)
             request = OperationRequest(operation.query, operation.variables, operation.operation_name or None)
-            key = caller_key(caller, self._socket)
+            key = caller_key(self._caller, self._socket)
             with self._admission.subscription(key, request.characters):
                 async with self._admission.turns.taken(key) as context.turn:
                     await self._send_answers(operation, request, context)
@@ -195,7 +193,7 @@ class SubscriptionSocket(BaseGraphQLTransportWSHandler[OperationContext, None]):
         with suppress(WebSocketDisconnected):
             await operation.send_operation_message({"id": operation.id, "type": "error", "payload": errors})
 
-    def _take_slot(self, caller: Caller) -> None:
+    def _take_slot(self, caller: Viewer) -> None:
         """Raises CodedError if the caller has too many sockets, or sends too many requests without a token."""
         if caller.anonymous:
             self._admission.anonymous.admit(self._socket)

@@ -10,9 +10,10 @@ import pytest
 from starlette.requests import HTTPConnection
 from websockets.asyncio.client import connect
 
-from app.graphql.admission import AnonymousRequests, CallerLimits, Turns, client_address
+from app.graphql.admission import AnonymousRequests, CallerLimits, client_address
 from app.graphql.masking import CodedError
 from app.graphql.transport.asgi import GatewayGraphQL
+from app.graphql.turns import Turns
 from tests.app.graphql.test_streams import MULTIPART, SSE, stream
 from tests.support.serving import Socket, served, socket_to
 from tests.support.toy_schema import Hub, toy_app

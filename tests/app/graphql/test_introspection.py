@@ -10,7 +10,8 @@ from app.graphql.limits.introspection import IntrospectionAnswers
 from app.graphql.masking import GatewaySchema
 from app.graphql.schema import build_schema
 from app.graphql.transport.execution import Answer, OperationRequest, answers
-from tests.app.graphql.test_limits import ANONYMOUS, ask, cost, refused
+from app.viewer import ANONYMOUS
+from tests.app.graphql.test_limits import ask, cost, refused
 from tests.support.toy_schema import Hub, ToyContext, toy_schema
 
 GATEWAY = build_schema()

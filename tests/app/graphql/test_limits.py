@@ -10,10 +10,10 @@ from app.graphql.limits import query_limits as limits_module
 from app.graphql.limits.query_limits import QueryLimits
 from app.graphql.masking import GatewaySchema
 from app.graphql.transport.execution import Answer, OperationRequest, answer_once, answers
-from tests.support.toy_schema import CALLERS, Hub, Reader, ToyContext, toy_schema
+from app.viewer import ANONYMOUS, Viewer
+from tests.support.toy_schema import CALLERS, Hub, ToyContext, toy_schema
 
 SCHEMA = toy_schema()
-ANONYMOUS = Reader(None)
 
 
 def ask(
@@ -21,7 +21,7 @@ def ask(
     variables: dict[str, Any] | None = None,
     *,
     schema: GatewaySchema = SCHEMA,
-    caller: Reader = CALLERS["good"],
+    caller: Viewer = CALLERS["good"],
     operation_name: str | None = None,
 ) -> Answer:
     context = ToyContext(Hub(), None, caller, "id")  # type: ignore[arg-type]  # no resolver asks for it
