@@ -29,7 +29,7 @@ from workers.jobs.polling import JobPolling
 from workers.jobs.runner import JobRunner, declare_actors
 from workers.jobs.schedule import Schedule
 from workers.limits import Limits
-from workers.qemu.confinement import tried_out
+from workers.qemu.confinement import check_confinement
 
 log = structlog.get_logger()
 
@@ -105,7 +105,7 @@ class Workers:
         await self._database.close()
 
 
-async def keep_time(
+async def run_sweeps(
     settings: Settings, queue: JobQueue, wakeups: Wakeups, announce: Announce, stopped: threading.Event
 ) -> None:
     """Run only the schedule, in the current event loop, until `stopped` is set."""
@@ -155,7 +155,7 @@ def _schedule(settings: Settings, database: Database, storage: Storage, queue: J
 def _require_confinement() -> None:
     """Raises SettingsError if qemu can't be confined: this process then converts nothing, and images stay queued."""
     try:
-        tried_out(Limits(require_bubblewrap=True))
+        check_confinement(Limits(require_bubblewrap=True))
     except (QemuError, OSError) as error:
         raise SettingsError(
             f"IMAGES_REQUIRE_CONFINEMENT: {error}. Without confinement nothing is converted, and images stay queued."
@@ -164,7 +164,7 @@ def _require_confinement() -> None:
 
 def _log_confinement() -> None:
     try:
-        shut_in = tried_out(Limits()).bubblewrap is not None
+        shut_in = check_confinement(Limits()).bubblewrap is not None
     except (QemuError, OSError) as error:  # conversions fail with it too, and `images doctor` says what to do
         log.error("qemu.missing", reason=str(error))
         return

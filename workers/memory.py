@@ -6,7 +6,7 @@ import ctypes
 _M_ARENA_MAX = -8
 
 
-def keep_little() -> None:
+def share_heap() -> None:
     """Let all threads share one heap, so that memory freed by one thread is available to the others.
 
     glibc uses a separate heap per thread, and many threads pack and send parts. (Returning large buffers at once keeps

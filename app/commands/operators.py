@@ -32,7 +32,7 @@ from workers.errors import QemuError
 from workers.jobs.converters import owner_of
 from workers.limits import Limits
 from workers.main import Workers
-from workers.qemu.confinement import tried_out
+from workers.qemu.confinement import check_confinement
 
 ORGANIZATION = "demo"
 PROJECTS = ("alpha", "beta")
@@ -132,7 +132,7 @@ def doctor(
 def _confinement(settings: Settings) -> Finding:
     """How qemu is confined: a container may have bubblewrap but not allow it to create namespaces."""
     try:
-        confined = tried_out(Limits()).bubblewrap is not None
+        confined = check_confinement(Limits()).bubblewrap is not None
     except (QemuError, OSError) as error:
         return Finding("confinement", False, str(error), "install what is missing above")
     state = "bubblewrap" if confined else "only resource limits: qemu shares the network and the user of its worker"

@@ -13,8 +13,8 @@ from app.commands.options import FOR_OPERATORS, Data
 from app.commands.starting import prepare, settings_from
 from app.errors import SettingsError
 from app.sizes import counted
-from workers.main import Workers, keep_time
-from workers.memory import keep_little
+from workers.main import Workers, run_sweeps
+from workers.memory import share_heap
 
 
 def add_work_commands(cli: typer.Typer) -> None:
@@ -33,7 +33,7 @@ def work(
     settings = settings_from(data=data)
     if not schedule and settings.broker_url is None:
         raise SettingsError("--no-schedule needs IMAGES_BROKER_URL: without a broker, the scheduler finds the jobs")
-    keep_little()
+    share_heap()
     prepare(settings)
     stopped = _stop_on_signal()
     with metrics_port(settings), messaging(settings) as channels:
@@ -51,7 +51,7 @@ def run_schedule(data: Data = None) -> None:
     stopped = _stop_on_signal()
     with metrics_port(settings), messaging(settings, works=False) as channels:
         print("keeping time", flush=True)  # noqa: T201
-        asyncio.run(keep_time(settings, channels.queue, channels.wakeups, channels.announce, stopped))
+        asyncio.run(run_sweeps(settings, channels.queue, channels.wakeups, channels.announce, stopped))
 
 
 def _stop_on_signal() -> threading.Event:

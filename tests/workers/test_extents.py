@@ -16,7 +16,7 @@ from workers.qcow2.extents import (
     TooManyExtents,
     Truncated,
     check,
-    coarse_enough,
+    cluster_size_for,
     fitting_cluster,
     relocate,
     without_holes,
@@ -83,10 +83,10 @@ def test_the_cluster_is_as_large_as_the_alignment_allows(runs: list[Run], fits: 
 
 
 def test_large_disks_get_large_clusters_so_that_their_tables_stay_small() -> None:
-    assert coarse_enough(TiB) == K64
-    assert coarse_enough(TiB + 512) == 2 * K64
-    assert coarse_enough(16 * TiB) == MiB
-    assert coarse_enough(1 << 60) == COARSEST_CLUSTER
+    assert cluster_size_for(TiB) == K64
+    assert cluster_size_for(TiB + 512) == 2 * K64
+    assert cluster_size_for(16 * TiB) == MiB
+    assert cluster_size_for(1 << 60) == COARSEST_CLUSTER
     assert fitting_cluster(extents_of((0, 8 * MiB, MiB)), 16 * TiB) == MiB
     assert fitting_cluster(extents_of((0, 8 * MiB, K64)), 16 * TiB) == K64
 

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from workers.folder.flushing import flushed_meanwhile
+from workers.folder.flushing import background_flushing
 
 
 def test_a_file_that_never_comes_is_waited_for_no_longer_than_the_block(tmp_path: Path) -> None:
-    with flushed_meanwhile(tmp_path / "file"):
+    with background_flushing(tmp_path / "file"):
         pass
 
 
@@ -24,7 +24,7 @@ def test_an_error_of_the_disk_is_raised_at_the_end(tmp_path: Path, monkeypatch: 
 
     monkeypatch.setattr(os, "fdatasync", broken)
     (tmp_path / "file").touch()
-    with pytest.raises(OSError, match="Input/output error"), flushed_meanwhile(tmp_path / "file"):
+    with pytest.raises(OSError, match="Input/output error"), background_flushing(tmp_path / "file"):
         assert seen.wait(10)
 
 
@@ -32,7 +32,7 @@ def test_an_error_of_the_disk_is_raised_at_the_end(tmp_path: Path, monkeypatch: 
 def test_what_is_no_file_blocks_nothing(tmp_path: Path, make: object) -> None:
     assert callable(make)
     make(tmp_path / "file")
-    with pytest.raises(OSError, match=r"Invalid argument|symbolic"), flushed_meanwhile(tmp_path / "file"):
+    with pytest.raises(OSError, match=r"Invalid argument|symbolic"), background_flushing(tmp_path / "file"):
         flushing_ends()
 
 

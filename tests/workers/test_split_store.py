@@ -21,8 +21,8 @@ from workers.limits import Limits, PartRules
 from workers.qcow2.extents import Extents
 from workers.qcow2.packing import Disk, Packer
 from workers.store.pipeline import convert_in_store
-from workers.store.range_jobs import assemble, let_go, stream_range
-from workers.store.ranges import SplitPlan, cut_evenly, read_back, written_down
+from workers.store.range_jobs import assemble, discard_split, stream_range
+from workers.store.ranges import SplitPlan, cut_evenly, decode_record, encode_record
 from workers.store.streaming import Streamed
 
 RAW, VMDK, VHD = (DiskFormat(name) for name in ("RAW", "VMDK", "VHD"))
@@ -96,7 +96,7 @@ def test_ranges_that_are_done_at_the_same_time_become_one_disk(
     assert (made.virtual_size, made.detected_format) == (SIZE + 512, declared)
     assert made.file_size == bench.bucket.size(RESULT)
     holds(bench.get(), raw)
-    let_go(RESULT, split, bench.bucket)
+    discard_split(RESULT, split, bench.bucket)
     bench.assert_nothing_left(SOURCE, RESULT)
 
 
@@ -153,7 +153,7 @@ def test_an_upload_or_a_range_that_is_gone_is_lost(bench: StoreBench, tmp_path: 
     bench.bucket.abort(RESULT, split.reference)
     with pytest.raises(SplitLost):
         stream(bench, RAW, limits, split, 0)
-    let_go(RESULT, split, bench.bucket)
+    discard_split(RESULT, split, bench.bucket)
     bench.assert_nothing_left(SOURCE)
 
 
@@ -226,11 +226,11 @@ def test_what_is_written_down_about_a_range_is_read_back() -> None:
     # A batch has 64 clusters of 64 KiB, and the last one may have fewer.
     stretches = [(0, array("I", [*sizes, *bytes(61)])), (448, sizes)]
     streamed = Streamed(stretches, 131072, [(2, "etag"), (3, "other")])
-    written = written_down(streamed, 451)
-    assert read_back(written, 451, 64 * KiB) == streamed
+    written = encode_record(streamed, 451)
+    assert decode_record(written, 451, 64 * KiB) == streamed
     for damaged in (b"", b"{}\n", written[:-3], written.replace(b"length", b"width")):
         with pytest.raises(SplitLost):
-            read_back(damaged, 451, 64 * KiB)
+            decode_record(damaged, 451, 64 * KiB)
     for clusters in (450, 452):
         with pytest.raises(SplitLost):
-            read_back(written, clusters, 64 * KiB)
+            decode_record(written, clusters, 64 * KiB)

@@ -11,7 +11,7 @@ from app.errors import ImageFailed
 from app.lifecycle import DiskFormat, ImagePhase
 from app.sizes import KIB
 from workers.convert.blame import blaming_image
-from workers.convert.inflating import see_inflated
+from workers.convert.inflating import inflate_all
 from workers.convert.planning import Subject, how_to_open
 from workers.convert.task import ConversionTask
 from workers.errors import Cancelled, QemuRefused, UnsoundResult
@@ -37,7 +37,7 @@ class Progress:
     report: Report
     cancelled: threading.Event
 
-    def tell(self, phase: ImagePhase, done: int, total: int) -> None:
+    def _report(self, phase: ImagePhase, done: int, total: int) -> None:
         """Report progress, in bytes. Raises Cancelled."""
         self.check()
         self.report(phase, done, total)
@@ -49,8 +49,8 @@ class Progress:
 
     def of(self, phase: ImagePhase, total: int) -> Callable[[int], None]:
         """A function that reports the bytes done out of `total`. Both this and that function raise Cancelled."""
-        self.tell(phase, 0, total)
-        return lambda done: self.tell(phase, done, total)
+        self._report(phase, 0, total)
+        return lambda done: self._report(phase, done, total)
 
 
 def examine(
@@ -62,9 +62,9 @@ def examine(
     `read_at` raises.
     """
     size, most = task.source_size, sandbox.limits.max_virtual_size
-    tell = progress.of(ImagePhase.INSPECTING, size)
+    report_done = progress.of(ImagePhase.INSPECTING, size)
     if task.declared_sha256 is not None:
-        _check_digest(read_at, size, task.declared_sha256, tell)
+        _check_digest(read_at, size, task.declared_sha256, report_done)
     inspection = inspect(read_at, task.declared_format, size, most)
     image = how_to_open(inspection)
     image = image.on_socket() if on_socket else image
@@ -81,26 +81,26 @@ def verify(
     Data that QEMU has read and rewritten needs no such check. Raises UnsoundResult, and what `read_at` raises.
     """
     limits = sandbox.limits
-    tell = progress.of(ImagePhase.VERIFYING, expected.file_size)
+    report_done = progress.of(ImagePhase.VERIFYING, expected.file_size)
     bounds = limits.for_tables(expected.file_size, expected.virtual_size)
     try:
         inspection = inspect(read_at, DiskFormat.QCOW2, expected.file_size, limits.max_virtual_size)
         report = img.check(sandbox, image, bounds)
         if expected.way is Way.KEEP and isinstance(inspection.facts, Qcow2Facts):
-            see_inflated(inspection.facts.header, read_at, expected.file_size, tell)
+            inflate_all(inspection.facts.header, read_at, expected.file_size, report_done)
     except (ImageFailed, QemuRefused) as error:
         raise UnsoundResult(str(error)) from error
     if not report.clean or inspection.claimed_size != expected.virtual_size or inspection.warnings:
         raise UnsoundResult(f"{report}, virtual size {inspection.claimed_size} bytes")
-    tell(expected.file_size)
+    report_done(expected.file_size)
     return report
 
 
-def _check_digest(read_at: ReadAt, size: int, declared: str, tell: Callable[[int], None]) -> None:
+def _check_digest(read_at: ReadAt, size: int, declared: str, report_done: Callable[[int], None]) -> None:
     digest = hashlib.sha256()
     for place in range(0, size, _READ_SIZE):
         digest.update(read_at(place, min(_READ_SIZE, size - place)))
-        tell(place)
+        report_done(place)
     if digest.hexdigest() != declared:
         raise checksum_mismatch(declared, digest.hexdigest())
 

@@ -27,11 +27,11 @@ _RUN, _GAP = 2 * MIB, 64 * KIB
 Inflate = Callable[[memoryview, int], bytes]
 
 
-def see_inflated(header: metadata.Header, read_at: ReadAt, size: int, tell: Callable[[int], None]) -> None:
+def inflate_all(header: metadata.Header, read_at: ReadAt, size: int, report_done: Callable[[int], None]) -> None:
     """Inflate every compressed cluster of the disk in a file of `size` bytes, on up to four cores.
 
-    `tell` is called with the number of bytes of the file that are done, and may raise. Raises UnsoundResult if a
-    cluster can't be read, ImageFailed if the tables can't, and what `read_at` and `tell` raise.
+    `report_done` is called with the number of bytes of the file that are done, and may raise. Raises UnsoundResult if a
+    cluster can't be read, ImageFailed if the tables can't, and what `read_at` and `report_done` raise.
     """
     inflate = _inflated_by_zstd if header.compression_type == metadata.ZSTD else _inflated_by_zlib
     done = 0
@@ -44,11 +44,11 @@ def see_inflated(header: metadata.Header, read_at: ReadAt, size: int, tell: Call
                 raise UnsoundResult(f"the compressed cluster at {place} can't be read")
         return end - begin
 
-    tables = Qcow2Tables(header, read_at, size, lambda: tell(done))
+    tables = Qcow2Tables(header, read_at, size, lambda: report_done(done))
     for length in _side_by_side(check, chain.from_iterable(map(_runs, tables.compressed()))):
         # Two runs may share a sector.
         done = min(done + length, size)
-        tell(done)
+        report_done(done)
 
 
 def _runs(places: Iterable[Place]) -> Iterator[list[Place]]:

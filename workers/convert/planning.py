@@ -30,7 +30,7 @@ from workers.qcow2.extents import (
     TooManyExtents,
     Truncated,
     check,
-    coarse_enough,
+    cluster_size_for,
     fitting_cluster,
     relocate,
     without_holes,
@@ -245,7 +245,7 @@ def _reference(sandbox: Sandbox, subject: Subject, extents: Extents, fd: int | N
         raise NotByReference("the operator does not allow it")
     virtual_size = subject.virtual_size
     if fd is not None:
-        extents = without_holes(fd, extents, coarse_enough(virtual_size), sandbox.limits.max_extents)
+        extents = without_holes(fd, extents, cluster_size_for(virtual_size), sandbox.limits.max_extents)
     mostly_data(extents, subject)
     cluster_size = fitting(extents, virtual_size)
     free_at = -(-_readable(subject) // cluster_size) * cluster_size

@@ -10,7 +10,7 @@ _PAUSE_SECONDS = 0.1
 
 
 @contextmanager
-def flushed_meanwhile(path: Path) -> Iterator[None]:
+def background_flushing(path: Path) -> Iterator[None]:
     """Keep flushing the file at `path`, once it exists, while the block runs.
 
     The system reports a disk error only to the first flush after it, so an error here is raised when the block ends.

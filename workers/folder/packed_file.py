@@ -46,7 +46,7 @@ def _write_data(fd: int, packer: Packer, room: int | None, progress: Callable[[i
         if room is not None and end + packed.length > room:
             raise over_quota()
         write_all(fd, packed.plain, end)
-        packer.give_back(packed)
+        packer.release(packed)
         for cluster, size in enumerate(packed.sizes, first):
             if size:
                 start = cluster * CLUSTER

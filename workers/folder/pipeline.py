@@ -20,7 +20,7 @@ from workers.convert.planning import CopyPlan, KeepPlan, ReferencePlan, Subject,
 from workers.convert.task import ConversionTask
 from workers.errors import ReceiptMissing, UnsoundResult
 from workers.folder import in_place, receipts
-from workers.folder.flushing import flushed_meanwhile
+from workers.folder.flushing import background_flushing
 from workers.folder.packed_file import write_packed
 from workers.folder.receipts import Receipt
 from workers.inspection.refusals import check_stored_size
@@ -121,7 +121,7 @@ class _Attempt:
         bounds = self.limits.for_copy(self.task.source_size, subject.data_size, subject.virtual_size)
         progress = self.progress.of(ImagePhase.CONVERTING, subject.virtual_size)
         written = sandbox.folder / img.RESULT_IMAGE.name
-        with flushed_meanwhile(written):
+        with background_flushing(written):
             with blaming_image(at_quota=self.limits.quota_below(subject.virtual_size)):
                 img.convert(sandbox, subject.image, subject.virtual_size, bounds, progress)
             with sandbox.written() as fd:
@@ -138,7 +138,7 @@ class _Attempt:
         progress = self.progress.of(ImagePhase.CONVERTING, subject.virtual_size)
         written = sandbox.folder / img.PACKED_IMAGE.name
         with sandbox.packed() as fd:
-            with flushed_meanwhile(written):
+            with background_flushing(written):
                 layout = write_packed(fd, self.fd, subject.virtual_size, extents, room, progress)
                 outcome = subject.converted(Way.COPY, layout.stored_size, layout.file_size)
                 self._verify(sandbox, img.PACKED_IMAGE, outcome, fd)

@@ -69,10 +69,10 @@ class Conversions:
 
         async def stream(converter: StoreConverter, assignment: Assignment) -> None:
             def work(order: Order) -> int:
-                def tell(done: int) -> None:
+                def report_done(done: int) -> None:
                     order.report(ImagePhase.CONVERTING, before + done, split.virtual_size)
 
-                return converter.stream_range(order, split, index, tell)
+                return converter.stream_range(order, split, index, report_done)
 
             taken = await split_conversions.stored_so_far(self.database, claim)
             left = replace(assignment, room=assignment.room - taken)
@@ -114,9 +114,11 @@ class Conversions:
             if claim.detail.times < _MOST_STARTS:
                 await split_conversions.begin_anew(self.database, claim)
                 return
-            failure = given_up(FailureCode.STORAGE_UNAVAILABLE)
+            failure = too_many_attempts(FailureCode.STORAGE_UNAVAILABLE)
         await split_conversions.fail(self.database, claim, assignment, failure)
-        await asyncio.to_thread(converter.let_go, assignment.result_key, SplitPlan.from_json(claim.detail.shared))
+        await asyncio.to_thread(
+            converter.discard_split, assignment.result_key, SplitPlan.from_json(claim.detail.shared)
+        )
 
     async def _begin(self, claim: Claim[Conversion]) -> Assignment | None:
         return await conversions.begin(self.database, claim, self.settings)
@@ -177,7 +179,7 @@ class Conversions:
         await fail(self.database, claim, assignment, failure)
 
 
-def given_up(code: FailureCode) -> ImageFailed:
+def too_many_attempts(code: FailureCode) -> ImageFailed:
     """The failure of an image whose conversion was attempted too often."""
     if code is FailureCode.STORAGE_UNAVAILABLE:
         return ImageFailed(
@@ -194,6 +196,6 @@ def given_up(code: FailureCode) -> ImageFailed:
     )
 
 
-def pause(attempt: int) -> timedelta:
+def retry_delay(attempt: int) -> timedelta:
     """The delay before a job is retried after its `attempt`-th failure: 1, 2, 4 … seconds, at most five minutes."""
     return timedelta(seconds=min(300, 2 ** (attempt - 1)))

@@ -22,7 +22,7 @@ from workers.folder import pipeline, receipts
 from workers.folder.undoing import undo
 from workers.limits import Limits
 from workers.store.pipeline import convert_in_store
-from workers.store.range_jobs import assemble, let_go, stream_range
+from workers.store.range_jobs import assemble, discard_split, stream_range
 from workers.store.ranges import SplitPlan, ranges_prefix
 
 
@@ -71,7 +71,7 @@ class Converter(Protocol):
         nothing if there is nothing to delete. Raises what the pipelines do.
         """
 
-    def beside(self, result_key: str) -> list[str]:
+    def leftovers(self, result_key: str) -> list[str]:
         """The keys of what conversions left next to a result; they are not needed once the image is ACTIVE."""
 
     def close(self) -> None:
@@ -104,7 +104,7 @@ class FolderConverter:
         task = self._task(order)
         undo(task.source, task.source_size, task.result)
 
-    def beside(self, result_key: str) -> list[str]:
+    def leftovers(self, result_key: str) -> list[str]:
         """As the protocol says: the receipt."""
         return [receipt_of(result_key)]
 
@@ -144,24 +144,24 @@ class StoreConverter:
         result_key = order.assignment.result_key
         for reference in self.bucket.multiparts(result_key):
             self.bucket.abort(result_key, reference)
-        for key in [result_key, *self.beside(result_key)]:
+        for key in [result_key, *self.leftovers(result_key)]:
             self.bucket.delete(key)
 
-    def stream_range(self, order: Order, split: SplitPlan, index: int, tell: Callable[[int], None]) -> int:
-        """Stream a range of a split conversion; `tell` is called with the bytes done of it. See range_jobs."""
+    def stream_range(self, order: Order, split: SplitPlan, index: int, report_done: Callable[[int], None]) -> int:
+        """Stream a range of a split conversion; `report_done` is called with the bytes done of it. See range_jobs."""
         limits = order.within(self.limits)
-        return stream_range(self._task(order), split, index, self.bucket, limits, tell, order.cancelled)
+        return stream_range(self._task(order), split, index, self.bucket, limits, report_done, order.cancelled)
 
     def assemble(self, order: Order, split: SplitPlan) -> Outcome:
         """Finish a split conversion. See range_jobs."""
         return assemble(self._task(order), split, self.bucket, order.within(self.limits), order.report, order.cancelled)
 
-    def let_go(self, result_key: str, split: SplitPlan) -> None:
+    def discard_split(self, result_key: str, split: SplitPlan) -> None:
         """Delete what a split conversion has in the store, as far as the store is available."""
         with suppress(StoreError):
-            let_go(result_key, split, self.bucket)
+            discard_split(result_key, split, self.bucket)
 
-    def beside(self, result_key: str) -> list[str]:
+    def leftovers(self, result_key: str) -> list[str]:
         """As the protocol says: the records of ranges. Raises StoreError."""
         return [key for key, _ in self.bucket.keys(ranges_prefix(result_key))]
 

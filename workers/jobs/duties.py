@@ -72,13 +72,13 @@ class Duties:
         erasure = await conversions.to_erase(self.database, claim)
         for upload in erasure.uploads:
             await self.store.abort_upload(upload)
-        beside = [key for result in erasure.results for key in await self._beside(result)]
-        for key in [*erasure.keys, *beside]:
+        leftovers = [key for result in erasure.results for key in await self._leftovers(result)]
+        for key in [*erasure.keys, *leftovers]:
             await self.store.delete(key)
         await self.database.freeing(lambda: self._finish(claim))
 
-    async def _beside(self, result_key: str) -> list[str]:
-        return await asyncio.to_thread(self.converter.beside, result_key)
+    async def _leftovers(self, result_key: str) -> list[str]:
+        return await asyncio.to_thread(self.converter.leftovers, result_key)
 
     async def _finish(self, claim: Claim[Erase]) -> None:
         async with self.database.transaction() as tx:

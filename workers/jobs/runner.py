@@ -22,7 +22,7 @@ from app.lifecycle import FailureCode, JobKind
 from app.ports import JobQueue
 from app.settings import Settings
 from workers.errors import Cancelled, NotConfined, TurnLost
-from workers.jobs.conversions import Conversions, given_up, pause
+from workers.jobs.conversions import Conversions, retry_delay, too_many_attempts
 from workers.jobs.duties import Duties
 from workers.jobs.turn_clock import MOST_LOST, set_within, too_slow
 
@@ -124,7 +124,7 @@ class JobRunner:
         except DatabaseUnavailable as error:
             # Not the job's fault, so it costs no attempt. If this fails too, the lease expires.
             log.warning("job.without_database", job=claim.job_id, kind=claim.kind, reason=str(error))
-            await jobs.hand_back(self.database, claim, delay=pause(claim.attempt), failed=False)
+            await jobs.hand_back(self.database, claim, delay=retry_delay(claim.attempt), failed=False)
         except NotConfined as error:
             # Not the job's fault either: it waits for a worker that can do it.
             log.error("job.not_confined", job=claim.job_id, reason=str(error))
@@ -155,13 +155,13 @@ class JobRunner:
         code = FailureCode.STORAGE_UNAVAILABLE if storage else FailureCode.INTERNAL
         if claim.attempt >= self.settings.job_attempts and await self._give_up(claim, code):
             return
-        await jobs.hand_back(self.database, claim, delay=pause(claim.attempt))
+        await jobs.hand_back(self.database, claim, delay=retry_delay(claim.attempt))
 
     async def _give_up(self, claim: Claim[Any], code: FailureCode) -> bool:
         """Set the image of a conversion to ERROR; return False for other jobs, which are retried forever."""
         if claim.kind not in CONVERSIONS:
             return False
-        await self.conversions.give_up(claim, given_up(code))
+        await self.conversions.give_up(claim, too_many_attempts(code))
         return True
 
     @asynccontextmanager

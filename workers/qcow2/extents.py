@@ -91,7 +91,7 @@ def check(extents: Extents, virtual_size: int, readable: int) -> None:
         end = offset + length
 
 
-def coarse_enough(virtual_size: int) -> int:
+def cluster_size_for(virtual_size: int) -> int:
     """The cluster size that keeps the tables of a disk of this size small: 64 KiB, and larger beyond 1 TiB."""
     size = USUAL_CLUSTER
     while size < COARSEST_CLUSTER and virtual_size > size * MOST_CLUSTERS:
@@ -107,7 +107,7 @@ def fitting_cluster(extents: Extents, virtual_size: int) -> int | None:
     ends = (start + length for start, length, _ in extents if start + length != virtual_size)
     bits = reduce(or_, extents.starts, 0) | reduce(or_, extents.offsets, 0) | reduce(or_, ends, 0)
     aligned = bits & -bits or COARSEST_CLUSTER
-    size = min(coarse_enough(virtual_size), aligned)
+    size = min(cluster_size_for(virtual_size), aligned)
     return size if size >= FINEST_CLUSTER else None
 
 

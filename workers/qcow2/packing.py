@@ -45,7 +45,7 @@ class Disk:
 class Packed:
     """A packed batch: a number for each of its clusters (see PackedRange), its plain and its compressed clusters.
 
-    `buffer` holds the plain clusters; return it to the packer (`give_back`) once they are no longer needed.
+    `buffer` holds the plain clusters; return it to the packer (`release`) once they are no longer needed.
     """
 
     sizes: "array[int]"
@@ -114,7 +114,7 @@ class Packer:
         self._idle.append(buffer)
         return Packed(sizes, memoryview(few), compressed)
 
-    def give_back(self, packed: Packed) -> None:
+    def release(self, packed: Packed) -> None:
         """Return the buffer of a batch whose plain clusters are no longer needed."""
         if packed.buffer is not None:
             self._idle.append(packed.buffer)

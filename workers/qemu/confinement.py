@@ -23,7 +23,7 @@ from typing import Self
 
 from workers.errors import NotConfined, QemuMissing
 from workers.limits import Bounds, Limits
-from workers.qemu.programs import SYSTEM, beside_system, resolved
+from workers.qemu.programs import SYSTEM, outside_system, resolved
 
 SOURCE = "source"
 SOURCE_SOCKET = "source.sock"
@@ -108,7 +108,7 @@ def confinement_for(limits: Limits, workspace: Path) -> Confinement:
     qemu_img = resolved(limits.qemu_img)
     bubblewrap = shutil.which("bwrap") if limits.use_bubblewrap else None
     if bubblewrap is not None:
-        shown = beside_system((limits.qemu_img, limits.qemu_nbd, *_WRAPPERS))
+        shown = outside_system((limits.qemu_img, limits.qemu_nbd, *_WRAPPERS))
         confinement = Confinement(qemu_img, bubblewrap, user, shown)
         if _works(confinement, limits.for_info(), workspace):
             return confinement
@@ -120,7 +120,7 @@ def confinement_for(limits: Limits, workspace: Path) -> Confinement:
     return confinement
 
 
-def tried_out(limits: Limits) -> Confinement:
+def check_confinement(limits: Limits) -> Confinement:
     """Test which confinement conversions have on this machine. Raises QemuMissing, NotConfined, OSError."""
     with TemporaryDirectory(prefix="images-") as folder:
         workspace = Path(folder)

@@ -55,7 +55,7 @@ class Export:
             if time.monotonic() > deadline:
                 raise QemuTimedOut(f"qemu-nbd did not answer within {_LONGEST_START:g} s")
 
-    def why_it_ended(self) -> BaseException | None:
+    def exit_error(self) -> BaseException | None:
         """The error that ended the process, if it has ended or ends within a few seconds."""
         self._attending.join(_LAST_WORDS)
         return self._ended_by
@@ -69,8 +69,10 @@ class Export:
 
     def _attend(self) -> None:
         try:
-            stderr, code = processes.attend(self._process, self._sandbox, "nbd", self._bounds, lambda piece: None)
-            self._ended_by = processes.named("nbd", code, stderr)
+            stderr, code = processes.wait_for_exit(
+                self._process, self._sandbox, "nbd", self._bounds, lambda piece: None
+            )
+            self._ended_by = processes.exit_error("nbd", code, stderr)
         except BaseException as error:
             self._ended_by = error
 
@@ -94,7 +96,7 @@ def export(sandbox: Sandbox, image: Image, bounds: Bounds, connections: int = 4)
             running.wait_until_ready()
             yield running
         except QemuFailed as error:
-            reason = running.why_it_ended()
+            reason = running.exit_error()
             if isinstance(reason, QemuError | Cancelled):
                 raise reason from error
             raise

@@ -41,9 +41,9 @@ def run(
     """
     command = sandbox.confinement.command(arguments, bounds)
     with blaming_source(sandbox):
-        stderr, code = attend(start(sandbox, command), sandbox, arguments[0], bounds, sink)
+        stderr, code = wait_for_exit(start(sandbox, command), sandbox, arguments[0], bounds, sink)
         if code not in accepted:
-            raise named(arguments[0], code, stderr)
+            raise exit_error(arguments[0], code, stderr)
 
 
 @contextmanager
@@ -75,7 +75,7 @@ def start(sandbox: Sandbox, command: Sequence[str]) -> "subprocess.Popen[bytes]"
         raise QemuMissing(f"{command[0]} can't be started: {error.strerror}") from error
 
 
-def attend(
+def wait_for_exit(
     process: "subprocess.Popen[bytes]", sandbox: Sandbox, subcommand: str, bounds: Bounds, sink: Sink
 ) -> tuple[str, int]:
     """Wait for a process to end; return its standard error and its exit code. It never outlives this call.
@@ -107,7 +107,7 @@ def run_for_output(
 
 
 @dataclass(slots=True)
-class _Complaints:
+class _StderrTail:
     """The end of what a process wrote to its standard error."""
 
     text: bytes = b""
@@ -119,9 +119,9 @@ class _Complaints:
 def _watch(process: "subprocess.Popen[bytes]", sandbox: Sandbox, subcommand: str, bounds: Bounds, sink: Sink) -> str:
     """Read both outputs until they and the process end; return the end of its standard error."""
     deadline = time.monotonic() + bounds.wall_seconds
-    complaints = _Complaints()
+    stderr_tail = _StderrTail()
     with selectors.DefaultSelector() as selector:
-        for stream, taker in ((process.stdout, sink), (process.stderr, complaints.add)):
+        for stream, taker in ((process.stdout, sink), (process.stderr, stderr_tail.add)):
             if stream is not None:
                 selector.register(stream, selectors.EVENT_READ, taker)
         while selector.get_map() or process.poll() is None:
@@ -137,7 +137,7 @@ def _watch(process: "subprocess.Popen[bytes]", sandbox: Sandbox, subcommand: str
                     key.data(piece)
                 else:
                     selector.unregister(key.fileobj)
-    return complaints.text.decode("utf-8", "replace").strip()
+    return stderr_tail.text.decode("utf-8", "replace").strip()
 
 
 def _wait_shortly(process: "subprocess.Popen[bytes]") -> None:
@@ -147,7 +147,7 @@ def _wait_shortly(process: "subprocess.Popen[bytes]") -> None:
         return
 
 
-def named(subcommand: str, code: int, stderr: str) -> QemuError:
+def exit_error(subcommand: str, code: int, stderr: str) -> QemuError:
     """The error for an exit code; a code above 128 is a signal, as reported by the wrapper of the process."""
     if code < 0 or code > 128:
         return QemuStopped(subcommand, -code if code < 0 else code - 128)

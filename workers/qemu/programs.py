@@ -20,13 +20,13 @@ def resolved(program: str) -> str:
     return os.path.abspath(path) if path else program
 
 
-def beside_system(programs: Sequence[str]) -> tuple[str, ...]:
+def outside_system(programs: Sequence[str]) -> tuple[str, ...]:
     """Folders and files outside the system's own that these programs need, parents before their content."""
-    return _beside_system(tuple(resolved(program) for program in programs))
+    return _outside_system(tuple(resolved(program) for program in programs))
 
 
 @cache
-def _beside_system(paths: tuple[str, ...]) -> tuple[str, ...]:
+def _outside_system(paths: tuple[str, ...]) -> tuple[str, ...]:
     needed = {place for path in paths if os.path.isabs(path) for place in _needs(path)}
     shown: list[str] = []
     for place in sorted(needed):

@@ -118,7 +118,7 @@ class Assembly:
 
     def _copy(self, source: StoredObject, pieces: Sequence[Piece]) -> list[tuple[int, str]]:
         """Let the store copy pieces of the source into parts, several at a time."""
-        tell = self.progress.of(ImagePhase.CONVERTING, sum(piece.length for piece in pieces))
+        report_done = self.progress.of(ImagePhase.CONVERTING, sum(piece.length for piece in pieces))
         parts: list[tuple[int, str]] = []
         done = 0
         with ThreadPoolExecutor(_COPYING, "copying") as copying:
@@ -132,7 +132,7 @@ class Assembly:
                 for number, (piece, copied) in enumerate(zip(pieces, waiting, strict=True), FIRST + 1):
                     parts.append((number, copied.result()))
                     done += piece.length
-                    tell(done)
+                    report_done(done)
             except BaseException:
                 copying.shutdown(wait=False, cancel_futures=True)
                 raise
@@ -140,10 +140,10 @@ class Assembly:
 
     def _complete(self, body: Body, length: int, parts: Sequence[tuple[int, str]], stored: Stored) -> None:
         """Send the first part and complete the upload. May be repeated."""
-        tell = self.progress.of(ImagePhase.STORING, length)
+        report_done = self.progress.of(ImagePhase.STORING, length)
         try:
             first = self.bucket.put_part(self.key, self.reference, FIRST, body, length)
-            tell(length)
+            report_done(length)
             self.bucket.complete(self.key, self.reference, [(FIRST, first), *parts])
         except UploadClosed:
             # An earlier attempt completed the same result from the same source; it will still be verified.

@@ -90,7 +90,7 @@ class NbdServer:
             thread.join()
         self.readers.shutdown(cancel_futures=True)
 
-    def note(self, error: Exception) -> None:
+    def record_error(self, error: Exception) -> None:
         """Record an error of the store, if it is the first."""
         with self._lock:
             self.failure = self.failure or error
@@ -183,7 +183,7 @@ class _Transmission:
             try:
                 pieces = self.source.pieces(offset, self._inside(offset, length))
             except Exception as error:
-                self.server.note(error)
+                self.server.record_error(error)
                 self._reply(nbd.EIO, handle)
             else:
                 self._succeed(handle, length, pieces)

@@ -23,7 +23,7 @@ from workers.convert.task import ConversionTask
 from workers.errors import SourceDamaged, UnsoundResult
 from workers.inspection.refusals import check_stored_size
 from workers.limits import Limits, PartRules
-from workers.qcow2.extents import coarse_enough
+from workers.qcow2.extents import cluster_size_for
 from workers.qcow2.packing import Packer
 from workers.qemu import img
 from workers.qemu.confinement import Sandbox
@@ -85,7 +85,7 @@ class Place:
 def packing(sandbox: StoredSandbox, subject: Subject, plan: StreamPlan, *, compress: bool) -> Iterator[Packer]:
     """A packer for the disk of a source, during the block. Raises ImageFailed if the disk can't be read."""
     with blaming_image(), reading(sandbox, sandbox.source, subject, plan.extents) as disk:
-        yield Packer(disk, coarse_enough(subject.virtual_size), compress=compress)
+        yield Packer(disk, cluster_size_for(subject.virtual_size), compress=compress)
 
 
 def verified(place: Place, result_key: str, made: Outcome) -> Outcome:
@@ -141,13 +141,13 @@ class _Attempt:
         self, sandbox: StoredSandbox, subject: Subject, plan: StreamPlan, assembly: Assembly
     ) -> Outcome | SplitPlan:
         place, limits = self.place, self.place.limits
-        tell = place.progress.of(ImagePhase.CONVERTING, subject.virtual_size)
+        report_done = place.progress.of(ImagePhase.CONVERTING, subject.virtual_size)
         with packing(sandbox, subject, plan, compress=limits.compress) as packer:
             most = limits.split_bytes
             if most is not None and packer.most_data(0, packer.clusters) > most:
                 return split_up(packer, most, assembly.reference, subject, compress=limits.compress)
             target = Target(place.bucket, assembly.key, assembly.reference, assembly.numbers(limits.parts))
-            streaming = Streaming(packer, limits.parts, place.progress.cancelled, tell)
+            streaming = Streaming(packer, limits.parts, place.progress.cancelled, report_done)
             streamed = streaming.stream(0, packer.clusters, target, limits.max_stored_size)
         stored = assembly.packed(subject.virtual_size, packer.cluster_size, [(0, streamed)], limits)
         return subject.converted(Way.COPY, stored.stored_size, stored.file_size)

@@ -16,7 +16,7 @@ from workers.limits import Limits
 from workers.store.assembling import Assembly
 from workers.store.pipeline import Place, packing, verified
 from workers.store.planning import plan_stream
-from workers.store.ranges import SplitPlan, read_back, written_down
+from workers.store.ranges import SplitPlan, decode_record, encode_record
 from workers.store.streaming import Streaming, Target
 
 
@@ -26,10 +26,10 @@ def stream_range(
     index: int,
     bucket: Bucket,
     limits: Limits,
-    tell: Callable[[int], None],
+    report_done: Callable[[int], None],
     cancelled: threading.Event,
 ) -> int:
-    """Send a range's data and record the outcome; blocks. `tell` is called with the bytes of the disk done.
+    """Send a range's data and record the outcome; blocks. `report_done` is called with the bytes of the disk done.
 
     Returns how many bytes its clusters take in the store. Raises what `convert_in_store` does; SplitLost if the upload
     is no longer open.
@@ -47,11 +47,11 @@ def stream_range(
             target = Target(bucket, task.result, split.reference, split.numbers(index, limits.parts))
             first, last = split.cuts[index : index + 2]
             try:
-                streaming = Streaming(packer, limits.parts, cancelled, tell)
+                streaming = Streaming(packer, limits.parts, cancelled, report_done)
                 streamed = streaming.stream(first, last, target, limits.max_stored_size)
             except UploadClosed as error:
                 raise SplitLost("the upload is no longer open") from error
-    bucket.put(split.key(task.result, index), written_down(streamed, last - first))
+    bucket.put(split.key(task.result, index), encode_record(streamed, last - first))
     return streamed.stored_size
 
 
@@ -71,7 +71,7 @@ def assemble(
     assembly = Assembly(bucket, task.result, split.reference, place.progress)
     try:
         ranges = [
-            (first, read_back(_whole(bucket, split.key(task.result, index)), last - first, split.cluster_size))
+            (first, decode_record(_whole(bucket, split.key(task.result, index)), last - first, split.cluster_size))
             for index, (first, last) in enumerate(pairwise(split.cuts))
         ]
         stored = assembly.packed(split.virtual_size, split.cluster_size, ranges, limits)
@@ -93,7 +93,7 @@ def _whole(bucket: Bucket, key: str) -> bytes:
     return bucket.read(key, 0, bucket.size(key))
 
 
-def let_go(result_key: str, split: SplitPlan, bucket: Bucket) -> None:
+def discard_split(result_key: str, split: SplitPlan, bucket: Bucket) -> None:
     """Abort the upload of a failed split conversion, and delete the records of its ranges. Raises StoreError."""
     bucket.abort(result_key, split.reference)
     for index in range(split.count):

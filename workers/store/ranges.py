@@ -105,7 +105,7 @@ def cut_evenly(packer: Packer, size: int) -> tuple[int, ...]:
     return (0, *inner, packer.clusters)
 
 
-def written_down(streamed: Streamed, clusters: int) -> bytes:
+def encode_record(streamed: Streamed, clusters: int) -> bytes:
     """The record of a streamed range of `clusters` clusters, to be stored: with a number for each cluster."""
     sizes = array("I", bytes(4 * clusters))
     for place, found in streamed.stretches:
@@ -114,7 +114,7 @@ def written_down(streamed: Streamed, clusters: int) -> bytes:
     return head + b"\n" + zlib.compress(_little_endian(sizes).tobytes(), 1)
 
 
-def read_back(body: bytes, clusters: int, cluster_size: int) -> Streamed:
+def decode_record(body: bytes, clusters: int, cluster_size: int) -> Streamed:
     """Read the record of a range of `clusters` clusters of `cluster_size` bytes.
 
     Raises SplitLost if the record is damaged or does not fit the range.

@@ -127,7 +127,7 @@ class _Run:
         stretches: list[tuple[int, array[int]]] = []
         part = self._begun(0)
         for batch, packed in self._packed(packing, first, last):
-            self._tell(first, batch + len(packed.sizes))
+            self._report_done(first, batch + len(packed.sizes))
             self._stop_if_cancelled()
             if not packed.length:
                 continue
@@ -138,7 +138,7 @@ class _Run:
             self._add(part, batch, packed)
             if self.room is not None and part.begin + part.length > self.room:
                 raise over_quota()
-        self._tell(first, last)
+        self._report_done(first, last)
         # Nothing follows the end of the disk, so the last part may be short.
         final = last == self.packer.clusters
         rest = self._end(sending, part, final=final, alone=final and not first)
@@ -163,7 +163,7 @@ class _Run:
         batch, packed = ahead.popleft()
         return batch, packed.result()
 
-    def _tell(self, first: int, done: int) -> None:
+    def _report_done(self, first: int, done: int) -> None:
         size = self.packer.cluster_size
         self.progress(min(done * size, self.packer.disk.size) - first * size)
 
@@ -188,7 +188,7 @@ class _Run:
         if part.kept:
             part.packed.append(packed)
         else:
-            self.packer.give_back(packed)
+            self.packer.release(packed)
 
     def _end(self, sending: ThreadPoolExecutor, part: _Part, *, final: bool, alone: bool) -> bytes:
         """Pad the last cluster, and the last part if it is too short; return a single short part, do not send it."""
@@ -215,7 +215,7 @@ class _Run:
         number, part, put = self.sending.popleft()
         self.sent.append((number, put.result()))
         for packed in part.packed:
-            self.packer.give_back(packed)
+            self.packer.release(packed)
 
     def _put(self, number: int, part: _Part) -> str:
         target = self.target
@@ -231,7 +231,7 @@ class _Run:
             yield packed.plain
             yield from packed.compressed
             if not part.kept:
-                self.packer.give_back(packed)
+                self.packer.release(packed)
         yield bytes(part.padding)
 
 

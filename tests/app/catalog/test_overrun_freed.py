@@ -53,7 +53,7 @@ class Scripted:
             raise self.undoing.pop()
         self.undone.append(order.assignment.result_key)
 
-    def beside(self, result_key: str) -> list[str]:
+    def leftovers(self, result_key: str) -> list[str]:
         return []
 
     def close(self) -> None:
