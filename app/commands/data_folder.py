@@ -83,7 +83,7 @@ def _close(path: Path, kind: int) -> None:
 
 
 @contextmanager
-def held_alone(settings: Settings) -> Iterator[None]:
+def locked_data_folder(settings: Settings) -> Iterator[None]:
     """Lock the data folder against every other `images up` as long as this process runs.
 
     The kernel releases the lock when the process ends for any reason. `images serve` and `images work` need no lock:

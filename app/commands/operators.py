@@ -14,7 +14,7 @@ from rich.table import Table
 from app.adapters.chosen import messaging
 from app.client.commands.all import add_user_commands
 from app.commands import connection_file
-from app.commands.data_folder import held_alone, make_folders
+from app.commands.data_folder import locked_data_folder, make_folders
 from app.commands.doctor import Finding, findings
 from app.commands.fsck import add_fsck_command
 from app.commands.metrics_port import metrics_port
@@ -53,7 +53,7 @@ def up(data: Data = None, host: Host = None, port: Port = None) -> None:
     """Run everything in this process: database, object store, API and workers."""
     settings = settings_from(data=data, host=host, port=port)
     make_folders(settings, always=True)
-    with held_alone(settings):
+    with locked_data_folder(settings):
         migrate_all(settings, data_folder=True)
         projects = create_projects(settings, ORGANIZATION, PROJECTS, ADMIN, ADMIN)
         bound = listen(settings.host, settings.port)

@@ -69,7 +69,7 @@ class Lock(IntEnum):
     TURNS = 5
 
 
-def taking(lock: Lock) -> Select[Any]:
+def lock_statement(lock: Lock) -> Select[Any]:
     """The statement that acquires a lock until the end of the transaction."""
     return select(func.pg_advisory_xact_lock(_LOCK_SPACE, int(lock)))
 
@@ -79,7 +79,7 @@ def on_postgresql(session: AsyncSession) -> bool:
     return session.get_bind().dialect.name == "postgresql"
 
 
-def limiting(seconds: float) -> Select[Any]:
+def time_limit_statement(seconds: float) -> Select[Any]:
     """The statement that limits each later statement of the transaction to `seconds`."""
     return select(func.set_config("statement_timeout", f"{round(1000 * seconds)}ms", True))
 

@@ -54,7 +54,7 @@ class Transaction:
     async def alone(self, lock: Lock) -> None:
         """Acquire a lock until the end of the transaction. Does nothing on SQLite, which has a single writer."""
         if self.many_writers:
-            await self.session.execute(postgres.taking(lock))
+            await self.session.execute(postgres.lock_statement(lock))
 
     async def write_events(self) -> None:
         """Append the events to the feed in the order of commits: other transactions wait until this one ends.
@@ -110,7 +110,7 @@ class Database:
         async with asyncio.timeout(seconds), self.read() as session:
             if self.many_writers:
                 # In case this process can't stop the statement, the server stops it.
-                await session.execute(postgres.limiting(seconds))
+                await session.execute(postgres.time_limit_statement(seconds))
             yield session
 
     @asynccontextmanager

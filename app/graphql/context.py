@@ -235,7 +235,7 @@ class Context:
 Info = strawberry.Info[Context, None]
 
 
-def asks_for(info: strawberry.Info[Any, Any], name: str) -> bool:
+def selects(info: strawberry.Info[Any, Any], name: str) -> bool:
     """Whether the operation selects the subfield `name` of the current field; True if in doubt."""
     return any(
         _may_hold(selection, name)

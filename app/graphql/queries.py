@@ -16,7 +16,7 @@ from app.catalog.feed.items import happened, resync_required
 from app.catalog.images import ImageOrder, sort_key
 from app.catalog.people import access, tenancy
 from app.errors import InvalidInput, NotFound, UserMistake
-from app.graphql.context import Context, Info, asks_for
+from app.graphql.context import Context, Info, selects
 from app.graphql.enums import OrderDirection
 from app.graphql.inputs import ImageFilter, ImageLookup, ImageOrderInput
 from app.graphql.scalars import EventCursor
@@ -118,7 +118,7 @@ class Query:
         # The page and the position are read from one snapshot of the database, so that no event falls between them.
         async with reading() as session:
             page = await images.list_images(session, viewer, project_id, wanted, order, window, descending=descending)
-            position = await event_log.newest_position(session) if asks_for(info, "asOf") else 0
+            position = await event_log.newest_position(session) if selects(info, "asOf") else 0
 
         def row_cursor(row: ImageRow) -> str:
             return cursor_for(name, sort_key(row, order), row.id)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from app.commands.data_folder import held_alone, make_folders
+from app.commands.data_folder import locked_data_folder, make_folders
 from app.errors import SettingsError
 from app.settings import Settings
 from tests.e2e.client import Client
@@ -144,13 +144,17 @@ def test_the_lock_goes_with_a_process_that_is_killed(tmp_path: Path) -> None:
 def test_a_program_that_outlives_its_gateway_does_not_keep_the_lock(tmp_path: Path) -> None:
     settings = Settings(data=tmp_path / "data")
     make_folders(settings, always=True)
-    with held_alone(settings):
+    with locked_data_folder(settings):
         child = subprocess.Popen(["sleep", "60"], close_fds=False)
 
     try:
-        with held_alone(settings):
+        with locked_data_folder(settings):
             pass
-        with held_alone(settings), pytest.raises(SettingsError, match=f"process {os.getpid()}"), held_alone(settings):
+        with (
+            locked_data_folder(settings),
+            pytest.raises(SettingsError, match=f"process {os.getpid()}"),
+            locked_data_folder(settings),
+        ):
             pass
     finally:
         child.send_signal(signal.SIGKILL)

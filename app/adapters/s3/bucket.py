@@ -83,11 +83,11 @@ class Bucket:
 
     def size(self, key: str) -> int:
         """The size of an object, in bytes. Raises ObjectMissing."""
-        return self.look(key).size
+        return self.stat(key).size
 
-    def look(self, key: str) -> StoredObject:
+    def stat(self, key: str) -> StoredObject:
         """Size, ETag and time of change of an object. Raises ObjectMissing."""
-        return self._retries.attempt(partial(self._orders.look, key))
+        return self._retries.attempt(partial(self._orders.stat, key))
 
     def read(self, key: str, offset: int, length: int) -> bytes:
         """Exactly `length` bytes from `offset`. Raises ObjectMissing; StoreUnavailable past the end of the object."""
@@ -190,7 +190,7 @@ class Bucket:
         digests = b"".join(_digest(etag) for _, etag in parts)
         whole = hashlib.md5(digests, usedforsecurity=False).hexdigest()
         try:
-            return self.look(key).etag == f"{whole}-{len(parts)}"
+            return self.stat(key).etag == f"{whole}-{len(parts)}"
         except ObjectMissing:
             return False
 

@@ -89,7 +89,7 @@ class Orders:
 
     # ------------------------------------------------------------ objects
 
-    def look(self, key: str) -> StoredObject:
+    def stat(self, key: str) -> StoredObject:
         found = self._client.stat_object(self._bucket, self._path(key))
         return StoredObject(found.size or 0, found.etag or "", found.last_modified or datetime.now(UTC))
 

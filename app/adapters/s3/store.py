@@ -83,7 +83,7 @@ class S3Store:
 
     def _open(self, key: str, size: int, part_size: int) -> UploadHandle:
         try:
-            self._bucket.look(key)
+            self._bucket.stat(key)
         except ObjectMissing:
             return UploadHandle(key, self._bucket.open_multipart(key), size, part_size)
         raise UploadClosed("the object already exists")
@@ -131,7 +131,7 @@ class S3Store:
     def _sealed(self, upload: UploadHandle) -> StoredObject:
         """The object that the upload became. Raises UploadClosed when there is none of its size."""
         try:
-            made = self._bucket.look(upload.key)
+            made = self._bucket.stat(upload.key)
         except ObjectMissing:
             raise UploadClosed("the upload is not open") from None
         if made.size != upload.size:

@@ -80,17 +80,17 @@ async def find_image(api: Api, wanted: str, project: str | None) -> ImageImage:
         pass
     by_name = ProjectImageName(name=wanted, project_id=await find_project(api, project))
     try:
-        return found((await api.image(ImageLookup(name=by_name))).image)
+        return require_image((await api.image(ImageLookup(name=by_name))).image)
     except NotFound:
         raise NotFound(f"There is no image with the id or name {wanted}.") from None
 
 
 async def image_by_id(api: Api, image_id: str) -> ImageImage:
     """The image with this id. Raises NotFound."""
-    return found((await api.image(ImageLookup(id=image_id))).image)
+    return require_image((await api.image(ImageLookup(id=image_id))).image)
 
 
-def found(image: Given | None) -> Given:
+def require_image(image: Given | None) -> Given:
     """The image of a response. Raises NotFound if it is null."""
     if image is None:
         raise NotFound("There is no such image.")

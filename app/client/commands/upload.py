@@ -113,7 +113,7 @@ async def _upload(
             uploading = Uploading(
                 at.api, at.http, disk, source, described, record, reporter, effort.policy, effort.jobs
             )
-            image: ImageFields = await uploading.bring()
+            image: ImageFields = await uploading.upload()
             if effort.wait:
                 image = await settled(at.api, image.id, reporter, effort.policy)
             for warning in image.warnings:

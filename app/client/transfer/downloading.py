@@ -14,7 +14,7 @@ from typing import Any
 
 import httpx
 
-from app.client.api.catalogue import found
+from app.client.api.catalogue import require_image
 from app.client.api.gateway import Api, present
 from app.client.errors import AddressRefused, NoAnswer, NotReachable, Refused, UnusableFile
 from app.client.generated.download import DownloadImage
@@ -131,7 +131,7 @@ class Downloading:
 
     async def _download(self) -> DownloadImage:
         by_id = ImageLookup(id=self.image.id)
-        image = found((await self.policy.until_done(lambda: self.api.download(by_id))).image)
+        image = require_image((await self.policy.until_done(lambda: self.api.download(by_id))).image)
         if image.download is None:
             raise Refused(
                 f"The image can't be downloaded: its status is {image.status}.",

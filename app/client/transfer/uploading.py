@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import httpx
 
-from app.client.api.catalogue import found
+from app.client.api.catalogue import require_image
 from app.client.api.gateway import Api, present
 from app.client.errors import ClientError, NotFound, Refused, UnusableFile
 from app.client.generated.enums import ImageStatus, UserErrorCode
@@ -36,8 +36,8 @@ class Uploading:
     policy: RetryPolicy
     jobs: int
 
-    async def bring(self) -> ImageFields:
-        """The image, once the gateway has all its bytes or accepts no more. Raises ClientError."""
+    async def upload(self) -> ImageFields:
+        """Send the file; the image, once the gateway has all bytes or accepts no more. Raises ClientError."""
         image = await self._resumed() or await self._created()
         async for attempt in self.policy.attempts(lambda error: isinstance(error, Refused)):
             with attempt:
@@ -161,4 +161,4 @@ class Uploading:
 
     async def _read(self, image_id: str) -> ImageAndUploadFields:
         by_id = ImageLookup(id=image_id)
-        return found((await self.policy.until_done(lambda: self.api.image_and_upload(by_id))).image)
+        return require_image((await self.policy.until_done(lambda: self.api.image_and_upload(by_id))).image)

@@ -26,7 +26,7 @@ def run(connection: Connection) -> None:
     """Apply the missing migrations."""
     if connection.dialect.name == "postgresql":
         # A second process waits here, and then finds nothing to do.
-        connection.execute(postgres.taking(postgres.Lock.MIGRATION))
+        connection.execute(postgres.lock_statement(postgres.Lock.MIGRATION))
     # SQLite changes a table by recreating it, which batch mode does.
     context.configure(
         connection=connection,

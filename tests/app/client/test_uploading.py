@@ -143,7 +143,7 @@ async def bring(
         async with session_with(gateway) as (at, server):
             source = asdict(file.state)
             uploading = Uploading(at.api, at.http, file, source, described, record, reporter, policy, jobs=2)
-            image = await uploading.bring()
+            image = await uploading.upload()
         return image, ["PUT" if asked.method == "PUT" else asked.operation for asked in server.asked]
 
 
