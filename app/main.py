@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
@@ -14,12 +15,13 @@ from starlette.routing import BaseRoute, Route, WebSocketRoute
 from app.adapters.chosen import Messaging, reserve_of, storage_of
 from app.adapters.folder.store import FolderStore
 from app.adapters.tokens import SecretTokens, tokens_of
+from app.catalog import uploads
+from app.catalog.catalogue import Catalogue
 from app.catalog.feed.live import Feed
 from app.catalog.feed.progress import ProgressBoard, Throttle
 from app.catalog.people.revocations import Revocations
 from app.catalog.signed_requests import SignedRequests
 from app.catalog.upload_progress import UploadMeter
-from app.catalog.uploads import Uploads
 from app.database.sessions import Database
 from app.graphql.context import Gateway
 from app.graphql.endpoint import authenticator, graphql_endpoint
@@ -42,12 +44,11 @@ def create_app(settings: Settings, channels: Messaging) -> tuple[Starlette, Gate
         settings.database_address, channels.announce, connections=settings.database_connections, reserve=reserve
     )
     storage = storage_of(settings)
-    store = storage.store
-    uploads = Uploads(database, store, settings)
+    catalogue = Catalogue(database, storage.store, settings)
     board = ProgressBoard()
     revocations = Revocations(database)
     feed = Feed(database, wakeups, board, settings.feed_ring, settings.poll_seconds, revocations.refresh)
-    gateway = Gateway(settings, database, store, uploads, feed, board)
+    gateway = Gateway(catalogue, feed, board)
 
     tokens = tokens_of(settings)
     own_tokens = tokens if isinstance(tokens, SecretTokens) else None
@@ -80,25 +81,25 @@ def create_app(settings: Settings, channels: Messaging) -> tuple[Starlette, Gate
         WebSocketRoute("/graphql", endpoint),
         Route("/graphiql/signin", sign_in.answer, methods=["POST", "GET", "PUT", "PATCH", "DELETE"]),
         graphiql_assets(),
-        *health_routes({"database": database.check, "store": store.check}, {"broker": queue.check}),
+        *health_routes({"database": database.check, "store": storage.store.check}, {"broker": queue.check}),
     ]
     if settings.metrics_port is None:
         routes.append(metrics_route(lambda request: authenticate(bearer_token(request.headers.get("authorization")))))
     # An S3 store serves the bytes itself.
-    routes += storage.by_kind(lambda folder: _object_routes(folder, uploads, wakeups), lambda _: [])
+    routes += storage.by_kind(lambda folder: _object_routes(folder, catalogue, wakeups), lambda _: [])
     app = Starlette(routes=routes, lifespan=lifespan, middleware=_cross_origin(settings))
     return app, endpoint
 
 
-def _object_routes(store: FolderStore, uploads: Uploads, wakeups: Wakeups) -> list[Route]:
+def _object_routes(store: FolderStore, catalogue: Catalogue, wakeups: Wakeups) -> list[Route]:
     """The routes through which clients upload to a folder and download from it."""
-    settings = uploads.settings
-    meter = UploadMeter(uploads, wakeups, Throttle(settings.progress_seconds))
+    settings = catalogue.settings
+    meter = UploadMeter(catalogue, wakeups, Throttle(settings.progress_seconds))
     return object_routes(
         store,
-        uploads.head_arrived,
+        partial(uploads.head_arrived, catalogue),
         meter.arrived,
-        permission=SignedRequests(uploads),
+        permission=SignedRequests(catalogue),
         allowed_origins=settings.allowed_origins,
     )
 

@@ -14,8 +14,8 @@ from app.adapters.folder.store import FolderStore
 from app.adapters.messaging.dramatiq_queue import DramatiqQueue
 from app.adapters.messaging.redis_queue import PatientBroker, RedisQueue
 from app.adapters.s3.store import S3Store
+from app.catalog.catalogue import Catalogue
 from app.catalog.upload_progress import UploadSurvey
-from app.catalog.uploads import Uploads
 from app.database.sessions import Database
 from app.errors import SettingsError
 from app.models import Event, Job
@@ -61,12 +61,13 @@ class Workers:
         self._storage = storage_of(settings)
         self._database = _database(settings, announce)
         self._converter = _converter(settings, self._storage)
-        duties = Duties(self._database, self._storage.store, self._converter)
-        conversions = Conversions(self._database, wakeups, self._converter, settings)
+        catalogue = Catalogue(self._database, self._storage.store, settings)
+        duties = Duties(catalogue, self._converter)
+        conversions = Conversions(catalogue, wakeups, self._converter)
         sending = queue or DramatiqQueue(broker)
         self._runner = JobRunner(self._database, duties, conversions, settings, sending)
         declare_actors(broker, self._runner.run)
-        self._schedule = _schedule(settings, self._database, self._storage, sending, wakeups) if scheduled else None
+        self._schedule = _schedule(catalogue, self._storage, sending, wakeups) if scheduled else None
         self._worker = dramatiq.Worker(broker, worker_threads=settings.workers, worker_timeout=_POLL_MS)
         if isinstance(broker, PatientBroker):
             # Jobs that this process can't start at once are left to others.
@@ -111,7 +112,7 @@ async def run_sweeps(
     """Run only the schedule, in the current event loop, until `stopped` is set."""
     storage, database = storage_of(settings), _database(settings, announce)
     try:
-        schedule = _schedule(settings, database, storage, queue, wakeups)
+        schedule = _schedule(Catalogue(database, storage.store, settings), storage, queue, wakeups)
         schedule.start()
         await asyncio.to_thread(stopped.wait)
         await schedule.stop()
@@ -142,13 +143,11 @@ def _converter(settings: Settings, storage: Storage) -> Converter:
     return storage.by_kind(in_place, in_store)
 
 
-def _schedule(settings: Settings, database: Database, storage: Storage, queue: JobQueue, wakeups: Wakeups) -> Schedule:
-    store = storage.store
-    uploads = Uploads(database, store, settings)
-    survey = UploadSurvey(uploads, wakeups, settings.progress_seconds)
+def _schedule(catalogue: Catalogue, storage: Storage, queue: JobQueue, wakeups: Wakeups) -> Schedule:
+    survey = UploadSurvey(catalogue, wakeups, catalogue.settings.progress_seconds)
     return storage.by_kind(
-        lambda folder: Schedule(database, store, queue, uploads, settings, work=folder.work),
-        lambda _: Schedule(database, store, queue, uploads, settings, survey=survey),
+        lambda folder: Schedule(catalogue, queue, work=folder.work),
+        lambda _: Schedule(catalogue, queue, survey=survey),
     )
 
 

@@ -15,19 +15,18 @@ from sqlmodel import col, select
 
 from app.catalog import images, quotas, sources
 from app.catalog.bill import ledger
+from app.catalog.catalogue import Catalogue
 from app.catalog.outcome import Outcome
 from app.catalog.people.tenancy import LOCKED
 from app.catalog.uploads import NO_FAILURE, give_up, handle_of
 from app.catalog.work import jobs
 from app.catalog.work.jobs import Claim
 from app.catalog.work.kinds import Conversion, Erase, Hash, InspectHead
-from app.database.sessions import Database
 from app.errors import ImageFailed
 from app.lifecycle import Aspect, DiskFormat, ImageStatus, JobKind, JobState, UploadState
 from app.models import Blob, Image, Job, Project, Source, Upload, now
 from app.object_keys import id_of_blob_before_0006, is_ours
-from app.ports import ObjectStore, UploadHandle
-from app.settings import Settings
+from app.ports import UploadHandle
 from app.sizes import GIB
 
 _AT_ONCE = 1000  # maximum values of one IN
@@ -52,9 +51,9 @@ class Assignment:
     room: int
 
 
-async def begin(database: Database, claim: Claim[Conversion], settings: Settings) -> Assignment | None:
+async def begin(catalogue: Catalogue, claim: Claim[Conversion]) -> Assignment | None:
     """Begin a conversion and set its image to SAVING. Returns None when nothing is left to do."""
-    async with database.transaction() as tx:
+    async with catalogue.database.transaction() as tx:
         image = await tx.session.get(Image, claim.image_id, with_for_update=LOCKED)
         source = await tx.session.get(Source, claim.detail.source)
         if image is None or source is None or image.deleted_at or not source.kept:
@@ -73,24 +72,22 @@ async def begin(database: Database, claim: Claim[Conversion], settings: Settings
             result_key=source.key_of_result,
             declared_format=source.declared_format,
             declared_sha256=source.declared_sha256,
-            room=await quotas.room_of(tx.session, image, settings),
+            room=await quotas.room_of(tx.session, image, catalogue.settings),
         )
 
 
-async def succeed(
-    database: Database, claim: Claim[Conversion], assignment: Assignment, outcome: Outcome, settings: Settings
-) -> None:
+async def succeed(catalogue: Catalogue, claim: Claim[Conversion], assignment: Assignment, outcome: Outcome) -> None:
     """Set an image whose result is stored and verified to ACTIVE, drop its source, and start a job for its SHA-256.
 
     Raises ImageFailed when the project has no room for it; then nothing is written, and the job is still held.
     """
-    async with database.transaction() as tx:
+    async with catalogue.database.transaction() as tx:
         # The lock makes conversions of a project check one after the other how much room is left.
         await tx.session.get_one(Project, assignment.project_id, with_for_update=LOCKED)
         image = await tx.session.get_one(Image, assignment.image_id, with_for_update=LOCKED)
         await jobs.finish(tx, claim)
-        if outcome.stored_size > await quotas.room_of(tx.session, image, settings):
-            raise await quotas.overrun(tx.session, image, settings, outcome.stored_size)
+        if outcome.stored_size > await quotas.room_of(tx.session, image, catalogue.settings):
+            raise await quotas.overrun(tx.session, image, catalogue.settings, outcome.stored_size)
         blob = Blob(
             id=assignment.result_id,
             key=assignment.result_key,
@@ -117,17 +114,17 @@ async def succeed(
         jobs.start(tx, Hash(blob=blob.id), image_id=image.id)
 
 
-async def fail(database: Database, claim: Claim[Conversion], assignment: Assignment, failure: ImageFailed) -> None:
+async def fail(catalogue: Catalogue, claim: Claim[Conversion], assignment: Assignment, failure: ImageFailed) -> None:
     """Set the image of a failed conversion to ERROR. The source is kept for a retry."""
-    async with database.transaction() as tx:
+    async with catalogue.database.transaction() as tx:
         image = await tx.session.get_one(Image, assignment.image_id, with_for_update=LOCKED)
         await jobs.finish(tx, claim)
         await images.fail(tx, image, failure)
 
 
-async def refuse_early(database: Database, claim: Claim[InspectHead], failure: ImageFailed | None) -> None:
+async def refuse_early(catalogue: Catalogue, claim: Claim[InspectHead], failure: ImageFailed | None) -> None:
     """Finish the inspection of an upload's beginning; with a failure, refuse the upload before the rest arrives."""
-    async with database.transaction() as tx:
+    async with catalogue.database.transaction() as tx:
         image = await tx.session.get(Image, claim.image_id, with_for_update=LOCKED)
         query = select(Upload).where(Upload.source_id == claim.detail.source, Upload.state == UploadState.OPEN)
         upload = (await tx.session.execute(query)).scalar_one_or_none()
@@ -136,27 +133,27 @@ async def refuse_early(database: Database, claim: Claim[InspectHead], failure: I
             await give_up(tx, image, UploadState.REFUSED, failure)
 
 
-async def blob_to_hash(database: Database, claim: Claim[Hash]) -> Blob | None:
+async def blob_to_hash(catalogue: Catalogue, claim: Claim[Hash]) -> Blob | None:
     """The blob of a HASH job; None when it is gone, so that nothing is left to do."""
-    async with database.transaction() as tx:
+    async with catalogue.database.transaction() as tx:
         blob = await tx.session.get(Blob, claim.detail.blob)
         if blob is None:
             await jobs.finish(tx, claim)
         return blob
 
 
-async def keep_hash(database: Database, claim: Claim[Hash], sha256: str) -> None:
+async def keep_hash(catalogue: Catalogue, claim: Claim[Hash], sha256: str) -> None:
     """Store the SHA-256 of a blob, then set and publish it for every image that names the blob.
 
     This takes two transactions, since images are locked before blobs, and an image may be copied in between: a copy is
     made with the blob's row locked, so the second transaction finds the copy, or the copy finds the SHA-256.
     """
-    async with database.transaction() as tx:
+    async with catalogue.database.transaction() as tx:
         await jobs.hold(tx, claim)
         blob = await tx.session.get(Blob, claim.detail.blob, with_for_update=LOCKED)
         if blob is not None:
             blob.sha256 = sha256
-    async with database.transaction() as tx:
+    async with catalogue.database.transaction() as tx:
         query = select(Image).where(
             Image.blob_id == claim.detail.blob, col(Image.sha256).is_(None), col(Image.deleted_at).is_(None)
         )
@@ -176,13 +173,13 @@ class Erasure:
     results: list[str]
 
 
-async def to_erase(database: Database, claim: Claim[Erase]) -> Erasure:
+async def to_erase(catalogue: Catalogue, claim: Claim[Erase]) -> Erasure:
     """What an ERASE job has to free.
 
     For each source, this includes the result of a conversion that ended too late to be used.
     """
     ids = claim.detail.sources
-    async with database.read() as session:
+    async with catalogue.database.read() as session:
         found = (await session.execute(select(Source).where(col(Source.id).in_(ids)))).scalars().all()
         uploads = (await session.execute(select(Upload).where(col(Upload.source_id).in_(ids)))).scalars().all()
         results = [source.key_of_result for source in found]
@@ -192,26 +189,24 @@ async def to_erase(database: Database, claim: Claim[Erase]) -> Erasure:
     return Erasure([handle_of(upload) for upload in uploads], keys, results)
 
 
-async def orphans(
-    database: Database, store: ObjectStore, age: timedelta, owner_of: Callable[[str], str]
-) -> AsyncIterator[str]:
+async def orphans(catalogue: Catalogue, age: timedelta, owner_of: Callable[[str], str]) -> AsyncIterator[str]:
     """Keys of objects and open uploads that have not changed for `age`, and whose owner no row names.
 
     `owner_of` returns the key that an object belongs to. Other programs' objects in the same store are ignored. Raises
     StoreUnavailable.
     """
-    async for batch in store.batches():
+    async for batch in catalogue.store.batches():
         before = now() - age
         owners = {key: owner_of(key) for key, changed in batch if changed < before and is_ours(key)}
         if not owners:
             continue
         # Read after the objects were listed: an object gets its row before it is older than `age`.
-        named = await named_keys(database, set(owners.values()))
+        named = await named_keys(catalogue, set(owners.values()))
         for key in [key for key, owner in owners.items() if owner not in named]:
             yield key
 
 
-async def named_keys(database: Database, keys: Collection[str]) -> set[str]:
+async def named_keys(catalogue: Catalogue, keys: Collection[str]) -> set[str]:
     """The keys that a row names, or that a job is about to erase."""
     old_ids = [blob_id for key in keys if (blob_id := id_of_blob_before_0006(key))]
     of_source = or_(
@@ -219,7 +214,7 @@ async def named_keys(database: Database, keys: Collection[str]) -> set[str]:
         col(Source.result_key).in_(keys),
         and_(col(Source.result_key).is_(None), col(Source.result_id).in_(old_ids)),
     )
-    async with database.read() as session:
+    async with catalogue.database.read() as session:
         named = set((await session.execute(select(Blob.key).where(col(Blob.key).in_(keys)))).scalars())
         kept = select(Source).where(of_source, col(Source.kept).is_(True))
         for source in (await session.execute(kept)).scalars():

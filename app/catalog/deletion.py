@@ -5,6 +5,7 @@ from sqlmodel import col, select
 
 from app.catalog import sharing, sources
 from app.catalog.bill import ledger
+from app.catalog.catalogue import Catalogue, Written
 from app.catalog.feed import event_log
 from app.catalog.feed.details import Deleted
 from app.catalog.people import access
@@ -12,7 +13,7 @@ from app.catalog.people.access import Right
 from app.catalog.revisions import require_revision
 from app.catalog.work import jobs
 from app.catalog.work.kinds import Erase
-from app.database.sessions import Database, Transaction
+from app.database.sessions import Transaction
 from app.errors import ProtectedImage
 from app.lifecycle import UploadState
 from app.models import Blob, Image, now
@@ -20,19 +21,17 @@ from app.viewer import Viewer
 
 
 async def delete_image(
-    database: Database, viewer: Viewer, image_id: str, expected_revision: int | None
-) -> tuple[str, int | None]:
+    catalogue: Catalogue, viewer: Viewer, image_id: str, expected_revision: int | None
+) -> Written[Image]:
     """Delete an image, start the job that frees its bytes, and publish that to everyone who could see it.
 
     Raises NotFound, Forbidden, StaleRevision, ProtectedImage.
     """
-    return await database.freeing(lambda: _delete(database, viewer, image_id, expected_revision))
+    return await catalogue.database.freeing(lambda: _delete(catalogue, viewer, image_id, expected_revision))
 
 
-async def _delete(
-    database: Database, viewer: Viewer, image_id: str, expected_revision: int | None
-) -> tuple[str, int | None]:
-    async with database.transaction() as tx:
+async def _delete(catalogue: Catalogue, viewer: Viewer, image_id: str, expected_revision: int | None) -> Written[Image]:
+    async with catalogue.database.transaction() as tx:
         image = await access.image_for(tx.session, viewer, image_id, Right.MANAGE, lock=True)
         require_revision(image.revision, expected_revision)
         if image.protected:
@@ -49,7 +48,7 @@ async def _delete(
         image.revision += 1
         if blob_id is not None:
             await _drop_blob(tx, image, blob_id)
-    return image.id, tx.position
+    return Written(image, tx.position)
 
 
 async def _drop_blob(tx: Transaction, image: Image, blob_id: str) -> None:

@@ -17,11 +17,10 @@ from sqlalchemy import ColumnElement
 from sqlmodel import col, select
 
 from app.catalog import conversions, lost_bytes, sources
-from app.database.sessions import Database
+from app.catalog.catalogue import Catalogue
 from app.errors import ObjectMissing
 from app.lifecycle import FailureCode, ImageStatus
 from app.models import Blob, Image, Source
-from app.ports import ObjectStore
 
 _PAGE = 500
 # Concurrent requests to the store.
@@ -59,8 +58,7 @@ class Fsck:
     Without `repair`, nothing is changed.
     """
 
-    database: Database
-    store: ObjectStore
+    catalogue: Catalogue
     grace: timedelta
     owner_of: Callable[[str], str]
     repair: bool = False
@@ -88,7 +86,7 @@ class Fsck:
 
     async def _page_of_blobs(self, after: str) -> Sequence[Blob]:
         query = select(Blob).where(col(Blob.id) > after).order_by(col(Blob.id)).limit(_PAGE)
-        async with self.database.read() as session:
+        async with self.catalogue.database.read() as session:
             return (await session.execute(query)).scalars().all()
 
     async def _lost(self, blob: Blob, size: int | None) -> AsyncIterator[Finding]:
@@ -105,7 +103,7 @@ class Fsck:
         (size,) = await self._sizes([blob.key])
         if image_id is None or size == blob.file_size:
             return False
-        return await lost_bytes.lose(self.database, image_id, blob.id)
+        return await lost_bytes.lose(self.catalogue, image_id, blob.id)
 
     async def _restored(self, blobs: Sequence[Blob]) -> AsyncIterator[Finding]:
         """Images that an earlier run set to ERROR, and whose objects are back."""
@@ -114,19 +112,19 @@ class Fsck:
         async for image_id in self._images(*lost, Image.status == ImageStatus.ERROR):
             message = "the image is in ERROR because its object was missing, but the object is back"
             finding = Finding(Problem.RESTORED_OBJECT, message, image_id)
-            yield await self._repaired(finding, lambda: lost_bytes.restore(self.database, finding.image_id or ""))  # noqa: B023
+            yield await self._repaired(finding, lambda: lost_bytes.restore(self.catalogue, finding.image_id or ""))  # noqa: B023
 
     async def _sources(self) -> AsyncIterator[Finding]:
         """Images in ERROR that are marked as retriable although their uploaded bytes are missing."""
         waiting = (Image.status == ImageStatus.ERROR, col(Image.failure_retriable).is_(True), sources.is_kept())
         async for image_id in self._images(*waiting):
-            async with self.database.read() as session:
+            async with self.catalogue.database.read() as session:
                 source = await sources.kept_source(session, image_id)
             if source is None or not await self._is_gone(source):
                 continue
             message = "retryImage can't succeed: the uploaded bytes are missing"
             finding = Finding(Problem.MISSING_SOURCE, message, image_id, source.key, source.size)
-            yield await self._repaired(finding, lambda: lost_bytes.lose_source(self.database, finding.image_id or ""))  # noqa: B023
+            yield await self._repaired(finding, lambda: lost_bytes.lose_source(self.catalogue, finding.image_id or ""))  # noqa: B023
 
     async def _is_gone(self, source: Source) -> bool:
         """Whether a source is missing. In a folder, a conversion may already have moved it to the key of the result."""
@@ -136,12 +134,12 @@ class Fsck:
     # ------------------------------------------------------------ objects without rows
 
     async def _objects(self) -> AsyncIterator[Finding]:
-        async for key in conversions.orphans(self.database, self.store, self.grace, self.owner_of):
+        async for key in conversions.orphans(self.catalogue, self.grace, self.owner_of):
             finding = Finding(Problem.ORPHANED_OBJECT, "no row names the object", key=key)
             yield await self._repaired(finding, lambda: self._delete(key))  # noqa: B023
 
     async def _delete(self, key: str) -> bool:
-        await self.store.delete(key)
+        await self.catalogue.store.delete(key)
         return True
 
     # ------------------------------------------------------------ reservations
@@ -150,7 +148,7 @@ class Fsck:
         async for image_id in self._images(lost_bytes.reserved_by_nothing()):
             message = "the image reserves quota, but has no source that could use it"
             finding = Finding(Problem.STALE_RESERVATION, message, image_id)
-            yield await self._repaired(finding, lambda: lost_bytes.free_quota(self.database, finding.image_id or ""))  # noqa: B023
+            yield await self._repaired(finding, lambda: lost_bytes.free_quota(self.catalogue, finding.image_id or ""))  # noqa: B023
 
     # ------------------------------------------------------------
 
@@ -162,7 +160,7 @@ class Fsck:
         after = ""
         while True:
             query = select(Image.id).where(col(Image.id) > after, col(Image.deleted_at).is_(None), *conditions)
-            async with self.database.read() as session:
+            async with self.catalogue.database.read() as session:
                 ids = (await session.execute(query.order_by(col(Image.id)).limit(_PAGE))).scalars().all()
             for image_id in ids:
                 yield image_id
@@ -177,7 +175,7 @@ class Fsck:
         async def size(key: str) -> int | None:
             async with slots:
                 try:
-                    return await self.store.size(key)
+                    return await self.catalogue.store.size(key)
                 except ObjectMissing:
                     return None
 

@@ -14,6 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
 from app import metrics
+from app.catalog.catalogue import Catalogue, Written
 from app.catalog.feed import event_log
 from app.catalog.feed.details import Failure, StatusChanged, Updated
 from app.catalog.pages import Page, Window, merged_ids, merged_pages, read_page
@@ -22,7 +23,7 @@ from app.catalog.people.access import Right, Sight
 from app.catalog.revisions import require_revision
 from app.catalog.text_search import contains
 from app.catalog.texts import is_text, name_key
-from app.database.sessions import Database, Transaction
+from app.database.sessions import Transaction
 from app.errors import Conflict, ImageFailed
 from app.lifecycle import TRANSITIONS, Aspect, ImageStatus, ImageType, ImageVisibility
 from app.models import TABLES, Image, ImageRow, now
@@ -235,13 +236,10 @@ class ImagePatch:
 
 
 async def update_image(
-    database: Database, viewer: Viewer, image_id: str, patch: ImagePatch, expected_revision: int | None
-) -> tuple[Image, int | None]:
-    """Change an image. Returns it and the feed position of the change, None if nothing differed.
-
-    Raises NotFound, Forbidden, StaleRevision.
-    """
-    async with database.transaction() as tx:
+    catalogue: Catalogue, viewer: Viewer, image_id: str, patch: ImagePatch, expected_revision: int | None
+) -> Written[Image]:
+    """Change an image. Publishes nothing if no value differs. Raises NotFound, Forbidden, StaleRevision."""
+    async with catalogue.database.transaction() as tx:
         image, held = await access.image_and_access(tx.session, viewer, image_id, Right.EDIT, lock=True)
         if Aspect.PROTECTION in patch.values:
             held.require(Right.MANAGE, ("protected",))
@@ -254,7 +252,7 @@ async def update_image(
         if changed:
             values = {name: value for columns in changed.values() for name, value in columns.items()}
             await change(tx, image, list(changed), actor=viewer.subject, **values)
-    return image, tx.position
+    return Written(image, tx.position)
 
 
 async def change(

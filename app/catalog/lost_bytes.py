@@ -9,9 +9,10 @@ from sqlmodel import col, select
 
 from app.catalog import images, sources
 from app.catalog.bill import ledger
+from app.catalog.catalogue import Catalogue
 from app.catalog.people.tenancy import LOCKED
 from app.catalog.uploads import NO_FAILURE
-from app.database.sessions import Database, Transaction
+from app.database.sessions import Transaction
 from app.errors import ImageFailed
 from app.lifecycle import Aspect, FailureCode, ImageStatus
 from app.models import Blob, Image, Project
@@ -28,12 +29,12 @@ _SOURCE_LOST = ImageFailed(
 )
 
 
-async def lose(database: Database, image_id: str, blob_id: str) -> bool:
+async def lose(catalogue: Catalogue, image_id: str, blob_id: str) -> bool:
     """Set an ACTIVE image to ERROR because its bytes are lost. Returns False when it has changed in the meantime.
 
     It no longer counts against the quota, and its entry in the ledger is closed.
     """
-    async with database.transaction() as tx:
+    async with catalogue.database.transaction() as tx:
         image = await _locked(tx, image_id)
         if image is None or image.status != ImageStatus.ACTIVE or image.blob_id != blob_id:
             return False
@@ -43,9 +44,9 @@ async def lose(database: Database, image_id: str, blob_id: str) -> bool:
     return True
 
 
-async def restore(database: Database, image_id: str) -> bool:
+async def restore(catalogue: Catalogue, image_id: str) -> bool:
     """Set an image whose lost bytes are back to ACTIVE. Returns False when it has changed in the meantime."""
-    async with database.transaction() as tx:
+    async with catalogue.database.transaction() as tx:
         image = await _locked(tx, image_id)
         if image is None or image.failure_code != FailureCode.DATA_LOST or image.blob_id is None:
             return False
@@ -55,9 +56,9 @@ async def restore(database: Database, image_id: str) -> bool:
     return True
 
 
-async def lose_source(database: Database, image_id: str) -> bool:
+async def lose_source(catalogue: Catalogue, image_id: str) -> bool:
     """Mark an image in ERROR as not retriable: its uploaded bytes are lost. Returns False when it has changed."""
-    async with database.transaction() as tx:
+    async with catalogue.database.transaction() as tx:
         image = await _locked(tx, image_id)
         source = await sources.kept_source(tx.session, image_id)
         if image is None or source is None or image.status != ImageStatus.ERROR:
@@ -81,9 +82,9 @@ def reserved_by_nothing() -> ColumnElement[bool]:
     return and_(col(Image.reserved_size) > 0, ~sources.is_kept())
 
 
-async def free_quota(database: Database, image_id: str) -> bool:
+async def free_quota(catalogue: Catalogue, image_id: str) -> bool:
     """Release the quota of an image that has no source. Returns False when that is no longer the case."""
-    async with database.transaction() as tx:
+    async with catalogue.database.transaction() as tx:
         image = await _locked(tx, image_id)
         if image is None:
             return False

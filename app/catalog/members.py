@@ -6,6 +6,7 @@ from sqlalchemy import func
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
+from app.catalog.catalogue import Catalogue, Written
 from app.catalog.feed import event_log
 from app.catalog.pages import Page, Window, read_page
 from app.catalog.people import tenancy
@@ -34,14 +35,14 @@ async def count_members(session: AsyncSession, project_id: str) -> int:
 
 
 async def set_member(
-    database: Database,
+    catalogue: Catalogue,
     viewer: Viewer,
     project_id: str,
     subject: str,
     role: ProjectRole,
     expected_revision: int | None = None,
-) -> tuple[Project, int | None]:
-    """Set the role of a member, or add one. Returns the project and the feed position, None if nothing changed.
+) -> Written[Project]:
+    """Set the role of a member, or add one. Publishes nothing if the member already has the role.
 
     Raises NotFound, Forbidden, InvalidInput, StaleRevision, Conflict (for the last admin).
     """
@@ -64,12 +65,12 @@ async def set_member(
         member.role = role
         return True
 
-    return await _change_members(database, viewer, project_id, expected_revision, change)
+    return await _change_members(catalogue, viewer, project_id, expected_revision, change)
 
 
 async def remove_member(
-    database: Database, viewer: Viewer, project_id: str, subject: str, expected_revision: int | None = None
-) -> tuple[Project, int | None]:
+    catalogue: Catalogue, viewer: Viewer, project_id: str, subject: str, expected_revision: int | None = None
+) -> Written[Project]:
     """Remove a member from a project. Raises NotFound, Forbidden, StaleRevision, Conflict (for the last admin)."""
 
     async def change(tx: Transaction, project: Project) -> bool:
@@ -82,24 +83,24 @@ async def remove_member(
         await tx.session.delete(member)
         return True
 
-    return await _change_members(database, viewer, project_id, expected_revision, change)
+    return await _change_members(catalogue, viewer, project_id, expected_revision, change)
 
 
 async def _change_members(
-    database: Database,
+    catalogue: Catalogue,
     viewer: Viewer,
     project_id: str,
     expected_revision: int | None,
     change: Callable[[Transaction, Project], Awaitable[bool]],
-) -> tuple[Project, int | None]:
+) -> Written[Project]:
     """Change the members of a project with its row locked; `change` returns whether anything differs."""
-    async with database.transaction() as tx:
+    async with catalogue.database.transaction() as tx:
         project = await tenancy.project_for(tx.session, viewer, project_id, ProjectRole.ADMIN, lock=True)
         require_revision(project.revision, expected_revision, "project")
         if await change(tx, project):
             project.revision += 1
             event_log.members_changed(tx, project.id, actor=viewer.subject)
-    return project, tx.position
+    return Written(project, tx.position)
 
 
 async def _require_another_admin(session: AsyncSession, member: Membership) -> None:
@@ -139,7 +140,7 @@ async def _require_administered(tx: Transaction, organization: Organization, own
         )
 
 
-# ---------------------------------------------------------------- for operators
+# ---------------------------------------------------------------- for operators, whose commands open only the database
 
 
 async def found(

@@ -1,4 +1,4 @@
-"""Requests for new images: validates them, and builds the rows of the image, its source and its upload."""
+"""The input of createImage: validates it, and builds the rows of a new image, its source and its upload."""
 
 import hashlib
 import json
@@ -8,12 +8,10 @@ from datetime import timedelta
 from pathlib import PurePosixPath
 from typing import Any
 
-from sqlalchemy.ext.asyncio import AsyncSession
-
 from app.catalog import texts
-from app.errors import Conflict, InvalidInput, NotFound, TooLarge, UnsupportedFormat
+from app.errors import InvalidInput, TooLarge, UnsupportedFormat
 from app.lifecycle import Architecture, DiskFormat
-from app.models import IdempotencyKey, Image, Source, Upload, new_id, now
+from app.models import Image, Source, Upload, new_id, now
 from app.settings import Settings
 from app.sizes import MIB, exactly
 from app.viewer import Viewer
@@ -115,41 +113,6 @@ def _upload_of(image: Image, new: NewUpload, settings: Settings) -> Upload:
         source=source,
         part_size=_part_size(new, settings),
         expires_at=now() + timedelta(seconds=settings.upload_idle_seconds),
-    )
-
-
-async def made_before(session: AsyncSession, new: NewImage) -> Image | None:
-    """The image that an earlier request with the same idempotency key created. Raises Conflict, NotFound."""
-    if new.idempotency_key is None:
-        return None
-    known = await session.get(IdempotencyKey, (new.project_id, new.idempotency_key))
-    if known is None:
-        return None
-    if known.fingerprint != new.fingerprint():
-        raise Conflict(
-            "The idempotency key was already used for a different request.",
-            field=("idempotencyKey",),
-            hint="Use a new key for each new image.",
-        )
-    image = await session.get_one(Image, known.image_id)
-    if image.deleted_at is not None:
-        raise NotFound(
-            "The image created with this idempotency key has been deleted.",
-            field=("idempotencyKey",),
-            hint="Use a new key.",
-        )
-    return image
-
-
-def remembered(new: NewImage, image: Image) -> IdempotencyKey | None:
-    """The row by which a later request with the same key finds the image; None for a request without a key."""
-    if new.idempotency_key is None:
-        return None
-    return IdempotencyKey(
-        project_id=new.project_id,
-        key=new.idempotency_key,
-        fingerprint=new.fingerprint(),
-        image_id=image.id,
     )
 
 

@@ -12,9 +12,9 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
 from app import metrics
+from app.catalog.catalogue import Catalogue, Written
 from app.catalog.people import tenancy
 from app.catalog.revisions import require_revision
-from app.database.sessions import Database
 from app.errors import Forbidden, ImageFailed, InvalidInput, QuotaExceeded
 from app.lifecycle import FailureCode, ImageType
 from app.models import Image, Project
@@ -124,18 +124,24 @@ async def overrun(session: AsyncSession, image: Image, settings: Settings, size:
 
 
 async def set_quota(
-    database: Database, viewer: Viewer, project_id: str, limits: Mapping[str, int | None], expected_revision: int | None
-) -> tuple[Project, int | None]:
+    catalogue: Catalogue,
+    viewer: Viewer,
+    project_id: str,
+    limits: Mapping[str, int | None],
+    expected_revision: int | None,
+) -> Written[Project]:
     """Set limits of a project, by column; None restores the deployment's default. Other limits stay unchanged.
 
-    A limit below the current use blocks only new images. Raises NotFound, Forbidden, InvalidInput, StaleRevision.
+    A limit below the current use blocks only new images. Publishes nothing: limits are not in the feed.
+
+    Raises NotFound, Forbidden, InvalidInput, StaleRevision.
     """
     for name, value in limits.items():
         if value is not None and value < 0:
             raise InvalidInput(
                 "A limit can't be negative.", field=(LIMITS[name],), hint="Set it to null to restore the default."
             )
-    async with database.transaction() as tx:
+    async with catalogue.database.transaction() as tx:
         project = await tenancy.project_for(tx.session, viewer, project_id, lock=True)
         if not await tenancy.governs(tx.session, viewer, project.organization_id):
             raise Forbidden(
@@ -148,7 +154,7 @@ async def set_quota(
         for name, value in changed.items():
             setattr(project, name, value)
         project.revision += bool(changed)
-    return project, tx.position
+    return Written(project, tx.position)
 
 
 # The columns of limits, and their names in the API.

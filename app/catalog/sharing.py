@@ -14,6 +14,7 @@ from sqlmodel import col, select
 from sqlmodel.sql.expression import SelectOfScalar
 
 from app.catalog import images
+from app.catalog.catalogue import Catalogue, Written
 from app.catalog.feed import event_log
 from app.catalog.feed.details import ShareChanged
 from app.catalog.pages import Page, Window, read_page
@@ -21,7 +22,7 @@ from app.catalog.people import access, tenancy
 from app.catalog.people.access import Right
 from app.catalog.people.tenancy import LOCKED, is_id
 from app.catalog.revisions import require_revision
-from app.database.sessions import Database, Transaction
+from app.database.sessions import Transaction
 from app.errors import Conflict, DifferentOrganization, InvalidInput, NotFound, NotTargetAdmin
 from app.lifecycle import (
     SHARE_ANSWERS,
@@ -38,8 +39,6 @@ from app.viewer import Viewer
 
 _SHARE = TABLES.tables["image_share"].c
 _IMAGE = TABLES.tables["image"].c
-
-Changed = tuple[ImageShare, int | None]
 
 
 # ---------------------------------------------------------------- reading
@@ -114,14 +113,14 @@ async def _count(session: AsyncSession, shares: SelectOfScalar[ImageShare]) -> i
 
 
 async def share_image(
-    database: Database, viewer: Viewer, image_id: str, project_id: str, grant: ShareGrant, *, offer: bool
-) -> Changed:
-    """Share an image. Returns the share and its feed position, None if the image was already shared this way.
+    catalogue: Catalogue, viewer: Viewer, image_id: str, project_id: str, grant: ShareGrant, *, offer: bool
+) -> Written[ImageShare]:
+    """Share an image. Publishes nothing if it was already shared this way.
 
     An admin of both projects shares immediately; an admin of only the image's project has to `offer`.
     Raises NotFound, Forbidden, InvalidInput, NotReady, DifferentOrganization, NotTargetAdmin, Conflict.
     """
-    async with database.transaction() as tx:
+    async with catalogue.database.transaction() as tx:
         image = await access.image_for(tx.session, viewer, image_id, Right.SHARE, lock=True)
         await _require_sibling(tx.session, image, project_id)
         _require_shareable(image)
@@ -139,31 +138,33 @@ async def share_image(
             _require_same_grant(share, grant)
         elif (share.state, share.grant) != (state, grant):
             await _change(tx, image, share, viewer, state=state, grant=grant, shared_by=viewer.subject)
-    return share, tx.position
+    return Written(share, tx.position)
 
 
 async def update_share(
-    database: Database, viewer: Viewer, share_id: str, grant: ShareGrant, expected_revision: int | None
-) -> Changed:
+    catalogue: Catalogue, viewer: Viewer, share_id: str, grant: ShareGrant, expected_revision: int | None
+) -> Written[ImageShare]:
     """Change what a share grants to the target project. Raises NotFound, Forbidden, StaleRevision."""
-    async with database.transaction() as tx:
+    async with catalogue.database.transaction() as tx:
         share, image = await _share_to_change(tx, viewer, share_id, expected_revision)
         if share.grant != grant:
             await _change(tx, image, share, viewer, grant=grant)
-    return share, tx.position
+    return Written(share, tx.position)
 
 
-async def revoke_share(database: Database, viewer: Viewer, share_id: str, expected_revision: int | None) -> Changed:
+async def revoke_share(
+    catalogue: Catalogue, viewer: Viewer, share_id: str, expected_revision: int | None
+) -> Written[ImageShare]:
     """Revoke a share in any state: the target project can no longer see the image.
 
-    Returns the share as it was, and the feed position. Raises NotFound, Forbidden, StaleRevision.
+    Returns the share as it was. Raises NotFound, Forbidden, StaleRevision.
     """
-    async with database.transaction() as tx:
+    async with catalogue.database.transaction() as tx:
         share, image = await _share_to_change(tx, viewer, share_id, expected_revision)
         await tx.session.delete(share)
         _publish(tx, image, share, viewer, accepted=share.state == ShareState.ACCEPTED, revoked=True)
         await _update_visibility(tx, image, viewer)
-    return share, tx.position
+    return Written(share, tx.position)
 
 
 async def end_all(tx: Transaction, image: Image, *, actor: str) -> None:
@@ -181,13 +182,13 @@ async def end_all(tx: Transaction, image: Image, *, actor: str) -> None:
 
 
 async def answer_share(
-    database: Database, viewer: Viewer, share_id: str, answer: ShareState, expected_revision: int | None
-) -> Changed:
+    catalogue: Catalogue, viewer: Viewer, share_id: str, answer: ShareState, expected_revision: int | None
+) -> Written[ImageShare]:
     """Accept or decline an offer, or decline an accepted share. A repeated answer changes nothing.
 
     Raises NotFound, NotTargetAdmin, StaleRevision, Conflict (the offer was declined before).
     """
-    async with database.transaction() as tx:
+    async with catalogue.database.transaction() as tx:
         share, image = await _share_for(tx, viewer, share_id)
         if await tenancy.role_in(tx.session, viewer, share.project_id) != ProjectRole.ADMIN:
             raise NotTargetAdmin(
@@ -204,7 +205,7 @@ async def answer_share(
                     hint="Ask an admin of the image's project to offer it again.",
                 )
             await _change(tx, image, share, viewer, state=answer)
-    return share, tx.position
+    return Written(share, tx.position)
 
 
 # ---------------------------------------------------------------- for both

@@ -7,8 +7,9 @@ no row: it was signed into the request, and such requests expire with their toke
 
 from dataclasses import dataclass
 
+from app.catalog.catalogue import Catalogue
 from app.catalog.people import access
-from app.catalog.uploads import Uploads, ended
+from app.catalog.uploads import ended, upload_for
 from app.errors import Forbidden, NotFound, UploadClosed
 from app.lifecycle import ImageStatus, ProjectRole, UploadState
 from app.models import Blob
@@ -20,13 +21,13 @@ from app.viewer import Viewer
 class SignedRequests:
     """Checks signed requests whose bytes pass through the gateway."""
 
-    uploads: Uploads
+    catalogue: Catalogue
 
     async def require_upload(self, asker: Asker | None, key: str) -> None:
         """Raises NotFound, Forbidden, UploadEnded, UploadClosed unless a part may still be sent to the object `key`."""
         known = _known(asker)
-        async with self.uploads.database.read() as session:
-            upload, image = await self.uploads.upload_for(session, _viewer(known), known.target, ProjectRole.MEMBER)
+        async with self.catalogue.database.read() as session:
+            upload, image = await upload_for(session, _viewer(known), known.target, ProjectRole.MEMBER)
         if upload.source.key != key or upload.state == UploadState.COMPLETED:
             raise UploadClosed(f"the upload is {upload.state}")
         if upload.state != UploadState.OPEN:
@@ -35,7 +36,7 @@ class SignedRequests:
     async def require_download(self, asker: Asker | None, key: str) -> None:
         """Raises NotFound or Forbidden unless the user may still see the image and its bytes are the object `key`."""
         known = _known(asker)
-        async with self.uploads.database.read() as session:
+        async with self.catalogue.database.read() as session:
             image = await access.image_for(session, _viewer(known), known.target)
             blob = await session.get(Blob, image.blob_id) if image.blob_id else None
         if blob is None or blob.key != key or image.status != ImageStatus.ACTIVE:

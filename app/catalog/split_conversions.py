@@ -11,20 +11,20 @@ from sqlalchemy import func
 from sqlmodel import col, select
 
 from app.catalog import images
+from app.catalog.catalogue import Catalogue
 from app.catalog.conversions import Assignment
 from app.catalog.people.tenancy import LOCKED
 from app.catalog.work import jobs
 from app.catalog.work.jobs import Claim
 from app.catalog.work.kinds import Assemble, Conversion, Convert, Split, StreamRange
-from app.database.sessions import Database
 from app.errors import ImageFailed
 from app.lifecycle import JobKind, JobState
 from app.models import Image, Job
 
 
-async def split(database: Database, claim: Claim[Conversion], shared: dict[str, Any], count: int) -> None:
+async def split(catalogue: Catalogue, claim: Claim[Conversion], shared: dict[str, Any], count: int) -> None:
     """Replace a conversion's job by `count` jobs that stream one range each. All of them get the plan `shared`."""
-    async with database.transaction() as tx:
+    async with catalogue.database.transaction() as tx:
         await tx.session.get_one(Image, claim.image_id, with_for_update=LOCKED)
         await jobs.finish(tx, claim)
         for index in range(count):
@@ -32,29 +32,29 @@ async def split(database: Database, claim: Claim[Conversion], shared: dict[str, 
             jobs.start(tx, detail, image_id=claim.image_id)
 
 
-async def finished_ranges(database: Database, claim: Claim[StreamRange]) -> list[int]:
+async def finished_ranges(catalogue: Catalogue, claim: Claim[StreamRange]) -> list[int]:
     """The numbers of the image's ranges that are finished."""
-    return [done.range for done in await _finished(database, claim)]
+    return [done.range for done in await _finished(catalogue, claim)]
 
 
-async def stored_so_far(database: Database, claim: Claim[StreamRange]) -> int:
+async def stored_so_far(catalogue: Catalogue, claim: Claim[StreamRange]) -> int:
     """The bytes that the finished ranges of the image take in the store."""
-    return sum(done.stored or 0 for done in await _finished(database, claim))
+    return sum(done.stored or 0 for done in await _finished(catalogue, claim))
 
 
-async def _finished(database: Database, claim: Claim[StreamRange]) -> list[StreamRange]:
+async def _finished(catalogue: Catalogue, claim: Claim[StreamRange]) -> list[StreamRange]:
     query = select(Job.detail).where(
         Job.image_id == claim.image_id, Job.kind == JobKind.STREAM_RANGE, Job.state == JobState.DONE
     )
-    async with database.read() as session:
+    async with catalogue.database.read() as session:
         done = [StreamRange.from_row(row) for row in (await session.execute(query)).scalars()]
     # A job that was cancelled before its range was finished has no `stored`.
     return [detail for detail in done if detail.shared == claim.detail.shared and detail.stored is not None]
 
 
-async def finish_range(database: Database, claim: Claim[StreamRange], stored: int) -> None:
+async def finish_range(catalogue: Catalogue, claim: Claim[StreamRange], stored: int) -> None:
     """Finish a range that takes `stored` bytes in the store. The last range of an image starts its assembly."""
-    async with database.transaction() as tx:
+    async with catalogue.database.transaction() as tx:
         await tx.session.get_one(Image, claim.image_id, with_for_update=LOCKED)
         await jobs.finish(tx, claim, replace(claim.detail, stored=stored))
         open_ones = select(func.count()).where(
@@ -68,9 +68,9 @@ async def finish_range(database: Database, claim: Claim[StreamRange], stored: in
             jobs.start(tx, whole, image_id=claim.image_id)
 
 
-async def begin_anew(database: Database, claim: Claim[Split]) -> int:
+async def begin_anew(catalogue: Catalogue, claim: Claim[Split]) -> int:
     """Cancel the jobs of a split whose stored ranges are lost, and convert again. Returns how often that happened."""
-    async with database.transaction() as tx:
+    async with catalogue.database.transaction() as tx:
         await tx.session.get_one(Image, claim.image_id, with_for_update=LOCKED)
         await jobs.finish(tx, claim)
         await jobs.cancel_of_image(tx, str(claim.image_id))
@@ -79,17 +79,17 @@ async def begin_anew(database: Database, claim: Claim[Split]) -> int:
         return times
 
 
-async def end_others(database: Database, claim: Claim[Conversion]) -> None:
+async def end_others(catalogue: Catalogue, claim: Claim[Conversion]) -> None:
     """Cancel all other jobs of the image: their workers find that they have lost their leases."""
-    async with database.transaction() as tx:
+    async with catalogue.database.transaction() as tx:
         await tx.session.get_one(Image, claim.image_id, with_for_update=LOCKED)
         await jobs.hold(tx, claim)
         await jobs.cancel_of_image(tx, str(claim.image_id), but=claim.job_id)
 
 
-async def fail(database: Database, claim: Claim[Conversion], assignment: Assignment, failure: ImageFailed) -> None:
+async def fail(catalogue: Catalogue, claim: Claim[Conversion], assignment: Assignment, failure: ImageFailed) -> None:
     """Set the image to ERROR because of one range, and cancel the others. The source is kept."""
-    async with database.transaction() as tx:
+    async with catalogue.database.transaction() as tx:
         image = await tx.session.get_one(Image, assignment.image_id, with_for_update=LOCKED)
         await jobs.finish(tx, claim)
         await jobs.cancel_of_image(tx, image.id)

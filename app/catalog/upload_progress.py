@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 import structlog
 from sqlmodel import col, select
 
+from app.catalog import uploads
+from app.catalog.catalogue import Catalogue
 from app.catalog.feed.progress import Throttle
-from app.catalog.uploads import Uploads
 from app.errors import StoreError
 from app.lifecycle import ImagePhase, UploadState
 from app.models import Image, Source, Upload, now
@@ -39,7 +40,7 @@ class _Meter:
 class UploadMeter:
     """Counts arriving bytes and reports progress, at most once per upload and throttle interval."""
 
-    uploads: Uploads
+    catalogue: Catalogue
     wakeups: Wakeups
     throttle: Throttle
     _arrived: dict[str, int] = field(default_factory=dict)
@@ -65,7 +66,7 @@ class UploadMeter:
         )
 
     async def _meter_of(self, upload_key: str) -> _Meter | None:
-        async with self.uploads.database.read() as session:
+        async with self.catalogue.database.read() as session:
             query = select(Upload, Image).join(Image).join(Source, col(Source.id) == Upload.source_id)
             query = query.where(Source.key == upload_key)
             found = (await session.execute(query)).one_or_none()
@@ -73,7 +74,7 @@ class UploadMeter:
             return None
         upload, image = found
         self._arrived.pop(upload_key, None)
-        before = await self.uploads.received_bytes(upload)
+        before = await uploads.received_bytes(self.catalogue, upload)
         meter = _Meter(image.id, image.project_id, upload.source.size, before)
         self._meters[upload_key] = meter
         while len(self._meters) > _METERED:
@@ -95,7 +96,7 @@ class _Seen:
 class UploadSurvey:
     """Polls the store for received bytes and reports progress. Several processes can do it at the same time."""
 
-    uploads: Uploads
+    catalogue: Catalogue
     wakeups: Wakeups
     seconds: float
     clock: Callable[[], float] = time.monotonic
@@ -123,12 +124,12 @@ class UploadSurvey:
             .order_by(col(Upload.created_at).desc())
             .limit(_AT_MOST)
         )
-        async with self.uploads.database.read() as session:
+        async with self.catalogue.database.read() as session:
             return [(upload, project_id) for upload, project_id in (await session.execute(query)).all()]
 
     async def _poll(self, upload: Upload, project_id: str) -> None:
         try:
-            received = await self.uploads.received_bytes(upload)
+            received = await uploads.received_bytes(self.catalogue, upload)
         except StoreError:  # it is polled again next time
             log.warning("upload.unreadable", upload=upload.id, exc_info=True)
             return

@@ -1,24 +1,21 @@
-"""Uploads: opened with the image, sent part by part directly to the store, then sealed once or aborted."""
+"""Uploads: opened when the image is created, sent part by part directly to the store, then sealed once or aborted."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 
 import structlog
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
-from app.catalog import images, quotas, sources
-from app.catalog.feed import event_log
-from app.catalog.feed.details import Created
-from app.catalog.new_images import NewUpload, draft, made_before, remembered
+from app.catalog import images, sources
+from app.catalog.catalogue import Catalogue, Written
 from app.catalog.people import access, tenancy
 from app.catalog.people.access import Right
 from app.catalog.people.tenancy import LOCKED
 from app.catalog.revisions import require_revision
 from app.catalog.work import jobs
 from app.catalog.work.kinds import Convert, InspectHead
-from app.database.sessions import Database, Transaction
+from app.database.sessions import Transaction
 from app.errors import (
     Conflict,
     ImageFailed,
@@ -28,19 +25,15 @@ from app.errors import (
     PartsMissing,
     StoreError,
     UploadClosed,
-    UserMistake,
     WrongPart,
 )
 from app.lifecycle import Aspect, FailureCode, ImageStatus, ProjectRole, UploadState
 from app.models import Image, Source, Upload, now
-from app.ports import ObjectStore, UploadHandle, UploadReceipt
-from app.settings import Settings
+from app.ports import UploadHandle, UploadReceipt
 from app.sizes import counted, exactly
 from app.viewer import Viewer
 
 log = structlog.get_logger()
-
-_SIZE = ("source", "upload", "size")
 
 
 class UploadEnded(Conflict):
@@ -51,233 +44,194 @@ class UploadEnded(Conflict):
         self.image = image
 
 
-@dataclass(frozen=True, slots=True)
-class Uploads:
-    """The use cases of uploads, over a database and an object store."""
+# ---------------------------------------------------------------- while bytes arrive
 
-    database: Database
-    store: ObjectStore
-    settings: Settings
 
-    async def create_image(self, viewer: Viewer, new: NewUpload) -> tuple[Image, int | None]:
-        """Create an image that waits for its bytes. Returns it and its feed position, None if it existed already.
+async def upload_for(
+    session: AsyncSession,
+    viewer: Viewer,
+    upload_id: str,
+    needed: ProjectRole = ProjectRole.READER,
+    *,
+    lock: bool = False,
+) -> tuple[Upload, Image]:
+    """An upload and its image, both locked until the transaction ends with `lock`. Raises NotFound, Forbidden.
 
-        Raises InvalidInput, UnsupportedFormat, TooLarge, QuotaExceeded, NotFound, Forbidden, Conflict.
-        """
-        image, upload = draft(viewer, new, self.settings)
-        source = upload.source
-        self.database.require_room()
-        async with self.database.read() as session:
-            project = await tenancy.project_for(session, viewer, new.project_id, ProjectRole.MEMBER)
-            earlier = await made_before(session, new)
-            if earlier is not None:
-                return earlier, None
-            # Checked again in the transaction: here it only avoids opening an upload that would be refused.
-            await quotas.require_room(session, project, self.settings, new.size, _SIZE)
-        handle = await self.store.open_upload(source.key, source.size, upload.part_size)
-        upload.reference = handle.reference
-        try:
-            made, position = await self._insert(viewer, new, image, upload)
-        except UserMistake:
-            await self.store.abort_upload(handle)
-            raise
-        # After any other error, the rows may be committed: the reply to the commit may have been lost. If they are
-        # not, no row names the upload, and the sweep removes it.
-        if made is not image:
-            await self.store.abort_upload(handle)
-        return made, position
-
-    async def _insert(self, viewer: Viewer, new: NewUpload, image: Image, upload: Upload) -> tuple[Image, int | None]:
-        async with self.database.transaction() as tx:
-            project = await tenancy.project_for(tx.session, viewer, new.project_id, ProjectRole.MEMBER, lock=True)
-            # The same request may have been served concurrently since the first check.
-            earlier = await made_before(tx.session, new)
-            if earlier is not None:
-                return earlier, None
-            await quotas.require_room(tx.session, project, self.settings, new.size, _SIZE)
-            tx.session.add(image)
-            await tx.session.flush()
-            tx.session.add_all(row for row in (upload, remembered(new, image)) if row is not None)
-            await event_log.append(tx, image, Created(), actor=viewer.subject)
-        return image, tx.position
-
-    # ------------------------------------------------------------ while bytes arrive
-
-    async def upload_for(
-        self,
-        session: AsyncSession,
-        viewer: Viewer,
-        upload_id: str,
-        needed: ProjectRole = ProjectRole.READER,
-        *,
-        lock: bool = False,
-    ) -> tuple[Upload, Image]:
-        """An upload and its image, both locked until the transaction ends with `lock`. Raises NotFound, Forbidden.
-
-        Only members of the image's own project see it: a share does not include it.
-        """
-        upload = await session.get(Upload, upload_id) if tenancy.is_id(upload_id) else None
-        absent = NotFound(
-            "There is no such upload.", field=("uploadId",), hint="Read the id from image { upload { id } }."
+    Only members of the image's own project see it: a share does not include it.
+    """
+    upload = await session.get(Upload, upload_id) if tenancy.is_id(upload_id) else None
+    absent = NotFound("There is no such upload.", field=("uploadId",), hint="Read the id from image { upload { id } }.")
+    if upload is None:
+        raise absent
+    try:
+        image, held = await access.image_and_access(
+            session, viewer, upload.image_id, Right.SEE, field=("uploadId",), lock=lock
         )
-        if upload is None:
-            raise absent
-        try:
-            image, held = await access.image_and_access(
-                session, viewer, upload.image_id, Right.SEE, field=("uploadId",), lock=lock
+    except NotFound:
+        raise absent from None  # the same words: a caller who may not see it must not learn that it exists
+    if held.own is None:
+        raise absent
+    tenancy.require_role(held.own, needed, ("uploadId",))
+    if lock:  # it was read before the image was locked
+        await session.refresh(upload)
+    return upload, image
+
+
+async def receipt_of(catalogue: Catalogue, upload: Upload) -> UploadReceipt | None:
+    """Which parts of an open upload have arrived; None if its bytes are gone. A wrong part ends the upload."""
+    try:
+        return await catalogue.store.receipt(handle_of(upload))
+    except UploadClosed:
+        return None
+    except WrongPart as wrong:
+        await _end(catalogue, upload, UploadState.REFUSED, _wrong_part(wrong))
+        return None
+
+
+async def received_bytes(catalogue: Catalogue, upload: Upload) -> int:
+    """Bytes of the parts of an open upload that have arrived. A wrong part ends the upload."""
+    receipt = await receipt_of(catalogue, upload)
+    return 0 if receipt is None else receipt.received_bytes
+
+
+async def head_arrived(catalogue: Catalogue, upload_key: str) -> None:
+    """Start a job that inspects the beginning of an upload, which has arrived, while the rest arrives."""
+    async with catalogue.database.transaction() as tx:
+        query = select(Source).join(Upload).where(Source.key == upload_key, Upload.state == UploadState.OPEN)
+        source = (await tx.session.execute(query)).scalar_one_or_none()
+        if source is not None:
+            jobs.start(tx, InspectHead(source=source.id), image_id=source.image_id)
+
+
+# ---------------------------------------------------------------- the ends
+
+
+async def complete_upload(catalogue: Catalogue, viewer: Viewer, upload_id: str) -> Written[Image]:
+    """Seal the bytes of an upload and start their conversion. A completed upload is left unchanged.
+
+    Raises NotFound, Forbidden, NotReady (parts are missing or arriving), UploadEnded (aborted, refused or expired).
+    """
+    async with catalogue.database.read() as session:
+        upload, image = await upload_for(session, viewer, upload_id, ProjectRole.MEMBER)
+    if upload.state == UploadState.COMPLETED:
+        return Written(image, None)
+    if upload.state != UploadState.OPEN:
+        raise ended(upload, image)
+    await _seal(catalogue, upload)
+    async with catalogue.database.transaction() as tx:
+        upload, image = await upload_for(tx.session, viewer, upload_id, ProjectRole.MEMBER, lock=True)
+        if upload.state == UploadState.OPEN:
+            await mark_completed(tx, upload, image, actor=viewer.subject)
+    # Raised after the transaction: rows that were rolled back can no longer be read.
+    if upload.state != UploadState.COMPLETED:  # expired, refused or aborted in the meantime
+        raise ended(upload, image)
+    return Written(image, tx.position)
+
+
+async def _seal(catalogue: Catalogue, upload: Upload) -> None:
+    """Seal the bytes of an open upload, or end it if the store lost it or has a wrong part. Raises NotReady."""
+    try:
+        await catalogue.store.seal_upload(handle_of(upload))
+    except PartsMissing as missing:
+        raise _parts_missing(missing.numbers, upload) from None
+    except PartsArriving:
+        raise NotReady(
+            "A part is still arriving.",
+            field=("uploadId",),
+            hint="Wait until every PUT request has returned.",
+        ) from None
+    except UploadClosed:
+        await _end(catalogue, upload, UploadState.EXPIRED, _UPLOAD_DROPPED)
+    except WrongPart as wrong:
+        await _end(catalogue, upload, UploadState.REFUSED, _wrong_part(wrong))
+
+
+async def abort_upload(catalogue: Catalogue, viewer: Viewer, upload_id: str) -> Written[Image]:
+    """Abort an upload; its image becomes ERROR. Raises NotFound, Forbidden, UploadEnded."""
+    return await catalogue.database.freeing(lambda: _abort(catalogue, viewer, upload_id))
+
+
+async def _abort(catalogue: Catalogue, viewer: Viewer, upload_id: str) -> Written[Image]:
+    async with catalogue.database.transaction() as tx:
+        upload, image = await upload_for(tx.session, viewer, upload_id, ProjectRole.MEMBER, lock=True)
+        if upload.state == UploadState.OPEN:
+            await give_up(tx, image, UploadState.ABORTED, _ABORTED, actor=viewer.subject)
+    if upload.state != UploadState.ABORTED:
+        raise ended(upload, image)
+    return Written(image, tx.position)
+
+
+async def retry_image(
+    catalogue: Catalogue, viewer: Viewer, image_id: str, expected_revision: int | None
+) -> Written[Image]:
+    """Convert an image in ERROR again from the bytes that were kept.
+
+    Raises NotFound, Forbidden, StaleRevision, Conflict.
+    """
+    async with catalogue.database.transaction() as tx:
+        image = await access.image_for(tx.session, viewer, image_id, Right.MANAGE, lock=True)
+        require_revision(image.revision, expected_revision)
+        source = await sources.kept_source(tx.session, image.id)
+        if image.status != ImageStatus.ERROR:
+            raise Conflict(f"The image is {image.status}, not in ERROR.", field=("imageId",))
+        if source is None or not image.failure_retriable:
+            raise Conflict(
+                "Retrying can't succeed: " + (image.failure_message or ""),
+                field=("imageId",),
+                hint=image.failure_hint,
             )
-        except NotFound:
-            raise absent from None  # the same words: a caller who may not see it must not learn that it exists
-        if held.own is None:
-            raise absent
-        tenancy.require_role(held.own, needed, ("uploadId",))
-        if lock:  # it was read before the image was locked
-            await session.refresh(upload)
-        return upload, image
+        await images.move(tx, image, ImageStatus.SAVING, actor=viewer.subject, **NO_FAILURE)
+        jobs.start(tx, Convert(source=source.id), image_id=image.id)
+    return Written(image, tx.position)
 
-    async def receipt(self, upload: Upload) -> UploadReceipt | None:
-        """Which parts of an open upload have arrived; None if its bytes are gone. A wrong part ends the upload."""
+
+async def sweep(catalogue: Catalogue) -> None:
+    """Expire uploads that have been idle for too long, and complete those whose sealing was interrupted."""
+    async with catalogue.database.read() as session:
+        query = select(Upload).where(Upload.state == UploadState.OPEN)
+        open_uploads = (await session.execute(query)).scalars().all()
+    for upload in open_uploads:
         try:
-            return await self.store.receipt(handle_of(upload))
-        except UploadClosed:
-            return None
-        except WrongPart as wrong:
-            await self._end(upload, UploadState.REFUSED, _wrong_part(wrong))
-            return None
+            await _settle(catalogue, upload)
+        except StoreError:  # an unreadable upload must not block the others
+            log.warning("upload.unreadable", upload=upload.id, exc_info=True)
 
-    async def received_bytes(self, upload: Upload) -> int:
-        """Bytes of the parts of an open upload that have arrived. A wrong part ends the upload."""
-        receipt = await self.receipt(upload)
-        return 0 if receipt is None else receipt.received_bytes
 
-    async def head_arrived(self, upload_key: str) -> None:
-        """Start a job that inspects the beginning of an upload, which has arrived, while the rest arrives."""
-        async with self.database.transaction() as tx:
-            query = select(Source).join(Upload).where(Source.key == upload_key, Upload.state == UploadState.OPEN)
-            source = (await tx.session.execute(query)).scalar_one_or_none()
-            if source is not None:
-                jobs.start(tx, InspectHead(source=source.id), image_id=source.image_id)
-
-    # ------------------------------------------------------------ the ends
-
-    async def complete(self, viewer: Viewer, upload_id: str) -> tuple[Image, int | None]:
-        """Seal the bytes of an upload and start their conversion. A completed upload is left unchanged.
-
-        Raises NotFound, Forbidden, NotReady (parts are missing or arriving), UploadEnded (aborted, refused or expired).
-        """
-        async with self.database.read() as session:
-            upload, image = await self.upload_for(session, viewer, upload_id, ProjectRole.MEMBER)
-        if upload.state == UploadState.COMPLETED:
-            return image, None
-        if upload.state != UploadState.OPEN:
-            raise ended(upload, image)
-        await self._seal(upload)
-        async with self.database.transaction() as tx:
-            upload, image = await self.upload_for(tx.session, viewer, upload_id, ProjectRole.MEMBER, lock=True)
-            if upload.state == UploadState.OPEN:
-                await mark_completed(tx, upload, image, actor=viewer.subject)
-        # Raised after the transaction: rows that were rolled back can no longer be read.
-        if upload.state != UploadState.COMPLETED:  # expired, refused or aborted in the meantime
-            raise ended(upload, image)
-        return image, tx.position
-
-    async def _seal(self, upload: Upload) -> None:
-        """Seal the bytes of an open upload, or end it if the store lost it or has a wrong part. Raises NotReady."""
-        try:
-            await self.store.seal_upload(handle_of(upload))
-        except PartsMissing as missing:
-            raise _parts_missing(missing.numbers, upload) from None
-        except PartsArriving:
-            raise NotReady(
-                "A part is still arriving.",
-                field=("uploadId",),
-                hint="Wait until every PUT request has returned.",
-            ) from None
-        except UploadClosed:
-            await self._end(upload, UploadState.EXPIRED, _UPLOAD_DROPPED)
-        except WrongPart as wrong:
-            await self._end(upload, UploadState.REFUSED, _wrong_part(wrong))
-
-    async def abort(self, viewer: Viewer, upload_id: str) -> tuple[Image, int | None]:
-        """Abort an upload; its image becomes ERROR. Raises NotFound, Forbidden, UploadEnded."""
-        return await self.database.freeing(lambda: self._abort(viewer, upload_id))
-
-    async def _abort(self, viewer: Viewer, upload_id: str) -> tuple[Image, int | None]:
-        async with self.database.transaction() as tx:
-            upload, image = await self.upload_for(tx.session, viewer, upload_id, ProjectRole.MEMBER, lock=True)
-            if upload.state == UploadState.OPEN:
-                await give_up(tx, image, UploadState.ABORTED, _ABORTED, actor=viewer.subject)
-        if upload.state != UploadState.ABORTED:
-            raise ended(upload, image)
-        return image, tx.position
-
-    async def retry(
-        self, viewer: Viewer, image_id: str, expected_revision: int | None = None
-    ) -> tuple[Image, int | None]:
-        """Convert an image in ERROR again from the bytes that were kept. Returns it and its feed position.
-
-        Raises NotFound, Forbidden, StaleRevision, Conflict.
-        """
-        async with self.database.transaction() as tx:
-            image = await access.image_for(tx.session, viewer, image_id, Right.MANAGE, lock=True)
-            require_revision(image.revision, expected_revision)
-            source = await sources.kept_source(tx.session, image.id)
-            if image.status != ImageStatus.ERROR:
-                raise Conflict(f"The image is {image.status}, not in ERROR.", field=("imageId",))
-            if source is None or not image.failure_retriable:
-                raise Conflict(
-                    "Retrying can't succeed: " + (image.failure_message or ""),
-                    field=("imageId",),
-                    hint=image.failure_hint,
-                )
-            await images.move(tx, image, ImageStatus.SAVING, actor=viewer.subject, **NO_FAILURE)
-            jobs.start(tx, Convert(source=source.id), image_id=image.id)
-        return image, tx.position
-
-    async def sweep(self) -> None:
-        """Expire uploads that have been idle for too long, and complete those whose sealing was interrupted."""
-        async with self.database.read() as session:
-            query = select(Upload).where(Upload.state == UploadState.OPEN)
-            open_uploads = (await session.execute(query)).scalars().all()
-        for upload in open_uploads:
-            try:
-                await self._settle(upload)
-            except StoreError:  # an unreadable upload must not block the others
-                log.warning("upload.unreadable", upload=upload.id, exc_info=True)
-
-    async def _settle(self, upload: Upload) -> None:
-        try:
-            receipt = await self.store.receipt(handle_of(upload))
-        except UploadClosed:
-            return await self._end(upload, UploadState.EXPIRED, _UPLOAD_DROPPED)
-        except WrongPart as wrong:
-            return await self._end(upload, UploadState.REFUSED, _wrong_part(wrong))
-        expires_at = max(upload.expires_at, self._expiry(receipt.last_byte_at or upload.created_at))
-        if not receipt.sealed and expires_at == upload.expires_at > now():
+async def _settle(catalogue: Catalogue, upload: Upload) -> None:
+    try:
+        receipt = await catalogue.store.receipt(handle_of(upload))
+    except UploadClosed:
+        return await _end(catalogue, upload, UploadState.EXPIRED, _UPLOAD_DROPPED)
+    except WrongPart as wrong:
+        return await _end(catalogue, upload, UploadState.REFUSED, _wrong_part(wrong))
+    idle = timedelta(seconds=catalogue.settings.upload_idle_seconds)
+    expires_at = max(upload.expires_at, (receipt.last_byte_at or upload.created_at) + idle)
+    if not receipt.sealed and expires_at == upload.expires_at > now():
+        return
+    async with catalogue.database.transaction() as tx:
+        image = await tx.session.get(Image, upload.image_id, with_for_update=LOCKED)
+        current = await tx.session.get(Upload, upload.id)
+        if current is None or image is None or current.state != UploadState.OPEN:
             return
-        async with self.database.transaction() as tx:
-            image = await tx.session.get(Image, upload.image_id, with_for_update=LOCKED)
-            current = await tx.session.get(Upload, upload.id)
-            if current is None or image is None or current.state != UploadState.OPEN:
-                return
-            current.expires_at = expires_at
-            if receipt.sealed:
-                # The bytes were sealed, and the process died before it could commit that.
-                await mark_completed(tx, current, image)
-            elif expires_at <= now():
-                await give_up(tx, image, UploadState.EXPIRED, _expired(self.settings.upload_idle_seconds))
+        current.expires_at = expires_at
+        if receipt.sealed:
+            # The bytes were sealed, and the process died before it could commit that.
+            await mark_completed(tx, current, image)
+        elif expires_at <= now():
+            await give_up(tx, image, UploadState.EXPIRED, _expired(catalogue.settings.upload_idle_seconds))
 
-    async def _end(self, upload: Upload, state: UploadState, failure: ImageFailed) -> None:
-        """End an upload because of the state of its bytes in the store, unless it has already ended."""
-        async with self.database.transaction() as tx:
-            image = await tx.session.get(Image, upload.image_id, with_for_update=LOCKED)
-            current = await tx.session.get(Upload, upload.id)
-            if current is None or image is None or current.state != UploadState.OPEN:
-                return
-            await give_up(tx, image, state, failure)
 
-    def _expiry(self, last: datetime) -> datetime:
-        return last + timedelta(seconds=self.settings.upload_idle_seconds)
+async def _end(catalogue: Catalogue, upload: Upload, state: UploadState, failure: ImageFailed) -> None:
+    """End an upload because of the state of its bytes in the store, unless it has already ended."""
+    async with catalogue.database.transaction() as tx:
+        image = await tx.session.get(Image, upload.image_id, with_for_update=LOCKED)
+        current = await tx.session.get(Upload, upload.id)
+        if current is None or image is None or current.state != UploadState.OPEN:
+            return
+        await give_up(tx, image, state, failure)
+
+
+# ---------------------------------------------------------------- for other use cases
 
 
 NO_FAILURE: dict[str, None] = dict.fromkeys(

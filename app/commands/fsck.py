@@ -10,6 +10,7 @@ import anyio
 import typer
 
 from app.adapters.chosen import reserve_of, storage_of
+from app.catalog.catalogue import Catalogue
 from app.catalog.fsck import Finding, Fsck
 from app.commands.options import FOR_OPERATORS, Data
 from app.commands.starting import prepare, require_sound_database, settings_from
@@ -53,7 +54,8 @@ async def _run(settings: Settings, repair: bool, owner_of: Callable[[str], str],
     storage = storage_of(settings)
     count = repaired = 0
     try:
-        check = Fsck(database, storage.store, timedelta(seconds=settings.orphan_seconds), owner_of, repair)
+        catalogue = Catalogue(database, storage.store, settings)
+        check = Fsck(catalogue, timedelta(seconds=settings.orphan_seconds), owner_of, repair)
         async for finding in printed(check.findings()):
             count += 1
             repaired += finding.repaired

@@ -13,21 +13,20 @@ from strawberry.dataloader import DataLoader
 
 from app.catalog import sharing, uploads
 from app.catalog.bill import billing
+from app.catalog.catalogue import Catalogue
 from app.catalog.feed.cursors import Mark
 from app.catalog.feed.live import Feed
 from app.catalog.feed.progress import ProgressBoard
 from app.catalog.people import access, tenancy
 from app.catalog.people.access import Access
 from app.catalog.searching import Searches
-from app.catalog.uploads import Uploads
 from app.database.sessions import Database
 from app.graphql.reused_results import ReusedResults
 from app.graphql.scalars import EventCursor
 from app.graphql.turns import Turn
 from app.lifecycle import ProjectRole
 from app.models import Image, ImageShare, Organization, Project, Upload
-from app.ports import ObjectStore, SignedRequest
-from app.settings import Settings
+from app.ports import SignedRequest
 from app.viewer import Viewer
 
 Key = TypeVar("Key", bound=str)
@@ -36,12 +35,9 @@ Loaded = TypeVar("Loaded")
 
 @dataclass(frozen=True, slots=True)
 class Gateway:
-    """The use cases and what they depend on, created once by `app.main`."""
+    """The catalogue, and what this process holds in memory; created once by `app.main`."""
 
-    settings: Settings
-    database: Database
-    store: ObjectStore
-    uploads: Uploads
+    catalogue: Catalogue
     feed: Feed
     board: ProgressBoard
     reused_results: ReusedResults = field(default_factory=ReusedResults)
@@ -165,9 +161,14 @@ class Context:
 
     @property
     def gateway(self) -> Gateway:
-        """The use cases."""
+        """The catalogue, and what this process holds in memory."""
         self.personal = True
         return self._gateway
+
+    @property
+    def catalogue(self) -> Catalogue:
+        """What the use cases work on."""
+        return self.gateway.catalogue
 
     def cursor_of(self, mark: Mark) -> EventCursor:
         """The cursor of a mark in the feed."""
@@ -204,7 +205,7 @@ class Context:
         """The loaders of this operation, or of this event."""
         self.personal = True
         if self._loaders is None:
-            self._loaders = Loaders(self._gateway.database, self._viewer)
+            self._loaders = Loaders(self._gateway.catalogue.database, self._viewer)
         return self._loaders
 
     @property
@@ -225,8 +226,9 @@ class Context:
 
     def base_url(self) -> str:
         """The gateway's URL as configured, or else as this request used it; without a slash at the end."""
-        if self.gateway.settings.public_url is not None:
-            return self.gateway.settings.public_url.rstrip("/")
+        public_url = self.catalogue.settings.public_url
+        if public_url is not None:
+            return public_url.rstrip("/")
         url = self.connection.base_url
         scheme = {"ws": "http", "wss": "https"}.get(url.scheme, url.scheme)
         return str(url.replace(scheme=scheme)).rstrip("/")

@@ -43,9 +43,9 @@ def graphql_endpoint(
         authenticate=authenticate,
         make_context=make_context,
         limits=limits,
-        caller_limits=_caller_limits(gateway.settings),
+        caller_limits=_caller_limits(gateway.catalogue.settings),
         explorer=explorer,
-        allowed_origins=gateway.settings.allowed_origins,
+        allowed_origins=gateway.catalogue.settings.allowed_origins,
     )
     revocations.on_change = lambda: endpoint.end_invalid(revocations.revoked)
     return endpoint

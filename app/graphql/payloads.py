@@ -1,11 +1,14 @@
 """The results of mutations: the changed object and its feed position, or the errors in the input."""
 
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, Self, TypeVar
+from typing import Any, Self, cast
 
 import strawberry
+from strawberry.extensions.field_extension import AsyncExtensionResolver, FieldExtension
+from strawberry.types.base import StrawberryOptional
+from strawberry.types.field import StrawberryField
 
 from app import metrics
+from app.catalog.catalogue import Written
 from app.catalog.feed import event_log
 from app.catalog.uploads import UploadEnded
 from app.errors import QuotaExceeded, UserMistake
@@ -19,8 +22,6 @@ from app.graphql.types.tenancy import Project
 from app.models import Image as ImageRow
 from app.models import ImageShare as ShareRow
 from app.models import Project as ProjectRow
-
-Changed = TypeVar("Changed")
 
 
 @strawberry.interface(description="An error that you can correct.")
@@ -96,15 +97,25 @@ class Payload:
         return cls(user_errors=[user_error(mistake)], cursor=None)
 
     @classmethod
-    async def of_act(
-        cls, info: Info, act: Awaitable[tuple[Changed, int | None]], show: Callable[[Changed], Mapping[str, Any]]
-    ) -> Self:
-        """The result of a use case, which returns the changed object, to `show` as fields, and its feed position."""
+    async def made(cls, info: Info, position: int | None, **shown: Any) -> Self:
+        """The result of a change at a position in the feed; `shown` are the fields that show it."""
+        return cls(user_errors=[], cursor=await cursor_at(info, position), **shown)
+
+
+class UserErrors(FieldExtension):
+    """Returns a mistake that a mutation raises as `userErrors` of its payload."""
+
+    def apply(self, field: StrawberryField) -> None:
+        # Nullable, since a mutation that fails for any other reason returns null and a top-level error.
+        self._payload: type[Payload] = cast("StrawberryOptional", field.type).of_type
+
+    async def resolve_async(
+        self, next_: AsyncExtensionResolver, source: Any, info: strawberry.Info[Any, Any], **kwargs: Any
+    ) -> Any:
         try:
-            changed, position = await act
+            return await next_(source, info, **kwargs)
         except UserMistake as mistake:
-            return cls.refused(mistake)
-        return cls(user_errors=[], cursor=await cursor_at(info, position), **show(changed))
+            return self._payload.refused(mistake)
 
 
 @strawberry.type(description="Result of a mutation that changes an image.")
@@ -124,9 +135,9 @@ class ImagePayload(Payload):
         return payload
 
     @classmethod
-    async def answer(cls, info: Info, act: Awaitable[tuple[ImageRow, int | None]]) -> Self:
+    async def of(cls, info: Info, written: Written[ImageRow]) -> Self:
         """The result of a use case that changes an image."""
-        return await cls.of_act(info, act, lambda row: {"image": Image.of(row)})
+        return await cls.made(info, written.position, image=Image.of(written.row))
 
 
 @strawberry.type(description="Result of a mutation that changes a share.")
@@ -136,9 +147,9 @@ class SharePayload(Payload):
     )
 
     @classmethod
-    async def answer(cls, info: Info, act: Awaitable[tuple[ShareRow, int | None]]) -> Self:
+    async def of(cls, info: Info, written: Written[ShareRow]) -> Self:
         """The result of a use case that changes a share."""
-        return await cls.of_act(info, act, lambda row: {"share": ImageShare.of(row)})
+        return await cls.made(info, written.position, share=ImageShare.of(written.row))
 
 
 @strawberry.type(description="Result of a mutation that changes a project.")
@@ -150,11 +161,11 @@ class ProjectPayload(Payload):
     )
 
     @classmethod
-    async def answer(cls, info: Info, act: Awaitable[tuple[ProjectRow, int | None]]) -> Self:
+    async def of(cls, info: Info, written: Written[ProjectRow]) -> Self:
         """The result of a use case that changes a project."""
-        payload = await cls.of_act(info, act, lambda row: {"project": Project.of(row)})
+        payload = await cls.made(info, written.position, project=Project.of(written.row))
         # Callers who have just removed themselves from the project no longer see it.
-        if payload.project is not None and await info.context.loaders.roles.load(payload.project.id) is None:
+        if await info.context.loaders.roles.load(written.row.id) is None:
             payload.project = None
         return payload
 
@@ -163,7 +174,7 @@ async def cursor_at(info: Info, position: int | None) -> EventCursor:
     """The cursor of a change, or of the newest event if an earlier request made the change."""
     if position is not None:
         return info.context.cursor_of(info.context.mark_at(position))
-    async with info.context.gateway.database.read() as session:
+    async with info.context.catalogue.database.read() as session:
         position = await event_log.newest_position(session)
     return info.context.cursor_of(info.context.mark_at(position).unlinked())
 
@@ -200,9 +211,9 @@ class DeleteImagePayload(Payload):
     )
 
     @classmethod
-    async def answer(cls, info: Info, act: Awaitable[tuple[str, int | None]]) -> Self:
+    async def of(cls, info: Info, written: Written[ImageRow]) -> Self:
         """The result of the deletion."""
-        return await cls.of_act(info, act, lambda image_id: {"deleted_image_id": strawberry.ID(image_id)})
+        return await cls.made(info, written.position, deleted_image_id=strawberry.ID(written.row.id))
 
 
 @strawberry.type(description="Result of shareImage.")
@@ -235,11 +246,10 @@ class RevokeImageSharePayload(Payload):
     )
 
     @classmethod
-    async def answer(cls, info: Info, act: Awaitable[tuple[ShareRow, int | None]]) -> Self:
+    async def of(cls, info: Info, written: Written[ShareRow]) -> Self:
         """The result of the revocation."""
-        return await cls.of_act(
-            info, act, lambda row: {"revoked_share_id": strawberry.ID(row.id), "share": ImageShare.of(row)}
-        )
+        share = ImageShare.of(written.row)
+        return await cls.made(info, written.position, revoked_share_id=share.id, share=share)
 
 
 @strawberry.type(description="Result of setProjectQuota.")

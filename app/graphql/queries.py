@@ -15,6 +15,7 @@ from app.catalog.feed.event_log import Wanted
 from app.catalog.feed.items import happened, resync_required
 from app.catalog.images import ImageOrder, sort_key
 from app.catalog.people import access, tenancy
+from app.catalog.uploads import upload_for
 from app.errors import InvalidInput, NotFound, UserMistake
 from app.graphql.context import Context, Info, selects
 from app.graphql.enums import OrderDirection
@@ -81,7 +82,7 @@ class Query:
     async def project(
         self, info: Info, id: Annotated[strawberry.ID, strawberry.argument(description="Id of the project.")]
     ) -> Project | None:
-        async with info.context.gateway.database.read() as session:
+        async with info.context.catalogue.database.read() as session:
             return Project.of(await tenancy.project_for(session, info.context.viewer, id, field=("id",)))
 
     @paged(description="All images that a project can see: its own, those shared with it, and public ones.")
@@ -108,8 +109,8 @@ class Query:
 
         def reading() -> AbstractAsyncContextManager[AsyncSession]:
             if wanted.name_contains:
-                return gateway.searches.session(gateway.database, viewer, project_id)
-            return gateway.database.read()
+                return gateway.searches.session(gateway.catalogue.database, viewer, project_id)
+            return gateway.catalogue.database.read()
 
         async def count() -> int:
             async with reading() as session:
@@ -133,7 +134,7 @@ class Query:
         self, info: Info, by: Annotated[ImageLookup, strawberry.argument(description="How to find the image.")]
     ) -> Image | None:
         viewer = info.context.viewer
-        async with info.context.gateway.database.read() as session:
+        async with info.context.catalogue.database.read() as session:
             if isinstance(by.id, str):
                 return Image.of(await access.image_for(session, viewer, by.id, field=("by", "id")))
             if not by.name:
@@ -149,7 +150,7 @@ class Query:
         "it: you miss no event."
     )
     async def event_cursor(self, info: Info) -> EventCursor | None:
-        async with info.context.gateway.database.read() as session:
+        async with info.context.catalogue.database.read() as session:
             position = await event_log.newest_position(session)
         return info.context.cursor_of(info.context.mark_at(position).unlinked())
 
@@ -183,7 +184,7 @@ class Query:
         context = info.context
         given = {"after": after, "before": before}
         marks = {name: context.mark_of(cursor, name) for name, cursor in given.items() if cursor is not None}
-        async with context.gateway.database.read() as session:
+        async with context.catalogue.database.read() as session:
             bounds = await context.gateway.feed.positions_of(session, marks)
             role = await tenancy.reader_role(session, context.viewer, project_id)
             if "after" in bounds and bounds["after"] < await event_log.oldest_position(session):
@@ -233,8 +234,8 @@ async def find_node(context: Context, id_: str) -> Node:
         found = ImageShare.of(share)
     elif kind == "upl":
         with suppress(NotFound):
-            async with context.gateway.database.read() as session:
-                upload, _image = await context.gateway.uploads.upload_for(session, context.viewer, id_)
+            async with context.catalogue.database.read() as session:
+                upload, _image = await upload_for(session, context.viewer, id_)
             found = ImageUpload.of(upload)
     elif id_ == f"usr_{context.viewer.subject}":
         found = _viewer(context)

@@ -36,7 +36,7 @@ class Subscription:
     ) -> AsyncGenerator[Image | None, None]:
         context = info.context
         await context.starting()
-        async with context.gateway.database.read() as session:
+        async with context.catalogue.database.read() as session:
             row = await access.image_for(session, context.viewer, id, field=("id",))
             project_id = await access.project_to_see_from(session, context.viewer, row, context.project_id)
             position = await event_log.newest_position(session)
@@ -124,7 +124,7 @@ def _cursor_by_the_way(info: Info, item: Item) -> EventCursor:
 
 async def _image_again(info: Info, id_: str) -> ImageRow | None:
     """The current image, after events may have been lost; None if it was deleted. Raises NotFound."""
-    async with info.context.gateway.database.read() as session:
+    async with info.context.catalogue.database.read() as session:
         try:
             return await access.image_for(session, info.context.viewer, id_, field=("id",))
         except NotFound:

@@ -5,6 +5,7 @@ import random
 import string
 from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing
+from dataclasses import replace
 
 import pytest
 from sqlalchemy import text
@@ -311,7 +312,7 @@ async def test_a_feed_that_can_not_deliver_lags_by_what_is_waiting(
 
 async def test_the_schedule_puts_the_census_on_the_page(gateway: Gateway, clean_catalogue: None) -> None:
     await gateway.create()
-    schedule = Schedule(gateway.database, gateway.store, gateway.queue, gateway.uploads(), gateway.settings)
+    schedule = Schedule(gateway.catalogue, gateway.queue)
 
     await schedule.take_census()
 
@@ -322,7 +323,7 @@ async def test_the_schedule_puts_the_census_on_the_page(gateway: Gateway, clean_
 
 async def test_while_the_database_is_away_the_newest_numbers_are_shown(gateway: Gateway, clean_catalogue: None) -> None:
     away = Database("postgresql+asyncpg://images@127.0.0.1:1/none")
-    schedule = Schedule(away, gateway.store, gateway.queue, gateway.uploads(), gateway.settings)
+    schedule = Schedule(replace(gateway.catalogue, database=away), gateway.queue)
     metrics.CATALOGUE.read(CatalogueState({("CONVERT", "WAITING"): 7}, {"CONVERT": 3.0}, 1))
 
     await schedule.take_census()

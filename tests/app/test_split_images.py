@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -79,8 +79,8 @@ def shop(gateway: Gateway, minio: Minio, tmp_path: Path) -> Iterator[Shop]:
         runners = [
             JobRunner(
                 gateway.database,
-                Duties(gateway.database, store, converter),
-                Conversions(gateway.database, gateway.wakeups, converter, gateway.settings),
+                Duties(replace(gateway.catalogue, store=store), converter),
+                Conversions(gateway.catalogue, gateway.wakeups, converter),
                 gateway.settings,
                 gateway.queue,
             )

@@ -21,10 +21,10 @@ from app.adapters.messaging.dramatiq_queue import DramatiqQueue, local_broker
 from app.adapters.messaging.local_wakeups import LocalWakeups
 from app.adapters.tokens import SecretTokens
 from app.catalog import conversions, images, members
+from app.catalog.catalogue import Catalogue
 from app.catalog.conversions import Assignment
 from app.catalog.outcome import Outcome, Way
 from app.catalog.texts import name_key
-from app.catalog.uploads import Uploads
 from app.catalog.work import jobs
 from app.catalog.work.jobs import Claim
 from app.database.migrations import migrate
@@ -188,7 +188,7 @@ class Gateway:
     async def begun(self, image_id: str) -> tuple[Claim[Any], Assignment]:
         """An image that a worker has taken up: it is SAVING."""
         claim = await self.claim(image_id)
-        assignment = await conversions.begin(self.database, claim, self.settings)
+        assignment = await conversions.begin(self.catalogue, claim)
         assert assignment is not None
         return claim, assignment
 
@@ -199,7 +199,7 @@ class Gateway:
         path = self.store.path(assignment.result_key)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
-        await conversions.succeed(self.database, claim, assignment, outcome(virtual_size, len(content)), self.settings)
+        await conversions.succeed(self.catalogue, claim, assignment, outcome(virtual_size, len(content)))
         return image
 
     async def failed(self, *, retriable: bool = True, **given: Any) -> dict[str, Any]:
@@ -207,7 +207,7 @@ class Gateway:
         image = await self.uploaded(**given)
         claim, assignment = await self.begun(image["id"])
         failure = ImageFailed(FailureCode.CORRUPT_IMAGE, "It is broken.", "Fix it.", retriable=retriable)
-        await conversions.fail(self.database, claim, assignment, failure)
+        await conversions.fail(self.catalogue, claim, assignment, failure)
         return image
 
     async def make_public(self, image_id: str) -> None:
@@ -222,7 +222,7 @@ class Gateway:
         await self.send(image, bytes(49 * MIB), [1])
         claim = await self.claim(image["id"], JobKind.INSPECT_HEAD)
         failure = ImageFailed(FailureCode.FORMAT_MISMATCH, "It is gzip.", "Unpack it.")
-        await conversions.refuse_early(self.database, claim, failure)
+        await conversions.refuse_early(self.catalogue, claim, failure)
         return image
 
     async def project(self) -> str:
@@ -299,9 +299,10 @@ class Gateway:
             for name, value in values.items():
                 setattr(found, name, value)
 
-    def uploads(self, store: FolderStore | None = None) -> Uploads:
-        """The use cases of uploads, as another process would have them."""
-        return Uploads(self.database, store or self.store, self.settings)
+    @property
+    def catalogue(self) -> Catalogue:
+        """What the use cases work on, as another process has it."""
+        return Catalogue(self.database, self.store, self.settings)
 
     @asynccontextmanager
     async def working(self) -> AsyncIterator[None]:

@@ -6,11 +6,10 @@ from typing import Any
 import pytest
 
 from app.catalog import conversions, quotas
+from app.catalog.catalogue import Catalogue
 from app.catalog.conversions import Assignment
 from app.catalog.work.jobs import Claim
-from app.database.sessions import Database
 from app.models import Project
-from app.settings import Settings
 from tests.support.gateway import Gateway
 
 
@@ -32,8 +31,8 @@ def see_room(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every conversion finds much room when it begins: what it misses in the end has been taken meanwhile."""
     real = conversions.begin
 
-    async def begin(database: Database, claim: Claim[Any], settings: Settings) -> Assignment | None:
-        assignment = await real(database, claim, settings)
+    async def begin(catalogue: Catalogue, claim: Claim[Any]) -> Assignment | None:
+        assignment = await real(catalogue, claim)
         return assignment and replace(assignment, room=1 << 40)
 
     monkeypatch.setattr(conversions, "begin", begin)

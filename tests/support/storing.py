@@ -36,9 +36,7 @@ class Storing:
         self.at = at
         made = await self.gateway.uploaded(projectId=project, name=name)
         claim, assignment = await self.gateway.begun(made["id"])
-        await conversions.succeed(
-            self.gateway.database, claim, assignment, outcome(stored_size=gib * GIB), self.gateway.settings
-        )
+        await conversions.succeed(self.gateway.catalogue, claim, assignment, outcome(stored_size=gib * GIB))
         self.names[made["id"]] = name
         return str(made["id"])
 
@@ -71,7 +69,7 @@ class Storing:
 
     async def delete(self, image_id: str, at: datetime) -> None:
         self.at = at
-        await deletion.delete_image(self.gateway.database, ADA, image_id, None)
+        await deletion.delete_image(self.gateway.catalogue, ADA, image_id, None)
 
     async def lines(self, project: str) -> list[Line]:
         """The ledger of a project, in the order of time."""

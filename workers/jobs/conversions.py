@@ -11,16 +11,15 @@ import structlog
 
 from app import metrics
 from app.catalog import conversions, split_conversions
+from app.catalog.catalogue import Catalogue
 from app.catalog.conversions import Assignment
 from app.catalog.outcome import Outcome
 from app.catalog.work import jobs
 from app.catalog.work.jobs import Claim
 from app.catalog.work.kinds import Assemble, Conversion, Convert, Split, StreamRange
-from app.database.sessions import Database
 from app.errors import ImageFailed
 from app.lifecycle import FailureCode, ImagePhase
 from app.ports import Wakeups
-from app.settings import Settings
 from workers.errors import Cancelled, SplitLost
 from workers.jobs.converters import Converter, Order, StoreConverter
 from workers.jobs.progress import ProgressReporter
@@ -39,10 +38,9 @@ _MOST_STARTS = 3
 class Conversions:
     """Does the jobs of conversions. Every method raises errors that another attempt may resolve."""
 
-    database: Database
+    catalogue: Catalogue
     wakeups: Wakeups
     converter: Converter
-    settings: Settings
 
     async def convert(self, claim: Claim[Convert], cancelled: threading.Event) -> None:
         """Convert a source to qcow2, or split the conversion among several workers."""
@@ -55,16 +53,16 @@ class Conversions:
                 await self._succeed(claim, assignment, made)
         except ImageFailed as failure:
             await self._free_if_over_quota(claim, assignment, cancelled, failure)
-            await conversions.fail(self.database, claim, assignment, failure)
+            await conversions.fail(self.catalogue, claim, assignment, failure)
             return
         if isinstance(made, SplitPlan):
             log.info("image.split", image=assignment.image_id, ranges=made.count)
-            await split_conversions.split(self.database, claim, made.as_json(), made.count)
+            await split_conversions.split(self.catalogue, claim, made.as_json(), made.count)
 
     async def stream_range(self, claim: Claim[StreamRange], cancelled: threading.Event) -> None:
         """Stream one range of a split conversion."""
         split, index = SplitPlan.from_json(claim.detail.shared), claim.detail.range
-        finished = await split_conversions.finished_ranges(self.database, claim)
+        finished = await split_conversions.finished_ranges(self.catalogue, claim)
         before = sum(split.bytes_of(done) for done in finished)
 
         async def stream(converter: StoreConverter, assignment: Assignment) -> None:
@@ -74,10 +72,10 @@ class Conversions:
 
                 return converter.stream_range(order, split, index, report_done)
 
-            taken = await split_conversions.stored_so_far(self.database, claim)
+            taken = await split_conversions.stored_so_far(self.catalogue, claim)
             left = replace(assignment, room=assignment.room - taken)
             stored = await self._in_turn(claim, left, cancelled, work)
-            await split_conversions.finish_range(self.database, claim, stored)
+            await split_conversions.finish_range(self.catalogue, claim, stored)
 
         await self._do_together(claim, cancelled, stream)
 
@@ -112,16 +110,16 @@ class Conversions:
         except SplitLost as loss:
             log.warning("image.split_lost", image=assignment.image_id, reason=str(loss))
             if claim.detail.times < _MOST_STARTS:
-                await split_conversions.begin_anew(self.database, claim)
+                await split_conversions.begin_anew(self.catalogue, claim)
                 return
             failure = too_many_attempts(FailureCode.STORAGE_UNAVAILABLE)
-        await split_conversions.fail(self.database, claim, assignment, failure)
+        await split_conversions.fail(self.catalogue, claim, assignment, failure)
         await asyncio.to_thread(
             converter.discard_split, assignment.result_key, SplitPlan.from_json(claim.detail.shared)
         )
 
     async def _begin(self, claim: Claim[Conversion]) -> Assignment | None:
-        return await conversions.begin(self.database, claim, self.settings)
+        return await conversions.begin(self.catalogue, claim)
 
     async def _free_if_over_quota(
         self, claim: Claim[Conversion], assignment: Assignment, cancelled: threading.Event, failure: ImageFailed
@@ -136,7 +134,7 @@ class Conversions:
         if failure.code is not FailureCode.QUOTA_EXCEEDED:
             return
         log.info("image.over_quota", image=assignment.image_id)
-        await split_conversions.end_others(self.database, claim)
+        await split_conversions.end_others(self.catalogue, claim)
 
         def undo(order: Order) -> None:
             # This may have waited for a free thread.
@@ -144,21 +142,21 @@ class Conversions:
                 raise Cancelled("before anything was deleted")
             self.converter.undo(order)
 
-        await jobs.renew(self.database, claim, timedelta(seconds=self.settings.lease_seconds))
+        await jobs.renew(self.catalogue.database, claim, timedelta(seconds=self.catalogue.settings.lease_seconds))
         await self._at_work(claim, assignment, cancelled, undo)
 
     async def _in_turn(
         self, claim: Claim[Conversion], assignment: Assignment, cancelled: threading.Event, work: Callable[[Order], T]
     ) -> T:
         """Like `_at_work`, while it is this conversion's turn. Raises TurnLost."""
-        async with TurnClock(self.database, self.settings, claim, assignment, cancelled).running():
+        async with TurnClock(self.catalogue.database, self.catalogue.settings, claim, assignment, cancelled).running():
             return await self._at_work(claim, assignment, cancelled, work)
 
     async def _at_work(
         self, claim: Claim[Conversion], assignment: Assignment, cancelled: threading.Event, work: Callable[[Order], T]
     ) -> T:
         """Do `work` in a thread, and report progress to the image's watchers."""
-        seconds = self.settings.progress_seconds
+        seconds = self.catalogue.settings.progress_seconds
         reporter = ProgressReporter(self.wakeups, assignment.image_id, assignment.project_id, seconds)
         order = Order(assignment, claim.job_id, claim.token, reporter.report, cancelled)
         async with reporter.regularly():
@@ -167,7 +165,7 @@ class Conversions:
     async def _succeed(self, claim: Claim[Conversion], assignment: Assignment, made: Outcome) -> None:
         """Record the outcome. Raises ImageFailed if the project has no room for the result."""
         log.info("image.converted", image=assignment.image_id, way=made.way, format=made.detected_format)
-        await conversions.succeed(self.database, claim, assignment, made, self.settings)
+        await conversions.succeed(self.catalogue, claim, assignment, made)
         metrics.converted(made.way, made.detected_format, claim.kind)
 
     async def give_up(self, claim: Claim[Conversion], failure: ImageFailed) -> None:
@@ -176,7 +174,7 @@ class Conversions:
         if assignment is None:
             return
         fail = split_conversions.fail if isinstance(claim.detail, Split) else conversions.fail
-        await fail(self.database, claim, assignment, failure)
+        await fail(self.catalogue, claim, assignment, failure)
 
 
 def too_many_attempts(code: FailureCode) -> ImageFailed:

@@ -14,16 +14,16 @@ import structlog
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 
 from app import metrics
-from app.catalog import census, conversions
+from app.catalog import census, conversions, uploads
 from app.catalog.bill import reconciling
+from app.catalog.catalogue import Catalogue
 from app.catalog.feed import event_log
 from app.catalog.upload_progress import UploadSurvey
-from app.catalog.uploads import Uploads
 from app.catalog.work import jobs, turns
 from app.database.sessions import Database
 from app.errors import DatabaseUnavailable
 from app.models import now
-from app.ports import JobQueue, ObjectStore
+from app.ports import JobQueue
 from app.settings import Settings
 from workers.jobs.converters import owner_of, workspace_of
 
@@ -49,11 +49,8 @@ class Schedule:
     `survey` measures uploads whose bytes go directly to the store.
     """
 
-    database: Database
-    store: ObjectStore
+    catalogue: Catalogue
     queue: JobQueue
-    uploads: Uploads
-    settings: Settings
     work: Path | None = None
     survey: UploadSurvey | None = None
     # When each job was last sent, by its id and the token of its last claim.
@@ -63,19 +60,27 @@ class Schedule:
     _sweeping: set[asyncio.Task[None]] = field(default_factory=set)
     _scheduler: AsyncIOScheduler = field(default_factory=lambda: AsyncIOScheduler(timezone="UTC"))
 
+    @property
+    def _database(self) -> Database:
+        return self.catalogue.database
+
+    @property
+    def _settings(self) -> Settings:
+        return self.catalogue.settings
+
     def start(self) -> None:
         """Run the sweeps in the current event loop until `stop`: each at once, then at its interval."""
         sweeps: list[tuple[Callable[[], Awaitable[None]], float]] = [
-            (self.resend_jobs, self.settings.poll_seconds),
-            (self.settle_uploads, min(_MINUTE, self.settings.upload_idle_seconds / 2)),
-            (self.remove_orphans, min(_HOUR, self.settings.orphan_seconds / 2)),
+            (self.resend_jobs, self._settings.poll_seconds),
+            (self.settle_uploads, min(_MINUTE, self._settings.upload_idle_seconds / 2)),
+            (self.remove_orphans, min(_HOUR, self._settings.orphan_seconds / 2)),
             (self.prune_feed, _HOUR),
             (self.reconcile_ledger, _HOUR),
             (self.keep_reserve, _MINUTE / 2),
             (self.take_census, _CENSUS_SECONDS),
         ]
         if self.survey is not None:
-            sweeps.append((self.survey.look, max(_SURVEY_SECONDS, self.settings.progress_seconds)))
+            sweeps.append((self.survey.look, max(_SURVEY_SECONDS, self._settings.progress_seconds)))
         often = {"trigger": "interval", "coalesce": True, "max_instances": 1, "next_run_time": now()}
         for sweep, seconds in sweeps:
             self._scheduler.add_job(self._run, args=(sweep,), id=sweep.__name__, seconds=seconds, **often)
@@ -99,9 +104,9 @@ class Schedule:
         """Wake workers again for due jobs whose message was lost or whose worker stopped responding."""
         at = time.monotonic()
         self._sent = {turn: sent for turn, sent in self._sent.items() if at - sent < _RESEND_SECONDS}
-        due = await jobs.due(self.database)
+        due = await jobs.due(self._database)
         # It does not matter which conversions these are: each message makes a worker take the one whose turn it is.
-        for job in (*due, *await turns.eligible(self.database, self.settings.conversions_per_project)):
+        for job in (*due, *await turns.eligible(self._database, self._settings.conversions_per_project)):
             turn = (job.id, job.token)
             if turn not in self._sent:
                 self._sent[turn] = at
@@ -109,38 +114,38 @@ class Schedule:
 
     async def settle_uploads(self) -> None:
         """Expire uploads that were idle for too long."""
-        await self.uploads.sweep()
+        await uploads.sweep(self.catalogue)
 
     async def remove_orphans(self) -> None:
         """Delete objects, and files of jobs, that have been unreferenced for a while."""
-        age = timedelta(seconds=self.settings.orphan_seconds)
+        age = timedelta(seconds=self._settings.orphan_seconds)
         old = now() - age
-        async for key in conversions.orphans(self.database, self.store, age, owner_of):
+        async for key in conversions.orphans(self.catalogue, age, owner_of):
             log.info("orphan.removed", key=key)
-            await self.store.delete(key)
+            await self.catalogue.store.delete(key)
         if self.work is not None:
-            in_use = {workspace_of(*held) for held in await jobs.held(self.database)}
+            in_use = {workspace_of(*held) for held in await jobs.held(self._database)}
             await asyncio.to_thread(_remove_old_folders, self.work, old, in_use)
 
     async def prune_feed(self) -> None:
         """Delete events and finished jobs that are older than the feed's retention."""
-        keep = timedelta(days=self.settings.feed_days)
-        await event_log.prune(self.database, keep)
-        await jobs.prune(self.database, keep)
+        keep = timedelta(days=self._settings.feed_days)
+        await event_log.prune(self._database, keep)
+        await jobs.prune(self._database, keep)
 
     async def reconcile_ledger(self) -> None:
         """Repair the ledger where a process of an older version did not write to it."""
-        await reconciling.reconcile(self.database)
+        await reconciling.reconcile(self._database)
 
     async def keep_reserve(self) -> None:
         """Fill or refill the disk reserve for deletions if there is room for it."""
-        if self.database.reserve is not None:
-            await asyncio.to_thread(self.database.reserve.keep)
+        if self._database.reserve is not None:
+            await asyncio.to_thread(self._database.reserve.keep)
 
     async def take_census(self) -> None:
         """Count waiting work for the metrics. They keep the newest count for a while if the database is down."""
         try:
-            metrics.CATALOGUE.read(await census.take(self.database))
+            metrics.CATALOGUE.read(await census.take(self._database))
         except DatabaseUnavailable as error:
             log.debug("census.failed", reason=str(error))
 

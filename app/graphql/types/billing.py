@@ -78,15 +78,15 @@ class StorageUsage:
 
     @paged(description="Usage by image, including deleted ones, in order of creation.")
     async def by_image(self, info: Info, paging: Paging) -> Connection[ImageUsage] | None:
-        window, usage, gateway = paging.window(_BY_IMAGE), self.row, info.context.gateway
+        window, usage, catalogue = paging.window(_BY_IMAGE), self.row, info.context.catalogue
         interval = (usage.project_id, usage.since, usage.until)
 
         async def count() -> int:
-            async with gateway.database.read() as session:
+            async with catalogue.database.read() as session:
                 return await billing.count_image_usage(session, *interval, at=usage.at)
 
-        async with gateway.database.read() as session:
-            page = await billing.image_usage_page(session, *interval, window, gateway.settings, at=usage.at)
+        async with catalogue.database.read() as session:
+            page = await billing.image_usage_page(session, *interval, window, catalogue.settings, at=usage.at)
         nodes = [ImageUsage.of(line) for line in page.rows]
         return Connection[ImageUsage](count=count, **page_fields(page, nodes, _cursor))
 

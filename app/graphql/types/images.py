@@ -12,6 +12,7 @@ from app.catalog.conversions import minimum_boot_disk
 from app.catalog.feed.details import Failure
 from app.catalog.people import access
 from app.catalog.people.access import Access, Right
+from app.catalog.uploads import receipt_of
 from app.graphql.context import Info
 from app.graphql.scalars import ByteSize, EventCursor
 from app.graphql.types.billing import Money
@@ -243,7 +244,7 @@ class Image(Node):
             return known
         if upload is None:
             return _progress(ImagePhase.WAITING, 0, self.row.source_size, self.updated_at)
-        receipt = await info.context.gateway.uploads.receipt(upload) or UploadReceipt()
+        receipt = await receipt_of(info.context.catalogue, upload) or UploadReceipt()
         phase = ImagePhase.AWAITING_UPLOAD if receipt.last_byte_at is None else ImagePhase.UPLOADING
         return _progress(phase, receipt.received_bytes, upload.source.size, receipt.last_byte_at or self.created_at)
 
@@ -283,7 +284,7 @@ class Image(Node):
         "its project."
     )
     async def monthly_cost(self, info: Info) -> Money | None:
-        loaders, settings = info.context.loaders, info.context.gateway.settings
+        loaders, settings = info.context.loaders, info.context.catalogue.settings
         if self.row.stored_size is None or await loaders.roles.load(self.row.project_id) is None:
             return None
         stored_size = self.row.stored_size if await loaders.paying.load(self.id) else 0
@@ -295,12 +296,12 @@ class Image(Node):
     async def download(self, info: Info) -> SignedRequest | None:
         if self.row.blob_id is None or self.row.status != ImageStatus.ACTIVE:
             return None
-        async with info.context.gateway.database.read() as session:
+        async with info.context.catalogue.database.read() as session:
             blob = await session.get(Blob, self.row.blob_id)
         if blob is None:
             return None
         end, asker = download_end(info.context), asker_of(info.context, self.id)
-        request = info.context.gateway.store.sign_download(blob.key, f"{self.name}.qcow2", end, asker)
+        request = info.context.catalogue.store.sign_download(blob.key, f"{self.name}.qcow2", end, asker)
         return signed_request(info.context, request)
 
 

@@ -76,7 +76,7 @@ async def share_page(
     count: Callable[[AsyncSession], Awaitable[int]],
 ) -> Connection[ImageShare]:
     """A page of shares, in the order in which they were created."""
-    window, database = paging.window(_BY_ID), info.context.gateway.database
+    window, database = paging.window(_BY_ID), info.context.catalogue.database
 
     async def count_all() -> int:
         async with database.read() as session:

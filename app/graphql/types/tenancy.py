@@ -51,7 +51,7 @@ class Organization(Node):
         description="Whether you are an owner: owners administer all projects of the organization and set their limits."
     )
     async def viewer_is_owner(self, info: Info) -> bool | None:
-        async with info.context.gateway.database.read() as session:
+        async with info.context.catalogue.database.read() as session:
             return await tenancy.is_owner(session, info.context.viewer, self.id)
 
     @paged(description="Projects of the organization that you may see, by name.")
@@ -101,16 +101,16 @@ class Project(Node):
     async def quota(self, info: Info) -> ProjectQuota | None:
         if await self.viewer_role_here(info) is None:
             return None
-        gateway = info.context.gateway
-        async with gateway.database.read() as session:
-            return ProjectQuota.of(await quotas.quota_of(session, self.row, gateway.settings))
+        catalogue = info.context.catalogue
+        async with catalogue.database.read() as session:
+            return ProjectQuota.of(await quotas.quota_of(session, self.row, catalogue.settings))
 
     @paged(description="Members of the project, by subject; null if you have no role in the project.")
     async def members(self, info: Info, paging: Paging) -> Connection[ProjectMember] | None:
         window = paging.window(_BY_SUBJECT)
         if await self.viewer_role_here(info) is None:
             return None
-        database = info.context.gateway.database
+        database = info.context.catalogue.database
 
         async def count() -> int:
             async with database.read() as session:
@@ -133,9 +133,9 @@ class Project(Node):
     ) -> StorageUsage | None:
         if await self.viewer_role_here(info) is None:
             return None
-        gateway = info.context.gateway
-        async with gateway.database.read() as session:
-            return StorageUsage.of(await billing.usage_of(session, self.id, from_, to, gateway.settings))
+        catalogue = info.context.catalogue
+        async with catalogue.database.read() as session:
+            return StorageUsage.of(await billing.usage_of(session, self.id, from_, to, catalogue.settings))
 
     @paged(
         description="Shares offered to the project and not answered yet, oldest first; null unless you are an "
@@ -169,7 +169,7 @@ async def project_page(info: Info, paging: Paging, *, organization_id: str | Non
     window, viewer, database = (
         paging.window(_BY_NAME),
         info.context.viewer,
-        info.context.gateway.database,
+        info.context.catalogue.database,
     )
 
     async def count() -> int:

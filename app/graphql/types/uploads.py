@@ -7,7 +7,7 @@ from typing import Annotated
 import strawberry
 
 from app.catalog.pages import Page, page_of
-from app.catalog.uploads import handle_of
+from app.catalog.uploads import handle_of, receipt_of
 from app.graphql.context import Context, Info
 from app.graphql.enums import PartStatus
 from app.graphql.scalars import URL, ByteSize
@@ -49,7 +49,7 @@ def signed_request(context: Context, request: Signed) -> SignedRequest:
 
 def part_end(context: Context) -> datetime:
     """When the URL of a part that is signed now expires."""
-    settings = context.gateway.settings
+    settings = context.catalogue.settings
     # Membership is checked again at every use of the URL. That a caller is an operator, only the token states.
     longest = settings.download_seconds if context.viewer.operator else settings.signature_seconds
     return _end(context, min(longest, settings.signature_seconds))
@@ -57,7 +57,7 @@ def part_end(context: Context) -> datetime:
 
 def download_end(context: Context) -> datetime:
     """When the URL of a download that is signed now expires."""
-    return _end(context, context.gateway.settings.download_seconds)
+    return _end(context, context.catalogue.settings.download_seconds)
 
 
 def _end(context: Context, seconds: float) -> datetime:
@@ -93,7 +93,7 @@ class UploadPart:
             return None
         if role is None or not includes(role, ProjectRole.MEMBER):
             return None
-        store, handle = context.gateway.store, handle_of(self.row)
+        store, handle = context.catalogue.store, handle_of(self.row)
         asker = asker_of(context, self.row.id)
         return signed_request(context, store.sign_part(handle, self.number, part_end(context), asker))
 
@@ -185,5 +185,5 @@ class ImageUpload(Node):
             return every
         if self.row.state != UploadState.OPEN:
             return None
-        receipt = await info.context.gateway.uploads.receipt(self.row)
+        receipt = await receipt_of(info.context.catalogue, self.row)
         return every if receipt is not None and receipt.sealed else receipt

@@ -49,10 +49,10 @@ async def test_an_upload_from_before_becomes_the_blob_that_its_id_names(gateway:
     expected = RESULT_BEFORE_0004.format(upload.source.result_id)
 
     both = {upload.source.key, expected}
-    assert await conversions.named_keys(gateway.database, both) == both
+    assert await conversions.named_keys(gateway.catalogue, both) == both
     claim, assignment = await gateway.begun(upload.image_id)
     assert assignment.result_key == expected
-    await conversions.succeed(gateway.database, claim, assignment, outcome(), gateway.settings)
+    await conversions.succeed(gateway.catalogue, claim, assignment, outcome())
 
     async with gateway.database.read() as session:
         blob = await session.get_one(Blob, upload.source.result_id)
@@ -91,7 +91,7 @@ async def test_what_a_job_is_about_to_erase_is_left_to_it(start_gateway: StartGa
         key = (await gateway.blob(image)).key
         put_long_ago(gateway, key)
         await gateway.mutate("deleteImage", {"imageId": image["id"]})
-        schedule = Schedule(gateway.database, gateway.store, gateway.queue, gateway.uploads(), gateway.settings)
+        schedule = Schedule(gateway.catalogue, gateway.queue)
 
         await schedule.remove_orphans()
 
@@ -108,7 +108,7 @@ async def test_orphans_go_whichever_version_named_them_and_others_stay(start_gat
         for key in [*orphans, *strange]:
             put_long_ago(gateway, key)
         kept = await gateway.active()
-        schedule = Schedule(gateway.database, gateway.store, gateway.queue, gateway.uploads(), gateway.settings)
+        schedule = Schedule(gateway.catalogue, gateway.queue)
 
         await schedule.remove_orphans()
 

@@ -3,6 +3,7 @@
 import os
 from collections.abc import AsyncIterator, Iterator
 from contextlib import closing
+from dataclasses import replace
 from functools import partial
 from itertools import count
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 
 from app.adapters.chosen import storage_of
 from app.adapters.s3.bucket import Bucket
-from app.catalog.uploads import Uploads, handle_of
+from app.catalog.uploads import handle_of, sweep
 from app.lifecycle import FailureCode, ImageStatus, UploadState
 from app.object_keys import new_blob_key, new_upload_key
 from app.s3_address import S3Address
@@ -120,7 +121,7 @@ async def test_a_part_of_the_wrong_size_ends_the_upload_and_frees_its_bytes(
             }
         case "the sweep":
             with closing(storage_of(stored.settings)) as storage:
-                await Uploads(stored.database, storage.store, stored.settings).sweep()
+                await sweep(replace(stored.catalogue, store=storage.store))
 
     row, upload = await stored.image(image["id"]), await stored.upload(image["upload"]["id"])
     assert (row.status, row.failure_code) == (ImageStatus.ERROR, FailureCode.UPLOAD_REFUSED)

@@ -173,9 +173,9 @@ async def test_a_copy_learns_the_sha256_whenever_it_is_made(gateway: Gateway, wh
     if when == "between":  # the worker dies after its first step, in which it writes down what it has found
         await gateway.change(Blob, str((await gateway.image(origin["id"])).blob_id), sha256="0" * 64)
         copies.append(await copied(gateway, origin, project))
-    blob = await conversions.blob_to_hash(gateway.database, claim)
+    blob = await conversions.blob_to_hash(gateway.catalogue, claim)
     assert blob is not None
-    await conversions.keep_hash(gateway.database, claim, "0" * 64)
+    await conversions.keep_hash(gateway.catalogue, claim, "0" * 64)
     if when == "after":
         copies.append(await copied(gateway, origin, project))
     for image in (origin, *copies):

@@ -139,7 +139,7 @@ async def test_every_kind_of_event_has_its_own_type(gateway: Gateway) -> None:
     project = await gateway.project()
     image = await gateway.uploaded(projectId=project)
     claim, assignment = await gateway.begun(image["id"])
-    await conversions.succeed(gateway.database, claim, assignment, outcome(), gateway.settings)
+    await conversions.succeed(gateway.catalogue, claim, assignment, outcome())
     await gateway.mutate("deleteImage", {"imageId": image["id"]})
     document = """query ($id: ID!) { imageEvents(projectId: $id, first: 9) { nodes {
         __typename cursor occurredAt imageId

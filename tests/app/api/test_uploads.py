@@ -4,6 +4,7 @@ import asyncio
 import gzip
 import hashlib
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import httpx
 import pytest
 
 from app.adapters.folder.store import FolderStore
-from app.catalog import conversions
+from app.catalog import conversions, uploads
 from app.catalog.uploads import UploadEnded, handle_of
 from app.errors import ImageFailed
 from app.lifecycle import EventKind, FailureCode, ImageStatus, JobKind, UploadState
@@ -198,7 +199,7 @@ async def test_a_part_on_its_way_is_cut_off_with_the_reason(gateway: Gateway) ->
     async def body() -> AsyncIterator[bytes]:
         yield bytes(MIB)
         failure = ImageFailed(FailureCode.FORMAT_MISMATCH, "It is gzip.", "Unpack it.")
-        await conversions.refuse_early(gateway.database, claim, failure)
+        await conversions.refuse_early(gateway.catalogue, claim, failure)
         await gateway.store.abort_upload(handle_of(upload))
         for _ in range(15):
             yield bytes(MIB)
@@ -229,7 +230,7 @@ async def ended(gateway: Gateway, state: str) -> dict[str, Any]:
         await gateway.mutate("abortUpload", {"uploadId": image["upload"]["id"]})
     else:
         await gateway.store.abort_upload(handle_of(await gateway.upload(image["upload"]["id"])))
-        await gateway.uploads().sweep()
+        await uploads.sweep(gateway.catalogue)
     return image
 
 
@@ -289,7 +290,7 @@ async def test_completing_an_upload_that_is_aborted_at_that_moment_is_refused(ga
     store = AbortedMeanwhile(gateway.settings.objects_path, SECRET.encode())
     store.gateway, store.upload_id = gateway, image["upload"]["id"]
     with pytest.raises(UploadEnded, match="The upload was aborted"):
-        await gateway.uploads(store).complete(Viewer(ADMIN), image["upload"]["id"])
+        await uploads.complete_upload(replace(gateway.catalogue, store=store), Viewer(ADMIN), image["upload"]["id"])
     store.close()
     assert (await gateway.image(image["id"])).status == ImageStatus.ERROR
 

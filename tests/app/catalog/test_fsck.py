@@ -33,7 +33,7 @@ async def apart(start_gateway: StartGateway) -> Any:
 async def check(gateway: Gateway, *, repair: bool = False, grace: float = 3600) -> list[Finding]:
     """What is found; the same is still found without a repair, and nothing after one."""
     before = await gateway.everything()
-    run = Fsck(gateway.database, gateway.store, timedelta(seconds=grace), owner_of, repair)
+    run = Fsck(gateway.catalogue, timedelta(seconds=grace), owner_of, repair)
     findings = [finding async for finding in run.findings()]
     if not repair:
         assert await gateway.everything() == before

@@ -171,11 +171,11 @@ async def test_a_conversion_that_is_in_other_hands_can_not_be_begun_or_ended(gat
     await lost(gateway, claim)
     before = await gateway.everything()
     with pytest.raises(LeaseLost):
-        await conversions.begin(gateway.database, claim, gateway.settings)
+        await conversions.begin(gateway.catalogue, claim)
     with pytest.raises(LeaseLost):
-        await conversions.succeed(gateway.database, claim, assignment, outcome(), gateway.settings)
+        await conversions.succeed(gateway.catalogue, claim, assignment, outcome())
     with pytest.raises(LeaseLost):
-        await conversions.fail(gateway.database, claim, assignment, FAILURE)
+        await conversions.fail(gateway.catalogue, claim, assignment, FAILURE)
     assert await gateway.everything() == before
 
 
@@ -185,9 +185,9 @@ async def test_a_conversion_whose_image_was_deleted_writes_nothing(gateway: Gate
     await gateway.mutate("deleteImage", {"imageId": image["id"]})
     before = await gateway.everything()
     for end in (
-        conversions.begin(gateway.database, claim, gateway.settings),
-        conversions.succeed(gateway.database, claim, assignment, outcome(), gateway.settings),
-        conversions.fail(gateway.database, claim, assignment, FAILURE),
+        conversions.begin(gateway.catalogue, claim),
+        conversions.succeed(gateway.catalogue, claim, assignment, outcome()),
+        conversions.fail(gateway.catalogue, claim, assignment, FAILURE),
     ):
         with pytest.raises(LeaseLost):
             await end
@@ -202,7 +202,7 @@ async def test_a_look_at_the_head_that_is_in_other_hands_refuses_nothing(gateway
     before = await gateway.everything()
     for failure in (FAILURE, None):
         with pytest.raises(LeaseLost):
-            await conversions.refuse_early(gateway.database, claim, failure)
+            await conversions.refuse_early(gateway.catalogue, claim, failure)
     assert await gateway.everything() == before
 
 
@@ -212,17 +212,17 @@ async def test_a_hash_that_is_in_other_hands_is_not_kept(gateway: Gateway) -> No
     await lost(gateway, claim)
     before = await gateway.everything()
     with pytest.raises(LeaseLost):
-        await conversions.keep_hash(gateway.database, claim, "0" * 64)
+        await conversions.keep_hash(gateway.catalogue, claim, "0" * 64)
     assert await gateway.everything() == before
 
 
 async def test_a_hash_is_kept_and_told(gateway: Gateway) -> None:
     image = await gateway.active()
     claim = await gateway.claim(image["id"], JobKind.HASH)
-    blob = await conversions.blob_to_hash(gateway.database, claim)
+    blob = await conversions.blob_to_hash(gateway.catalogue, claim)
     assert blob is not None
     assert (blob.key, blob.sha256) == ((await gateway.blob(image)).key, None)
-    await conversions.keep_hash(gateway.database, claim, "0" * 64)
+    await conversions.keep_hash(gateway.catalogue, claim, "0" * 64)
     assert (await gateway.image(image["id"])).sha256 == "0" * 64
     assert (await gateway.events(image["id"]))[-1].detail["aspects"] == ["SHA256"]
 
@@ -266,14 +266,14 @@ async def test_failure_keeps_the_source_and_the_promise_for_a_retry(gateway: Gat
     row, upload = await gateway.image(image["id"]), await gateway.upload(image["upload"]["id"])
     assert (row.status, row.reserved_size, upload.source.kept) == (ImageStatus.ERROR, MIB, True)
     both = {upload.source.key, upload.source.key_of_result}
-    assert await conversions.named_keys(gateway.database, both) == both
+    assert await conversions.named_keys(gateway.catalogue, both) == both
 
 
 async def test_a_job_without_its_image_is_done_without_a_word(gateway: Gateway) -> None:
     image = await gateway.uploaded()
     claim = await gateway.claim(image["id"])
     await gateway.change(Image, image["id"], deleted_at=now())
-    assert await conversions.begin(gateway.database, claim, gateway.settings) is None
+    assert await conversions.begin(gateway.catalogue, claim) is None
     assert (await job(gateway, claim.job_id)).state == JobState.DONE
 
 
@@ -285,7 +285,7 @@ async def test_what_is_to_be_erased_are_the_upload_and_a_result_that_nobody_want
         upload = await gateway.upload(image["upload"]["id"])
         detail = Erase(sources=(upload.source_id,), keys=("blobs/old.qcow2",))
         claim = Claim("job_x", JobKind.ERASE, 1, 1, None, detail)
-        erasure = await conversions.to_erase(gateway.database, claim)
+        erasure = await conversions.to_erase(gateway.catalogue, claim)
         assert erasure.uploads == [handle_of(upload)]
         assert erasure.results == [upload.source.key_of_result]
         results[image["id"]] = (erasure.keys, upload.source)

@@ -40,9 +40,9 @@ async def test_an_image_without_bytes_in_the_store_is_not_billed(
 async def test_a_worker_that_lost_its_lease_bills_nothing(gateway: Gateway, project: str) -> None:
     made = await gateway.uploaded(projectId=project)
     claim, assignment = await gateway.begun(made["id"])
-    await deletion.delete_image(gateway.database, ADA, made["id"], None)
+    await deletion.delete_image(gateway.catalogue, ADA, made["id"], None)
     with pytest.raises(LeaseLost):
-        await conversions.succeed(gateway.database, claim, assignment, outcome(), gateway.settings)
+        await conversions.succeed(gateway.catalogue, claim, assignment, outcome())
     async with gateway.database.read() as session:
         assert (await session.execute(select(StorageEntry).where(StorageEntry.project_id == project))).all() == []
 

@@ -1,11 +1,13 @@
 """Quotas are hard for conversions, too: what takes more than there is room for ends in ERROR, and is freed."""
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from app.catalog import conversions
+from app.catalog.catalogue import Catalogue
 from app.catalog.conversions import Assignment
 from app.catalog.work import jobs
 from app.catalog.work.jobs import Claim
@@ -28,10 +30,10 @@ async def begun(gateway: Gateway, project: str) -> Begun:
     return image["id"], *await gateway.begun(image["id"])
 
 
-async def succeed(gateway: Gateway, work: Begun, stored: int, database: Database | None = None) -> None:
+async def succeed(gateway: Gateway, work: Begun, stored: int, catalogue: Catalogue | None = None) -> None:
     _, claim, assignment = work
     made = outcome(stored_size=stored)
-    await conversions.succeed(database or gateway.database, claim, assignment, made, gateway.settings)
+    await conversions.succeed(catalogue or gateway.catalogue, claim, assignment, made)
 
 
 # ------------------------------------------------------------ how much room there is
@@ -50,7 +52,7 @@ async def test_a_conversion_in_a_project_that_is_over_its_limit_keeps_what_was_p
     work = await begun(gateway, project)
     await gateway.stock(project, {"stored_size": 8 * MIB, "status": ImageStatus.ACTIVE})
     await gateway.change(Project, project, image_storage_limit=4 * MIB)
-    again = await conversions.begin(gateway.database, work[1], gateway.settings)
+    again = await conversions.begin(gateway.catalogue, work[1])
     assert again is not None
     assert again.room == MIB
     with pytest.raises(ImageFailed):
@@ -107,15 +109,15 @@ async def test_of_two_that_succeed_at_once_and_together_overrun_one_is_active(
     project = await limited(gateway, 6 * MIB)
     both = [await begun(gateway, project) for _ in range(2)]
 
-    async def end(work: Begun, database: Database) -> ImageStatus:
+    async def end(work: Begun, catalogue: Catalogue) -> ImageStatus:
         _, claim, assignment = work
         try:
-            await succeed(gateway, work, 5 * MIB, database)
+            await succeed(gateway, work, 5 * MIB, catalogue)
         except ImageFailed as failure:
-            await conversions.fail(database, claim, assignment, failure)
+            await conversions.fail(catalogue, claim, assignment, failure)
         return (await gateway.image(work[0])).status
 
-    ended = await asyncio.gather(*map(end, both, (gateway.database, other)))
+    ended = await asyncio.gather(*map(end, both, (gateway.catalogue, replace(gateway.catalogue, database=other))))
     assert sorted(ended) == [ImageStatus.ACTIVE, ImageStatus.ERROR]
     assert await storage(gateway, project) == (5 * MIB, MIB)
 
@@ -128,7 +130,7 @@ async def failed(gateway: Gateway, project: str, stored: int) -> str:
     image, claim, assignment = work = await begun(gateway, project)
     with pytest.raises(ImageFailed) as caught:
         await succeed(gateway, work, stored)
-    await conversions.fail(gateway.database, claim, assignment, caught.value)
+    await conversions.fail(gateway.catalogue, claim, assignment, caught.value)
     return image
 
 

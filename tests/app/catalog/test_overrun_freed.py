@@ -12,10 +12,10 @@ import pytest
 from sqlmodel import select
 
 from app.catalog import conversions
+from app.catalog.catalogue import Catalogue
 from app.catalog.conversions import Assignment
 from app.catalog.outcome import Outcome, Way
 from app.catalog.work.jobs import Claim
-from app.database.sessions import Database
 from app.errors import ImageFailed, LeaseLost, StoreUnavailable
 from app.lifecycle import SETTLED, DiskFormat, FailureCode, ImageStatus
 from app.models import Image, Job, Project, Source, now
@@ -75,7 +75,7 @@ async def test_what_was_made_is_freed_before_the_image_is_in_error(
 ) -> None:
     image, claim = await waiting(gateway)
     converter = Scripted(made, undoing=[StoreUnavailable("away")])
-    worker = Conversions(gateway.database, gateway.wakeups, converter, gateway.settings)
+    worker = Conversions(gateway.catalogue, gateway.wakeups, converter)
     with pytest.raises(StoreUnavailable):
         await worker.convert(claim, threading.Event())
     assert (await gateway.image(image)).status == ImageStatus.SAVING
@@ -100,7 +100,7 @@ async def test_a_worker_that_has_lost_its_lease_frees_nothing(gateway: Gateway, 
         asyncio.run_coroutine_threadsafe(change, loop).result()
 
     converter = Scripted(made, lose)
-    worker = Conversions(gateway.database, gateway.wakeups, converter, gateway.settings)
+    worker = Conversions(gateway.catalogue, gateway.wakeups, converter)
     with pytest.raises(LeaseLost):
         await worker.convert(claim, threading.Event())
     assert converter.undone == []
@@ -111,7 +111,7 @@ async def test_a_worker_that_was_told_to_stop_frees_nothing(gateway: Gateway) ->
     image, claim = await waiting(gateway)
     cancelled = threading.Event()
     converter = Scripted(LARGE, cancelled.set)
-    worker = Conversions(gateway.database, gateway.wakeups, converter, gateway.settings)
+    worker = Conversions(gateway.catalogue, gateway.wakeups, converter)
     with pytest.raises(Cancelled):
         await worker.convert(claim, cancelled)
     assert converter.undone == []
@@ -122,7 +122,7 @@ async def test_the_lease_is_renewed_before_anything_is_freed(gateway: Gateway) -
     _, claim = await waiting(gateway)
     long_ago = now() - timedelta(days=1)
     converter = Scripted(LARGE, undoing=[StoreUnavailable("away")])
-    worker = Conversions(gateway.database, gateway.wakeups, converter, gateway.settings)
+    worker = Conversions(gateway.catalogue, gateway.wakeups, converter)
     await gateway.change(Job, claim.job_id, lease_until=long_ago)
     with pytest.raises(StoreUnavailable):
         await worker.convert(claim, threading.Event())
@@ -134,7 +134,7 @@ async def test_the_lease_is_renewed_before_anything_is_freed(gateway: Gateway) -
 async def test_a_failure_of_another_kind_frees_nothing(gateway: Gateway) -> None:
     image, claim = await waiting(gateway)
     converter = Scripted(ImageFailed(FailureCode.CORRUPT_IMAGE, "It is broken.", "Mend it."))
-    worker = Conversions(gateway.database, gateway.wakeups, converter, gateway.settings)
+    worker = Conversions(gateway.catalogue, gateway.wakeups, converter)
     await worker.convert(claim, threading.Event())
     assert (await gateway.image(image)).failure_code == FailureCode.CORRUPT_IMAGE
     assert converter.undone == []
@@ -195,9 +195,9 @@ def noted_ends(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     ends: list[str] = []
     real = conversions.succeed
 
-    async def succeed(database: Database, claim: Claim[Any], assignment: Assignment, *rest: Any) -> None:
+    async def succeed(catalogue: Catalogue, claim: Claim[Any], assignment: Assignment, outcome: Outcome) -> None:
         ends.append(assignment.image_id)
-        await real(database, claim, assignment, *rest)
+        await real(catalogue, claim, assignment, outcome)
 
     monkeypatch.setattr(conversions, "succeed", succeed)
     return ends

@@ -131,7 +131,7 @@ async def test_bytes_that_arrive_are_reported_with_those_that_had_come_before(ga
     image = await gateway.create(upload={"size": 20 * MIB})
     await gateway.send(image, bytes(20 * MIB), [2])
     wakeups = LocalWakeups()
-    meter = UploadMeter(gateway.uploads(), wakeups, Throttle(0))
+    meter = UploadMeter(gateway.catalogue, wakeups, Throttle(0))
     async with heard(wakeups) as news, asyncio.timeout(20):
         reports = []
         for count in (0, MIB, 2 * MIB, 40 * MIB):
@@ -146,7 +146,7 @@ async def test_bytes_that_arrive_are_reported_with_those_that_had_come_before(ga
 async def test_bytes_of_an_unknown_upload_are_not_reported(gateway: Gateway) -> None:
     image = await gateway.create()
     wakeups = LocalWakeups()
-    meter = UploadMeter(gateway.uploads(), wakeups, Throttle(0))
+    meter = UploadMeter(gateway.catalogue, wakeups, Throttle(0))
     async with heard(wakeups) as news, asyncio.timeout(20):
         meter.arrived("uploads/unknown", 5)
         await asyncio.gather(*meter._reporting)

@@ -25,7 +25,7 @@ async def shared_image(gateway: Gateway, ranges: int = 3) -> str:
     """An image whose conversion was shared out."""
     image: str = (await gateway.uploaded())["id"]
     claim, _ = await gateway.begun(image)
-    await split_conversions.split(gateway.database, claim, SHARED, ranges)
+    await split_conversions.split(gateway.catalogue, claim, SHARED, ranges)
     return image
 
 
@@ -59,21 +59,21 @@ async def test_a_worker_that_has_lost_its_job_shares_nothing_out(gateway: Gatewa
     claim, _ = await gateway.begun(image)
     await gateway.change(Job, claim.job_id, token=claim.token + 1)
     with pytest.raises(LeaseLost):
-        await split_conversions.split(gateway.database, claim, SHARED, 3)
+        await split_conversions.split(gateway.catalogue, claim, SHARED, 3)
     assert await kinds(gateway, image) == [JobKind.CONVERT]
 
 
 async def test_of_all_that_finish_at_once_one_has_the_ranges_assembled(gateway: Gateway) -> None:
     image = await shared_image(gateway, 5)
     found = await claims(gateway, image)
-    await asyncio.gather(*(split_conversions.finish_range(gateway.database, claim, MIB) for claim in found))
+    await asyncio.gather(*(split_conversions.finish_range(gateway.catalogue, claim, MIB) for claim in found))
     assert await kinds(gateway, image) == [JobKind.ASSEMBLE]
     (claim,) = await claims(gateway, image)
     assert isinstance(claim.detail, Assemble)
     assert claim.detail.shared == SHARED
-    assignment = await conversions.begin(gateway.database, claim, gateway.settings)
+    assignment = await conversions.begin(gateway.catalogue, claim)
     assert assignment is not None
-    await conversions.succeed(gateway.database, claim, assignment, outcome(), gateway.settings)
+    await conversions.succeed(gateway.catalogue, claim, assignment, outcome())
     assert (await gateway.image(image)).status == ImageStatus.ACTIVE
 
 
@@ -82,8 +82,8 @@ async def test_ranges_are_assembled_when_the_last_is_done_and_not_before(gateway
     found = await claims(gateway, image)
     for done, claim in enumerate(found):
         assert await kinds(gateway, image) == [JobKind.STREAM_RANGE] * (3 - done)
-        assert await split_conversions.finished_ranges(gateway.database, claim) == list(range(done))
-        await split_conversions.finish_range(gateway.database, claim, MIB)
+        assert await split_conversions.finished_ranges(gateway.catalogue, claim) == list(range(done))
+        await split_conversions.finish_range(gateway.catalogue, claim, MIB)
     assert await kinds(gateway, image) == [JobKind.ASSEMBLE]
 
 
@@ -93,21 +93,21 @@ async def test_a_worker_that_has_lost_its_range_finishes_nothing(gateway: Gatewa
     await gateway.change(Job, claim.job_id, lease_until=now() - LEASE)
     (later,) = await claims(gateway, image)
     with pytest.raises(LeaseLost):
-        await split_conversions.finish_range(gateway.database, claim, MIB)
+        await split_conversions.finish_range(gateway.catalogue, claim, MIB)
     assert await kinds(gateway, image) == [JobKind.STREAM_RANGE]
-    await split_conversions.finish_range(gateway.database, later, MIB)
+    await split_conversions.finish_range(gateway.catalogue, later, MIB)
     assert await kinds(gateway, image) == [JobKind.ASSEMBLE]
 
 
 async def test_one_range_that_fails_fails_the_image_once_and_ends_the_others(gateway: Gateway) -> None:
     image = await shared_image(gateway)
     found = await claims(gateway, image)
-    assignment = await conversions.begin(gateway.database, found[0], gateway.settings)
+    assignment = await conversions.begin(gateway.catalogue, found[0])
     assert assignment is not None
 
     async def fail(claim: Claim[Any]) -> Any:
         try:
-            return await split_conversions.fail(gateway.database, claim, assignment, FAILURE)
+            return await split_conversions.fail(gateway.catalogue, claim, assignment, FAILURE)
         except LeaseLost as lost:
             return lost
 
@@ -125,17 +125,17 @@ async def test_a_range_that_continues_alone_ends_the_others_and_counts_the_finis
 ) -> None:
     image = await shared_image(gateway)
     first, second, third = await claims(gateway, image)
-    await split_conversions.finish_range(gateway.database, first, 5 * MIB)
-    await split_conversions.end_others(gateway.database, third)
+    await split_conversions.finish_range(gateway.catalogue, first, 5 * MIB)
+    await split_conversions.end_others(gateway.catalogue, third)
     for attempt in (
-        split_conversions.finish_range(gateway.database, second, MIB),
-        split_conversions.begin_anew(gateway.database, second),
-        split_conversions.end_others(gateway.database, second),
+        split_conversions.finish_range(gateway.catalogue, second, MIB),
+        split_conversions.begin_anew(gateway.catalogue, second),
+        split_conversions.end_others(gateway.catalogue, second),
     ):
         with pytest.raises(LeaseLost):
             await attempt
-    assert await split_conversions.stored_so_far(gateway.database, third) == 5 * MIB
-    assert await split_conversions.finished_ranges(gateway.database, third) == [0]
+    assert await split_conversions.stored_so_far(gateway.catalogue, third) == 5 * MIB
+    assert await split_conversions.finished_ranges(gateway.catalogue, third) == [0]
     assert [job.id for job in await open_jobs(gateway, image)] == [third.job_id]
     await jobs.renew(gateway.database, third, LEASE)
 
@@ -144,14 +144,14 @@ async def test_a_share_that_is_lost_begins_anew_and_is_counted(gateway: Gateway)
     image = await shared_image(gateway)
     for times in (1, 2):
         found = await claims(gateway, image)
-        assert await split_conversions.begin_anew(gateway.database, found[0]) == times
+        assert await split_conversions.begin_anew(gateway.catalogue, found[0]) == times
         with pytest.raises(LeaseLost):
-            await split_conversions.begin_anew(gateway.database, found[1])
+            await split_conversions.begin_anew(gateway.catalogue, found[1])
         assert await kinds(gateway, image) == [JobKind.CONVERT]
         claim, assignment = await gateway.begun(image)
         assert assignment.image_id == image
         assert claim.detail.times == times
-        await split_conversions.split(gateway.database, claim, {**SHARED, "reference": str(times)}, 3)
+        await split_conversions.split(gateway.catalogue, claim, {**SHARED, "reference": str(times)}, 3)
         (first, *_) = await open_jobs(gateway, image)
         assert first.detail["times"] == times
 
@@ -159,15 +159,15 @@ async def test_a_share_that_is_lost_begins_anew_and_is_counted(gateway: Gateway)
 async def test_ranges_of_an_earlier_attempt_do_not_count(gateway: Gateway) -> None:
     image = await shared_image(gateway)
     first, *_ = await claims(gateway, image)
-    await split_conversions.finish_range(gateway.database, first, MIB)
+    await split_conversions.finish_range(gateway.catalogue, first, MIB)
     second, *_ = await open_jobs(gateway, image)
     await gateway.change(Job, second.id, lease_until=now() - LEASE)
     (claim,) = await claims(gateway, image)
-    await split_conversions.begin_anew(gateway.database, claim)
+    await split_conversions.begin_anew(gateway.catalogue, claim)
     again, _ = await gateway.begun(image)
-    await split_conversions.split(gateway.database, again, {**SHARED, "reference": "other"}, 2)
+    await split_conversions.split(gateway.catalogue, again, {**SHARED, "reference": "other"}, 2)
     found = await claims(gateway, image)
-    assert await split_conversions.finished_ranges(gateway.database, found[0]) == []
+    assert await split_conversions.finished_ranges(gateway.catalogue, found[0]) == []
 
 
 async def test_an_image_that_is_deleted_ends_all_its_ranges(gateway: Gateway) -> None:
@@ -176,5 +176,5 @@ async def test_an_image_that_is_deleted_ends_all_its_ranges(gateway: Gateway) ->
     await gateway.mutate("deleteImage", {"imageId": image})
     for claim in found:
         with pytest.raises(LeaseLost):
-            await split_conversions.finish_range(gateway.database, claim, MIB)
+            await split_conversions.finish_range(gateway.catalogue, claim, MIB)
     assert JobKind.ASSEMBLE not in await kinds(gateway, image)

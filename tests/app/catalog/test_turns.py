@@ -246,7 +246,7 @@ async def test_many_that_may_not_begin_keep_no_other_job_from_being_sent_again(h
     taken = [hall.name_of(await hall.taken(limit))[0] for _ in range(limit + 1)]
     assert Counter(taken) == {"a": limit, "b": 1}
     await hall.come("b2")
-    await Schedule(gateway.database, gateway.store, sent, gateway.uploads(), gateway.settings).resend_jobs()
+    await Schedule(gateway.catalogue, sent).resend_jobs()
     # One for b2, and one for what is to be hashed.
     assert sorted(sent.kinds) == [CONVERT, JobKind.HASH]
 

@@ -49,7 +49,7 @@ class Clock:
 async def test_what_has_arrived_since_the_last_look_is_told_once(start_gateway: StartGateway) -> None:
     async with start_gateway() as gateway:
         heard, clock = Heard(), Clock()
-        survey = UploadSurvey(gateway.uploads(), heard, 1.0, clock)
+        survey = UploadSurvey(gateway.catalogue, heard, 1.0, clock)
         image = await _two_parts(gateway)
         await survey.look()
         assert heard.take() == []
@@ -65,7 +65,7 @@ async def test_what_has_arrived_since_the_last_look_is_told_once(start_gateway: 
 async def test_an_upload_that_stands_still_is_asked_about_ever_less_often(start_gateway: StartGateway) -> None:
     async with start_gateway() as gateway:
         heard, clock = Heard(), Clock()
-        survey = UploadSurvey(gateway.uploads(), heard, 1.0, clock)
+        survey = UploadSurvey(gateway.catalogue, heard, 1.0, clock)
         image = await _two_parts(gateway)
         for _ in range(5):
             await survey.look()
@@ -82,7 +82,7 @@ async def test_an_upload_that_stands_still_is_asked_about_ever_less_often(start_
 async def test_an_upload_that_has_ended_is_forgotten(start_gateway: StartGateway) -> None:
     async with start_gateway() as gateway:
         heard, clock = Heard(), Clock()
-        survey = UploadSurvey(gateway.uploads(), heard, 1.0, clock)
+        survey = UploadSurvey(gateway.catalogue, heard, 1.0, clock)
         image = await _two_parts(gateway)
         await gateway.send(image, bytes(17 * MIB), [1])
         await gateway.mutate("abortUpload", {"uploadId": image["upload"]["id"]})

@@ -1,12 +1,14 @@
 """The sweep of uploads: what got no byte expires, what was sealed is finished, and nothing stays in between."""
 
 import os
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
 import pytest
 
 from app.adapters.folder.store import FolderStore
+from app.catalog import uploads
 from app.catalog.uploads import handle_of
 from app.errors import StoreUnavailable
 from app.lifecycle import EventKind, FailureCode, ImageStatus, JobKind, UploadState
@@ -41,7 +43,7 @@ async def test_an_upload_without_a_byte_expires_and_its_bytes_are_freed(start_ga
         await age(gateway, partly)
         for image in (silent, partly):
             await overdue(gateway, image)
-        await gateway.uploads().sweep()
+        await uploads.sweep(gateway.catalogue)
         for image in (silent, partly):
             row, upload = await gateway.image(image["id"]), await gateway.upload(image["upload"]["id"])
             assert (row.status, row.failure_code) == (ImageStatus.ERROR, FailureCode.UPLOAD_EXPIRED)
@@ -63,7 +65,7 @@ async def test_every_byte_that_comes_moves_the_end_on(gateway: Gateway) -> None:
     image = await gateway.create(upload={"size": 17 * MIB})
     await gateway.send(image, bytes(17 * MIB), [2])
     await overdue(gateway, image)
-    await gateway.uploads().sweep()
+    await uploads.sweep(gateway.catalogue)
     upload = await gateway.upload(image["upload"]["id"])
     assert upload.state == UploadState.OPEN
     assert upload.expires_at > now() + timedelta(hours=23)
@@ -84,7 +86,7 @@ async def test_an_upload_that_the_store_has_dropped_expires_at_once(gateway: Gat
         assert payload["image"] == {"status": "ERROR", "failure": {"message": message}}
         assert await gateway.mistake("completeUpload", {"uploadId": upload.id}, image=image) == mistake
     else:
-        await gateway.uploads().sweep()
+        await uploads.sweep(gateway.catalogue)
     row, upload = await gateway.image(image["id"]), await gateway.upload(upload.id)
     assert (row.status, row.failure_code) == (ImageStatus.ERROR, FailureCode.UPLOAD_EXPIRED)
     assert (row.failure_retriable, row.reserved_size) == (False, 0)
@@ -98,8 +100,8 @@ async def test_what_was_sealed_by_a_process_that_died_is_finished(gateway: Gatew
     await overdue(gateway, image)
     found = await gateway.ask("query ($id: ID!) { image(by: {id: $id}) { upload { receivedBytes } } }", id=image["id"])
     assert found["image"]["upload"]["receivedBytes"] == MIB
-    await gateway.uploads().sweep()
-    await gateway.uploads().sweep()
+    await uploads.sweep(gateway.catalogue)
+    await uploads.sweep(gateway.catalogue)
     upload = await gateway.upload(image["upload"]["id"])
     assert (upload.state, upload.source.kept) == (UploadState.COMPLETED, True)
     assert (await gateway.image(image["id"])).status == ImageStatus.QUEUED
@@ -126,7 +128,7 @@ async def test_an_upload_that_can_not_be_read_does_not_keep_others_from_their_en
     store.broken_key = await gateway.source_key(broken)
     for image in (broken, other):
         await overdue(gateway, image)
-    await gateway.uploads(store).sweep()
+    await uploads.sweep(replace(gateway.catalogue, store=store))
     store.close()
     assert (await gateway.image(other["id"])).failure_code == FailureCode.UPLOAD_EXPIRED
     assert (await gateway.image(broken["id"])).status == ImageStatus.QUEUED
@@ -159,5 +161,5 @@ async def test_the_head_of_an_upload_is_looked_at_once_it_is_there(gateway: Gate
 
 async def test_a_head_of_nothing_that_is_known_starts_nothing(gateway: Gateway) -> None:
     before = await gateway.everything()
-    await gateway.uploads().head_arrived("uploads/unknown")
+    await uploads.head_arrived(gateway.catalogue, "uploads/unknown")
     assert await gateway.everything() == before

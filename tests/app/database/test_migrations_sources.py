@@ -315,7 +315,7 @@ async def test_to_go_back_gives_the_rows_that_there_were(place: Place) -> None:
 
 async def test_workers_begin_every_conversion_from_its_source(upgraded: Gateway) -> None:
     for job, name in (("convert", "complete"), ("converting", OLD), ("range1", "split"), ("assemble", "assembled")):
-        assignment = await conversions.begin(upgraded.database, await claim(upgraded, job), upgraded.settings)
+        assignment = await conversions.begin(upgraded.catalogue, await claim(upgraded, job))
         assert assignment is not None
         assert (assignment.source_id, assignment.source_key) == (source(name), f"uploads/{name}")
         assert (assignment.source_size, assignment.declared_format) == (SIZE, "RAW")
@@ -323,24 +323,24 @@ async def test_workers_begin_every_conversion_from_its_source(upgraded: Gateway)
 
 
 async def test_what_is_to_be_erased_is_found(upgraded: Gateway) -> None:
-    erasure = await conversions.to_erase(upgraded.database, await claim(upgraded, "erase"))
+    erasure = await conversions.to_erase(upgraded.catalogue, await claim(upgraded, "erase"))
     assert [handle.key for handle in erasure.uploads] == ["uploads/expired"]
     assert erasure.keys == ["blobs/expired.qcow2", "uploads/expired"]
-    erasure = await conversions.to_erase(upgraded.database, await claim(upgraded, "erase-keys"))
+    erasure = await conversions.to_erase(upgraded.catalogue, await claim(upgraded, "erase-keys"))
     assert (erasure.uploads, erasure.keys) == ([], ["blobs/gone"])
 
 
 async def test_no_object_of_the_version_before_is_an_orphan(upgraded: Gateway) -> None:
     keys = {key for key, _ in await listed(upgraded.store)}
-    assert await conversions.named_keys(upgraded.database, keys) >= keys
+    assert await conversions.named_keys(upgraded.catalogue, keys) >= keys
     results = {f"blobs/{name}.qcow2" for name in UNDER_WAY if name != OLD} | {f"blobs/{id_of('blb', OLD)}.qcow2"}
-    assert await conversions.named_keys(upgraded.database, results) >= results
+    assert await conversions.named_keys(upgraded.catalogue, results) >= results
     waiting = {"uploads/expired", "blobs/expired.qcow2", "blobs/gone"}
-    assert await conversions.named_keys(upgraded.database, waiting) >= waiting
+    assert await conversions.named_keys(upgraded.catalogue, waiting) >= waiting
 
 
 async def test_fsck_finds_the_source_that_is_lost_and_nothing_else(upgraded: Gateway) -> None:
-    check = Fsck(upgraded.database, upgraded.store, timedelta(seconds=-3600), owner_of, repair=True)
+    check = Fsck(upgraded.catalogue, timedelta(seconds=-3600), owner_of, repair=True)
     found = [(finding.problem, finding.image_id, finding.repaired) async for finding in check.findings()]
     assert found == [(Problem.MISSING_SOURCE, id_of("img", "lost"), True)]
     assert (await upgraded.mutate("retryImage", {"imageId": id_of("img", "lost")}))["userErrors"][0]["code"] == (

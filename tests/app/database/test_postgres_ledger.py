@@ -1,6 +1,7 @@
 """The ledger on PostgreSQL: two who let go of the same bytes at once, and bills that are read from an index."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from functools import partial
@@ -56,10 +57,10 @@ async def test_a_payer_and_its_copy_that_are_deleted_at_once_leave_no_line_open(
         gateway.database,
         Blob,
         blob_id,
-        lambda: deletion.delete_image(gateway.database, ADA, first, None),
-        lambda: deletion.delete_image(other, ADA, second, None),
+        lambda: deletion.delete_image(gateway.catalogue, ADA, first, None),
+        lambda: deletion.delete_image(replace(gateway.catalogue, database=other), ADA, second, None),
     )
-    assert [image_id for image_id, _ in deleted] == [first, second]
+    assert [written.row.id for written in deleted] == [first, second]
     lines = await storing.lines(project)
     assert [name for name, *_ in lines] == (["base", "twin"] if payer_first else ["base"])
     assert all(until is not None for *_, until in lines)
@@ -81,7 +82,7 @@ async def test_an_image_that_is_deleted_while_its_bytes_are_copied_passes_its_li
         Blob,
         blob_id,
         lambda: storing.copy(base, project, "twin", days_ago(1)),
-        lambda: deletion.delete_image(other, ADA, base, None),
+        lambda: deletion.delete_image(replace(gateway.catalogue, database=other), ADA, base, None),
     )
     (first, second) = await storing.lines(project)
     assert (first[0], second[0]) == ("base", "twin")

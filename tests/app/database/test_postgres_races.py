@@ -11,11 +11,12 @@ import pytest
 from sqlalchemy import make_url
 from sqlmodel import col, select
 
-from app.catalog import conversions, deletion, images, members
+from app.catalog import conversions, creation, deletion, images, members, uploads
+from app.catalog.catalogue import Catalogue
 from app.catalog.images import ImagePatch
 from app.catalog.new_images import NewUpload
 from app.catalog.people import tenancy
-from app.catalog.uploads import UploadEnded, Uploads, handle_of, open_uploads_of
+from app.catalog.uploads import UploadEnded, handle_of
 from app.database.sessions import Database
 from app.errors import (
     Conflict,
@@ -48,8 +49,9 @@ def new_database(postgresql: PostgreSQL) -> NewDatabase:
     return partial(new_on_server, postgresql)
 
 
-def uploads_of(gateway: Gateway, database: Database) -> Uploads:
-    return Uploads(database, gateway.store, gateway.settings)
+def beside(gateway: Gateway, database: Database) -> Catalogue:
+    """The catalogue as a process with connections of its own has it."""
+    return replace(gateway.catalogue, database=database)
 
 
 async def jobs_of(gateway: Gateway, image_id: str) -> list[Job]:
@@ -61,17 +63,16 @@ async def jobs_of(gateway: Gateway, image_id: str) -> list[Job]:
 # ------------------------------------------------------------ creating
 
 
-async def make(uploads: Uploads, new: NewUpload) -> Image | UserMistake:
+async def make(catalogue: Catalogue, new: NewUpload) -> Image | UserMistake:
     try:
-        image, _ = await uploads.create_image(VIEWER, new)
+        return (await creation.create_image(catalogue, VIEWER, new)).row
     except UserMistake as mistake:
         return mistake
-    return image
 
 
 async def at_once(gateway: Gateway, other: Database, new: NewUpload, times: int) -> list[Image | UserMistake]:
     """The same creation from two processes, so many times in all."""
-    both = [uploads_of(gateway, gateway.database), uploads_of(gateway, other)]
+    both = [gateway.catalogue, beside(gateway, other)]
     return list(await asyncio.gather(*(make(both[at % 2], new) for at in range(times))))
 
 
@@ -116,14 +117,14 @@ async def test_an_upload_stays_open_when_the_answer_to_its_commit_is_lost(
     with relay(postgresql.port, lambda _: 0, begins=lambda piece: b"COMMIT;" in piece) as port:
         cut_off = Database(url.set(port=port).render_as_string(hide_password=False))
         with pytest.raises(DatabaseUnavailable):
-            await uploads_of(gateway, cut_off).create_image(VIEWER, new)
+            await creation.create_image(beside(gateway, cut_off), VIEWER, new)
         await cut_off.close()
 
-    image, position = await uploads_of(gateway, gateway.database).create_image(VIEWER, new)
+    written = await creation.create_image(gateway.catalogue, VIEWER, new)
 
-    assert position is None  # made by the first attempt
+    assert written.position is None  # made by the first attempt
     async with gateway.database.read() as session:
-        upload = (await open_uploads_of(session, [image.id]))[image.id]
+        upload = (await uploads.open_uploads_of(session, [written.row.id]))[written.row.id]
     # A PartsMissing tells that the store knows the upload.
     with pytest.raises(PartsMissing):
         await gateway.store.seal_upload(handle_of(upload))
@@ -136,17 +137,17 @@ async def test_an_admin_who_is_removed_while_waiting_does_nothing_any_more(gatew
     """A third admin is there, so that nobody is the last one."""
     project = await gateway.project()
     for subject in ("second", "third"):
-        await members.set_member(gateway.database, VIEWER, project, subject, ProjectRole.ADMIN)
+        await members.set_member(gateway.catalogue, VIEWER, project, subject, ProjectRole.ADMIN)
 
     first, second = await one_after_the_other(
         gateway.database,
         Project,
         project,
-        lambda: members.set_member(gateway.database, VIEWER, project, "second", ProjectRole.MEMBER),
-        lambda: members.remove_member(other, Viewer("second"), project, ADMIN),
+        lambda: members.set_member(gateway.catalogue, VIEWER, project, "second", ProjectRole.MEMBER),
+        lambda: members.remove_member(beside(gateway, other), Viewer("second"), project, ADMIN),
     )
 
-    assert first[0].id == project
+    assert first.row.id == project
     assert isinstance(second, Forbidden)
     async with gateway.database.read() as session:
         assert await tenancy.role_in(session, VIEWER, project) == ProjectRole.ADMIN
@@ -158,14 +159,18 @@ async def test_an_admin_who_is_removed_while_waiting_does_nothing_any_more(gatew
 async def test_of_two_changes_to_one_revision_one_is_refused(gateway: Gateway, other: Database) -> None:
     image = await gateway.create()
 
-    def rename(database: Database, name: str) -> Callable[[], Awaitable[Any]]:
+    def rename(catalogue: Catalogue, name: str) -> Callable[[], Awaitable[Any]]:
         patch = ImagePatch({Aspect.NAME: {"name": name, "name_key": name}})
-        return lambda: images.update_image(database, VIEWER, image["id"], patch, image["revision"])
+        return lambda: images.update_image(catalogue, VIEWER, image["id"], patch, image["revision"])
 
     first, second = await one_after_the_other(
-        gateway.database, Image, image["id"], rename(gateway.database, "first"), rename(other, "second")
+        gateway.database,
+        Image,
+        image["id"],
+        rename(gateway.catalogue, "first"),
+        rename(beside(gateway, other), "second"),
     )
-    assert first[0].name == "first"
+    assert first.row.name == "first"
     assert isinstance(second, StaleRevision)
     assert (await gateway.image(image["id"])).name == "first"
     assert len(await gateway.events(image["id"])) == 2
@@ -179,8 +184,8 @@ async def test_two_changes_of_different_fields_at_once_both_stay(gateway: Gatewa
         gateway.database,
         Image,
         image["id"],
-        lambda: images.update_image(gateway.database, VIEWER, image["id"], rename, None),
-        lambda: images.update_image(other, VIEWER, image["id"], protect, None),
+        lambda: images.update_image(gateway.catalogue, VIEWER, image["id"], rename, None),
+        lambda: images.update_image(beside(gateway, other), VIEWER, image["id"], protect, None),
     )
     found = await gateway.image(image["id"])
     assert (found.name, found.protected, found.revision) == ("new", True, image["revision"] + 2)
@@ -193,8 +198,8 @@ async def test_an_image_that_is_protected_while_somebody_deletes_it_stays(gatewa
         gateway.database,
         Image,
         image["id"],
-        lambda: images.update_image(gateway.database, VIEWER, image["id"], protect, None),
-        lambda: deletion.delete_image(other, VIEWER, image["id"], None),
+        lambda: images.update_image(gateway.catalogue, VIEWER, image["id"], protect, None),
+        lambda: deletion.delete_image(beside(gateway, other), VIEWER, image["id"], None),
     )
     assert isinstance(refused, ProtectedImage)
     assert (await gateway.image(image["id"])).deleted_at is None
@@ -216,10 +221,10 @@ async def test_an_upload_that_is_completed_twice_at_once_is_converted_once(gatew
         gateway.database,
         Image,
         image["id"],
-        lambda: uploads_of(gateway, gateway.database).complete(VIEWER, image["upload"]["id"]),
-        lambda: uploads_of(gateway, other).complete(VIEWER, image["upload"]["id"]),
+        lambda: uploads.complete_upload(gateway.catalogue, VIEWER, image["upload"]["id"]),
+        lambda: uploads.complete_upload(beside(gateway, other), VIEWER, image["upload"]["id"]),
     )
-    assert [position is None for _, position in results] == [False, True]
+    assert [written.position is None for written in results] == [False, True]
     assert [job.kind for job in await jobs_of(gateway, image["id"])].count(JobKind.CONVERT) == 1
 
 
@@ -229,10 +234,10 @@ async def test_of_abort_and_complete_at_once_the_first_one_holds(gateway: Gatewa
         gateway.database,
         Image,
         image["id"],
-        lambda: uploads_of(gateway, gateway.database).abort(VIEWER, image["upload"]["id"]),
-        lambda: uploads_of(gateway, other).complete(VIEWER, image["upload"]["id"]),
+        lambda: uploads.abort_upload(gateway.catalogue, VIEWER, image["upload"]["id"]),
+        lambda: uploads.complete_upload(beside(gateway, other), VIEWER, image["upload"]["id"]),
     )
-    assert aborted[0].status == ImageStatus.ERROR
+    assert aborted.row.status == ImageStatus.ERROR
     assert isinstance(completed, Conflict)
     assert JobKind.CONVERT not in [job.kind for job in await jobs_of(gateway, image["id"])]
 
@@ -243,8 +248,8 @@ async def test_of_complete_and_abort_at_once_the_first_one_holds(gateway: Gatewa
         gateway.database,
         Image,
         image["id"],
-        lambda: uploads_of(gateway, other).complete(VIEWER, image["upload"]["id"]),
-        lambda: uploads_of(gateway, gateway.database).abort(VIEWER, image["upload"]["id"]),
+        lambda: uploads.complete_upload(beside(gateway, other), VIEWER, image["upload"]["id"]),
+        lambda: uploads.abort_upload(gateway.catalogue, VIEWER, image["upload"]["id"]),
     )
     assert isinstance(aborted, Conflict)
     assert (await gateway.upload(image["upload"]["id"])).state == UploadState.COMPLETED
@@ -259,8 +264,8 @@ async def test_of_refusal_and_completion_at_once_the_first_one_holds(gateway: Ga
         gateway.database,
         Image,
         image["id"],
-        lambda: conversions.refuse_early(gateway.database, claim, failure),
-        lambda: uploads_of(gateway, other).complete(VIEWER, image["upload"]["id"]),
+        lambda: conversions.refuse_early(gateway.catalogue, claim, failure),
+        lambda: uploads.complete_upload(beside(gateway, other), VIEWER, image["upload"]["id"]),
     )
     assert isinstance(completed, UploadEnded)
     assert (completed.message, completed.hint) == ("It is gzip.", "Unpack it.")
@@ -275,8 +280,8 @@ async def test_an_upload_that_expires_in_two_processes_ends_once(gateway: Gatewa
         gateway.database,
         Image,
         image["id"],
-        uploads_of(gateway, gateway.database).sweep,
-        uploads_of(gateway, other).sweep,
+        lambda: uploads.sweep(gateway.catalogue),
+        lambda: uploads.sweep(beside(gateway, other)),
     )
     assert results == [None, None]
     moves = [event for event in await gateway.events(image["id"]) if event.kind == EventKind.STATUS_CHANGED]
@@ -289,8 +294,8 @@ async def test_of_two_retries_at_once_one_starts_a_job(gateway: Gateway, other: 
         gateway.database,
         Image,
         image["id"],
-        lambda: uploads_of(gateway, gateway.database).retry(VIEWER, image["id"]),
-        lambda: uploads_of(gateway, other).retry(VIEWER, image["id"]),
+        lambda: uploads.retry_image(gateway.catalogue, VIEWER, image["id"], None),
+        lambda: uploads.retry_image(beside(gateway, other), VIEWER, image["id"], None),
     )
     assert isinstance(refused, Conflict)
     states = Counter(job.state for job in await jobs_of(gateway, image["id"]) if job.kind == JobKind.CONVERT)

@@ -3,16 +3,17 @@
 import asyncio
 import random
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import pytest
 from sqlmodel import col, select
 
-from app.catalog import conversions, deletion, images
+from app.catalog import conversions, deletion, images, uploads
+from app.catalog.catalogue import Catalogue
 from app.catalog.conversions import Assignment
 from app.catalog.images import ImagePatch
-from app.catalog.uploads import Uploads
 from app.catalog.work import jobs, turns
 from app.catalog.work.jobs import Claim
 from app.database.sessions import Database
@@ -99,8 +100,8 @@ async def test_of_two_workers_that_hold_a_job_by_turns_only_the_later_can_end_it
         gateway.database,
         Image,
         image["id"],
-        lambda: conversions.succeed(gateway.database, first, assignment, outcome(), gateway.settings),
-        lambda: conversions.fail(other, second, assignment, FAILURE),
+        lambda: conversions.succeed(gateway.catalogue, first, assignment, outcome()),
+        lambda: conversions.fail(replace(gateway.catalogue, database=other), second, assignment, FAILURE),
     )
     assert isinstance(lost, LeaseLost)
     assert done is None
@@ -118,13 +119,17 @@ async def test_of_two_conversions_that_need_the_last_room_of_a_project_the_first
         image = await gateway.uploaded(projectId=project)
         both.append((image["id"], *await gateway.begun(image["id"])))
 
-    def ending(at: int, database: Database) -> Callable[[], Awaitable[Any]]:
+    def ending(at: int, catalogue: Catalogue) -> Callable[[], Awaitable[Any]]:
         _, claim, assignment = both[at]
         made = outcome(stored_size=5 * MIB)
-        return lambda: conversions.succeed(database, claim, assignment, made, gateway.settings)
+        return lambda: conversions.succeed(catalogue, claim, assignment, made)
 
     active, refused = await one_after_the_other(
-        gateway.database, Project, project, ending(0, gateway.database), ending(1, other)
+        gateway.database,
+        Project,
+        project,
+        ending(0, gateway.catalogue),
+        ending(1, replace(gateway.catalogue, database=other)),
     )
     assert active is None
     assert isinstance(refused, ImageFailed)
@@ -137,11 +142,11 @@ async def test_of_two_conversions_that_need_the_last_room_of_a_project_the_first
 
 
 def succeeding(gateway: Gateway, claim: Claim[Any], assignment: Assignment) -> Callable[[], Awaitable[Any]]:
-    return lambda: conversions.succeed(gateway.database, claim, assignment, outcome(), gateway.settings)
+    return lambda: conversions.succeed(gateway.catalogue, claim, assignment, outcome())
 
 
-def deleting(database: Database, image_id: str) -> Callable[[], Awaitable[Any]]:
-    return lambda: deletion.delete_image(database, VIEWER, image_id, None)
+def deleting(catalogue: Catalogue, image_id: str) -> Callable[[], Awaitable[Any]]:
+    return lambda: deletion.delete_image(catalogue, VIEWER, image_id, None)
 
 
 async def test_a_conversion_that_succeeds_after_its_image_was_deleted_comes_to_nothing(
@@ -153,10 +158,10 @@ async def test_a_conversion_that_succeeds_after_its_image_was_deleted_comes_to_n
         gateway.database,
         Image,
         image["id"],
-        deleting(other, image["id"]),
+        deleting(replace(gateway.catalogue, database=other), image["id"]),
         succeeding(gateway, claim, assignment),
     )
-    assert deleted[0] == image["id"]
+    assert deleted.row.id == image["id"]
     assert isinstance(succeeded, LeaseLost)
     assert await blob(gateway, assignment.result_id) is None
     assert (await gateway.events(image["id"]))[-1].kind == EventKind.DELETED
@@ -172,10 +177,10 @@ async def test_an_image_that_is_deleted_just_when_it_became_active_leaves_no_blo
         Image,
         image["id"],
         succeeding(gateway, claim, assignment),
-        deleting(other, image["id"]),
+        deleting(replace(gateway.catalogue, database=other), image["id"]),
     )
     assert succeeded is None
-    assert deleted[0] == image["id"]
+    assert deleted.row.id == image["id"]
     assert await blob(gateway, assignment.result_id) is None
     assert await erasures(gateway, assignment.result_key) == 1
     assert [job for job in await gateway.all_jobs() if job.image_id == image["id"] and job.state != JobState.DONE] == []
@@ -190,7 +195,11 @@ async def test_a_blob_goes_when_the_last_two_images_that_name_it_are_deleted_at_
     (copy,) = await gateway.stock(gateway.alpha, {"status": ImageStatus.ACTIVE, "blob_id": blob_id})
     key = (await gateway.blob(one)).key
     await one_after_the_other(
-        gateway.database, Blob, blob_id, deleting(gateway.database, one["id"]), deleting(other, copy)
+        gateway.database,
+        Blob,
+        blob_id,
+        deleting(gateway.catalogue, one["id"]),
+        deleting(replace(gateway.catalogue, database=other), copy),
     )
     assert await blob(gateway, blob_id) is None
     assert await erasures(gateway, key) == 1
@@ -203,8 +212,8 @@ async def test_a_hash_that_comes_while_the_image_is_deleted_is_dropped(gateway: 
         gateway.database,
         Image,
         image["id"],
-        deleting(other, image["id"]),
-        lambda: conversions.keep_hash(gateway.database, claim, "0" * 64),
+        deleting(replace(gateway.catalogue, database=other), image["id"]),
+        lambda: conversions.keep_hash(gateway.catalogue, claim, "0" * 64),
     )
     assert isinstance(kept, LeaseLost)
     assert (await gateway.events(image["id"]))[-1].kind == EventKind.DELETED
@@ -221,21 +230,21 @@ async def tried(act: Awaitable[Any]) -> None:
         pass
 
 
-async def convert(gateway: Gateway, database: Database, image_id: str, chance: random.Random) -> None:
+async def convert(catalogue: Catalogue, image_id: str, chance: random.Random) -> None:
     """Do the conversion of an image as a worker does, well or badly."""
-    async with database.read() as session:
+    async with catalogue.database.read() as session:
         query = select(Job.id).where(Job.image_id == image_id, Job.kind == JobKind.CONVERT)
         found = (await session.execute(query)).scalars().all()
     for job_id in found:
-        claim = await claimed(database, job_id, LEASE)
-        assignment = await conversions.begin(database, claim, gateway.settings) if claim else None
+        claim = await claimed(catalogue.database, job_id, LEASE)
+        assignment = await conversions.begin(catalogue, claim) if claim else None
         if claim is None or assignment is None:
             continue
-        await jobs.renew(database, claim, LEASE)
+        await jobs.renew(catalogue.database, claim, LEASE)
         if chance.random() < 0.5:
-            await conversions.succeed(database, claim, assignment, outcome(), gateway.settings)
+            await conversions.succeed(catalogue, claim, assignment, outcome())
         else:
-            await conversions.fail(database, claim, assignment, FAILURE)
+            await conversions.fail(catalogue, claim, assignment, FAILURE)
 
 
 async def test_many_concurrent_changes_of_images_never_deadlock_and_leave_nothing_behind(
@@ -244,22 +253,22 @@ async def test_many_concurrent_changes_of_images_never_deadlock_and_leave_nothin
     chance = random.Random(4)
     made = [await gateway.uploaded(b"\1" * 1024) for _ in range(12)]
 
-    def acts(image: dict[str, Any], database: Database) -> list[Awaitable[Any]]:
-        uploads = Uploads(database, gateway.store, gateway.settings)
+    def acts(image: dict[str, Any], catalogue: Catalogue) -> list[Awaitable[Any]]:
         upload_id, image_id = image["upload"]["id"], image["id"]
         name = ImagePatch({Aspect.NAME: {"name": str(chance.random()), "name_key": "n"}})
         return [
-            uploads.complete(VIEWER, upload_id),
-            uploads.abort(VIEWER, upload_id),
-            uploads.retry(VIEWER, image_id),
-            images.update_image(database, VIEWER, image_id, name, None),
-            convert(gateway, database, image_id, chance),
-            convert(gateway, database, image_id, chance),
-            *([deletion.delete_image(database, VIEWER, image_id, None)] if chance.random() < 0.2 else []),
+            uploads.complete_upload(catalogue, VIEWER, upload_id),
+            uploads.abort_upload(catalogue, VIEWER, upload_id),
+            uploads.retry_image(catalogue, VIEWER, image_id, None),
+            images.update_image(catalogue, VIEWER, image_id, name, None),
+            convert(catalogue, image_id, chance),
+            convert(catalogue, image_id, chance),
+            *([deletion.delete_image(catalogue, VIEWER, image_id, None)] if chance.random() < 0.2 else []),
         ]
 
+    both = (gateway.catalogue, replace(gateway.catalogue, database=other))
     for _ in range(3):
-        everything = [act for image in made for here in (gateway.database, other) for act in acts(image, here)]
+        everything = [act for image in made for here in both for act in acts(image, here)]
         chance.shuffle(everything)
         await asyncio.gather(*(tried(act) for act in everything))
     for image in made:

@@ -217,7 +217,7 @@ async def test_progress_comes_to_those_who_want_it_and_none_after_the_end(
         assert progressed["progress"] == {"phase": "CONVERTING", "percent": 40.0, "bytesDone": 40, "bytesTotal": 100}
         assert progressed["image"]["status"] == "SAVING"
         late = report(image["id"], project, 99)
-        await conversions.succeed(gateway.database, claim, assignment, outcome(), gateway.settings)
+        await conversions.succeed(gateway.catalogue, claim, assignment, outcome())
         assert (await watcher.item())["to"] == "ACTIVE"
         gateway.wakeups.progressed(late)
         await gateway.mutate("deleteImage", {"imageId": (await gateway.create(projectId=project))["id"]})
@@ -318,7 +318,7 @@ async def test_an_image_is_watched_until_it_has_settled(gateway: Gateway, audien
         await gateway.send(image, b"\1" * MIB)
         await gateway.mutate("completeUpload", {"uploadId": image["upload"]["id"]})
         claim, assignment = await gateway.begun(image["id"])
-        await conversions.succeed(gateway.database, claim, assignment, outcome(), gateway.settings)
+        await conversions.succeed(gateway.catalogue, claim, assignment, outcome())
         seen = [await watcher.item()]
         while seen[-1]["status"] != "ACTIVE":
             seen.append(await watcher.item())
