@@ -165,14 +165,14 @@ class Mutation:
         )
         return await SetProjectMemberPayload.of(info, written)
 
-    @_mutation(
-        description="Remove a member from a project that you administer. The last admin can't be removed."
-    )
+    @_mutation(description="Remove a member from a project that you administer. The last admin can't be removed.")
     async def remove_project_member(
         self, info: Info, input: Annotated[RemoveProjectMemberInput, _INPUT]
     ) -> RemoveProjectMemberPayload | None:
         catalogue, viewer = info.context.catalogue, info.context.viewer
-        written = await members.remove_member(catalogue, viewer, input.project_id, input.subject, input.expected_revision)
+        written = await members.remove_member(
+            catalogue, viewer, input.project_id, input.subject, input.expected_revision
+        )
         return await RemoveProjectMemberPayload.of(info, written)
 
 

@@ -1,10 +1,9 @@
 """The results of mutations: the changed object and its feed position, or the errors in the input."""
 
-from typing import Any, Self, cast
+from typing import Any, Self
 
 import strawberry
 from strawberry.extensions.field_extension import AsyncExtensionResolver, FieldExtension
-from strawberry.types.base import StrawberryOptional
 from strawberry.types.field import StrawberryField
 
 from app import metrics
@@ -97,7 +96,7 @@ class Payload:
         return cls(user_errors=[user_error(mistake)], cursor=None)
 
     @classmethod
-    async def made(cls, info: Info, position: int | None, **shown: Any) -> Self:
+    async def succeeded(cls, info: Info, position: int | None, **shown: Any) -> Self:
         """The result of a change at a position in the feed; `shown` are the fields that show it."""
         return cls(user_errors=[], cursor=await cursor_at(info, position), **shown)
 
@@ -106,8 +105,9 @@ class UserErrors(FieldExtension):
     """Returns a mistake that a mutation raises as `userErrors` of its payload."""
 
     def apply(self, field: StrawberryField) -> None:
-        # Nullable, since a mutation that fails for any other reason returns null and a top-level error.
-        self._payload: type[Payload] = cast("StrawberryOptional", field.type).of_type
+        # It is nullable, since a mutation that fails for another reason returns null and a top-level error.
+        returned: Any = field.type
+        self._payload: type[Payload] = returned.of_type
 
     async def resolve_async(
         self, next_: AsyncExtensionResolver, source: Any, info: strawberry.Info[Any, Any], **kwargs: Any
@@ -137,7 +137,7 @@ class ImagePayload(Payload):
     @classmethod
     async def of(cls, info: Info, written: Written[ImageRow]) -> Self:
         """The result of a use case that changes an image."""
-        return await cls.made(info, written.position, image=Image.of(written.row))
+        return await cls.succeeded(info, written.position, image=Image.of(written.row))
 
 
 @strawberry.type(description="Result of a mutation that changes a share.")
@@ -149,7 +149,7 @@ class SharePayload(Payload):
     @classmethod
     async def of(cls, info: Info, written: Written[ShareRow]) -> Self:
         """The result of a use case that changes a share."""
-        return await cls.made(info, written.position, share=ImageShare.of(written.row))
+        return await cls.succeeded(info, written.position, share=ImageShare.of(written.row))
 
 
 @strawberry.type(description="Result of a mutation that changes a project.")
@@ -163,7 +163,7 @@ class ProjectPayload(Payload):
     @classmethod
     async def of(cls, info: Info, written: Written[ProjectRow]) -> Self:
         """The result of a use case that changes a project."""
-        payload = await cls.made(info, written.position, project=Project.of(written.row))
+        payload = await cls.succeeded(info, written.position, project=Project.of(written.row))
         # Callers who have just removed themselves from the project no longer see it.
         if await info.context.loaders.roles.load(written.row.id) is None:
             payload.project = None
@@ -213,7 +213,7 @@ class DeleteImagePayload(Payload):
     @classmethod
     async def of(cls, info: Info, written: Written[ImageRow]) -> Self:
         """The result of the deletion."""
-        return await cls.made(info, written.position, deleted_image_id=strawberry.ID(written.row.id))
+        return await cls.succeeded(info, written.position, deleted_image_id=strawberry.ID(written.row.id))
 
 
 @strawberry.type(description="Result of shareImage.")
@@ -249,7 +249,7 @@ class RevokeImageSharePayload(Payload):
     async def of(cls, info: Info, written: Written[ShareRow]) -> Self:
         """The result of the revocation."""
         share = ImageShare.of(written.row)
-        return await cls.made(info, written.position, revoked_share_id=share.id, share=share)
+        return await cls.succeeded(info, written.position, revoked_share_id=share.id, share=share)
 
 
 @strawberry.type(description="Result of setProjectQuota.")

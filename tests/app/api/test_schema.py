@@ -21,6 +21,8 @@ from app import lifecycle
 from app.catalog import conversions
 from app.errors import UserMistake
 from app.graphql import schema
+from app.graphql.mutations import Mutation
+from app.graphql.payloads import UserErrors
 from tests.support.gateway import Gateway, outcome
 
 SDL = Path(app.__file__).parent.parent / "schema.graphql"
@@ -72,6 +74,15 @@ def test_every_mutation_takes_one_input_and_answers_with_its_own_payload(built: 
         assert isinstance(payload, GraphQLObjectType)
         common = {key: str(payload.fields[key].type) for key in ("userErrors", "query", "cursor")}
         assert common == {"userErrors": "[UserError!]!", "query": "Query!", "cursor": "EventCursor"}
+
+
+def test_every_mutation_returns_mistakes_as_data() -> None:
+    declared: Any = Mutation
+    fields = declared.__strawberry_definition__.fields
+    assert fields
+    assert [
+        field.name for field in fields if not any(isinstance(found, UserErrors) for found in field.extensions)
+    ] == []
 
 
 def test_every_connection_is_one_of_relay(built: GraphQLSchema) -> None:
