@@ -15,7 +15,7 @@ from app.adapters.messaging.dramatiq_queue import DramatiqQueue
 from app.adapters.messaging.redis_queue import PatientBroker, RedisQueue
 from app.adapters.s3.store import S3Store
 from app.catalog.catalogue import Catalogue
-from app.catalog.upload_progress import UploadSurvey
+from app.catalog.upload_progress import UploadPolling
 from app.database.sessions import Database
 from app.errors import SettingsError
 from app.models import Event, Job
@@ -144,10 +144,10 @@ def _converter(settings: Settings, storage: Storage) -> Converter:
 
 
 def _schedule(catalogue: Catalogue, storage: Storage, queue: JobQueue, wakeups: Wakeups) -> Schedule:
-    survey = UploadSurvey(catalogue, wakeups, catalogue.settings.progress_seconds)
+    upload_polling = UploadPolling(catalogue, wakeups, catalogue.settings.progress_seconds)
     return storage.by_kind(
         lambda folder: Schedule(catalogue, queue, work=folder.work),
-        lambda _: Schedule(catalogue, queue, survey=survey),
+        lambda _: Schedule(catalogue, queue, upload_polling=upload_polling),
     )
 
 

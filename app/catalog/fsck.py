@@ -145,7 +145,7 @@ class Fsck:
     # ------------------------------------------------------------ reservations
 
     async def _reservations(self) -> AsyncIterator[Finding]:
-        async for image_id in self._images(lost_bytes.reserved_by_nothing()):
+        async for image_id in self._images(lost_bytes.reserved_without_source()):
             message = "the image reserves quota, but has no source that could use it"
             finding = Finding(Problem.STALE_RESERVATION, message, image_id)
             yield await self._repaired(finding, lambda: lost_bytes.free_quota(self.catalogue, finding.image_id or ""))  # noqa: B023

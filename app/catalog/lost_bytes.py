@@ -77,7 +77,7 @@ async def lose_source(catalogue: Catalogue, image_id: str) -> bool:
     return True
 
 
-def reserved_by_nothing() -> ColumnElement[bool]:
+def reserved_without_source() -> ColumnElement[bool]:
     """The condition that an image reserves quota, but has no source that could use it."""
     return and_(col(Image.reserved_size) > 0, ~sources.is_kept())
 
@@ -88,7 +88,7 @@ async def free_quota(catalogue: Catalogue, image_id: str) -> bool:
         image = await _locked(tx, image_id)
         if image is None:
             return False
-        stale = select(Image.id).where(Image.id == image_id, reserved_by_nothing())
+        stale = select(Image.id).where(Image.id == image_id, reserved_without_source())
         if (await tx.session.execute(stale)).scalar_one_or_none() is None:
             return False
         image.reserved_size = 0

@@ -143,7 +143,7 @@ async def _require_administered(tx: Transaction, organization: Organization, own
 # ---------------------------------------------------------------- for operators, whose commands open only the database
 
 
-async def found(
+async def create_organization(
     database: Database, organization: str, projects: Sequence[str], admin: str | None, owner: str | None = None
 ) -> Sequence[Project]:
     """Create an organization and its projects. Existing ones are left unchanged. Returns the projects.
@@ -190,7 +190,7 @@ async def _set_owner(tx: Transaction, organization: Organization, subject: str, 
         event_log.members_changed(tx, project_id)
 
 
-async def appoint(database: Database, project_name: str, subject: str, role: ProjectRole) -> Project:
+async def grant_role(database: Database, project_name: str, subject: str, role: ProjectRole) -> Project:
     """Set the role of a member in the project of that name, for operators.
 
     Raises NotFound, Conflict (for the last admin).

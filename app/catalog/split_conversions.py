@@ -68,7 +68,7 @@ async def finish_range(catalogue: Catalogue, claim: Claim[StreamRange], stored: 
             jobs.start(tx, whole, image_id=claim.image_id)
 
 
-async def begin_anew(catalogue: Catalogue, claim: Claim[Split]) -> int:
+async def restart(catalogue: Catalogue, claim: Claim[Split]) -> int:
     """Cancel the jobs of a split whose stored ranges are lost, and convert again. Returns how often that happened."""
     async with catalogue.database.transaction() as tx:
         await tx.session.get_one(Image, claim.image_id, with_for_update=LOCKED)

@@ -93,7 +93,7 @@ class _Seen:
 
 
 @dataclass(slots=True)
-class UploadSurvey:
+class UploadPolling:
     """Polls the store for received bytes and reports progress. Several processes can do it at the same time."""
 
     catalogue: Catalogue
@@ -102,7 +102,7 @@ class UploadSurvey:
     clock: Callable[[], float] = time.monotonic
     _seen: dict[str, _Seen] = field(default_factory=dict)
 
-    async def look(self) -> None:
+    async def poll(self) -> None:
         """Report every open upload that has progressed since the last poll."""
         found = await self._open()
         self._seen = {upload.id: self._seen[upload.id] for upload, _ in found if upload.id in self._seen}

@@ -79,7 +79,9 @@ def create_projects(
     settings: Settings, organization: str, projects: Sequence[str], admin: str | None, owner: str | None
 ) -> Sequence[Project]:
     """Create an organization and its projects, unless they exist. Blocks. Raises DatabaseUnavailable."""
-    return _in_database(settings, lambda database: members.found(database, organization, projects, admin, owner))
+    return _in_database(
+        settings, lambda database: members.create_organization(database, organization, projects, admin, owner)
+    )
 
 
 def _begin_epoch(settings: Settings) -> None:

@@ -137,7 +137,7 @@ async def _revoke(settings: Settings, subject: str) -> None:
 
 async def _appoint(settings: Settings, project: str, subject: str, role: ProjectRole) -> None:
     async with _opened(settings) as database:
-        await members.appoint(database, project, subject, role)
+        await members.grant_role(database, project, subject, role)
 
 
 @asynccontextmanager

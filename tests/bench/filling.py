@@ -49,7 +49,7 @@ async def fill(address: str, count: int) -> str:
     """
     database = Database(address)
     try:
-        (project,) = await members.found(database, "bench", ["pages"], ADMIN)
+        (project,) = await members.create_organization(database, "bench", ["pages"], ADMIN)
         for rows in _batches(project.id, count):
             async with database.transaction() as tx:
                 await tx.session.execute(sqlalchemy.insert(_TABLE), rows)

@@ -115,7 +115,7 @@ class Cluster:
         settings = _as_settings(places)
         _in_a_thread(lambda: migrate_all(settings))
         self._database_address = settings.database_address
-        self._in_database(lambda database: members.found(database, "demo", ["alpha", "beta"], None))
+        self._in_database(lambda database: members.create_organization(database, "demo", ["alpha", "beta"], None))
         # Only the migration gets it.
         del places["IMAGES_OBJECT_STORE_ADMIN_KEY"]
         self.settings = clean_environment(places | self._env)
@@ -149,7 +149,7 @@ class Cluster:
 
     def token(self, subject: str = "ann", project: str = "alpha", role: str = "ADMIN") -> str:
         """A token for a subject with a role in a project."""
-        self._in_database(lambda database: members.appoint(database, project, subject, ProjectRole(role)))
+        self._in_database(lambda database: members.grant_role(database, project, subject, ProjectRole(role)))
         return SecretTokens(SECRET.encode()).issue(subject, valid=timedelta(days=1))
 
     def rows(self, query: str, *values: object) -> list[dict[str, Any]]:

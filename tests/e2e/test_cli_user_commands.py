@@ -270,7 +270,7 @@ def empty_project(small_parts: Gateway, tmp_path: Path) -> str:
 async def _found(data: Path, project: str) -> None:
     database = Database(f"sqlite+aiosqlite:///{data / 'images.db'}")
     try:
-        await members.found(database, "demo", [project], ADMIN)
+        await members.create_organization(database, "demo", [project], ADMIN)
     finally:
         await database.close()
 

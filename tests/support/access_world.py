@@ -84,16 +84,16 @@ class World:
     async def _found(self) -> None:
         database = self.gateway.database
         for organization, names, owner in (("acme", ACME, "owner"), ("globex", GLOBEX, None)):
-            for project in await members.found(database, organization, names, None, owner):
+            for project in await members.create_organization(database, organization, names, None, owner):
                 self.ids |= {project.name: project.id, organization: project.organization_id}
         for caller in CALLERS.values():
             if caller.subject and caller.role:
-                await members.appoint(database, caller.place, caller.subject, caller.role)
+                await members.grant_role(database, caller.place, caller.subject, caller.role)
         for name, subjects in ADMINS.items():
             for subject in subjects:
-                await members.appoint(database, name, subject, ProjectRole.ADMIN)
+                await members.grant_role(database, name, subject, ProjectRole.ADMIN)
         for subject, role in STAFF.items():
-            await members.appoint(database, "abroad", subject, role)
+            await members.grant_role(database, "abroad", subject, role)
 
     async def _make_images(self) -> None:
         gateway = self.gateway

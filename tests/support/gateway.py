@@ -228,7 +228,7 @@ class Gateway:
     async def project(self) -> str:
         """A new project in which ADMIN is one."""
         name = f"project {next(_NUMBERS)}"
-        (made,) = await members.found(self.database, "demo", [name], ADMIN)
+        (made,) = await members.create_organization(self.database, "demo", [name], ADMIN)
         return made.id
 
     async def stock(self, project_id: str, *rows: dict[str, Any]) -> list[str]:
@@ -339,7 +339,7 @@ def _row(project_id: str, at: int, values: dict[str, Any]) -> Image:
 async def claimed(database: Database, job_id: str, lease: timedelta = LEASE) -> Claim[Any] | None:
     """Take a job by its id, as a worker takes the one that has waited longest."""
     async with database.transaction() as tx:
-        return await jobs.take(tx, job_id, lease)
+        return await jobs.claim_by_id(tx, job_id, lease)
 
 
 def outcome(virtual_size: int = GIB, stored_size: int = MIB) -> Outcome:
@@ -369,7 +369,7 @@ async def running_gateway(data: Path, **given: Any) -> AsyncIterator[Gateway]:
             settings, app, endpoint, database, store, wakeups, queue,
             lambda: Workers(settings, broker, wakeups, channels.announce), client,
         )  # fmt: skip
-        alpha, beta = await members.found(database, "demo", ["alpha", "beta"], STRANGER)
+        alpha, beta = await members.create_organization(database, "demo", ["alpha", "beta"], STRANGER)
         gateway.alpha, gateway.beta = alpha.id, beta.id
         await people(gateway)
         yield gateway
@@ -380,4 +380,4 @@ async def people(gateway: Gateway) -> None:
     async with gateway.database.transaction() as tx:
         await tx.session.execute(text("DELETE FROM membership WHERE project_id = :alpha"), {"alpha": gateway.alpha})
     for subject, role in ROLES.items():
-        await members.appoint(gateway.database, "alpha", subject, role)
+        await members.grant_role(gateway.database, "alpha", subject, role)

@@ -62,16 +62,16 @@ async def neighbour(gateway: Gateway, **roles: ProjectRole) -> str:
     project = await gateway.project()
     async with gateway.database.read() as session:
         name = (await session.get_one(Project, project)).name
-    await members.appoint(gateway.database, name, STRANGER, ProjectRole.ADMIN)
+    await members.grant_role(gateway.database, name, STRANGER, ProjectRole.ADMIN)
     for subject, role in roles.items():
-        await members.appoint(gateway.database, name, subject, role)
+        await members.grant_role(gateway.database, name, subject, role)
     await done(gateway, "removeProjectMember", STRANGER, projectId=project, subject=ADMIN)
     return project
 
 
 async def far_away(gateway: Gateway) -> str:
     """A project of another organization, which STRANGER administers."""
-    (project,) = await members.found(gateway.database, "elsewhere", ["gamma"], STRANGER)
+    (project,) = await members.create_organization(gateway.database, "elsewhere", ["gamma"], STRANGER)
     return project.id
 
 

@@ -110,7 +110,7 @@ class Conversions:
         except SplitLost as loss:
             log.warning("image.split_lost", image=assignment.image_id, reason=str(loss))
             if claim.detail.times < _MOST_STARTS:
-                await split_conversions.begin_anew(self.catalogue, claim)
+                await split_conversions.restart(self.catalogue, claim)
                 return
             failure = too_many_attempts(FailureCode.STORAGE_UNAVAILABLE)
         await split_conversions.fail(self.catalogue, claim, assignment, failure)

@@ -106,7 +106,7 @@ class JobRunner:
     async def _wake_for_waiting(self, ended: Claim[Detail]) -> None:
         """Wake a worker for a conversion that the project's limit held back; its own message was already used."""
         try:
-            some_wait = await turns.wait_beside(self.database, str(ended.image_id), self._limit)
+            some_wait = await turns.project_has_eligible(self.database, str(ended.image_id), self._limit)
         except DatabaseUnavailable as error:  # the sweep finds them
             log.warning("turn.not_announced", image=ended.image_id, reason=str(error))
             return
@@ -119,16 +119,16 @@ class JobRunner:
                 return
             await self._attempt(claim, cancelled)
         except (LeaseLost, Cancelled):
-            await jobs.hand_back(self.database, claim, delay=timedelta(0), failed=False)
+            await jobs.requeue(self.database, claim, delay=timedelta(0), failed=False)
             log.info("job.released", job=claim.job_id, kind=claim.kind)
         except DatabaseUnavailable as error:
             # Not the job's fault, so it costs no attempt. If this fails too, the lease expires.
             log.warning("job.without_database", job=claim.job_id, kind=claim.kind, reason=str(error))
-            await jobs.hand_back(self.database, claim, delay=retry_delay(claim.attempt), failed=False)
+            await jobs.requeue(self.database, claim, delay=retry_delay(claim.attempt), failed=False)
         except NotConfined as error:
             # Not the job's fault either: it waits for a worker that can do it.
             log.error("job.not_confined", job=claim.job_id, reason=str(error))
-            await jobs.hand_back(self.database, claim, delay=self._lease, failed=False)
+            await jobs.requeue(self.database, claim, delay=self._lease, failed=False)
         except Exception as error:
             await self._failed(claim, error)
 
@@ -146,7 +146,7 @@ class JobRunner:
         if lost > MOST_LOST:
             await self.conversions.give_up(claim, too_slow(loss.source_size, lost))
         else:
-            await turns.lose(self.database, claim, lost)
+            await turns.move_to_end(self.database, claim, lost)
 
     async def _failed(self, claim: Claim[Any], error: Exception) -> None:
         metrics.JOB_FAILURES.labels(claim.kind).inc()
@@ -155,7 +155,7 @@ class JobRunner:
         code = FailureCode.STORAGE_UNAVAILABLE if storage else FailureCode.INTERNAL
         if claim.attempt >= self.settings.job_attempts and await self._give_up(claim, code):
             return
-        await jobs.hand_back(self.database, claim, delay=retry_delay(claim.attempt))
+        await jobs.requeue(self.database, claim, delay=retry_delay(claim.attempt))
 
     async def _give_up(self, claim: Claim[Any], code: FailureCode) -> bool:
         """Set the image of a conversion to ERROR; return False for other jobs, which are retried forever."""

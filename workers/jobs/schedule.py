@@ -18,7 +18,7 @@ from app.catalog import census, conversions, uploads
 from app.catalog.bill import reconciling
 from app.catalog.catalogue import Catalogue
 from app.catalog.feed import event_log
-from app.catalog.upload_progress import UploadSurvey
+from app.catalog.upload_progress import UploadPolling
 from app.catalog.work import jobs, turns
 from app.database.sessions import Database
 from app.errors import DatabaseUnavailable
@@ -34,7 +34,7 @@ _HOUR = 3600.0
 
 
 # The shortest interval at which the store is asked how much of an upload has arrived.
-_SURVEY_SECONDS = 1.0
+_UPLOAD_POLL_SECONDS = 1.0
 # The interval at which jobs and uploads are counted for metrics.
 _CENSUS_SECONDS = 5.0
 # The shortest interval at which a job is sent again while it waits because all workers are busy.
@@ -46,13 +46,13 @@ class Schedule:
     """Runs the sweeps. Several processes may run them at the same time.
 
     `work` is the folder in which killed jobs leave files behind; None if there is none that outlives its process.
-    `survey` measures uploads whose bytes go directly to the store.
+    `upload_polling` measures uploads whose bytes go directly to the store.
     """
 
     catalogue: Catalogue
     queue: JobQueue
     work: Path | None = None
-    survey: UploadSurvey | None = None
+    upload_polling: UploadPolling | None = None
     # When each job was last sent, by its id and the token of its last claim.
     _sent: dict[tuple[str, int], float] = field(default_factory=dict)
 
@@ -79,8 +79,8 @@ class Schedule:
             (self.keep_reserve, _MINUTE / 2),
             (self.take_census, _CENSUS_SECONDS),
         ]
-        if self.survey is not None:
-            sweeps.append((self.survey.look, max(_SURVEY_SECONDS, self._settings.progress_seconds)))
+        if self.upload_polling is not None:
+            sweeps.append((self.upload_polling.poll, max(_UPLOAD_POLL_SECONDS, self._settings.progress_seconds)))
         often = {"trigger": "interval", "coalesce": True, "max_instances": 1, "next_run_time": now()}
         for sweep, seconds in sweeps:
             self._scheduler.add_job(self._run, args=(sweep,), id=sweep.__name__, seconds=seconds, **often)

@@ -48,7 +48,7 @@ async def released(tx: Transaction, image: Image, blob_id: str) -> None:
     line = await open_line(tx, image.project_id, blob_id)
     if line is None or line.image_id != image.id:
         return
-    heir = await first_that_names(tx, image.project_id, blob_id)
+    heir = await oldest_image_of_blob(tx, image.project_id, blob_id)
     if heir is None:
         await close(tx, line, _instant(tx))
     else:
@@ -63,7 +63,7 @@ async def open_line(tx: Transaction, project_id: str, blob_id: str) -> StorageEn
     return (await tx.session.execute(query)).scalar_one_or_none()
 
 
-async def first_that_names(tx: Transaction, project_id: str, blob_id: str) -> Image | None:
+async def oldest_image_of_blob(tx: Transaction, project_id: str, blob_id: str) -> Image | None:
     """The oldest billed and ACTIVE image of a project that names a blob; None if there is none."""
     query = (
         select(Image)

@@ -113,7 +113,7 @@ async def _repair(tx: Transaction, project_id: str, blob_id: str) -> _Repair | N
     line = await ledger.open_line(tx, project_id, blob_id)
     if line is not None and not await _closed(tx, line):
         return None
-    image = await ledger.first_that_names(tx, project_id, blob_id)
+    image = await ledger.oldest_image_of_blob(tx, project_id, blob_id)
     if image is not None:
         # An entry passes to a copy, which has had its bytes since it was created. No row says when other images got
         # their bytes, but they had them when they last changed.

@@ -233,7 +233,7 @@ class Feed:
         members: dict[str, dict[str, ProjectRole]] = {}
         if watched:
             async with self.database.read() as session:
-                members = await tenancy.everybody_in(session, watched)
+                members = await tenancy.roles_by_subject(session, watched)
         before, self._members = self._members, members
         for project_id in watched:
             if before.get(project_id) != members[project_id]:

@@ -240,7 +240,7 @@ async def count_projects(session: AsyncSession, viewer: Viewer, *, organization_
     return count
 
 
-async def everybody_in(session: AsyncSession, ids: Sequence[str]) -> dict[str, dict[str, ProjectRole]]:
+async def roles_by_subject(session: AsyncSession, ids: Sequence[str]) -> dict[str, dict[str, ProjectRole]]:
     """The roles of everyone who may see the projects, by project, then by subject. Operators are not included."""
     found: dict[str, dict[str, ProjectRole]] = {id_: {} for id_ in ids}
     members = select(Membership.project_id, Membership.subject, Membership.role).where(

@@ -48,7 +48,7 @@ async def claim(database: Database, kind: JobKind, lease: timedelta) -> Claim[An
         return await _take(tx, query, lease)
 
 
-async def take(tx: Transaction, job_id: str, lease: timedelta) -> Claim[Any] | None:
+async def claim_by_id(tx: Transaction, job_id: str, lease: timedelta) -> Claim[Any] | None:
     """Claim a job by its id; None unless it is due or its lease has expired."""
     return await _take(tx, select(Job).where(Job.id == job_id), lease)
 
@@ -84,16 +84,16 @@ async def finish(tx: Transaction, claim: Claim[D], found: D | None = None) -> No
     await _write(tx.session, claim, state=JobState.DONE, lease_until=None, detail=detail.to_row())
 
 
-async def hand_back(database: Database, claim: Claim[Detail], *, delay: timedelta, failed: bool = True) -> None:
+async def requeue(database: Database, claim: Claim[Detail], *, delay: timedelta, failed: bool = True) -> None:
     """Return a job to the queue after `delay`. Without `failed` it costs no attempt. A lost job is left unchanged."""
     async with database.transaction() as tx:
-        await give_back(tx, claim, delay=delay, failed=failed)
+        await requeue_in(tx, claim, delay=delay, failed=failed)
 
 
-async def give_back(
+async def requeue_in(
     tx: Transaction, claim: Claim[D], *, delay: timedelta, failed: bool, found: D | None = None
 ) -> None:
-    """As `hand_back`, within a transaction; `found` replaces the job's detail, if given."""
+    """As `requeue`, within a transaction; `found` replaces the job's detail, if given."""
     values: dict[str, Any] = {"state": JobState.WAITING, "lease_until": None, "due_at": now() + delay}
     if not failed:
         values["attempts"] = Job.attempts - 1

@@ -38,7 +38,7 @@ async def take_turn(database: Database, lease: timedelta, limit: int) -> Claim[C
         query = _in_turn(now(), limit, Job.id, Image.project_id).limit(_CANDIDATES)
         # Chosen first and locked afterwards: PostgreSQL sorts whole rows when it also has to lock them.
         for job_id, project_id in (await tx.session.execute(query)).all():
-            claim = await jobs.take(tx, job_id, lease)
+            claim = await jobs.claim_by_id(tx, job_id, lease)
             if claim is not None:
                 await tx.session.merge(ConversionTurn(project_id=project_id, served_at=now()))
                 return claim
@@ -52,7 +52,7 @@ async def eligible(database: Database, limit: int, most: int = 100) -> Sequence[
         return found
 
 
-async def wait_beside(database: Database, image_id: str, limit: int) -> bool:
+async def project_has_eligible(database: Database, image_id: str, limit: int) -> bool:
     """Whether the project of this image, which may be deleted, has a conversion that a worker could take now."""
     project = select(Image.project_id).where(Image.id == image_id).correlate(None).scalar_subquery()
     query = _in_turn(now(), limit, Job.id).where(col(Image.project_id) == project).order_by(None).limit(1)
@@ -78,14 +78,14 @@ async def others_wait(database: Database, image_id: str, limit: int, waiting: ti
         return (await session.execute(query)).scalar_one_or_none() is not None
 
 
-async def lose(database: Database, claim: Claim[Conversion], lost: int) -> None:
+async def move_to_end(database: Database, claim: Claim[Conversion], lost: int) -> None:
     """Move a conversion to the end: behind all that are waiting now, including those of its own project.
 
     `lost` is how often this has happened to it, and is stored in its detail. A job whose lease is lost is left
     unchanged.
     """
     async with database.transaction() as tx:
-        await jobs.give_back(tx, claim, delay=timedelta(0), failed=False, found=replace(claim.detail, lost=lost))
+        await jobs.requeue_in(tx, claim, delay=timedelta(0), failed=False, found=replace(claim.detail, lost=lost))
         image = await tx.session.get(Image, claim.image_id)
         if image is not None:
             await tx.session.merge(ConversionTurn(project_id=image.project_id, served_at=now()))

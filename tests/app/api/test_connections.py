@@ -97,7 +97,7 @@ async def world(new_database: NewDatabase, tmp_path_factory: pytest.TempPathFact
 
 async def filled(gateway: Gateway) -> dict[str, str]:
     names = ["home", "one", "two", "three", "four", "five"]
-    home, *others = await members.found(gateway.database, "walks", names, WALT, owner=WALT)
+    home, *others = await members.create_organization(gateway.database, "walks", names, WALT, owner=WALT)
     stocked = [{"name": f"image {n}", "status": ImageStatus.ACTIVE, "stored_size": MIB} for n in range(6)]
     images = await gateway.stock(home.id, *stocked)
     async with gateway.database.transaction() as tx:

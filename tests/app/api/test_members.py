@@ -98,24 +98,24 @@ async def test_an_operator_can_not_appoint_the_last_admin_to_less(gateway: Gatew
         name = (await session.get_one(Project, project)).name
 
     with pytest.raises(Conflict, match="ada is the last admin of the project"):
-        await members.appoint(gateway.database, name, ADMIN, role)
+        await members.grant_role(gateway.database, name, ADMIN, role)
 
     assert await roles(gateway, project) == {ADMIN: ProjectRole.ADMIN}
-    await members.appoint(gateway.database, name, "second", ProjectRole.ADMIN)
-    await members.appoint(gateway.database, name, ADMIN, role)
+    await members.grant_role(gateway.database, name, "second", ProjectRole.ADMIN)
+    await members.grant_role(gateway.database, name, ADMIN, role)
     assert await roles(gateway, project) == {ADMIN: role, "second": ProjectRole.ADMIN}
 
 
 async def test_the_last_owner_stays_while_a_project_has_no_admin(gateway: Gateway) -> None:
-    await members.found(gateway.database, "governed", ["led", "unled"], None, "boss")
-    await members.appoint(gateway.database, "led", ADMIN, ProjectRole.ADMIN)
+    await members.create_organization(gateway.database, "governed", ["led", "unled"], None, "boss")
+    await members.grant_role(gateway.database, "led", ADMIN, ProjectRole.ADMIN)
 
     with pytest.raises(Conflict, match="boss is the last owner of governed, and its project unled has no admin"):
         await members.set_owner(gateway.database, "governed", "boss", owns=False)
 
     await members.set_owner(gateway.database, "governed", "other", owns=True)
     await members.set_owner(gateway.database, "governed", "boss", owns=False)
-    await members.appoint(gateway.database, "unled", ADMIN, ProjectRole.ADMIN)
+    await members.grant_role(gateway.database, "unled", ADMIN, ProjectRole.ADMIN)
     await members.set_owner(gateway.database, "governed", "other", owns=False)
 
 
@@ -176,8 +176,8 @@ async def test_changes_of_members_are_stored_and_not_sent_to_watchers_of_images(
 
 
 async def test_an_owner_administers_every_project_of_the_organization_later_ones_too(gateway: Gateway) -> None:
-    await members.found(gateway.database, "owned", [], None, "boss")
-    (project,) = await members.found(gateway.database, "owned", ["first"], None)
+    await members.create_organization(gateway.database, "owned", [], None, "boss")
+    (project,) = await members.create_organization(gateway.database, "owned", ["first"], None)
     document = """{ viewer { operator projects(first: 5) { totalCount nodes { id viewerRole
         organization { name viewerIsOwner } } } } }"""
     viewer = (await gateway.ask(document, "boss"))["viewer"]
@@ -194,8 +194,8 @@ async def test_an_owner_administers_every_project_of_the_organization_later_ones
 
 
 async def test_an_organization_without_projects_is_seen_by_its_owner_alone(gateway: Gateway) -> None:
-    await members.found(gateway.database, "empty", [], None, "boss")
-    (project,) = await members.found(gateway.database, "empty", ["later"], None)
+    await members.create_organization(gateway.database, "empty", [], None, "boss")
+    (project,) = await members.create_organization(gateway.database, "empty", ["later"], None)
     node = "query ($id: ID!) { node(id: $id) { ... on Organization { name viewerIsOwner } } }"
     assert (await gateway.ask(node, "boss", id=project.organization_id))["node"]["viewerIsOwner"] is True
     assert (await gateway.refused(node, STRANGER, id=project.organization_id))["code"] == "NOT_FOUND"

@@ -20,7 +20,7 @@ GIVE = """project { revision quota { customImages { limit used } imageStorage { 
 
 @pytest.fixture(autouse=True)
 async def _an_owner(gateway: Gateway) -> None:
-    await members.found(gateway.database, "demo", [], None, OWNER)
+    await members.create_organization(gateway.database, "demo", [], None, OWNER)
 
 
 async def set_limits(gateway: Gateway, project: str, subject: str = OWNER, /, **limits: Any) -> dict[str, Any]:

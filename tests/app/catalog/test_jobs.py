@@ -84,7 +84,7 @@ async def test_the_job_of_a_silent_worker_is_reassigned_and_the_first_can_no_lon
         with pytest.raises(LeaseLost):
             async with gateway.database.transaction() as tx:
                 await write(tx, silent)
-    await jobs.hand_back(gateway.database, silent, delay=timedelta(0))
+    await jobs.requeue(gateway.database, silent, delay=timedelta(0))
     assert await job(gateway, job_id) == before
     await jobs.renew(gateway.database, second, LEASE)
 
@@ -99,11 +99,11 @@ async def test_a_renewed_lease_keeps_others_away(gateway: Gateway) -> None:
 
 async def test_what_is_handed_back_waits_its_time_and_counts_as_an_attempt_if_it_failed(gateway: Gateway) -> None:
     job_id = await start(gateway)
-    await jobs.hand_back(gateway.database, await taken(gateway, job_id), delay=timedelta(0), failed=False)
+    await jobs.requeue(gateway.database, await taken(gateway, job_id), delay=timedelta(0), failed=False)
     assert (await job(gateway, job_id)).attempts == 0
     claim = await taken(gateway, job_id)
     assert (claim.token, claim.attempt) == (2, 1)
-    await jobs.hand_back(gateway.database, claim, delay=timedelta(hours=1))
+    await jobs.requeue(gateway.database, claim, delay=timedelta(hours=1))
     row = await job(gateway, job_id)
     assert (row.state, row.attempts, row.lease_until) == (JobState.WAITING, 1, None)
     assert not await is_due(gateway, job_id)

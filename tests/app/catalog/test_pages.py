@@ -87,7 +87,7 @@ async def catalogue(
 ) -> AsyncIterator[Catalogue]:
     folder = tmp_path_factory.mktemp("pages") / "data"
     database = Database(load_settings(data=folder, **new_database(folder)).database_address)
-    alpha, beta = await members.found(database, "demo", ["alpha", "beta"], "ada")
+    alpha, beta = await members.create_organization(database, "demo", ["alpha", "beta"], "ada")
     # No snapshot is in ERROR, so that a kind of which there is none is asked for, too.
     kinds = [kind for kind in product(ImageStatus, ImageType) if kind != (ImageStatus.ERROR, ImageType.SNAPSHOT)]
     kept = [image(alpha.id, at, kind) for at, kind in enumerate(kinds * 5)]

@@ -61,7 +61,7 @@ async def feeds(
 ) -> AsyncIterator[Feeds]:
     folder = tmp_path_factory.mktemp("events") / "data"
     database = Database(load_settings(data=folder, **new_database(folder)).database_address)
-    (project,) = await members.found(database, "demo", ["alpha"], "ada")
+    (project,) = await members.create_organization(database, "demo", ["alpha"], "ada")
     made = Feeds(database, project.id)
     await made.fill(*SHARES[request.param])
     yield made

@@ -143,7 +143,7 @@ async def test_a_filter_that_no_image_can_pass_looks_at_none(large: Large) -> No
 @pytest.fixture
 async def sharing(large: Large) -> AsyncIterator[None]:
     """Three images of another project are shared with the large one."""
-    (other,) = await members.found(large.database, "bench", ["other"], None)
+    (other,) = await members.create_organization(large.database, "bench", ["other"], None)
     rows = [_image(other.id, number) for number in range(3)]
     shares = [
         ImageShare(
@@ -192,7 +192,7 @@ async def test_with_shared_images_a_page_looks_at_these_and_few_more_than_it_has
 @pytest.fixture
 async def public(large: Large, sharing: None) -> AsyncIterator[None]:
     """Many images of another project are public, beside the few that are shared."""
-    (vendor,) = await members.found(large.database, "bench", ["vendor"], None)
+    (vendor,) = await members.create_organization(large.database, "bench", ["vendor"], None)
     rows = []
     for number in range(PUBLIC):
         row = _image(vendor.id, number)

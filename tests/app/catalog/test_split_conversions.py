@@ -129,7 +129,7 @@ async def test_a_range_that_continues_alone_ends_the_others_and_counts_the_finis
     await split_conversions.end_others(gateway.catalogue, third)
     for attempt in (
         split_conversions.finish_range(gateway.catalogue, second, MIB),
-        split_conversions.begin_anew(gateway.catalogue, second),
+        split_conversions.restart(gateway.catalogue, second),
         split_conversions.end_others(gateway.catalogue, second),
     ):
         with pytest.raises(LeaseLost):
@@ -144,9 +144,9 @@ async def test_a_share_that_is_lost_begins_anew_and_is_counted(gateway: Gateway)
     image = await shared_image(gateway)
     for times in (1, 2):
         found = await claims(gateway, image)
-        assert await split_conversions.begin_anew(gateway.catalogue, found[0]) == times
+        assert await split_conversions.restart(gateway.catalogue, found[0]) == times
         with pytest.raises(LeaseLost):
-            await split_conversions.begin_anew(gateway.catalogue, found[1])
+            await split_conversions.restart(gateway.catalogue, found[1])
         assert await kinds(gateway, image) == [JobKind.CONVERT]
         claim, assignment = await gateway.begun(image)
         assert assignment.image_id == image
@@ -163,7 +163,7 @@ async def test_ranges_of_an_earlier_attempt_do_not_count(gateway: Gateway) -> No
     second, *_ = await open_jobs(gateway, image)
     await gateway.change(Job, second.id, lease_until=now() - LEASE)
     (claim,) = await claims(gateway, image)
-    await split_conversions.begin_anew(gateway.catalogue, claim)
+    await split_conversions.restart(gateway.catalogue, claim)
     again, _ = await gateway.begun(image)
     await split_conversions.split(gateway.catalogue, again, {**SHARED, "reference": "other"}, 2)
     found = await claims(gateway, image)

@@ -134,7 +134,7 @@ async def test_what_is_not_due_and_what_is_no_conversion_has_no_turn(hall: Hall)
     await hall.come("a1")
     await hall.come("a2", kind=JobKind.HASH)
     claim = await hall.taken()
-    await jobs.hand_back(hall.gateway.database, claim, delay=timedelta(hours=1))
+    await jobs.requeue(hall.gateway.database, claim, delay=timedelta(hours=1))
     assert await hall.take() is None
     await hall.gateway.change(Job, claim.job_id, due_at=now())
     again = await hall.taken()
@@ -156,7 +156,7 @@ async def test_what_is_handed_back_makes_room(hall: Hall) -> None:
     await hall.come("a1", "a2")
     claim = await hall.taken(limit=1)
     assert await hall.take(limit=1) is None
-    await jobs.hand_back(hall.gateway.database, claim, delay=timedelta(hours=1))
+    await jobs.requeue(hall.gateway.database, claim, delay=timedelta(hours=1))
     assert await hall.name(limit=1) == "a2"
 
 
@@ -255,13 +255,13 @@ async def test_when_a_conversion_has_ended_another_one_of_its_project_may_begin(
     await hall.come("a1", "a2", "b1")
     database = hall.gateway.database
     claim = await hall.taken(limit=1)
-    assert not await turns.wait_beside(database, str(claim.image_id), 1)
+    assert not await turns.project_has_eligible(database, str(claim.image_id), 1)
     await hall.finish(claim)
-    assert await turns.wait_beside(database, str(claim.image_id), 1)
+    assert await turns.project_has_eligible(database, str(claim.image_id), 1)
     await hall.finish(await hall.taken(limit=1))
     await hall.finish(await hall.taken(limit=1))
     await hall.come("b2")
-    assert not await turns.wait_beside(database, str(claim.image_id), 1)
+    assert not await turns.project_has_eligible(database, str(claim.image_id), 1)
 
 
 # ---------------------------------------------------------------- turns that are lost
@@ -297,7 +297,7 @@ async def test_a_turn_that_is_lost_goes_to_the_project_and_the_image_that_wait_l
     await hall.come("a1", "a2", "b1")
     claim = await hall.taken()
 
-    await turns.lose(hall.gateway.database, claim, 1)
+    await turns.move_to_end(hall.gateway.database, claim, 1)
 
     assert [await hall.served() for _ in range(2)] == ["b1", "a2"]
     again = await hall.taken()

@@ -1,4 +1,4 @@
-"""The survey of uploads whose bytes go straight to the store: what is new is told, and what stands still is let be."""
+"""Polling of uploads whose bytes go straight to the store: news is published, and what stands still is left alone."""
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from app.catalog.upload_progress import UploadSurvey
+from app.catalog.upload_progress import UploadPolling
 from app.lifecycle import ImagePhase
 from app.ports import ProgressReport
 from app.sizes import MIB
@@ -49,45 +49,45 @@ class Clock:
 async def test_what_has_arrived_since_the_last_look_is_told_once(start_gateway: StartGateway) -> None:
     async with start_gateway() as gateway:
         heard, clock = Heard(), Clock()
-        survey = UploadSurvey(gateway.catalogue, heard, 1.0, clock)
+        upload_polling = UploadPolling(gateway.catalogue, heard, 1.0, clock)
         image = await _two_parts(gateway)
-        await survey.look()
+        await upload_polling.poll()
         assert heard.take() == []
         await gateway.send(image, bytes(17 * MIB), [1])
         clock.now += 2
-        await survey.look()
+        await upload_polling.poll()
         assert heard.take() == [(image["id"], 16 * MIB, 17 * MIB)]
         clock.now += 1
-        await survey.look()
+        await upload_polling.poll()
         assert heard.take() == []
 
 
 async def test_an_upload_that_stands_still_is_asked_about_ever_less_often(start_gateway: StartGateway) -> None:
     async with start_gateway() as gateway:
         heard, clock = Heard(), Clock()
-        survey = UploadSurvey(gateway.catalogue, heard, 1.0, clock)
+        upload_polling = UploadPolling(gateway.catalogue, heard, 1.0, clock)
         image = await _two_parts(gateway)
         for _ in range(5):
-            await survey.look()
+            await upload_polling.poll()
             clock.now += 30
         await gateway.send(image, bytes(17 * MIB), [1])
         clock.now += 1 - 30
-        await survey.look()
+        await upload_polling.poll()
         assert heard.take() == []
         clock.now += 60
-        await survey.look()
+        await upload_polling.poll()
         assert heard.take() == [(image["id"], 16 * MIB, 17 * MIB)]
 
 
 async def test_an_upload_that_has_ended_is_forgotten(start_gateway: StartGateway) -> None:
     async with start_gateway() as gateway:
         heard, clock = Heard(), Clock()
-        survey = UploadSurvey(gateway.catalogue, heard, 1.0, clock)
+        upload_polling = UploadPolling(gateway.catalogue, heard, 1.0, clock)
         image = await _two_parts(gateway)
         await gateway.send(image, bytes(17 * MIB), [1])
         await gateway.mutate("abortUpload", {"uploadId": image["upload"]["id"]})
         clock.now += 100
-        await survey.look()
+        await upload_polling.poll()
         assert heard.take() == []
 
 

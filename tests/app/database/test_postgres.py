@@ -129,11 +129,11 @@ async def test_reads_and_writes_go_on_after_a_restart_as_if_nothing_had_been(
     with own_server:
         async with opened(await asyncio.to_thread(own_server.new_database)) as database:
             await asyncio.gather(*(names(database) for _ in range(4)))
-            await members.found(database, "before", [], "ada")
+            await members.create_organization(database, "before", [], "ada")
             await asyncio.to_thread(end, own_server)
             await asyncio.to_thread(own_server.start)
             assert await asyncio.gather(*(names(database) for _ in range(8))) == [["before"]] * 8
-            await members.found(database, "after", [], "ada")
+            await members.create_organization(database, "after", [], "ada")
             assert await names(database) == ["after", "before"]
 
 
@@ -163,7 +163,7 @@ async def test_a_transaction_that_loses_its_connection_changes_nothing_and_may_b
     with pytest.raises(DatabaseUnavailable, match="try again"):
         await interrupted()
     assert await names(database) == []
-    await members.found(database, "kept", [], "ada")
+    await members.create_organization(database, "kept", [], "ada")
     assert await names(database) == ["kept"]
 
 
@@ -206,7 +206,7 @@ async def test_a_read_can_not_write_and_sees_one_state(database: Database) -> No
     async with database.read() as session:
         query = select(Organization.name)
         assert (await session.execute(query)).all() == []
-        await members.found(database, "new", [], "ada")
+        await members.create_organization(database, "new", [], "ada")
         assert (await session.execute(query)).all() == []
     assert await names(database) == ["new"]
 
@@ -238,7 +238,7 @@ async def test_a_statement_that_was_prepared_before_a_migration_is_prepared_anew
 
 async def test_names_are_sorted_by_code_points_whatever_the_language_of_the_database(database: Database) -> None:
     given = ["a", "B", "_", "b", "A", "é", "z", "Z", "a b", "ab", "ß", "\U0001f4bf"]
-    await members.found(database, "demo", given, "ada")
+    await members.create_organization(database, "demo", given, "ada")
     async with database.read() as session:
         found = (await session.execute(text("SELECT name FROM project ORDER BY name"))).scalars().all()
         language = (await session.execute(text("SELECT 'a' < 'B'"))).scalar_one()
@@ -250,10 +250,10 @@ async def test_two_that_found_the_same_at_once_make_it_once(postgresql: PostgreS
     url = postgresql.new_database()
     async with opened(url) as one, opened(url) as other:
         made = await asyncio.gather(
-            *(members.found(here, "demo", ["alpha", "beta"], "ada") for here in (one, other) * 5)
+            *(members.create_organization(here, "demo", ["alpha", "beta"], "ada") for here in (one, other) * 5)
         )
         assert len({project.id for projects in made for project in projects}) == 2
-        await asyncio.gather(*(members.appoint(one, "alpha", "max", ProjectRole.MEMBER) for _ in range(5)))
+        await asyncio.gather(*(members.grant_role(one, "alpha", "max", ProjectRole.MEMBER) for _ in range(5)))
 
 
 @pytest.fixture

@@ -64,7 +64,7 @@ async def other(database: Database) -> AsyncIterator[Database]:
 
 @pytest.fixture
 async def image(database: Database) -> Image:
-    (project,) = await members.found(database, "demo", ["alpha"], "ada")
+    (project,) = await members.create_organization(database, "demo", ["alpha"], "ada")
     async with database.transaction() as tx:
         made = Image(
             project_id=project.id, name="a", name_key="a", created_by="ada", source_file_name="a.raw", source_size=1

@@ -112,7 +112,7 @@ FROM image, generate_series(0, 2) AS m WHERE project_id = :project""")
 async def large(postgresql: PostgreSQL) -> AsyncIterator[tuple[Database, Project]]:
     """A project that has stored much, beside another that has stored as much."""
     database = Database("postgresql+asyncpg" + postgresql.new_database().removeprefix("postgresql"))
-    projects = await members.found(database, "demo", ["alpha", "beta"], "ada")
+    projects = await members.create_organization(database, "demo", ["alpha", "beta"], "ada")
     async with database.transaction() as tx:
         for project in projects:
             values = {"project": project.id, "letter": project.name[0], "many": MANY}

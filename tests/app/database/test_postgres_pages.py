@@ -35,7 +35,7 @@ pytestmark = [pytest.mark.anyio]
 async def large(postgresql: PostgreSQL) -> AsyncIterator[tuple[Database, Project]]:
     """A project with many images, beside another with as many."""
     database = Database("postgresql+asyncpg" + postgresql.new_database().removeprefix("postgresql"))
-    projects = await members.found(database, "demo", ["alpha", "beta"], "ada")
+    projects = await members.create_organization(database, "demo", ["alpha", "beta"], "ada")
     async with database.transaction() as tx:
         for project in projects:
             # Ids are unique in all of the table.

@@ -112,7 +112,7 @@ SELECT 'ent_' || substr(id, 5), project_id, id, blob_id, 1, now() FROM image""")
 async def large(postgresql: PostgreSQL) -> AsyncIterator[Database]:
     """Many images, all of which have their lines, and few of which have changed lately."""
     database = Database("postgresql+asyncpg" + postgresql.new_database().removeprefix("postgresql"))
-    (project,) = await members.found(database, "demo", ["alpha"], "ada")
+    (project,) = await members.create_organization(database, "demo", ["alpha"], "ada")
     async with database.transaction() as tx:
         await tx.session.execute(FILL_IMAGES, {"project": project.id, "letter": "a", "many": MANY})
         await tx.session.execute(FILL_BLOBS)

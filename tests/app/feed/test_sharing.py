@@ -133,7 +133,7 @@ async def test_owners_and_operators_watch_projects_that_they_don_t_belong_to(
     gateway: Gateway, watchers: Watchers
 ) -> None:
     project = await gateway.project()
-    await members.found(gateway.database, "demo", [], None, "owner")
+    await members.create_organization(gateway.database, "demo", [], None, "owner")
     start = await position(gateway)
     image = await gateway.create(projectId=project)
     async with watchers.watch(EVENTS, "owner", project=project, after=start) as owner:
