@@ -107,14 +107,19 @@ class FolderStore:
         the first two, the part is missing.
         """
         writer = PartWriter(self._upload(part.key), part)
+        # Each trip to a thread and back waits for a busy event loop, so there are as few as possible.
         try:
-            await self._run(self._require_room)
-            await self._run(writer.open)
+            await self._run(self._begin, writer)
             await PartIntake(part, lambda chunks: self._run(self._append, writer, chunks), written).take_all(body)
             await self._run(writer.finish)
-        finally:
+        except BaseException:
             # The client may send the part again as soon as it has the response, so close first, even when cancelled.
             await asyncio.shield(self._run(writer.close))
+            raise
+
+    def _begin(self, writer: PartWriter) -> None:
+        self._require_room()
+        writer.open()
 
     def _append(self, writer: PartWriter, chunks: Sequence[bytes]) -> None:
         self._require_room()

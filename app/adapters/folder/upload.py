@@ -186,7 +186,7 @@ class PartWriter:
             os.utime(self._data)  # a block of zeros is not written, but counts as arrived
 
     def finish(self) -> None:
-        """Mark the part as arrived, once it is safe on the disk. Raises UploadClosed, OSError.
+        """Mark the part as arrived, once it is safe on the disk, and close it. Raises UploadClosed, OSError.
 
         The kernel has been writing its pages since they arrived, so there is little left to wait for. Marking first,
         together with an id of the boot, would avoid even that wait, but would lose every part of every open upload when
@@ -197,16 +197,20 @@ class PartWriter:
             sync_or_forget(self._data, self._marks)
             self._check_open()
             os.pwrite(self._marks, _ARRIVED, self._part.number)
+            self._close()
 
     def close(self) -> None:
         """Close the part, and release its lock. Idempotent."""
         with self._guard:
-            self._closed = True
-            if self._data >= 0:
-                os.close(self._data)
-            if self._marks >= 0:
-                _unlock_and_close(self._marks)
-            self._data = self._marks = -1
+            self._close()
+
+    def _close(self) -> None:
+        self._closed = True
+        if self._data >= 0:
+            os.close(self._data)
+        if self._marks >= 0:
+            _unlock_and_close(self._marks)
+        self._data = self._marks = -1
 
     def _forget_earlier(self) -> None:
         if os.pread(self._marks, 1, self._part.number) != _MISSING:
