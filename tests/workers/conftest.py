@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
@@ -17,20 +16,6 @@ from tests.workers.images import qemu_img
 from workers.convert.task import ConversionTask
 from workers.folder.pipeline import convert
 from workers.limits import Limits
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "needs_qemu: needs qemu-img; fails without it when CI=true, else skipped")
-
-
-def pytest_runtest_setup(item: pytest.Item) -> None:
-    if item.get_closest_marker("needs_qemu") is None or shutil.which("qemu-img"):
-        return
-    message = "qemu-img is missing: apt-get install qemu-utils"
-    if os.environ.get("CI") == "true":
-        pytest.fail(message)
-    pytest.skip(message)
-
 
 BLOCK = 64 << 10
 WITH_AND_WITHOUT_BUBBLEWRAP = [pytest.param(True, marks=pytest.mark.needs_program("bwrap")), False]

@@ -17,7 +17,7 @@ from tests.workers.images import KiB, MiB, dense_disk, make, patch, patch_number
 from tests.workers.store_bench import SOURCE, StoreBench, store_bench
 from workers.qemu import img
 
-pytestmark = pytest.mark.needs_qemu
+pytestmark = pytest.mark.needs_program("qemu-img")
 
 Build = Callable[[Path], Path]
 Holds = Callable[[Path, Path], None]

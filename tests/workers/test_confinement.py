@@ -28,7 +28,7 @@ from workers.qemu import img
 from workers.qemu.confinement import FileSandbox
 from workers.qemu.processes import run, run_for_output
 
-pytestmark = pytest.mark.needs_qemu
+pytestmark = pytest.mark.needs_program("qemu-img")
 
 AMPLE = Bounds(memory=1 << 30, cpu_seconds=20, wall_seconds=20)
 

@@ -47,7 +47,7 @@ from tests.workers.test_refusals import (
 from workers.jobs.turn_clock import too_slow
 from workers.limits import Limits
 
-pytestmark = pytest.mark.needs_qemu
+pytestmark = pytest.mark.needs_program("qemu-img")
 
 QCOW2, RAW, VMDK, VHD, VHDX = (DiskFormat(name) for name in ("QCOW2", "RAW", "VMDK", "VHD", "VHDX"))
 SMALL = Limits(max_virtual_size=4 * MiB - 512)

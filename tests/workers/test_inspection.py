@@ -40,7 +40,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> dict[DiskFormat, bytes]:
     return {**made, DiskFormat.RAW: raw.read_bytes()}
 
 
-@pytest.mark.needs_qemu
+@pytest.mark.needs_program("qemu-img")
 @settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     actual=st.sampled_from(DiskFormat),

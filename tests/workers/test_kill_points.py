@@ -25,7 +25,7 @@ from workers.folder.undoing import undo
 from workers.limits import Limits
 from workers.qemu import img
 
-pytestmark = pytest.mark.needs_qemu
+pytestmark = pytest.mark.needs_program("qemu-img")
 
 Holds = Callable[[Path, Path], None]
 

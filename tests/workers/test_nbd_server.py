@@ -93,7 +93,7 @@ def run(*command: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=60)
 
 
-@pytest.mark.needs_qemu
+@pytest.mark.needs_program("qemu-img")
 def test_qemu_img_reads_the_same_bytes(served: Served, tmp_path: Path) -> None:
     done = run("qemu-img", "convert", "-f", "raw", "-O", "raw", served.url, str(tmp_path / "copy"))
     assert done.returncode == 0, done.stderr
@@ -125,7 +125,7 @@ def test_qemu_io_reads_in_pieces_of_every_size_and_can_not_write(served: Served)
     assert run("qemu-io", "-f", "raw", "-c", "write 0 512", served.url).returncode != 0
 
 
-@pytest.mark.needs_qemu
+@pytest.mark.needs_program("qemu-img")
 def test_a_store_that_fails_is_an_io_error_to_qemu_and_is_remembered(served: Served, tmp_path: Path) -> None:
     served.file.broken_from = 5 * MiB
     done = run("qemu-img", "convert", "-f", "raw", "-O", "raw", served.url, str(tmp_path / "copy"))

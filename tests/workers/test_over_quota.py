@@ -21,7 +21,7 @@ from workers.folder.pipeline import forget
 from workers.folder.undoing import undo
 from workers.limits import Limits
 
-pytestmark = pytest.mark.needs_qemu
+pytestmark = pytest.mark.needs_program("qemu-img")
 
 Holds = Callable[[Path, Path], None]
 

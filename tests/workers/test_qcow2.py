@@ -26,7 +26,7 @@ from workers.qcow2.metadata import (
     write_header,
 )
 
-needs_qemu = pytest.mark.needs_qemu
+needs_qemu = pytest.mark.needs_program("qemu-img")
 TiB = 1 << 40
 
 

@@ -31,7 +31,7 @@ from workers.qemu.nbd_client import HOLE, READ_SIZE, ZERO, NbdClient
 from workers.qemu.processes import run_for_output
 from workers.store.nbd_server import listen
 
-pytestmark = [pytest.mark.needs_qemu, pytest.mark.needs_program("qemu-nbd")]
+pytestmark = pytest.mark.needs_program("qemu-img", "qemu-nbd")
 
 AMPLE = Bounds(memory=1 << 30, cpu_seconds=60, wall_seconds=60)
 

@@ -35,7 +35,7 @@ from workers.inspection.inspect import inspect_head
 from workers.inspection.vhdx import LOGICAL_SECTOR_SIZE
 from workers.limits import Limits
 
-pytestmark = pytest.mark.needs_qemu
+pytestmark = pytest.mark.needs_program("qemu-img")
 
 QCOW2, RAW, VMDK, VHD, VHDX = (DiskFormat(name) for name in ("QCOW2", "RAW", "VMDK", "VHD", "VHDX"))
 CORRUPT, UNSAFE = FailureCode.CORRUPT_IMAGE, FailureCode.UNSAFE_IMAGE

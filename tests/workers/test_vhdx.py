@@ -25,7 +25,7 @@ from workers.inspection.vhdx import (
 
 PHYSICAL_SECTOR_SIZE = UUID("cda348c7-445d-4471-9cc9-e9885251c556")
 
-pytestmark = pytest.mark.needs_qemu
+pytestmark = pytest.mark.needs_program("qemu-img")
 
 
 @pytest.fixture

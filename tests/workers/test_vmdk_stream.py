@@ -20,7 +20,7 @@ from tests.workers.stored import StoredFile, stored
 from workers.qemu.nbd_client import HOLE, ZERO
 from workers.store.vmdk_stream import VmdkStream, open_stream
 
-pytestmark = pytest.mark.needs_qemu
+pytestmark = pytest.mark.needs_program("qemu-img")
 
 SIZE = 70 * MiB + 5 * 512
 GRAIN = 64 * KiB

@@ -30,7 +30,7 @@ from workers.inspection.inspect import inspect_head
 from workers.limits import Limits
 from workers.qemu import img
 
-pytestmark = pytest.mark.needs_qemu
+pytestmark = pytest.mark.needs_program("qemu-img")
 
 Holds = Callable[[Path, Path], None]
 
