@@ -57,6 +57,10 @@ class Workbench:
                     os.pwrite(copy.fileno(), block, place)
                 place += BLOCK
 
+    def get(self) -> Path:
+        """The result."""
+        return self.result
+
     def task(self, declared: DiskFormat, size: int | None = None, sha256: str | None = None) -> ConversionTask[Path]:
         size = self.source.stat().st_size if size is None else size
         return ConversionTask(self.source, size, self.result, self.folder / "job", declared, sha256)
