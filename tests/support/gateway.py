@@ -350,7 +350,7 @@ def outcome(virtual_size: int = GIB, stored_size: int = MIB) -> Outcome:
 @asynccontextmanager
 async def running_gateway(data: Path, **given: Any) -> AsyncIterator[Gateway]:
     """A gateway over a data folder of its own, and a database that has its tables. `given` are settings."""
-    settings = Settings(data=data, secret=SECRET, **{"poll_seconds": 0.05, "progress_seconds": 0.001} | given)
+    settings = Settings(data=data, secret=SECRET, **{"progress_seconds": 0.001} | given)
     broker, wakeups = local_broker(), LocalWakeups()
     queue = DramatiqQueue(broker)
     channels = Messaging(broker, queue, wakeups)
