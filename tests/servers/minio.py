@@ -59,7 +59,7 @@ class Minio(Server):
             "MINIO_ROOT_PASSWORD": SECRET,
             "MINIO_BROWSER": "off",
             # What was deleted would stay on the disk for five minutes.
-            "MINIO_API_DELETE_CLEANUP_INTERVAL": "10s",
+            "MINIO_API_DELETE_CLEANUP_INTERVAL": "1s",
             "MINIO_UPDATE": "off",
             **self._settings,
         }

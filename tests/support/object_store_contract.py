@@ -72,6 +72,11 @@ class StorePlace:
     def changes(self) -> list[tuple[str, datetime]]:
         return self.do(listed(self.store))
 
+    def empty(self) -> None:
+        """Deletes every object, and aborts every upload."""
+        for key in self.keys():
+            self.do(self.store.delete(key))
+
 
 async def listed(store: ObjectStore) -> list[tuple[str, datetime]]:
     return [item async for batch in store.batches() for item in batch]

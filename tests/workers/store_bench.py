@@ -13,6 +13,7 @@ from app.catalog.outcome import Outcome
 from app.lifecycle import DiskFormat, ImagePhase
 from app.s3_address import S3Address
 from tests.servers.minio import Minio
+from tests.support.s3_places import empty
 from workers.convert.task import ConversionTask
 from workers.limits import Limits
 from workers.store.pipeline import convert_in_store
@@ -78,15 +79,16 @@ class StoreBench:
 
 @contextmanager
 def store_bench(minio: Minio, folder: Path) -> Iterator[StoreBench]:
-    """A bucket of its own, emptied in the end: all tests share a MinIO, which would keep gigabytes."""
+    """A bucket of its own, emptied in the end."""
     bucket = Bucket(S3Address.parse(minio.store_url(next(_names))))
     bucket.make()
     folder.mkdir()
     try:
         yield StoreBench(bucket, folder)
     finally:
-        for key, _ in list(bucket.keys()):
-            bucket.delete(key)
+        for reference in bucket.multiparts(RESULT):
+            bucket.abort(RESULT, reference)
+        empty(bucket)
         bucket.close()
 
 

@@ -16,6 +16,7 @@ from app.errors import ObjectMissing, PartsArriving, StoreUnavailable, UploadClo
 from app.s3_address import S3Address
 from tests.app.conftest import S3Server
 from tests.servers.minio import Minio
+from tests.support.s3_places import empty
 
 PART = 5 * 1024 * 1024  # the least that S3 takes for a part that is not the last
 names = (f"bucket-{number}" for number in count())
@@ -31,6 +32,7 @@ def bucket(address: S3Address) -> Iterator[Bucket]:
     bucket = Bucket(address)
     bucket.make()
     yield bucket
+    empty(bucket)
     bucket.close()
 
 
