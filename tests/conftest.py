@@ -7,6 +7,7 @@ import subprocess
 import threading
 from collections.abc import Iterator, Sequence
 from functools import cache
+from pathlib import Path
 from typing import NoReturn
 
 import pytest
@@ -89,12 +90,28 @@ def do_without(reason: str) -> NoReturn:
 
 
 @pytest.fixture(scope="session")
-def postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgreSQL]:
-    """A PostgreSQL for all tests of a run, each of which makes a database of its own; nobody kills it."""
+def postgresql_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgreSQL]:
+    """A PostgreSQL for all tests of a run."""
     if programs() is None:
         require_programs(["postgres"])
     with PostgreSQL(tmp_path_factory.mktemp("postgresql"), fsync=False) as server:
         yield server
+
+
+@pytest.fixture(scope="module")
+def postgresql(postgresql_server: PostgreSQL) -> Iterator[PostgreSQL]:
+    """A PostgreSQL for the tests of a module, each of which makes a database of its own; nobody kills it."""
+    yield postgresql_server
+    # Each has several megabytes, and a run makes hundreds.
+    postgresql_server.drop_databases()
+
+
+@pytest.fixture(scope="module")
+def module_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder that the tests of one module share, removed after them: pytest would keep gigabytes until the end."""
+    folder = tmp_path_factory.mktemp("module")
+    yield folder
+    shutil.rmtree(folder)
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,7 @@
 """What tests of the gateway share: the event loop that they run in, databases, and gateways to talk to."""
 
 import shutil
+import tempfile
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from functools import partial
@@ -72,9 +73,9 @@ def new_on_server(server: PostgreSQL, folder: Path) -> Mapping[str, str]:
 
 
 @pytest.fixture(scope="module")
-async def gateway(new_database: NewDatabase, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Gateway]:
+async def gateway(new_database: NewDatabase, module_folder: Path) -> AsyncIterator[Gateway]:
     """One for all tests of a module, since starting it takes longer than most of them: each makes its own images."""
-    data = tmp_path_factory.mktemp("gateway") / "data"
+    data = Path(tempfile.mkdtemp(dir=module_folder)) / "data"
     async with running_gateway(
         data, **new_database(data), custom_images_limit=10_000, anonymous_requests_per_minute=10**6
     ) as running:

@@ -1,20 +1,11 @@
 """A gateway that all tests of one module share; those that stop or kill one start their own."""
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.e2e.gateway import Gateway, running
-
-
-@pytest.fixture(scope="module")
-def module_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A folder that the tests of one module share, removed after them: pytest would keep gigabytes until the end."""
-    folder = tmp_path_factory.mktemp("module")
-    yield folder
-    shutil.rmtree(folder)
 
 
 @pytest.fixture(scope="module")

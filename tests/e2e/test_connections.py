@@ -23,10 +23,9 @@ SOCKET = (
 
 
 @pytest.fixture(scope="module")
-def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+def gateway(module_folder: Path) -> Iterator[Gateway]:
     """A gateway with few descriptors, on which heads never time out."""
-    folder = tmp_path_factory.mktemp("attacked")
-    gateway = start(folder / "data", {"IMAGES_HEAD_SECONDS": "3600"}, open_files=OPEN_FILES)
+    gateway = start(module_folder / "data", {"IMAGES_HEAD_SECONDS": "3600"}, open_files=OPEN_FILES)
     try:
         yield gateway
         gateway.stop()

@@ -32,9 +32,10 @@ def cut_to_nothing(path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def used(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def used(module_folder: Path) -> Path:
     """A data folder with an ACTIVE image, whose gateway has ended."""
-    folder = tmp_path_factory.mktemp("used")
+    folder = module_folder / "used"
+    folder.mkdir()
     disk = empty_qcow2(folder / "disk.qcow2", "1M")
     with running(folder / "data") as gateway, Client.of(gateway) as client:
         client.active(client.upload(disk))

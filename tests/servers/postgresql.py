@@ -45,6 +45,7 @@ class PostgreSQL(Server):
         self.data = folder / "data"
         self.fsync = fsync
         self._names = itertools.count(1)
+        self._made: list[str] = []
         self._template: str | None = None
 
     @property
@@ -62,12 +63,19 @@ class PostgreSQL(Server):
         template = self._migrated_template() if migrated else "template0"
         # The log of single blocks instead of a checkpoint before and after, which waits for the disk.
         self.sql(f"CREATE DATABASE {name} TEMPLATE {template}")
+        self._made.append(name)
         return self.url_of(name)
 
-    def sql(self, statement: str, database: str = "postgres") -> str:
-        """Run a statement as the superuser; returns the rows as text. Fails when it fails."""
+    def drop_databases(self) -> None:
+        """Drop all databases that `new_database` has made, and disconnect whoever still uses them."""
+        self.sql(*(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)" for name in self._made))
+        self._made.clear()
+
+    def sql(self, *statements: str, database: str = "postgres") -> str:
+        """Run statements as the superuser, each in its own transaction. Returns rows as text; fails when one fails."""
         arguments = ["--no-psqlrc", "--quiet", "--tuples-only", "--no-align", "--set=ON_ERROR_STOP=1"]
-        return self._run("psql", *arguments, f"--dbname={self.url_of(database)}", f"--command={statement}")
+        commands = [f"--command={statement}" for statement in statements]
+        return self._run("psql", *arguments, f"--dbname={self.url_of(database)}", *commands)
 
     def _migrated_template(self) -> str:
         """The name of a database with the tables, made once: to copy it is faster than to migrate."""
@@ -109,6 +117,8 @@ class PostgreSQL(Server):
             "max_connections": "200",
             "log_min_messages": "warning",
             "fsync": "on" if self.fsync else "off",
+            # A new database is logged block by block: by default the log would grow to a gigabyte.
+            "max_wal_size": "128MB",
         }
         given = [f"-c{name}={value}" for name, value in settings.items()]
         return [*_as_user(), str(_folder() / "postgres"), "-D", str(self.data), "-p", str(self.port), *given]

@@ -1,7 +1,9 @@
 """The bill in the API: what was stored, by image and in total, and what an image costs per month."""
 
+import tempfile
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -26,8 +28,8 @@ RATES = "2020-01-01=0.36"
 
 
 @pytest.fixture(scope="module")
-async def gateway(new_database: NewDatabase, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Gateway]:
-    data = tmp_path_factory.mktemp("gateway") / "data"
+async def gateway(new_database: NewDatabase, module_folder: Path) -> AsyncIterator[Gateway]:
+    data = Path(tempfile.mkdtemp(dir=module_folder)) / "data"
     prices = {"archive_rates": RATES, "archive_currency": "CHF"}
     async with running_gateway(data, **new_database(data), **prices) as running:
         yield running

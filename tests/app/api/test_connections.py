@@ -1,5 +1,6 @@
 """Every connection of the schema is read the same way: in both directions, in pages, with the same errors."""
 
+import tempfile
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import timedelta
@@ -89,8 +90,8 @@ class World:
 
 
 @pytest.fixture(scope="module")
-async def world(new_database: NewDatabase, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World]:
-    data = tmp_path_factory.mktemp("connections") / "data"
+async def world(new_database: NewDatabase, module_folder: Path) -> AsyncIterator[World]:
+    data = Path(tempfile.mkdtemp(dir=module_folder)) / "data"
     async with running_gateway(data, **new_database(data)) as gateway:
         yield World(gateway, await filled(gateway))
 

@@ -116,7 +116,7 @@ async def test_more_connections_than_allowed_are_never_opened(postgresql: Postgr
             await asyncio.gather(*(names(database) for _ in range(20)))
         count = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
         # psql is the fourth.
-        assert postgresql.sql(count, url.rpartition("/")[2]) == "4"
+        assert postgresql.sql(count, database=url.rpartition("/")[2]) == "4"
 
 
 # ------------------------------------------------------------ restarts and what hangs
@@ -279,7 +279,7 @@ async def test_a_full_disk_is_told_as_one_and_undoes_the_transaction(postgresql:
     url = postgresql.new_database()
     name = url.rpartition("/")[2]
     postgresql.sql(f"CREATE TABLESPACE small LOCATION '{small_place}'")
-    postgresql.sql("ALTER TABLE organization SET TABLESPACE small", name)
+    postgresql.sql("ALTER TABLE organization SET TABLESPACE small", database=name)
     made: list[str] = []
 
     async def fill(database: Database) -> None:
@@ -295,5 +295,5 @@ async def test_a_full_disk_is_told_as_one_and_undoes_the_transaction(postgresql:
                 await fill(database)
             assert [known[:4] for known in await names(database)] == made
     finally:
-        postgresql.sql("ALTER TABLE organization SET TABLESPACE pg_default", name)
+        postgresql.sql("ALTER TABLE organization SET TABLESPACE pg_default", database=name)
         postgresql.sql("DROP TABLESPACE small")

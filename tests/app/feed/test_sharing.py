@@ -3,8 +3,10 @@
 The gateway of these tests looks at its tables by itself once an hour: what ends at once is ended by the feed.
 """
 
+import tempfile
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -27,8 +29,8 @@ every_transport = pytest.mark.parametrize("transport", TRANSPORTS)
 
 
 @pytest.fixture(scope="module")
-async def gateway(new_database: NewDatabase, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Gateway]:
-    data = tmp_path_factory.mktemp("gateway") / "data"
+async def gateway(new_database: NewDatabase, module_folder: Path) -> AsyncIterator[Gateway]:
+    data = Path(tempfile.mkdtemp(dir=module_folder)) / "data"
     async with running_gateway(data, **new_database(data), poll_seconds=3600) as running:
         yield running
 
