@@ -1,5 +1,6 @@
 """What all tests share: how a test says which programs of the machine it needs."""
 
+import gc
 import os
 import shutil
 import signal
@@ -57,6 +58,11 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     sort_files(items)
+
+
+def pytest_collection_finish() -> None:
+    # Thousands of tests and all their modules stay until the end: the collector need not visit them again and again.
+    gc.freeze()
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
