@@ -4,6 +4,7 @@ import gc
 import os
 import shutil
 import signal
+import ssl
 import subprocess
 import threading
 from collections.abc import Iterator, Sequence
@@ -49,6 +50,10 @@ def pytest_configure(config: pytest.Config) -> None:
         "markers",
         "needs_program(*names): skips where one of the programs is missing or can't work; fails there when CI is true",
     )
+    # A client then reads a certificate authority when it needs it. Each client that a test makes, also one of HTTP
+    # alone, would otherwise read all of them, which takes longer than most requests.
+    os.environ.pop("SSL_CERT_FILE", None)
+    os.environ["SSL_CERT_DIR"] = ssl.get_default_verify_paths().openssl_capath
     # A shell starts what runs in its background with SIGINT ignored, and children inherit that: tests send it to them.
     if threading.current_thread() is threading.main_thread():
         for number, usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGTERM, signal.SIG_DFL)):
