@@ -25,6 +25,8 @@ run: ## start the gateway on HOST and PORT, with its data in DATA
 	@.ci/setup run
 	@exec $(BIN)/images up --data "$(DATA)" --host "$(HOST)" --port "$(PORT)"
 
+# Tests start hundreds of Python processes, and each would compile the gateway anew.
+test: export PYTHONDONTWRITEBYTECODE :=
 test: ## run all tests; ARGS="-k upload" selects some
 	@.ci/setup dev
 	$(BIN)/pytest --numprocesses=4 --dist=loadfile --no-loadscope-reorder --durations=25 $(ARGS)
