@@ -43,17 +43,20 @@ def bench(minio: Minio, tmp_path: Path) -> Iterator[StoreBench]:
         yield bench
 
 
-def shrinking_disk(path: Path) -> Path:
+@pytest.fixture(scope="module")
+def shrinking_disk(module_folder: Path) -> Path:
     """A raw disk without zeros; a compressed image of it is slightly smaller."""
-    return raw_disk(path, SIZE, [(place, 56 * KiB) for place in range(0, SIZE, 64 * KiB)])
+    return raw_disk(module_folder / "disk.raw", SIZE, [(place, 56 * KiB) for place in range(0, SIZE, 64 * KiB)])
 
 
-def image_of(raw: Path, driver: str, options: dict[str, str]) -> Path:
-    """A disk in another format; compressed, if a sort of compression is chosen."""
-    image = raw.with_name("image")
-    chosen = [part for name, value in options.items() for part in ("-o", f"{name}={value}")]
-    compressed = ["-c"] if "compression_type" in options else []
-    qemu_img("convert", *compressed, "-f", "raw", "-O", driver, *chosen, str(raw), str(image))
+@pytest.fixture
+def image(shrinking_disk: Path, driver: str, options: dict[str, str]) -> Path:
+    """The disk in another format; compressed, if a sort of compression is chosen. Tests share the file."""
+    image = shrinking_disk.with_name("-".join([driver, *options.values()]))
+    if not image.exists():
+        chosen = [part for name, value in options.items() for part in ("-o", f"{name}={value}")]
+        compressed = ["-c"] if "compression_type" in options else []
+        qemu_img("convert", *compressed, "-f", "raw", "-O", driver, *chosen, str(shrinking_disk), str(image))
     return image
 
 
@@ -74,9 +77,9 @@ def convert_until(bench: StoreBench, declared: DiskFormat, phase: ImagePhase, ha
 @pytest.mark.parametrize("phase", PHASES)
 @pytest.mark.parametrize(("declared", "driver", "options"), SOURCES)
 def test_a_conversion_that_is_not_wanted_any_more_ends_and_leaves_nothing_open(
-    bench: StoreBench, tmp_path: Path, declared: DiskFormat, driver: str, options: dict[str, str], phase: ImagePhase
+    bench: StoreBench, image: Path, declared: DiskFormat, phase: ImagePhase
 ) -> None:
-    bench.put(image_of(shrinking_disk(tmp_path / "disk.raw"), driver, options))
+    bench.put(image)
     with pytest.raises(Cancelled):
         convert_until(bench, declared, phase, bench.cancelled.set)
     # What is complete stays: another worker may have made it, from the same source.
@@ -88,15 +91,13 @@ def test_a_conversion_that_is_not_wanted_any_more_ends_and_leaves_nothing_open(
 def test_a_store_that_goes_away_is_to_blame_itself_and_the_next_attempt_succeeds(
     bench: StoreBench,
     minio: Minio,
-    tmp_path: Path,
     holds: Callable[[Path, Path], None],
+    shrinking_disk: Path,
+    image: Path,
     declared: DiskFormat,
-    driver: str,
-    options: dict[str, str],
     phase: ImagePhase,
 ) -> None:
-    raw = shrinking_disk(tmp_path / "disk.raw")
-    bench.put(image_of(raw, driver, options))
+    bench.put(image)
     hasty = replace(bench, bucket=Bucket(bench.bucket.address, patience=0.5))
     try:
         with pytest.raises(StoreUnavailable):
@@ -105,15 +106,15 @@ def test_a_store_that_goes_away_is_to_blame_itself_and_the_next_attempt_succeeds
         hasty.bucket.close()
         minio.start()
     bench.convert(declared)
-    holds(bench.get(), raw)
+    holds(bench.get(), shrinking_disk)
     bench.assert_nothing_left(SOURCE, RESULT)
 
 
 @pytest.mark.parametrize(("declared", "driver", "options"), SOURCES)
 def test_an_upload_that_another_attempt_has_aborted_makes_no_result(
-    bench: StoreBench, tmp_path: Path, declared: DiskFormat, driver: str, options: dict[str, str]
+    bench: StoreBench, image: Path, declared: DiskFormat
 ) -> None:
-    bench.put(image_of(shrinking_disk(tmp_path / "disk.raw"), driver, options))
+    bench.put(image)
 
     def abort() -> None:
         for reference in bench.bucket.multiparts(RESULT):
@@ -181,8 +182,8 @@ def test_a_wrong_checksum_is_refused(bench: StoreBench, tmp_path: Path) -> None:
     bench.assert_nothing_left(SOURCE)
 
 
-def test_a_result_that_needs_more_room_than_there_is_is_refused(bench: StoreBench, tmp_path: Path) -> None:
-    bench.put(shrinking_disk(tmp_path / "disk.raw"))
+def test_a_result_that_needs_more_room_than_there_is_is_refused(bench: StoreBench, shrinking_disk: Path) -> None:
+    bench.put(shrinking_disk)
     with pytest.raises(ImageFailed) as failure:
         bench.convert(RAW, Limits(max_stored_size=20 * MiB))
     assert failure.value.code is FailureCode.QUOTA_EXCEEDED
