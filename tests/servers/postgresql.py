@@ -116,10 +116,10 @@ class PostgreSQL(Server):
             "unix_socket_directories": "",
             "max_connections": "200",
             "log_min_messages": "warning",
-            "fsync": "on" if self.fsync else "off",
-            # A new database is logged block by block: by default the log would grow to a gigabyte.
-            "max_wal_size": "128MB",
         }
+        if not self.fsync:
+            # Each new database is logged block by block: by default the log would grow to a gigabyte.
+            settings |= {"fsync": "off", "max_wal_size": "256MB"}
         given = [f"-c{name}={value}" for name, value in settings.items()]
         return [*_as_user(), str(_folder() / "postgres"), "-D", str(self.data), "-p", str(self.port), *given]
 
