@@ -87,7 +87,7 @@ class DeleteImageInput(BaseModel):
 
 
 class ImageFilter(BaseModel):
-    """Conditions that an image has to meet, all of them. A condition that is null or left out is ignored."""
+    """Conditions that an image has to meet, all of them. A condition that is null or left out is ignored; an empty list matches no image."""
 
     created_after: str | None = Field(alias="createdAfter", default=None)
     "The image was created later than this."
