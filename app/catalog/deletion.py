@@ -41,7 +41,7 @@ async def _delete(catalogue: Catalogue, viewer: Viewer, image_id: str, expected_
         await jobs.cancel_of_image(tx, image.id)
         await sources.drop_source(tx, image, UploadState.ABORTED)
         await event_log.append(tx, image, Deleted(image.name), actor=viewer.subject)
-        await sharing.end_all(tx, image, actor=viewer.subject)
+        await sharing.revoke_all(tx, image, actor=viewer.subject)
         blob_id, image.blob_id = image.blob_id, None
         image.deleted_at = image.updated_at = now()
         image.reserved_size = 0

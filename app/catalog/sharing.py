@@ -167,7 +167,7 @@ async def revoke_share(
     return Written(share, tx.position)
 
 
-async def end_all(tx: Transaction, image: Image, *, actor: str) -> None:
+async def revoke_all(tx: Transaction, image: Image, *, actor: str) -> None:
     """Delete the shares of an image that is being deleted.
 
     Only projects with an open offer get an event here: those that see the image get the event of its deletion.

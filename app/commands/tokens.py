@@ -62,7 +62,7 @@ def token(
         _revoke_all(settings, revoke_all)
     elif subject is not None:
         if project is not None and role is not None:
-            anyio.run(_appoint, settings, project, subject, role)
+            anyio.run(_grant_role, settings, project, subject, role)
         typer.echo(issue_token(settings, subject, valid=timedelta(days=days), operator=operator))
 
 
@@ -135,7 +135,7 @@ async def _revoke(settings: Settings, subject: str) -> None:
         await revocations.revoke_tokens(database, subject)
 
 
-async def _appoint(settings: Settings, project: str, subject: str, role: ProjectRole) -> None:
+async def _grant_role(settings: Settings, project: str, subject: str, role: ProjectRole) -> None:
     async with _opened(settings) as database:
         await members.grant_role(database, project, subject, role)
 

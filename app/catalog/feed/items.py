@@ -102,6 +102,6 @@ async def happened(session: AsyncSession, events: Sequence[Event], epoch: bytes)
     return [Happened.of(event, seen.get((event.feed, event.image_id)), epoch) for event in events]
 
 
-def takes_sight(item: Happened) -> bool:
+def ends_sight(item: Happened) -> bool:
     """Whether followers of the event's feed can no longer see a shared image after this event."""
     return isinstance(item.detail, ShareChanged) and item.detail.ends_sight

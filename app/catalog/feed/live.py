@@ -17,7 +17,7 @@ from app.catalog.feed import epochs, event_log
 from app.catalog.feed.cursors import Cursors, Mark
 from app.catalog.feed.epochs import Head
 from app.catalog.feed.event_log import Wanted
-from app.catalog.feed.items import Happened, Item, Progressed, Resync, happened, resync_required, takes_sight
+from app.catalog.feed.items import Happened, Item, Progressed, Resync, ends_sight, happened, resync_required
 from app.catalog.feed.progress import ProgressBoard
 from app.catalog.people import access, tenancy
 from app.database.sessions import Database
@@ -165,7 +165,7 @@ class Feed:
         self._wake_followers({PUBLIC_FEED})
 
     def _take(self, item: Happened) -> None:
-        if takes_sight(item):
+        if ends_sight(item):
             self._hide(item.feed, item.image_id)
         self._ring.append(replace(item, image=None, live=True))
         self._positions.append(item.position)
@@ -275,7 +275,7 @@ class Feed:
                 items, position = await self._since(epoch, position, wanted)
                 for item in items:
                     yield item
-                    if image_id is not None and isinstance(item, Happened) and takes_sight(item):
+                    if image_id is not None and isinstance(item, Happened) and ends_sight(item):
                         await self._require_sight(project_id, image_id)
                 if progress:
                     version, seen = seen, self.board.version

@@ -12,7 +12,7 @@ from app.catalog.feed.items import Happened, Item, Progressed, Resync
 from app.graphql.context import Info
 from app.graphql.scalars import EventCursor
 from app.graphql.types.connections import Edge, PageInfo
-from app.graphql.types.images import Image, ImageFailure, ImageProgress, progress_on_board
+from app.graphql.types.images import Image, ImageFailure, ImageProgress, current_progress
 from app.graphql.types.sharing import ImageShare, project_of_share
 from app.graphql.types.tenancy import Project
 from app.lifecycle import Aspect, ImageStatus, ShareGrant, ShareState
@@ -189,7 +189,7 @@ def feed_item(info: Info, item: Item, project_id: str) -> FeedItem | None:
             newest, oldest = item.mark.unlinked(), Mark(item.mark.epoch, item.oldest).unlinked()
             return ResyncRequired(cursor=info.context.cursor_of(newest), oldest=info.context.cursor_of(oldest))
         case Progressed():
-            progress = progress_on_board(info, item.image.id)
+            progress = current_progress(info, item.image.id)
             if progress is None:
                 return None
             return ImageProgressed(

@@ -238,7 +238,7 @@ class Image(Node):
         if self.status not in _UNDER_WAY:
             return None
         upload = await info.context.loaders.open_uploads.load(self.id) if self.status == ImageStatus.QUEUED else None
-        known = progress_on_board(info, self.id)
+        known = current_progress(info, self.id)
         # The last progress of an upload is out of date once all its bytes have arrived.
         if known is not None and (known.phase is ImagePhase.UPLOADING) == (upload is not None):
             return known
@@ -312,7 +312,7 @@ class ImageConnection(Connection[Image]):
     )
 
 
-def progress_on_board(info: Info, image_id: str) -> ImageProgress | None:
+def current_progress(info: Info, image_id: str) -> ImageProgress | None:
     """The newest progress that this process has received, if any."""
     known = info.context.gateway.board.of(image_id)
     if known is None:
