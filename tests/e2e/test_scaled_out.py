@@ -104,6 +104,9 @@ def test_every_format_becomes_the_same_disk(
     source = variant.build(disks)
     image_id = one.upload(source)
     other.check_holds(image_id, source, variant.driver, tmp_path)
+    # All of these together would take 4 GB.
+    one.mutate("deleteImage", imageId=image_id)
+    source.unlink()
 
 
 def test_bytes_go_straight_to_the_store_and_come_straight_from_it(
