@@ -184,8 +184,8 @@ class Query:
         context = info.context
         given = {"after": after, "before": before}
         marks = {name: context.mark_of(cursor, name) for name, cursor in given.items() if cursor is not None}
+        bounds = await context.gateway.feed.positions_of(marks)
         async with context.catalogue.database.read() as session:
-            bounds = await context.gateway.feed.positions_of(session, marks)
             role = await tenancy.reader_role(session, context.viewer, project_id)
             if "after" in bounds and bounds["after"] < await event_log.oldest_position(session):
                 raise resync_required("after")

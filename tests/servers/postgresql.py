@@ -67,7 +67,7 @@ class PostgreSQL(Server):
         return self.url_of(name)
 
     def drop_databases(self) -> None:
-        """Drop all databases that `new_database` has made, and disconnect whoever still uses them."""
+        """Drop all databases that `new_database` has made, and close the connections that still use them."""
         self.sql(*(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)" for name in self._made))
         self._made.clear()
 

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 import structlog
-from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
 from app import metrics
@@ -295,11 +294,14 @@ class Feed:
         elif head.epoch != self.epoch:
             await self._catch_up()
 
-    async def positions_of(self, session: AsyncSession, marks: Mapping[str, Mark]) -> dict[str, int]:
+    async def positions_of(self, marks: Mapping[str, Mark]) -> dict[str, int]:
         """The positions of marks, by argument. Raises ResyncRequired for a mark that the feed can't continue from."""
         if not marks:
             return {}
-        head = await epochs.head(session)
+        # In a session of its own, which ends first: catching up takes another connection, and many callers that each
+        # kept one would leave none for it.
+        async with self.database.read() as session:
+            head = await epochs.head(session)
         for argument, mark in marks.items():
             if not head.holds(mark):
                 await self._keep_up_with(head, mark)
