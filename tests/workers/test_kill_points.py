@@ -1,6 +1,7 @@
 """A conversion that is killed between any two of its writes, or within one, is finished by the next attempt."""
 
 import contextlib
+import fcntl
 import os
 import signal
 import subprocess
@@ -35,10 +36,10 @@ KILLED, DONE = 57, 0
 
 def converted_but_killed(workbench: Workbench, declared: DiskFormat, size: int, limits: Limits, point: int) -> bool:
     """Convert in a child that dies at its `point`-th write, a long one half done; False when it got to the end."""
-    return killed_at(point, lambda: workbench.convert(declared, limits, size=size))
+    return killed_at(workbench, point, lambda: workbench.convert(declared, limits, size=size))
 
 
-def killed_at(point: int, work: Callable[[], object]) -> bool:
+def killed_at(workbench: Workbench, point: int, work: Callable[[], object]) -> bool:
     child = os.fork()
     if child == 0:
         with contextlib.redirect_stdout(None):
@@ -47,7 +48,15 @@ def killed_at(point: int, work: Callable[[], object]) -> bool:
             os._exit(DONE)
     _, status = os.waitpid(child, 0)
     assert os.waitstatus_to_exitcode(status) in (KILLED, DONE)
+    _wait_until_unlocked(workbench.source)
     return os.waitstatus_to_exitcode(status) == KILLED
+
+
+def _wait_until_unlocked(source: Path) -> None:
+    """A qemu process that the child was starting when it died may hold the lock for a moment longer."""
+    if source.exists():
+        with source.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
 
 
 def _die_at(point: int) -> None:
@@ -123,7 +132,7 @@ def test_what_was_killed_while_it_was_undone_becomes_the_result_once_there_is_ro
     while killed:
         point += 1
         done = workbench.convert(declared, limits, size=size)
-        killed = killed_at(point, lambda: undo(workbench.source, size, workbench.result))
+        killed = killed_at(workbench, point, lambda: undo(workbench.source, size, workbench.result))
         assert workbench.convert(declared, limits, size=size) == done
         assert ("source" in workbench.names()) == (done.way is Way.COPY)
         holds(workbench.result, raw)
@@ -142,7 +151,7 @@ def test_what_was_killed_while_it_was_undone_is_undone_by_the_next_attempt(
     while killed:
         point += 1
         workbench.convert(declared, limits, size=size)
-        killed = killed_at(point, lambda: undo(workbench.source, size, workbench.result))
+        killed = killed_at(workbench, point, lambda: undo(workbench.source, size, workbench.result))
         # An existing result is returned again and found to be too large; otherwise the conversion does not start.
         with contextlib.suppress(ImageFailed):
             workbench.convert(declared, replace(limits, max_stored_size=0), size=size)
