@@ -1,6 +1,8 @@
 """The `images` command. Server code, which takes a second to load, is loaded only for commands that need it."""
 
+import gc
 import sys
+from collections.abc import Callable
 from importlib import import_module, metadata
 from typing import Annotated
 
@@ -12,6 +14,7 @@ from app.errors import GatewayError
 _PACKAGE = "image-gateway"
 # By command: the module that has it and few others, and what adds it.
 _OPERATORS_COMMANDS = {
+    **dict.fromkeys(("up", "serve"), ("app.commands.api", "add_api_commands")),
     **dict.fromkeys(("work", "schedule"), ("app.commands.work", "add_work_commands")),
     **dict.fromkeys(("token", "signin"), ("app.commands.tokens", "add_token_commands")),
     **dict.fromkeys(
@@ -24,12 +27,22 @@ _OPERATORS_COMMANDS = {
 def main() -> None:
     """The entry point. Prints an error of the configuration as one line, without a traceback."""
     try:
-        command_line = _commands()
+        command_line = _without_collections(_commands)
         command_line.callback()(_images)
         command_line()
     except GatewayError as error:
         print(f"images: {error}", file=sys.stderr)  # noqa: T201
         sys.exit(2)
+
+
+def _without_collections(load: Callable[[], typer.Typer]) -> typer.Typer:
+    """What `load` returns. What it loads stays until the end, and collections among it take a sixth of the start."""
+    gc.disable()
+    try:
+        return load()
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def _commands() -> typer.Typer:
