@@ -16,7 +16,8 @@ BATCH_BYTES = 2 * MIB
 # After this time, the bytes of a slow client are written and reported before a batch is full.
 _LONGEST_WAIT_SECONDS = 0.5
 
-Write = Callable[[Sequence[bytes]], Awaitable[None]]
+# Appends chunks to a part; with `last`, the part is complete.
+Write = Callable[[Sequence[bytes], bool], Awaitable[None]]
 Written = Callable[[int], Awaitable[None]]
 
 
@@ -47,12 +48,12 @@ class PartIntake:
                 await self._flush()
         if received < self._part.length:
             raise InvalidInput(f"The part has {exactly(self._part.length)}, but the body has only {exactly(received)}.")
-        await self._flush()
+        await self._flush(last=True)
 
-    async def _flush(self) -> None:
+    async def _flush(self, *, last: bool = False) -> None:
         batch, count = self._batch, self._batch_bytes
         self._batch, self._batch_bytes = [], 0
-        await self._write(batch)
+        await self._write(batch, last)
         self._limit = BATCH_BYTES
         self._flushed_at = _now()
         await self._written(count)

@@ -110,8 +110,8 @@ class FolderStore:
         # Each trip to a thread and back waits for a busy event loop, so there are as few as possible.
         try:
             await self._run(self._begin, writer)
-            await PartIntake(part, lambda chunks: self._run(self._append, writer, chunks), written).take_all(body)
-            await self._run(writer.finish)
+            intake = PartIntake(part, lambda chunks, last: self._run(self._append, writer, chunks, last), written)
+            await intake.take_all(body)
         except BaseException:
             # The client may send the part again as soon as it has the response, so close first, even when cancelled.
             await asyncio.shield(self._run(writer.close))
@@ -121,9 +121,11 @@ class FolderStore:
         self._require_room()
         writer.open()
 
-    def _append(self, writer: PartWriter, chunks: Sequence[bytes]) -> None:
+    def _append(self, writer: PartWriter, chunks: Sequence[bytes], last: bool) -> None:
         self._require_room()
         writer.write(chunks)
+        if last:
+            writer.finish()
 
     def _require_room(self) -> None:
         if self._reserve is not None:
