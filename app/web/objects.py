@@ -3,9 +3,10 @@
 A signed URL needs no token. At the start of each request, the permission of the user who requested it is checked again.
 """
 
-from collections.abc import Awaitable, Callable, Sequence
+import asyncio
+from collections.abc import Callable, Coroutine, Sequence
 from secrets import token_hex
-from typing import Protocol
+from typing import Any, Protocol, Self
 
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
@@ -26,7 +27,7 @@ from app.web.objects_body import Body, require_plain_body
 from app.web.objects_errors import Refusal, error_answer
 from app.web.objects_ranges import is_unchanged, requested_range
 
-OnHead = Callable[[str], Awaitable[None]]
+OnHead = Callable[[str], Coroutine[Any, Any, None]]
 OnBytes = Callable[[str, int], None]
 
 
@@ -56,9 +57,10 @@ def object_routes(
 
     `permission` decides at the start of every request whether the URL may still be used; without it, only the signature
     counts. A request that has begun continues to its end.
-    `on_head` is awaited with the key when the first 256 KiB of part 1, or all of it, are in the file: receiving waits
-    for it, and fails when it raises. `on_bytes` is called with the key and the number of bytes that were just written,
-    about every 2 MiB and at least twice a second, including those of a part that fails or is sent again.
+    `on_head` is awaited with the key when the first 256 KiB of part 1, or all of it, are in the file. The rest arrives
+    in the meantime, but the response waits for it. If it raises, the request fails with its error, even when the part
+    has arrived. `on_bytes` is called with the key and the number of bytes that were just written, about every 2 MiB and
+    at least twice a second, including those of a part that fails or is sent again.
     `allowed_origins` may use the URLs from browsers ("*" for all). A client that sends nothing for `silence_seconds` is
     considered disconnected, so that another request can upload its part.
     """
@@ -113,7 +115,8 @@ class _ObjectEndpoint:
         body.expect(part.length)
         await self._require_upload(part)
         try:
-            await self._store.receive_part(part, body, _Arrival(part, self._on_head, self._on_bytes))
+            async with _Arrival(part, self._on_head, self._on_bytes) as arrival:
+                await self._store.receive_part(part, body, arrival)
         except UploadClosed:
             await self._require_upload(part)  # it has ended in the meantime, and this raises why
             raise
@@ -158,19 +161,34 @@ class _ObjectEndpoint:
 
 
 class _Arrival:
-    """Calls `on_head` and `on_bytes` for each batch of a part that was written."""
+    """Calls `on_bytes` for each batch of a part that was written, and runs `on_head` while the rest arrives.
+
+    At the end of the block, `on_head` has ended. Its error is raised there, or earlier at the next batch.
+    """
 
     def __init__(self, part: PartAddress, on_head: OnHead | None, on_bytes: OnBytes | None) -> None:
         self._key = part.key
         self._on_bytes = on_bytes
         self._on_head = on_head if part.number == 1 else None
         self._head_missing = min(HEAD_BYTES, part.length)
+        self._head: asyncio.Task[None] | None = None
 
     async def __call__(self, count: int) -> None:
         metrics.received(count)
         if self._on_bytes is not None:
             self._on_bytes(self._key, count)
         self._head_missing -= count
-        if self._on_head is not None and self._head_missing <= 0:
-            on_head, self._on_head = self._on_head, None
-            await on_head(self._key)
+        if self._on_head is not None and self._head is None and self._head_missing <= 0:
+            self._head = asyncio.create_task(self._on_head(self._key))
+        if self._head is not None and self._head.done():
+            self._head.result()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if self._head is None:
+            return
+        if isinstance(error, asyncio.CancelledError):
+            self._head.cancel()
+        await self._head

@@ -18,6 +18,7 @@ import pytest
 
 from app.adapters.file_names import attachment, plain_file_name
 from app.adapters.folder.store import FolderStore
+from app.errors import DatabaseUnavailable
 from app.ports import HEAD_BYTES, SignedRequest, UploadHandle
 from tests.support.folder_server import SECRET, served
 from tests.support.object_store_contract import StorePlace, soon
@@ -330,6 +331,63 @@ def test_the_head_is_told_while_the_rest_still_arrives(store: FolderStore, tmp_p
         connection.send(content[HEAD_BYTES:PART])
         assert connection.answer().status == 200
         assert len(heads) == 1
+
+
+def test_the_rest_arrives_while_the_head_is_dealt_with(store: FolderStore) -> None:
+    content = os.urandom(PART)
+    everything_arrived = threading.Event()
+    ended: list[str] = []
+    arrived = 0
+
+    async def on_head(key: str) -> None:
+        await asyncio.to_thread(everything_arrived.wait, 60)
+        ended.append(key)
+
+    def on_bytes(_key: str, count: int) -> None:
+        nonlocal arrived
+        arrived += count
+        if arrived == PART:
+            everything_arrived.set()
+
+    with served(store, on_head, on_bytes) as url, contextlib.closing(StorePlace(store, url, PART)) as place:
+        upload = place.open(PART)
+        assert place.send_part(upload, 1, content).status_code == 200
+        # The response waited for it.
+        assert (arrived, ended) == (PART, ["uploads/one"])
+
+
+@pytest.mark.parametrize("size", [PART, HEAD_BYTES])
+def test_a_head_that_can_not_be_dealt_with_fails_the_request(store: FolderStore, size: int) -> None:
+    heads: list[str] = []
+
+    async def on_head(key: str) -> None:
+        heads.append(key)
+        if len(heads) == 1:
+            raise DatabaseUnavailable("the database restarts")
+
+    with served(store, on_head) as url, contextlib.closing(StorePlace(store, url, PART)) as place:
+        upload = place.open(size)
+        refused = place.send_part(upload, 1, bytes(size))
+        assert (refused.status_code, refused.json()["error"]["code"]) == (503, "UNAVAILABLE")
+        assert place.send_part(upload, 1, bytes(size)).status_code == 200
+    assert heads == ["uploads/one"] * 2
+
+
+def test_the_head_is_dealt_with_to_the_end_when_the_client_leaves(store: FolderStore) -> None:
+    begun, may_end, ended = threading.Event(), threading.Event(), threading.Event()
+
+    async def on_head(key: str) -> None:
+        begun.set()
+        await asyncio.to_thread(may_end.wait, 60)
+        ended.set()
+
+    with served(store, on_head) as url, contextlib.closing(StorePlace(store, url, PART)) as place:
+        upload = place.open(PART)
+        with Connection(url) as connection:
+            connection.send(put(store.sign_part(upload, 1, soon()), PART), bytes(HEAD_BYTES))
+            assert begun.wait(timeout=60)
+        may_end.set()
+        assert ended.wait(timeout=60)
 
 
 def test_the_head_of_a_short_upload_is_all_of_it(store: FolderStore) -> None:
