@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import structlog
+from sqlalchemy import bindparam
 from sqlmodel import col, select
 
 from app.catalog import uploads
@@ -26,6 +27,13 @@ _AT_MOST = 1_000
 _AT_ONCE = 8
 # Idle uploads are polled at growing intervals, up to this one.
 _SELDOM_SECONDS = 60.0
+# Built once: every upload that begins needs it.
+_UPLOAD_OF_KEY = (
+    select(Upload, Image.project_id)
+    .join(Image)
+    .join(Source, col(Source.id) == Upload.source_id)
+    .where(Source.key == bindparam("key"))
+)
 
 
 @dataclass(slots=True)
@@ -67,15 +75,13 @@ class UploadMeter:
 
     async def _meter_of(self, upload_key: str) -> _Meter | None:
         async with self.catalogue.database.read() as session:
-            query = select(Upload, Image).join(Image).join(Source, col(Source.id) == Upload.source_id)
-            query = query.where(Source.key == upload_key)
-            found = (await session.execute(query)).one_or_none()
+            found = (await session.execute(_UPLOAD_OF_KEY, {"key": upload_key})).one_or_none()
         if found is None:
             return None
-        upload, image = found
+        upload, project_id = found
         self._arrived.pop(upload_key, None)
         before = await uploads.received_bytes(self.catalogue, upload)
-        meter = _Meter(image.id, image.project_id, upload.source.size, before)
+        meter = _Meter(upload.image_id, project_id, upload.source.size, before)
         self._meters[upload_key] = meter
         while len(self._meters) > _METERED:
             forgotten, _ = self._meters.popitem(last=False)

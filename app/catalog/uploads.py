@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 
 import structlog
+from sqlalchemy import bindparam
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
@@ -46,6 +47,14 @@ class UploadEnded(Conflict):
 
 # ---------------------------------------------------------------- while bytes arrive
 
+# Built once: every part that arrives needs them.
+_WITH_IMAGE = select(Upload, Image).join(Image).where(Upload.id == bindparam("id"))
+_OPEN_SOURCE = (
+    select(Source.id, Source.image_id)
+    .join(Upload)
+    .where(Source.key == bindparam("key"), Upload.state == UploadState.OPEN)
+)
+
 
 async def upload_for(
     session: AsyncSession,
@@ -59,8 +68,15 @@ async def upload_for(
 
     Only members of the image's own project see it: a share does not include it.
     """
-    upload = await session.get(Upload, upload_id) if tenancy.is_id(upload_id) else None
     absent = NotFound("There is no such upload.", field=("uploadId",), hint="Read the id from image { upload { id } }.")
+    upload: Upload | None = None
+    if not tenancy.is_id(upload_id):
+        raise absent
+    if lock:
+        # Without its image: once it is locked, the session would keep the values that it had before.
+        upload = await session.get(Upload, upload_id)
+    elif found := (await session.execute(_WITH_IMAGE, {"id": upload_id})).one_or_none():
+        upload, image = found  # the session keeps the image for the check, as long as it is referenced
     if upload is None:
         raise absent
     try:
@@ -97,8 +113,7 @@ async def received_bytes(catalogue: Catalogue, upload: Upload) -> int:
 async def head_arrived(catalogue: Catalogue, upload_key: str) -> None:
     """Start a job that inspects the beginning of an upload, which has arrived, while the rest arrives."""
     async with catalogue.database.transaction() as tx:
-        query = select(Source).join(Upload).where(Source.key == upload_key, Upload.state == UploadState.OPEN)
-        source = (await tx.session.execute(query)).scalar_one_or_none()
+        source = (await tx.session.execute(_OPEN_SOURCE, {"key": upload_key})).one_or_none()
         if source is not None:
             jobs.start(tx, InspectHead(source=source.id), image_id=source.image_id)
 
