@@ -1,11 +1,11 @@
-"""SQLite through aiosqlite with few trips between threads: none for what is short, two for a write transaction.
+"""SQLite through aiosqlite with few trips between threads: none for what is short, one for most write transactions.
 
 aiosqlite switches to the connection's thread for every cursor, statement, fetch, close and rollback, and SQLAlchemy
 uses all of them: thirteen trips for a page of images, each slower than most statements. Here, a statement begins in
 the caller's thread; a read that takes long moves to the connection's thread, so that it does not block the event loop.
-A write transaction makes a trip to begin, since it may have to wait for others, and one to commit, which waits for the
-disk. In between, it needs none, however busy the event loop is: others wait for its end. This depends on the internals
-of aiosqlite 0.22; the pinned version and the tests ensure it.
+A write transaction makes a trip to commit, which waits for the disk, and one to begin if it has to wait for others. In
+between, it needs none, however busy the event loop is: others wait for its end. This depends on the internals of
+aiosqlite 0.22; the pinned version and the tests ensure it.
 """
 
 import asyncio
@@ -258,13 +258,16 @@ class WritingConnection(EagerConnection):
     """A connection that writes. Others wait until its transaction ends, so its statements wait for nothing."""
 
     async def perform(self, statement: Run, sql: str, parameters: Any) -> None:
-        """Run a statement: in this thread if it reads, or writes a few rows. Only a DELETE may be for many."""
+        """Run a statement: in this thread if it begins at once, reads, or writes a few rows.
+
+        Only a DELETE may be for many.
+        """
         if self.in_transaction and sql.startswith("SELECT"):
             await self.read(partial(statement, sql, parameters))
         elif self.in_transaction and sql.startswith(("INSERT", "UPDATE")):
             # Not interrupted when it takes long, since SQLite would undo the whole transaction.
             statement(sql, parameters)
-        else:
+        elif sql != _BEGIN_WRITE or not cast("_QueuedWriter", self._conn).begin_at_once():
             await super().perform(statement, sql, parameters)
 
 
@@ -321,7 +324,10 @@ def writers_queue(path: str) -> WritersQueue:
 
 
 class _QueuedWriter(sqlite3.Connection):
-    """A SQLite connection whose write transactions wait in the queue of their file, in the connection's thread."""
+    """A SQLite connection whose write transactions wait in the queue of their file, in the connection's thread.
+
+    If nobody writes, they begin at once, in any thread.
+    """
 
     def __init__(self, path: str, *arguments: Any, **options: Any) -> None:
         super().__init__(path, *arguments, **options)
@@ -352,6 +358,22 @@ class _QueuedWriter(sqlite3.Connection):
             super().close()
         finally:
             self._end_turn()
+
+    def begin_at_once(self) -> bool:
+        """Begin a write transaction without waiting. False if another connection, also of another process, writes."""
+        if not self._queue.take(0):
+            return False
+        self._has_turn = True
+        super().execute("PRAGMA busy_timeout = 0")
+        try:
+            self._keep_turn(super().execute, _BEGIN_WRITE)
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & _PRIMARY != sqlite3.SQLITE_BUSY:
+                raise
+            return False
+        finally:
+            super().execute(f"PRAGMA busy_timeout = {1000 * _BUSY_SECONDS}")
+        return True
 
     def _take_turn(self) -> None:
         if not self._queue.take(_BUSY_SECONDS):

@@ -2,8 +2,10 @@
 
 import asyncio
 import shutil
+import sqlite3
 import threading
 from collections.abc import AsyncIterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +84,45 @@ async def test_a_transaction_does_not_wait_for_a_busy_event_loop(database: Datab
 
     assert set(names) == {threading.current_thread().name}
     assert await names_in(database) == ["two", "three"]
+
+
+async def test_a_transaction_begins_in_this_thread_unless_another_one_writes(database: Database) -> None:
+    other = Database(database.url)
+    began: list[bool] = []
+
+    async def begin() -> None:
+        async with other.transaction() as tx:
+            await tx.session.execute(text("SELECT 1"))
+            began.append(True)
+
+    await begin()
+    # Nothing but the beginning may let others go on: a connection is open, and a read takes no other thread.
+    beginning = asyncio.create_task(begin())
+    await asyncio.sleep(0)
+    assert len(began) == 2
+    await beginning
+
+    async with database.transaction() as tx:
+        await tx.session.execute(text("SELECT 1"))
+        waiting = asyncio.create_task(begin())
+        await until_one_waits(database)
+        assert len(began) == 2
+    await waiting
+    await other.close()
+
+
+async def test_a_transaction_waits_for_a_writer_in_another_process(database: Database) -> None:
+    """A connection outside the queue of this process stands for one of another process."""
+    await add(database, "first")
+    with closing(sqlite3.connect(str(make_url(database.url).database))) as outside:
+        outside.execute("BEGIN IMMEDIATE")
+        waiting = asyncio.create_task(add(database, "third"))
+        # The event loop goes on, though the transaction can't begin.
+        await asyncio.sleep(0)
+        outside.execute("INSERT INTO organization VALUES ('org_x', 'second', '2026-01-31 00:00:00.000000')")
+        outside.commit()
+    await waiting
+    assert await names_in(database) == ["first", "second", "third"]
 
 
 async def test_what_may_delete_many_rows_lets_others_go_on(database: Database) -> None:
