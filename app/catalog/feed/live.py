@@ -287,12 +287,17 @@ class Feed:
             self._watchers[project_id] -= 1
 
     async def _keep_up_with(self, head: Head, mark: Mark | None) -> None:
-        """Catch up with an epoch that is new to this process, or begin one if a mark proves that the feed went back."""
-        if mark is not None and head.is_behind(mark):
-            async with self._reading_on:
-                self._begin(await self._renewed(mark.epoch))
-        elif head.epoch != self.epoch:
-            await self._catch_up()
+        """Begin an epoch that is new to this process, or a new one if a mark proves that the feed went back."""
+        if head.epoch == self.epoch and (mark is None or not head.is_behind(mark)):
+            return
+        async with self._reading_on:
+            # Many clients come back at once after a restore: the first of them has already done it for the others.
+            async with self.database.read() as session:
+                head = await epochs.head(session)
+            if mark is not None and head.is_behind(mark):
+                head = await self._renewed(mark.epoch)
+            if head.epoch != self.epoch:
+                self._begin(head)
 
     async def positions_of(self, marks: Mapping[str, Mark]) -> dict[str, int]:
         """The positions of marks, by argument. Raises ResyncRequired for a mark that the feed can't continue from."""
