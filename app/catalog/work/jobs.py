@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Generic, TypeVar, cast
 
-from sqlalchemy import ColumnElement, CursorResult, and_, delete, or_, update
+from sqlalchemy import BindParameter, ColumnElement, CursorResult, and_, delete, or_, update
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 from sqlmodel.sql.expression import SelectOfScalar
@@ -134,7 +134,7 @@ async def held(database: Database) -> Sequence[tuple[str, int]]:
         return [(job_id, token) for job_id, token in (await session.execute(query)).all()]
 
 
-def claimable(at: datetime) -> ColumnElement[bool]:
+def claimable(at: datetime | BindParameter[datetime]) -> ColumnElement[bool]:
     """The condition that a job is due, or that its lease has expired."""
     return or_(
         and_(col(Job.state) == JobState.WAITING, col(Job.due_at) <= at),
