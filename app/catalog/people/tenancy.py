@@ -116,15 +116,10 @@ async def project_for(
     With `lock`, no other transaction creates in it until this one ends. Raises NotFound when the viewer may not see it,
     Forbidden when their role is not sufficient.
     """
-    roles = roles_of(viewer)
-    query = (
-        select(Project, roles.c.role)
-        .join(roles, roles.c.project_id == _PROJECT.id)
-        .where(Project.id == project_id, roles.c.project_id == project_id)
-    )
-    if lock:
-        query = query.with_for_update(of=Project, key_share=True)
-    found = (await session.execute(query)).one_or_none() if is_id(project_id) else None
+    if not is_id(project_id):
+        raise no_project(field)
+    query = _project_and_role(operator=viewer.operator, lock=lock)
+    found = (await session.execute(query, {"subject": viewer.subject, "id": project_id})).one_or_none()
     if found is None:
         raise no_project(field)
     project: Project = found[0]
@@ -136,6 +131,18 @@ async def project_for(
         raise no_project(field)
     require_role(role, needed, field)
     return project
+
+
+@cache
+def _project_and_role(*, operator: bool, lock: bool) -> Select[Any]:
+    """Select the project `id`, if the viewer `subject` may see it, and their role."""
+    roles = selected_roles(bindparam("subject"), operator=operator)
+    query = (
+        sqlalchemy.select(Project, roles.c.role)
+        .join(roles, roles.c.project_id == _PROJECT.id)
+        .where(_PROJECT.id == bindparam("id"), roles.c.project_id == bindparam("id"))
+    )
+    return query.with_for_update(of=Project, key_share=True) if lock else query
 
 
 async def reader_role(
