@@ -113,11 +113,12 @@ async def list_images(
 
 async def count_images(session: AsyncSession, project_id: str, wanted: ImageFilter) -> int:
     """The number of matching images that a project can see."""
-    count = 0
-    # Counted separately, since each has an index that covers its count.
-    for sight in access.sights_of(project_id):
-        query = _matching(sqlalchemy.select(func.count(_TABLE.c.id)), sight, wanted)
-        count += (await session.execute(query)).scalar_one()
+    # By one statement, but separately, since each has an index that covers its count.
+    own, *others = (
+        _matching(sqlalchemy.select(func.count(_TABLE.c.id)), sight, wanted).scalar_subquery()
+        for sight in access.sights_of(project_id)
+    )
+    count: int = (await session.execute(sqlalchemy.select(sum(others, start=own)))).scalar_one()
     return count
 
 

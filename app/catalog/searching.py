@@ -41,14 +41,18 @@ class Searches:
     _waiting: list[_Search] = field(default_factory=list)
 
     @asynccontextmanager
-    async def session(self, database: Database, viewer: Viewer, project_id: str) -> AsyncIterator[AsyncSession]:
+    async def session(
+        self, database: Database, viewer: Viewer, project_id: str, *, admitted: bool = False
+    ) -> AsyncIterator[AsyncSession]:
         """A session for one search. Cancelling the task also stops the statement.
 
-        Raises NotFound when the viewer may not see the project, SearchTimeout, TooManySearches.
+        `admitted` says that an earlier search of the same operation has proved that the viewer may see the project.
+        Raises NotFound when they may not, SearchTimeout, TooManySearches.
         """
-        async with database.read() as session:
-            # An outsider must not use up the turns of a project.
-            await tenancy.reader_role(session, viewer, project_id)
+        if not admitted:
+            async with database.read() as session:
+                # An outsider must not use up the turns of a project.
+                await tenancy.reader_role(session, viewer, project_id)
         async with self._turn(viewer.subject, project_id):
             try:
                 async with database.read_within(_SECONDS) as session:

@@ -107,13 +107,13 @@ class Query:
         window = paging.window(name, _KEYS.get(order, str))
         gateway, viewer = info.context.gateway, info.context.viewer
 
-        def reading() -> AbstractAsyncContextManager[AsyncSession]:
+        def reading(*, admitted: bool = False) -> AbstractAsyncContextManager[AsyncSession]:
             if wanted.name_contains:
-                return gateway.searches.session(gateway.catalogue.database, viewer, project_id)
+                return gateway.searches.session(gateway.catalogue.database, viewer, project_id, admitted=admitted)
             return gateway.catalogue.database.read()
 
         async def count() -> int:
-            async with reading() as session:
+            async with reading(admitted=True) as session:
                 return await images.count_images(session, project_id, wanted)
 
         # The page and the position are read from one snapshot of the database, so that no event falls between them.
