@@ -36,9 +36,12 @@ T = TypeVar("T")
 Run = Callable[[str, Any], None]
 
 # A step of SQLite's virtual machine takes about 20 ns, and a page about 3,000 steps, but a step may compare long texts.
-# So a statement is checked every _STEPS steps, and counts as long after _SHORT_READ_SECONDS.
+# So a statement is checked every _STEPS steps, and counts as long after _SHORT_READ_SECONDS of processor time. On a
+# busy machine, a short one mostly waits for a processor, and a trip would wait even longer. _LONGEST_READ_SECONDS
+# limits all of its time, for one that waits for the disk.
 _STEPS = 1_000
 _SHORT_READ_SECONDS = 0.001
+_LONGEST_READ_SECONDS = 0.01
 # Interval at which a statement that has to stop is interrupted, in seconds.
 _INTERRUPT_SECONDS = 0.01
 # How long a connection waits for a writer in another process, in seconds.
@@ -196,7 +199,7 @@ class EagerConnection(aiosqlite.Connection):
 
     async def read(self, read: Callable[[], None]) -> None:
         """Run a statement that only reads: in this thread, or in the connection's thread if it takes long."""
-        self._conn.set_progress_handler(_after(_SHORT_READ_SECONDS), _STEPS)
+        self._conn.set_progress_handler(_when_long(), _STEPS)
         try:
             return read()
         except sqlite3.OperationalError as error:
@@ -459,10 +462,10 @@ def require_sound(url: str, seconds: float | None) -> None:
             raise DatabaseDamaged(DAMAGED)
 
 
-def _after(seconds: float) -> Callable[[], bool]:
-    """A progress handler that interrupts a statement after `seconds`."""
-    end = time.perf_counter() + seconds
-    return lambda: time.perf_counter() > end
+def _when_long() -> Callable[[], bool]:
+    """A progress handler that interrupts a statement in this thread when it counts as long."""
+    processor, clock = time.thread_time() + _SHORT_READ_SECONDS, time.perf_counter() + _LONGEST_READ_SECONDS
+    return lambda: time.thread_time() > processor or time.perf_counter() > clock
 
 
 def connect_writer(*arguments: Any, **options: Any) -> EagerConnection:

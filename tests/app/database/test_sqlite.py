@@ -4,6 +4,7 @@ import asyncio
 import shutil
 import sqlite3
 import threading
+import time
 from collections.abc import AsyncIterator
 from contextlib import closing
 from pathlib import Path
@@ -38,12 +39,20 @@ async def database(migrated: Path, tmp_path: Path) -> AsyncIterator[Database]:
     await opened.close()
 
 
-def threads_that_count(engine: AsyncEngine) -> list[str]:
-    """The threads in which SQLite calls `here()`, filled while statements run."""
+# Waits in its first step.
+WAIT = text(
+    "SELECT max(i) FROM "
+    "(WITH RECURSIVE n(i) AS (SELECT here() UNION ALL SELECT i + 1 FROM n WHERE i < 500) SELECT i FROM n)"
+)
+
+
+def threads_that_count(engine: AsyncEngine, pause: float = 0.0) -> list[str]:
+    """The threads in which SQLite calls `here()`, filled while statements run. Each call takes `pause` seconds."""
     names: list[str] = []
 
     def here() -> int:
         names.append(threading.current_thread().name)
+        time.sleep(pause)
         return 1
 
     def prepare(connection: Any, _record: object) -> None:
@@ -58,6 +67,27 @@ async def test_a_short_read_takes_no_other_thread(database: Database) -> None:
     async with database.read() as session:
         assert (await session.execute(text("SELECT here()"))).scalar_one() == 1
     assert names == [threading.current_thread().name]
+
+
+async def test_a_short_read_takes_no_other_thread_however_long_it_waits_for_a_processor(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite, "_LONGEST_READ_SECONDS", 60.0)
+    names = threads_that_count(database._reading, pause=0.005)
+    async with database.read() as session:
+        assert (await session.execute(WAIT)).scalar_one() == 500
+    assert names == [threading.current_thread().name]
+
+
+async def test_a_read_that_waits_for_the_disk_lets_others_go_on(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite, "_SHORT_READ_SECONDS", 60.0)
+    names = threads_that_count(database._reading, pause=2 * sqlite._LONGEST_READ_SECONDS)
+    async with database.read() as session:
+        assert (await session.execute(WAIT)).scalar_one() == 500
+    assert len(names) == 2
+    assert names[0] == threading.current_thread().name != names[1]
 
 
 async def test_a_transaction_does_not_wait_for_a_busy_event_loop(database: Database) -> None:
