@@ -24,14 +24,24 @@ def read_json(text: bytes | str, most_values: int) -> object:
     """Parse a JSON text (bytes are UTF-8). Raises NotJson or TooManyValues."""
     try:
         decoded = text if isinstance(text, str) else text.decode(json.detect_encoding(text), "surrogatepass")
-        if _separators(decoded) > most_values and _separators(_STRINGS.sub("", decoded)) > most_values:
-            raise TooManyValues
+        if _separators(decoded) > most_values:
+            _count_values(decoded, most_values)
         return json.loads(decoded)
     except TooManyValues:
         raise
     # Brackets that are nested too deeply raise RecursionError, everything else ValueError.
     except (ValueError, RecursionError):
         raise NotJson from None
+
+
+def _count_values(text: str, most_values: int) -> None:
+    """Raises TooManyValues for a text with more separators outside strings than `most_values`."""
+    # Each separator is followed by at most two strings, a key and its value. Looking at more of them would take longer
+    # than parsing a text within the limit.
+    most_strings = 2 * most_values + 1
+    rest, strings = _STRINGS.subn("", text, count=most_strings + 1)
+    if strings > most_strings or _separators(rest) > most_values:
+        raise TooManyValues
 
 
 def count_items(value: object, most_items: int) -> tuple[int, int]:

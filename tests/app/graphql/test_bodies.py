@@ -244,6 +244,19 @@ def test_separators_in_strings_are_no_values(text: str) -> None:
     assert isinstance(read_json(text.encode(), 10_000), str | list)
 
 
+def test_every_value_may_be_a_string_that_has_a_name() -> None:
+    text = json.dumps({str(number): "," for number in range(10_000)})
+    assert len(read_json(text, 10_000)) == 10_000  # type: ignore[arg-type]
+
+
+def test_no_more_strings_are_looked_at_than_the_values_can_have() -> None:
+    """A megabyte of short strings would take longer to look at than the values within the limit to parse."""
+    with pytest.raises(NotJson):
+        read_json('"," ' * 20_001, 10_000)
+    with pytest.raises(TooManyValues):
+        read_json('"," ' * 20_002, 10_000)
+
+
 @pytest.mark.parametrize(
     "text",
     [b"", b"[" * 9_999, b'"' + b"[" * 500_000, b'"' + b'\\"' * 400_000 + b"\\", b"\xff", b"1" * 5_000],
