@@ -367,16 +367,21 @@ class _QueuedWriter(sqlite3.Connection):
         if not self._queue.take(0):
             return False
         self._has_turn = True
-        super().execute("PRAGMA busy_timeout = 0")
         try:
-            self._keep_turn(super().execute, _BEGIN_WRITE)
+            self._keep_turn(self._begin_or_raise)
         except sqlite3.OperationalError as error:
             if error.sqlite_errorcode & _PRIMARY != sqlite3.SQLITE_BUSY:
                 raise
             return False
+        return True
+
+    def _begin_or_raise(self) -> None:
+        """Begin a write transaction. Raises sqlite3.OperationalError at once if another process writes."""
+        super().execute("PRAGMA busy_timeout = 0")
+        try:
+            super().execute(_BEGIN_WRITE)
         finally:
             super().execute(f"PRAGMA busy_timeout = {1000 * _BUSY_SECONDS}")
-        return True
 
     def _take_turn(self) -> None:
         if not self._queue.take(_BUSY_SECONDS):
