@@ -1,4 +1,4 @@
-"""kill -9 of anything, in any order, while sixty uploads are on their way: time is lost, and nothing else."""
+"""kill -9 of anything, in any order, while thirty uploads are on their way: time is lost, and nothing else."""
 
 import random
 import threading
@@ -24,8 +24,9 @@ pytestmark = [
 T = TypeVar("T")
 
 SEED = 20261
-UPLOADS = 60
-KILLS = 20
+UPLOADS = 30
+# With this seed each API process and worker, and PostgreSQL, Redis and MinIO, are killed two to five times.
+KILLS = 12
 _PATIENCE_SECONDS = 400.0
 _WATCH_SECONDS = 3.0
 
@@ -73,7 +74,7 @@ mutation ($input: CreateImageInput!) {
 """
 
 
-def test_sixty_uploads_survive_whatever_is_killed(tmp_path: Path) -> None:
+def test_thirty_uploads_survive_whatever_is_killed(tmp_path: Path) -> None:
     numbers = random.Random(SEED)
     sources = [(variant.build(tmp_path), variant) for variant in FORMATS]
     with running_cluster(tmp_path / "cluster", env=IMPATIENT) as cluster, cluster.supervised():
