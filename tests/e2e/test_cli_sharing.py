@@ -9,8 +9,8 @@ import pytest
 
 from tests.e2e import images
 from tests.e2e.cli import Cli, clis
+from tests.e2e.data_folders import create_organization, token
 from tests.e2e.gateway import Gateway
-from tests.e2e.processes import images_command
 
 pytestmark = pytest.mark.needs_program("qemu-img")
 
@@ -39,30 +39,17 @@ class People:
         return str(image["id"])
 
 
-def operators(gateway: Gateway, *arguments: str) -> str:
-    """What a command of the gateway's operators prints."""
-    ended = images_command(*arguments, "--data", str(gateway.data))
-    assert ended.returncode == 0, ended.stderr
-    return ended.stdout
-
-
-def found(gateway: Gateway, organization: str, *arguments: str) -> list[str]:
-    """The ids of an organization's projects."""
-    lines = operators(gateway, "create-organization", "--organization", organization, *arguments).splitlines()
-    return [line.split()[0] for line in lines]
-
-
 @pytest.fixture(scope="module")
 def people(running_gateway: Gateway, tmp_path_factory: pytest.TempPathFactory) -> Iterator[People]:
-    red, blue = found(running_gateway, "acme", "--project", "red", "--project", "blue", "--owner", "olga")
-    (far,) = found(running_gateway, "elsewhere", "--project", "far", "--admin", "zoe")
+    data = running_gateway.data
+    red, blue = create_organization(data, "acme", ["red", "blue"], owner="olga")
+    (far,) = create_organization(data, "elsewhere", ["far"], admin="zoe")
     folder = tmp_path_factory.mktemp("people")
     with clis(folder) as make:
 
-        def person(subject: str, project: str, *flags: str) -> Cli:
-            token = operators(running_gateway, "token", "--subject", subject, *flags).strip()
-            connection = running_gateway.data / "connection.json"
-            return make(connection, project, IMAGES_URL=running_gateway.url, IMAGES_TOKEN=token)
+        def person(subject: str, project: str, *, operator: bool = False) -> Cli:
+            own = {"IMAGES_URL": running_gateway.url, "IMAGES_TOKEN": token(data, subject, operator=operator)}
+            return make(data / "connection.json", project, **own)
 
         olga = person("olga", "red")
         for subject, role, project in (("ruth", "admin", red), ("bert", "admin", blue), ("rita", "reader", blue)):
@@ -73,7 +60,7 @@ def people(running_gateway: Gateway, tmp_path_factory: pytest.TempPathFactory) -
             ruth=person("ruth", "red"),
             bert=person("bert", "blue"),
             rita=person("rita", "blue"),
-            oper=person("oper", "blue", "--operator"),
+            oper=person("oper", "blue", operator=True),
             red=red,
             blue=blue,
             far=far,

@@ -11,11 +11,13 @@ from pathlib import Path
 import httpx
 import pytest
 
+from app.commands.starting import prepare
+from app.settings import Settings
 from tests.e2e import images
 from tests.e2e.client import Client, eventually, stored
-from tests.e2e.gateway import running
+from tests.e2e.data_folders import create_organization, grant_admin, token
 from tests.e2e.images import DENSE, HOLEY, Variant
-from tests.e2e.processes import child_named, images_command, images_process
+from tests.e2e.processes import child_named, images_process
 
 pytestmark = pytest.mark.needs_program("qemu-img")
 
@@ -24,9 +26,11 @@ IMPATIENT = {"IMAGES_LEASE_SECONDS": "2", "IMAGES_POLL_SECONDS": "0.2"}
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    """A data folder with the projects that `images up` founds."""
-    with running(tmp_path / "data") as gateway:
-        return gateway.data
+    """A data folder with a project, on which no gateway has run yet."""
+    data = tmp_path / "data"
+    prepare(Settings(data=data))
+    create_organization(data, "demo", ["alpha"])
+    return data
 
 
 @pytest.fixture
@@ -125,7 +129,5 @@ def _address(log: Path, process: "subprocess.Popen[bytes]") -> str:
 
 def _client(data: Path, url: str, processes: ExitStack) -> Client:
     """An administrator of the project alpha."""
-    given = ("--subject", "tester", "--project", "alpha", "--role", "admin")
-    token = images_command("token", "--data", str(data), *given)
-    assert token.returncode == 0, token.stderr
-    return processes.enter_context(Client.with_token(url, token.stdout.strip(), "alpha"))
+    grant_admin(data, "alpha", "tester")
+    return processes.enter_context(Client.with_token(url, token(data, "tester"), "alpha"))
