@@ -40,7 +40,7 @@ DENSE = Disk("dense", 20 * MiB, ((0, 20 * MiB),))
 # A few percent of holes, as a dense disk has them: what is left is still worth keeping where it is.
 NEARLY_DENSE = Disk("nearly-dense", 40 * MiB, ((0, 17 * MiB), (18 * MiB + 4 * KiB, 20 * MiB)))
 HOLEY = Disk("holey", 96 * MiB, ((0, 6 * MiB + 4 * KiB), (20 * MiB, 64 * KiB), (60 * MiB, 9 * MiB), (95 * MiB, MiB)))
-LARGE = Disk("large", 160 * MiB, ((0, 150 * MiB),))
+LARGE = Disk("large", 96 * MiB, ((0, 90 * MiB),))
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,9 +58,11 @@ class Variant:
         return driver_of(self.format)
 
     def build(self, folder: Path) -> Path:
-        """The image, as a file with the ending of its format."""
+        """The image, as a file with the ending of its format; made once per folder."""
         path = folder / f"{self.name}.{self.format.lower()}"
-        return convert(self.disk.write(folder), path, self.driver, *self.flags, options=self.options)
+        if not path.exists():
+            convert(self.disk.write(folder), path, self.driver, *self.flags, options=self.options)
+        return path
 
 
 def _qcow2_of_every_cluster_size() -> list[Variant]:
@@ -90,8 +92,8 @@ VARIANTS = (
 )
 
 
-def slow_to_copy(folder: Path, size: int = 128 * MiB) -> Path:
-    """A streamOptimized VMDK of `size` bytes of data. Copying it takes qemu-img a second: they do compress."""
+def slow_to_copy(folder: Path, size: int = 64 * MiB) -> Path:
+    """A streamOptimized VMDK of `size` bytes of data. Copying it takes qemu-img a while: they do compress."""
     path = folder / "slow.vmdk"
     if not path.exists():
         raw = folder / "slow.img"

@@ -19,7 +19,7 @@ SETTINGS = {
     "IMAGES_LEASE_SECONDS": "3",
     "IMAGES_POLL_SECONDS": "0.5",
     "IMAGES_MINIMUM_PART_SIZE": str(5 * MiB),
-    "IMAGES_SPLIT_BYTES": str(64 * MiB),
+    "IMAGES_SPLIT_BYTES": str(32 * MiB),
     "IMAGES_WORKERS": "1",
 }
 _TINY = 256 << 10
@@ -48,7 +48,7 @@ def client(cluster: Cluster) -> Iterator[Client]:
 def test_a_worker_that_dies_costs_its_range_and_not_the_image(
     cluster: Cluster, client: Client, disks: Path, tmp_path: Path
 ) -> None:
-    source = images.slow_to_copy(disks, 512 * MiB)
+    source = images.slow_to_copy(disks, 256 * MiB)
     image_id = client.upload(source)
     eventually(lambda: _stopped_while_both_are_at_a_range(cluster, image_id))
     done = {job["id"] for job in _with(_ranges(cluster, image_id), "DONE")}
