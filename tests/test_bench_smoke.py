@@ -23,7 +23,7 @@ LINES = {
     "catalogue": ["pages in a second", "SQLite, all", "PostgreSQL, name with ubuntu (1 of 4)"],
     "crowd": ["p99 from commit", "memory per watcher", "memory of API process 2"],
 }
-TINY = "--size 0.004 --rounds 1 --watchers 5 --crowd 6 --events 2 --seconds 0.2 --images 200".split()
+TINY = "--size 0.004 --rounds 1 --watchers 5 --crowd 6 --events 2 --seconds 0.02 --images 200".split()
 
 
 @pytest.mark.usefixtures("postgresql", "redis", "minio")
