@@ -1,6 +1,5 @@
 """The users' commands against a gateway that runs: real disk images, real exit codes."""
 
-import asyncio
 import gzip
 import json
 import os
@@ -13,11 +12,10 @@ from typing import Any
 
 import pytest
 
-from app.catalog import members
 from app.commands.tokens import ADMIN
-from app.database.sessions import Database
 from tests.e2e.cli import SECONDS, Cli, Ended, MakeCli, clis, ended
 from tests.e2e.client import Client
+from tests.e2e.data_folders import create_organization
 from tests.e2e.gate import Gate
 from tests.e2e.gateway import IMAGES, Gateway, clean_environment, running, start
 from tests.support.changed_files import Change, copied_over, replaced, rewritten
@@ -63,11 +61,11 @@ def assert_same_disk(one: Path, other: Path) -> None:
     assert compared.returncode == 0, compared.stdout + compared.stderr
 
 
-def received(gateway: Gateway, image_id: str) -> list[int]:
+def received(client: Client, image_id: str) -> list[int]:
     """The numbers of the parts that have arrived."""
     document = """query Q($id: ID!) { node(id: $id) { ... on Image { upload {
         parts(status: RECEIVED, first: 100) { nodes { number } } } } } }"""
-    return [part["number"] for part in gateway.post(document, id=image_id)["node"]["upload"]["parts"]["nodes"]]
+    return [part["number"] for part in client.ask(document, id=image_id)["node"]["upload"]["parts"]["nodes"]]
 
 
 def test_an_upload_says_what_its_owner_should_know_of_the_image(cli: Cli, disks: Path, tmp_path: Path) -> None:
@@ -113,9 +111,10 @@ def test_what_is_said_about_an_image_is_shown_and_found(cli: Cli, disks: Path) -
     assert image_id in cli("list").out
 
 
-def test_a_list_is_sorted_and_cut_as_asked_for(cli: Cli, disks: Path) -> None:
-    for name in ("sort b", "sort a", "sort c"):
-        assert cli("upload", disks / "disk.qcow2", "--name", name, "--no-wait").code == 0
+def test_a_list_is_sorted_and_cut_as_asked_for(cli: Cli, running_gateway: Gateway, disks: Path) -> None:
+    with Client.of(running_gateway) as client:
+        for name in ("sort b", "sort a", "sort c"):
+            client.create(disks / "disk.qcow2", name=name)
 
     def names(*arguments: str) -> list[str]:
         return [image["name"] for image in cli("list", "--name-contains", "sort ", *arguments, "--json").json]
@@ -263,16 +262,15 @@ def small_parts(module_folder: Path) -> Iterator[Gateway]:
 def empty_project(small_parts: Gateway, tmp_path: Path) -> str:
     """The name of a project of that gateway that no other test puts images into."""
     name = tmp_path.name
-    asyncio.run(_found(small_parts.data, name))
+    create_organization(small_parts.data, "demo", [name], admin=ADMIN)
     return name
 
 
-async def _found(data: Path, project: str) -> None:
-    database = Database(f"sqlite+aiosqlite:///{data / 'images.db'}")
-    try:
-        await members.create_organization(database, "demo", [project], ADMIN)
-    finally:
-        await database.close()
+@pytest.fixture
+def client(small_parts: Gateway, empty_project: str) -> Iterator[Client]:
+    """A client of that project, for what a test need not see the commands do."""
+    with Client.with_token(small_parts.url, small_parts.token, empty_project) as client:
+        yield client
 
 
 def first_four(number: int) -> bool:
@@ -280,7 +278,7 @@ def first_four(number: int) -> bool:
 
 
 def stopped_after_four_parts(
-    cli: Cli, gateway: Gateway, gate: Gate, disk: Path, stop: Callable[["subprocess.Popen[str]"], None]
+    cli: Cli, client: Client, gate: Gate, disk: Path, stop: Callable[["subprocess.Popen[str]"], None]
 ) -> Ended:
     """An upload that was stopped after four parts had arrived."""
     gate.hold(first_four)
@@ -289,8 +287,8 @@ def stopped_after_four_parts(
     assert sorted(gate.parts) == [1, 2, 3, 4]
     stop(uploading)
     end = ended(uploading)
-    (image,) = cli("list", "--json").json
-    assert received(gateway, image["id"]) == [1, 2, 3, 4]
+    (image_id,) = client.image_ids()
+    assert received(client, image_id) == [1, 2, 3, 4]
     # Otherwise the bytes of a process that has ended would still arrive.
     gate.release(drop=True)
     return end
@@ -308,6 +306,7 @@ def killed(process: "subprocess.Popen[str]") -> None:
 def test_an_upload_that_was_cut_off_sends_only_what_is_missing_when_it_is_run_again(
     small_parts: Gateway,
     empty_project: str,
+    client: Client,
     make_cli: MakeCli,
     disks: Path,
     tmp_path: Path,
@@ -315,7 +314,7 @@ def test_an_upload_that_was_cut_off_sends_only_what_is_missing_when_it_is_run_ag
 ) -> None:
     with Gate(small_parts.port).open() as gate:
         cli = make_cli(gate.connection_file(small_parts, tmp_path), empty_project)
-        end = stopped_after_four_parts(cli, small_parts, gate, disks / "disk.qcow2", stop)
+        end = stopped_after_four_parts(cli, client, gate, disks / "disk.qcow2", stop)
         if stop is interrupted:
             assert end.code == 130
             assert "again" in end.err
@@ -336,35 +335,34 @@ def test_an_upload_that_was_cut_off_sends_only_what_is_missing_when_it_is_run_ag
 
 @pytest.mark.parametrize("change", [copied_over, replaced, rewritten])
 def test_an_upload_whose_file_has_changed_since_is_aborted_and_sent_anew(
-    small_parts: Gateway, empty_project: str, make_cli: MakeCli, tmp_path: Path, change: Change
+    small_parts: Gateway, empty_project: str, client: Client, make_cli: MakeCli, tmp_path: Path, change: Change
 ) -> None:
     disk = tmp_path / "disk.raw"
     disk.write_bytes(os.urandom(6 * MIB))
     with Gate(small_parts.port).open() as gate:
         cli = make_cli(gate.connection_file(small_parts, tmp_path), empty_project)
-        stopped_after_four_parts(cli, small_parts, gate, disk, killed)
-        (begun,) = cli("list", "--json").json
+        stopped_after_four_parts(cli, client, gate, disk, killed)
+        (begun,) = client.image_ids()
         change(disk, os.urandom(6 * MIB))
 
         again = cli("upload", disk, "--jobs", "2")
 
         assert again.code == 0, again.err
-        assert f"has changed since the upload of disk ({begun['id']}) began. That upload was aborted" in again.err
+        assert f"has changed since the upload of disk ({begun}) began. That upload was aborted" in again.err
         assert sorted(gate.parts) == [1, 2, 3, 4, 5, 6]
         images = {image["id"]: image for image in cli("list", "--json").json}
-        assert images.pop(begun["id"])["failure"]["code"] == "UPLOAD_ABORTED"
+        assert images.pop(begun)["failure"]["code"] == "UPLOAD_ABORTED"
         (made,) = images
         assert cli("download", made, "-o", "got.qcow2").code == 0
         assert_same_disk(cli.folder / "got.qcow2", disk)
 
 
 def test_an_upload_that_is_refused_midway_sends_no_more_and_says_why(
-    small_parts: Gateway, empty_project: str, make_cli: MakeCli, tmp_path: Path
+    small_parts: Gateway, empty_project: str, client: Client, make_cli: MakeCli, tmp_path: Path
 ) -> None:
     disk = tmp_path / "disk.qcow2"
     disk.write_bytes(gzip.compress(os.urandom(24 * MIB)))
-    client = Client.with_token(small_parts.url, small_parts.token, empty_project)
-    with Gate(small_parts.port).open() as gate, client:
+    with Gate(small_parts.port).open() as gate:
         cli = make_cli(gate.connection_file(small_parts, tmp_path), empty_project)
         gate.hold(lambda number: number > 1)
         uploading = cli.start("upload", disk, "--jobs", "2")
