@@ -1,6 +1,5 @@
 """What tests of the workers share: qemu-img, and a folder to convert in."""
 
-import json
 import os
 import tempfile
 import threading
@@ -112,8 +111,8 @@ def holds() -> Callable[[Path, Path], None]:
 
     def check(result: Path, raw: Path) -> None:
         qemu_img("check", "-f", "qcow2", str(result))
-        size = json.loads(qemu_img("info", "--output=json", "-f", "qcow2", str(result)))["virtual-size"]
-        assert size == raw.stat().st_size
-        qemu_img("compare", "-f", "raw", "-F", "qcow2", str(raw), str(result))
+        # It would add a warning if their sizes differed.
+        compared = qemu_img("compare", "-f", "raw", "-F", "qcow2", str(raw), str(result))
+        assert compared == "Images are identical.\n"
 
     return check
