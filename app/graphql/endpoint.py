@@ -1,5 +1,7 @@
 """The GraphQL endpoint: the schema behind the transports, with callers known by their tokens."""
 
+from functools import cache
+
 from starlette.requests import HTTPConnection
 
 from app.adapters.tokens import Tokens
@@ -7,11 +9,14 @@ from app.catalog.people.revocations import Revocations
 from app.graphql.admission import CallerLimits
 from app.graphql.context import Context, Gateway
 from app.graphql.limits.query_limits import QueryLimits
+from app.graphql.masking import GatewaySchema
 from app.graphql.protocols import Authenticate
 from app.graphql.schema import build_schema
 from app.graphql.transport.asgi import Explorer, GatewayGraphQL
 from app.settings import Settings
 from app.viewer import ANONYMOUS, Viewer
+
+_LIMITS = QueryLimits()
 
 
 def authenticator(tokens: Tokens, revocations: Revocations) -> Authenticate:
@@ -31,7 +36,6 @@ def graphql_endpoint(
     gateway: Gateway, authenticate: Authenticate, revocations: Revocations, explorer: Explorer | None
 ) -> GatewayGraphQL:
     """The ASGI application to mount at /graphql. What is open ends when `revocations` covers its token."""
-    limits = QueryLimits()
 
     def make_context(connection: HTTPConnection, viewer: Viewer, correlation_id: str) -> Context:
         # A socket authenticates once; and while a body arrived, the token may have been revoked.
@@ -39,16 +43,22 @@ def graphql_endpoint(
         return Context(gateway, viewer, correlation_id, connection)
 
     endpoint = GatewayGraphQL(
-        build_schema(limits),
+        _schema(),
         authenticate=authenticate,
         make_context=make_context,
-        limits=limits,
+        limits=_LIMITS,
         caller_limits=_caller_limits(gateway.catalogue.settings),
         explorer=explorer,
         allowed_origins=gateway.catalogue.settings.allowed_origins,
     )
     revocations.on_change = lambda: endpoint.end_invalid(revocations.revoked)
     return endpoint
+
+
+@cache
+def _schema() -> GatewaySchema:
+    """The schema, built once per process: it depends on no gateway, and tests start hundreds of them."""
+    return build_schema(_LIMITS)
 
 
 def _caller_limits(settings: Settings) -> CallerLimits:
