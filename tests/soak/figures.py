@@ -93,7 +93,8 @@ def latencies(quiet: Mapping[str, Sequence[float]], storm: Mapping[str, Sequence
 def growth(start: Held, end: Held) -> Iterator[Figure]:
     """What is held at the end against the beginning. Allocators and thread pools keep some of what they once had."""
     yield _flat("descriptors", start.descriptors, end.descriptors, 16)
-    yield _flat("threads", start.threads, end.threads, 8)
+    # The object store alone has a pool of 16, which a burst fills up.
+    yield _flat("threads", start.threads, end.threads, 16)
     yield _flat("tasks", start.tasks, end.tasks, 16)
     most = start.memory // 5 + 32 * _MIB
     ok = end.memory <= start.memory + most
