@@ -35,7 +35,6 @@ class Subscription:
         ] = False,
     ) -> AsyncGenerator[Image | None, None]:
         context = info.context
-        await context.starting()
         async with context.catalogue.database.read() as session:
             row = await access.image_for(session, context.viewer, id, field=("id",))
             project_id = await access.project_to_see_from(session, context.viewer, row, context.project_id)
@@ -89,7 +88,6 @@ class Subscription:
         ] = True,
     ) -> AsyncGenerator[ImageFeedItem, None]:
         context = info.context
-        await context.starting()
         items: AsyncIterator[Item] = context.gateway.feed.follow(
             context.viewer,
             project_id,

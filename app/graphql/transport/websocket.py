@@ -34,7 +34,7 @@ from strawberry.subscriptions.protocols.graphql_transport_ws.types import (
 )
 
 from app.errors import NotAuthenticated
-from app.graphql.admission import Admission, caller_key
+from app.graphql.admission import Admission, caller_key, client_address
 from app.graphql.limits.query_limits import QueryLimits
 from app.graphql.masking import CodedError
 from app.graphql.protocols import (
@@ -136,6 +136,10 @@ class SubscriptionSocket(BaseGraphQLTransportWSHandler[OperationContext, None]):
         self._socket.state.project_id = _named("x-project", payload)
         if self.connection_init_timeout_task:
             self.connection_init_timeout_task.cancel()
+        async with self._admission.greetings.taken(client_address(self._socket)):
+            await self._greet(payload)
+
+    async def _greet(self, payload: Mapping[str, object]) -> None:
         try:
             self._caller = await self._authenticate(self._token(payload))
         except NotAuthenticated as error:

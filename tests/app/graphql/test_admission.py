@@ -14,9 +14,10 @@ from app.graphql.admission import AnonymousRequests, CallerLimits, client_addres
 from app.graphql.masking import CodedError
 from app.graphql.transport.asgi import GatewayGraphQL
 from app.graphql.turns import Turns
+from app.viewer import ANONYMOUS, Viewer
 from tests.app.graphql.test_streams import MULTIPART, SSE, stream
 from tests.support.serving import Socket, served, socket_to
-from tests.support.toy_schema import Hub, toy_app
+from tests.support.toy_schema import CALLERS, Hub, toy_app
 
 NEWS = "subscription { news { text } }"
 SCHEMA = "{ __schema { queryType { name } } }"
@@ -278,6 +279,54 @@ def test_operations_of_one_caller_take_turns_and_leave_others_theirs() -> None:
             assert other.json()["data"]
             news = [answer["payload"]["data"]["nextNews"] for answer in answers if answer["type"] == "next"]
             assert sorted(news) == ["first"] * 8 + ["second"]
+
+    run(scenario)
+
+
+def test_sockets_of_one_address_are_authenticated_a_few_at_a_time() -> None:
+    async def scenario() -> None:
+        asked: list[str] = []
+        may_answer = asyncio.Event()
+
+        async def slowly(token: str | None) -> Viewer:
+            if token is None:
+                return ANONYMOUS
+            asked.append(token)
+            await may_answer.wait()
+            return CALLERS[token]
+
+        app = toy_app()
+        app._authenticate = slowly
+        async with AsyncExitStack() as stack:
+            address = await stack.enter_async_context(served(app))
+            client = await stack.enter_async_context(httpx.AsyncClient())
+            sockets = [await stack.enter_async_context(socket_to(address)) for _ in range(6)]
+            acknowledged = [asyncio.create_task(socket.init()) for socket in sockets]
+            # Requests by which the messages of all sockets have arrived, and which need not wait for them.
+            for _ in range(3):
+                answered = await client.post(f"http://{address}/", json={"query": SCHEMA})
+                assert answered.json()["data"]
+            assert len(asked) == 4
+            may_answer.set()
+            assert {(await answer)["type"] for answer in acknowledged} == {"connection_ack"}
+            assert len(asked) == 6
+
+    run(scenario)
+
+
+def test_a_subscription_is_not_prepared_before_its_turn_to_start() -> None:
+    async def scenario() -> None:
+        hub = Hub()
+        app = toy_app(hub)
+        async with served(app) as address, socket_to(address) as socket:
+            await socket.init()
+            async with app.admission.turns.taken("Ada") as first:
+                await first.start_alone()
+                await socket.subscribe("1", NEWS)
+                await socket.send(type="ping")
+                assert await socket.receive() == {"type": "pong"}
+                assert not hub.queues
+            await hub.listeners(1)
 
     run(scenario)
 
