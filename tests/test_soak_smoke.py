@@ -46,7 +46,7 @@ def test_a_kind_of_request_that_never_succeeds_under_attack_misses_the_goal() ->
 
 def test_what_grows_misses_the_goal() -> None:
     start = Held(memory=200 << 20, descriptors=40, threads=10, tasks=30)
-    end = Held(memory=280 << 20, descriptors=57, threads=19, tasks=47)
+    end = Held(memory=280 << 20, descriptors=57, threads=27, tasks=47)
 
     assert [figure.ok for figure in growth(start, start)] == [True] * 4
     assert [figure.ok for figure in growth(start, end)] == [False] * 4
