@@ -329,7 +329,7 @@ def writers_queue(path: str) -> WritersQueue:
 class _QueuedWriter(sqlite3.Connection):
     """A SQLite connection whose write transactions wait in the queue of their file, in the connection's thread.
 
-    If nobody writes, they begin at once, in any thread.
+    If no other connection writes, they begin at once, in any thread.
     """
 
     def __init__(self, path: str, *arguments: Any, **options: Any) -> None:

@@ -14,6 +14,7 @@ from app.errors import Conflict, NotAuthenticated, NotFound
 from app.graphql.limits.query_limits import QueryLimits
 from app.graphql.limits.within_limits import limit_extensions
 from app.graphql.masking import GatewaySchema
+from app.graphql.protocols import Authenticate
 from app.graphql.scalars import SCALARS, URL, ByteSize, EventCursor
 from app.graphql.starting import StartsAlone
 from app.graphql.transport.asgi import GatewayGraphQL
@@ -287,8 +288,14 @@ def toy_schema(limits: QueryLimits | None = None) -> GatewaySchema:
     )
 
 
-def toy_app(hub: Hub | None = None, limits: QueryLimits | None = None, **options: Any) -> GatewayGraphQL:
-    """The endpoint of the library. `options` are those of GatewayGraphQL."""
+def toy_app(
+    hub: Hub | None = None,
+    limits: QueryLimits | None = None,
+    *,
+    authenticate: Authenticate = authenticate,
+    **options: Any,
+) -> GatewayGraphQL:
+    """The endpoint of the library. The other options are those of GatewayGraphQL, too."""
     hub = hub or Hub()
 
     def make_context(connection: HTTPConnection, viewer: Viewer, correlation_id: str) -> ToyContext:

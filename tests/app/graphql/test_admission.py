@@ -295,10 +295,8 @@ def test_sockets_of_one_address_are_authenticated_a_few_at_a_time() -> None:
             await may_answer.wait()
             return CALLERS[token]
 
-        app = toy_app()
-        app._authenticate = slowly
         async with AsyncExitStack() as stack:
-            address = await stack.enter_async_context(served(app))
+            address = await stack.enter_async_context(served(toy_app(authenticate=slowly)))
             client = await stack.enter_async_context(httpx.AsyncClient())
             sockets = [await stack.enter_async_context(socket_to(address)) for _ in range(6)]
             acknowledged = [asyncio.create_task(socket.init()) for socket in sockets]
