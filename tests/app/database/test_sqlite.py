@@ -72,8 +72,10 @@ async def test_a_short_read_takes_no_other_thread(database: Database) -> None:
 async def test_a_short_read_takes_no_other_thread_however_long_it_waits_for_a_processor(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # Much more than the statement takes of a processor, on any machine, and less than it waits.
+    monkeypatch.setattr(sqlite, "_SHORT_READ_SECONDS", 0.2)
     monkeypatch.setattr(sqlite, "_LONGEST_READ_SECONDS", 60.0)
-    names = threads_that_count(database._reading, pause=0.005)
+    names = threads_that_count(database._reading, pause=0.4)
     async with database.read() as session:
         assert (await session.execute(WAIT)).scalar_one() == 500
     assert names == [threading.current_thread().name]
