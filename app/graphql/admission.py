@@ -26,8 +26,8 @@ _OPEN_CHARACTERS = 4 * 1024 * 1024
 # Operations of one caller that start or run at a time. Everything runs on one event loop: without this limit, a caller
 # with a thousand operations would get a thousand times the time of a caller with one.
 _RUNNING_AT_ONCE = 8
-# WebSockets of one address that are accepted or authenticated at a time: a flood of them would hold up other callers at
-# each step. No client can prolong what is counted here.
+# WebSockets of one address that are authenticated at a time: a flood of them would hold up other callers at each step.
+# No client can prolong what is counted here.
 _GREETINGS_AT_ONCE = 4
 # An address that was dropped starts with a full bucket. To exploit that, a client needs 10,000 addresses a minute.
 _REMEMBERED_ADDRESSES = 10_000

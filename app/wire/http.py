@@ -13,6 +13,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 
 from app.client_network import network_of
 from app.wire import refusals
+from app.wire.handshakes import Handshakes
 from app.wire.limits import (
     CHUNK_FRAMING_BYTES,
     DROPPED_BYTES,
@@ -39,11 +40,12 @@ class _Stopped(Exception):
 class HttpConnection(HttpToolsProtocol):
     """A client's connection, for any number of requests."""
 
-    def __init__(self, *, room: Room, head_seconds: float, **server: Any) -> None:
+    def __init__(self, *, room: Room, handshakes: Handshakes, head_seconds: float, **server: Any) -> None:
         """A head must arrive within `head_seconds`. uvicorn sets `server`, the arguments of its own protocol."""
         super().__init__(**server)
         self.address = ""
         self._room = room
+        self._handshakes = handshakes
         self._head_seconds = head_seconds
         self._timer: asyncio.TimerHandle | None = None  # for a head, for the rest of a body, or for lingering
         self._active: RequestResponseCycle | None = None
@@ -289,5 +291,13 @@ class HttpConnection(HttpToolsProtocol):
         elif max(lines) > HANDSHAKE_LINE_BYTES - _LINE_FRAMING:
             self._refuse(refusals.HANDSHAKE_TOO_LARGE)
         else:
+            # Its client has to wait for the response before it sends more (RFC 6455, section 4.1).
+            self.transport.pause_reading()
+            self._room.wait(self)
+            self._handshakes.add(self.address, self._shake_hands)
+
+    def _shake_hands(self) -> None:
+        if not self.transport.is_closing():
             self._room.leave(self)
+            self.transport.resume_reading()
             self.handle_websocket_upgrade()

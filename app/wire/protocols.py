@@ -4,6 +4,7 @@ import asyncio
 from functools import partial
 from typing import TypedDict, cast
 
+from app.wire.handshakes import Handshakes
 from app.wire.http import HttpConnection
 from app.wire.room import Room
 from app.wire.websocket import WebSocketConnection
@@ -19,8 +20,9 @@ class Protocols(TypedDict):
 def protocols(connections: int, head_seconds: float) -> Protocols:
     """HTTP and WebSocket protocols of one process: at most `connections`, and heads within `head_seconds`."""
     room = Room(connections)
+    http = partial(HttpConnection, room=room, handshakes=Handshakes(), head_seconds=head_seconds)
     # uvicorn only calls them; it types them as classes.
     return {
-        "http": cast("type[asyncio.Protocol]", partial(HttpConnection, room=room, head_seconds=head_seconds)),
+        "http": cast("type[asyncio.Protocol]", http),
         "ws": cast("type[asyncio.Protocol]", partial(WebSocketConnection, room=room)),
     }

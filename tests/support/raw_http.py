@@ -36,13 +36,13 @@ def rest_of(connection: socket.socket) -> bytes:
 
 
 def one_answer(connection: socket.socket) -> bytes:
-    """The next answer with a Content-Length, on a connection that stays open."""
+    """The next answer with a Content-Length or without a body, on a connection that stays open."""
     received = bytearray()
     while b"\r\n\r\n" not in received:
         received += _more(connection)
     head, _, body = bytes(received).partition(b"\r\n\r\n")
     stated = [line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:")]
-    missing = int(stated[0].partition(b":")[2]) - len(body)
+    missing = int(stated[0].partition(b":")[2]) - len(body) if stated else 0
     while missing > 0:
         chunk = _more(connection)
         received += chunk

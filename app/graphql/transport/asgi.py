@@ -20,7 +20,7 @@ from strawberry.subscriptions import GRAPHQL_TRANSPORT_WS_PROTOCOL
 from strawberry.types.graphql import OperationType
 
 from app.errors import NotAuthenticated
-from app.graphql.admission import Admission, CallerLimits, caller_key, client_address
+from app.graphql.admission import Admission, CallerLimits, caller_key
 from app.graphql.limits.query_limits import QueryLimits
 from app.graphql.masking import CodedError
 from app.graphql.protocols import (
@@ -217,8 +217,7 @@ class GatewayGraphQL(GraphQL[OperationContext, None]):
             await self.reject_websocket(socket)
             return
         subprotocol = await self.pick_websocket_subprotocol(socket)
-        async with self.admission.greetings.taken(client_address(socket)):
-            await socket.accept(subprotocol)
+        await socket.accept(subprotocol)
         if subprotocol is None:
             return await socket.close(4406, "Subprotocol not acceptable")
         connection = SubscriptionSocket(
