@@ -13,7 +13,6 @@ from app.graphql.payloads import ByteQuotaError, CountQuotaError, InputError
 from app.graphql.queries import Query
 from app.graphql.reused_results import ReusingExecutor
 from app.graphql.scalars import SCALARS
-from app.graphql.starting import StartsAlone
 from app.graphql.subscriptions import Subscription
 from app.graphql.types.events import (
     ImageCreated,
@@ -57,7 +56,7 @@ def build_schema(limits: QueryLimits | None = None, *, ordered: bool = False) ->
         types=_IMPLEMENTATIONS,
         execution_context_class=ReusingExecutor,
         config=StrawberryConfig(scalar_map=dict(SCALARS), sort_schema=ordered),
-        extensions=[Measured, *limit_extensions(limits or QueryLimits()), StartsAlone],
+        extensions=[Measured, *limit_extensions(limits or QueryLimits())],
     )
 
 

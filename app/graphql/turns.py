@@ -6,10 +6,10 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
-# After a subscription has started, the caller's next one waits three times as long as that took, so that a flood of
+# After a subscription has started, the caller's next one waits five times as long as that took, so that a flood of
 # starts leaves most of the loop's time to other callers. The wait has a maximum (seconds), as the start may have been
 # slow for other reasons.
-_REST, _LONGEST_REST = 3, 0.25
+_REST, _LONGEST_REST = 5, 0.25
 
 
 @dataclass(frozen=True, slots=True)

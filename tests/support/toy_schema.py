@@ -16,7 +16,6 @@ from app.graphql.limits.within_limits import limit_extensions
 from app.graphql.masking import GatewaySchema
 from app.graphql.protocols import Authenticate
 from app.graphql.scalars import SCALARS, URL, ByteSize, EventCursor
-from app.graphql.starting import StartsAlone
 from app.graphql.transport.asgi import GatewayGraphQL
 from app.graphql.turns import Turn
 from app.viewer import ANONYMOUS, Viewer
@@ -284,7 +283,7 @@ def toy_schema(limits: QueryLimits | None = None) -> GatewaySchema:
         Mutation,
         Subscription,
         config=StrawberryConfig(scalar_map=SCALARS),
-        extensions=[*limit_extensions(limits or QueryLimits()), StartsAlone],
+        extensions=limit_extensions(limits or QueryLimits()),
     )
 
 

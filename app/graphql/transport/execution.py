@@ -4,6 +4,7 @@ All transports get their answers from here, so none can leak what the others hid
 """
 
 import json
+import re
 from collections.abc import AsyncGenerator, Iterable
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ from app.graphql.masking import shown
 from app.graphql.protocols import OperationContext
 
 ANY_OPERATION = frozenset(OperationType)
+# Every document with a subscription has this word, and few others do.
+_SUBSCRIPTION = re.compile(r"\bsubscription\b")
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,8 +84,13 @@ async def answers(
     context: OperationContext,
     allowed: Iterable[OperationType] = ANY_OPERATION,
 ) -> AsyncGenerator[Answer, None]:
-    """Run an operation: yields an answer for each event of a subscription, otherwise a single one."""
+    """Run an operation: yields an answer for each event of a subscription, otherwise a single one.
+
+    A subscription first waits until the caller's earlier ones have started: a client may start hundreds at once.
+    """
     try:
+        if _SUBSCRIPTION.search(request.query):
+            await context.starting()
         results = await schema.stream(
             request.query,
             variable_values=request.variables,

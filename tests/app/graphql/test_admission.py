@@ -360,7 +360,7 @@ def test_what_waits_to_start_keeps_no_other_operation_of_the_caller_waiting() ->
     run(scenario)
 
 
-@pytest.mark.parametrize(("took", "rest"), [(0.03, 0.09), (5.0, 0.25)])
+@pytest.mark.parametrize(("took", "rest"), [(0.03, 0.15), (5.0, 0.25)])
 def test_a_start_is_followed_by_a_rest_in_which_others_have_the_loop(
     monkeypatch: pytest.MonkeyPatch, took: float, rest: float
 ) -> None:
