@@ -25,8 +25,8 @@ _GRACE_SECONDS = 10
 # Maximum size of a WebSocket message from a client: the same as of the body of a POST.
 _MESSAGE_BYTES = MIB
 # A thread that writes a file or a row needs the interpreter lock after each system call. While the event loop is busy,
-# it waits this long for it each time: a fifth of the default.
-_SWITCH_SECONDS = 0.001
+# it waits this long for it each time: a fiftieth of the default. Creating an upload takes some fifteen system calls.
+_SWITCH_SECONDS = 0.0001
 # Collections of younger objects before a full one, which stops everything for 0.1 to 0.2 s when there are many
 # subscriptions and a full ring of events. It finds little, since operations leave no cycles.
 _FULL_COLLECTION_EVERY = 100
