@@ -42,7 +42,7 @@ def warm_up(gateway: Gateway, folder: Path) -> None:
 def _until_active(gateway: Gateway, disk: Disk, file: Path) -> float:
     """Seconds from the answer to the last PUT until a watcher hears ACTIVE. The image is gone afterwards."""
     upload = create(gateway, file, disk.format)
-    settle_disk(file.parent)
+    settle_disk(file)
     with following(gateway, upload.image_id) as follower:
         sent = send(upload.host, file, upload.parts, _AT_ONCE)
         complete(gateway, upload)
@@ -72,7 +72,7 @@ def _wait(happened: Callable[[], bool], what: str) -> None:
 def _bare(disk: Disk, file: Path) -> tuple[float, float]:
     """Seconds until qemu-img ended, and until what it wrote was on the disk, which it does not wait for."""
     result = file.with_suffix(".bare.qcow2")
-    settle_disk(file.parent)
+    settle_disk(file)
     began = time.perf_counter()
     run_qemu_img("convert", "-W", "-m", "16", "-f", disk.driver, "-O", "qcow2", file, result)
     ended = time.perf_counter()

@@ -39,11 +39,11 @@ def _rounds(gateway: Gateway, bare: Bare, file: Path, rounds: int, *, single: bo
     size = file.stat().st_size
     for _ in range(rounds):
         upload = create(gateway, file, "RAW", single=single)
-        settle_disk(file.parent)
+        settle_disk(file)
         ours.append(send(upload.host, file, upload.parts, 1 if single else _AT_ONCE).seconds)
         delete(gateway, upload.image_id)
         parts = _bare_parts(size, size if single else _PART)
-        settle_disk(file.parent)
+        settle_disk(file)
         plain.append(send(bare.host, file, parts, 1 if single else _AT_ONCE).seconds)
         for part in parts:
             (file.parent / part.path[1:]).unlink()

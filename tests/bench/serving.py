@@ -23,6 +23,7 @@ _START_SECONDS = 60
 _STOP_SECONDS = 30
 ANSWER_SECONDS = 120
 _SYNC_SECONDS = 600
+_WORTH_SETTLING = 64 << 20
 _IMAGES = Path(sys.executable).with_name("images")
 
 
@@ -153,6 +154,10 @@ def processor_seconds(process: psutil.Process) -> float:
     return float(used.user + used.system)
 
 
-def settle_disk(folder: Path) -> None:
-    """Wait until what was written before is on the disk, so that it does not burden what is measured next."""
-    subprocess.run(["sync", "--file-system", str(folder)], check=True, timeout=_SYNC_SECONDS)
+def settle_disk(file: Path) -> None:
+    """Wait until a file and what was written before is on the disk, so that it does not burden what is measured next.
+
+    This flushes a whole file system, which other programs use as well. A small file is not worth that.
+    """
+    if file.stat().st_size >= _WORTH_SETTLING:
+        subprocess.run(["sync", "--file-system", str(file.parent)], check=True, timeout=_SYNC_SECONDS)

@@ -73,7 +73,7 @@ def _rounds(cluster: ScaledOut, by_hand: ByHand, disk: Disk, scale: Scale) -> li
 
 def _round(cluster: ScaledOut, by_hand: ByHand, disk: Disk, file: Path) -> _Round:
     ours = convert_in_store(cluster, disk, file)
-    settle_disk(file.parent)
+    settle_disk(file)
     client, minio = sum(os.times()[:4]), used_by(cluster.minio)
     bare = by_hand.convert(disk)
     return _Round(ours, bare, sum(os.times()[:4]) - client, used_by(cluster.minio).since(minio).processor)

@@ -41,7 +41,7 @@ def convert_in_store(cluster: ScaledOut, disk: Disk, file: Path) -> Stored:
     upload = create(gateway, file, disk.format)
     with following(gateway, upload.image_id) as follower:
         send(upload.host, file, upload.parts, _AT_ONCE)
-        settle_disk(file.parent)
+        settle_disk(file)
         before = _used(cluster)
         with watching_memory(cluster.workers) as peaks:
             began = time.perf_counter()
