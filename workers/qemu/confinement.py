@@ -23,14 +23,14 @@ from typing import Self
 
 from workers.errors import NotConfined, QemuMissing
 from workers.limits import Bounds, Limits
-from workers.qemu.programs import SYSTEM, outside_system, resolved
+from workers.qemu.namespaces import WRAPPERS, identity, namespaces
+from workers.qemu.programs import outside_system, resolved
 
 SOURCE = "source"
 SOURCE_SOCKET = "source.sock"
 OUTPUT = "out"
 RESULT = f"{OUTPUT}/result"
 PACKED = "packed"
-_WRAPPERS = ("setpriv", "prlimit")
 _HINT = "install qemu-utils (and util-linux, which is part of every Debian)"
 
 
@@ -59,35 +59,13 @@ class Confinement:
         return [*self._namespaces(), *self._identity(), *limits, resolved(program or self.qemu_img), *arguments]
 
     def _identity(self) -> list[str]:
-        command = [resolved("setpriv"), "--no-new-privs"]
-        if self.user is not None:
-            command += [f"--reuid={self.user}", f"--regid={self.user}", "--clear-groups"]
-            command += ["--inh-caps=-all", "--bounding-set=-all"]
         # Only a direct child is signalled when we die; with bubblewrap, that child is bubblewrap.
-        return command if self.bubblewrap else [*command, "--pdeathsig=KILL"]
+        return identity(self.user) if self.bubblewrap else [*identity(self.user), "--pdeathsig=KILL"]
 
     def _namespaces(self) -> list[str]:
         if self.bubblewrap is None:
             return []
-        command = [self.bubblewrap, "--die-with-parent", "--unshare-ipc", "--unshare-net", "--unshare-pid"]
-        command += ["--unshare-uts", "--unshare-cgroup-try"]
-        if self.user is None:
-            command += ["--unshare-user"]
-        else:
-            for capability in ("CAP_SETUID", "CAP_SETGID", "CAP_SETPCAP"):
-                command += ["--cap-add", capability]
-        command += ["--ro-bind", "/usr", "/usr"]
-        for folder in SYSTEM[1:]:
-            if os.path.islink(folder):
-                command += ["--symlink", os.readlink(folder), folder]
-            elif os.path.isdir(folder):
-                command += ["--ro-bind", folder, folder]
-        # The other user has to traverse the parent folders, which bubblewrap would create for itself only.
-        for folder in {str(above): None for path in self.shown for above in reversed(Path(path).parents[:-1])}:
-            command += ["--perms", "0755", "--dir", folder]
-        for path in self.shown:
-            command += ["--ro-bind", path, path]
-        command += ["--perms", "0755", "--dir", "/dev", "--dev-bind", "/dev/null", "/dev/null"]
+        command = [*namespaces(self.bubblewrap, self.user, self.shown), "--die-with-parent"]
         return [*command, "--ro-bind", ".", "/job", "--bind", OUTPUT, f"/job/{OUTPUT}", "--chdir", "/job"]
 
 
@@ -108,7 +86,7 @@ def confinement_for(limits: Limits, workspace: Path) -> Confinement:
     qemu_img = resolved(limits.qemu_img)
     bubblewrap = shutil.which("bwrap") if limits.use_bubblewrap else None
     if bubblewrap is not None:
-        shown = outside_system((limits.qemu_img, limits.qemu_nbd, *_WRAPPERS))
+        shown = outside_system((limits.qemu_img, limits.qemu_nbd, *WRAPPERS))
         confinement = Confinement(qemu_img, bubblewrap, user, shown)
         if _works(confinement, limits.for_info(), workspace):
             return confinement
