@@ -87,6 +87,26 @@ def test_a_handshake_that_is_none_is_an_error_and_closes_the_connection(content:
         assert connection.fileno() == -1
 
 
+def test_an_export_is_asked_for_by_its_name_and_another_context() -> None:
+    context = option_reply(nbd.OPT_SET_META_CONTEXT, nbd.REP_META_CONTEXT, bytes(4) + nbd.ALLOCATION_DEPTH)
+    replies = HANDSHAKE.replace(CONTEXT, context) + status((1 << 19, 1), (1 << 19, 2))
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        theirs.sendall(replies)
+        client = NbdClient(ours, "point-1", nbd.ALLOCATION_DEPTH)
+        assert statuses(client) == [(1 << 19, 1), (1 << 19, 2)]
+        asked = theirs.recv(4096)
+    name = struct.pack(">I7s", 7, b"point-1")
+    query = name + struct.pack(">II", 1, 21) + b"qemu:allocation-depth"
+    assert nbd.OPTION.pack(nbd.OPTION_MAGIC, nbd.OPT_SET_META_CONTEXT, len(query)) + query in asked
+    assert nbd.OPTION.pack(nbd.OPTION_MAGIC, nbd.OPT_GO, 13) + name + bytes(2) in asked
+
+
+def test_a_server_without_the_context_is_refused() -> None:
+    with said(HANDSHAKE) as connection, pytest.raises(QemuFailed, match="no qemu:allocation-depth"):
+        NbdClient(connection, context=nbd.ALLOCATION_DEPTH)
+
+
 def read(client: NbdClient) -> bytes:
     buffer = bytearray(b"?" * 16)
     client.read_into(0, memoryview(buffer))

@@ -19,17 +19,24 @@ _PROGRESS = re.compile(rb"\((\d+(?:\.\d+)?)/100%\)")
 class Image:
     """An image in a sandbox and how to open it: QEMU's name for it, QEMU's driver, and an option of that driver.
 
-    `socket`: the socket on which it is served over NBD; None if it is a file.
+    `socket`: the socket on which it is served over NBD; None if it is a file. `backing`: the qcow2 file under it; None
+    if it has none, or if the image is to name it.
     """
 
     name: str
     driver: str
     option: str | None = None
     socket: str | None = None
+    backing: str | None = None
 
     @property
     def arguments(self) -> list[str]:
         """The arguments that name it and its format to any of QEMU's programs."""
+        if self.backing is not None:
+            # Only JSON can express that the file under it has none itself, whatever that file says.
+            under = {"driver": "qcow2", "backing": None, "file": {"driver": "file", "filename": self.backing}}
+            top = {"driver": self.driver, "file": {"driver": "file", "filename": self.name}, "backing": under}
+            return ["json:" + json.dumps(top)]
         if self.option is None and self.socket is None:
             return ["-f", self.driver, self.name]
         options = [f"driver={self.driver}", *([self.option] if self.option else [])]

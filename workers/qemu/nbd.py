@@ -2,11 +2,10 @@
 
 import os
 import socket
-import stat
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 
@@ -16,6 +15,8 @@ from workers.qemu import processes
 from workers.qemu.confinement import OUTPUT, Sandbox
 from workers.qemu.img import Image
 from workers.qemu.nbd_client import NbdClient
+from workers.qemu.nbd_protocol import ALLOCATION_DEPTH, BASE_ALLOCATION
+from workers.qemu.sockets import connect
 
 SOCKET = "disk.sock"
 _BETWEEN_TRIES = 0.005
@@ -35,10 +36,13 @@ class Export:
         self._attending = threading.Thread(target=self._attend, name="qemu-nbd", daemon=True)
         self._attending.start()
 
-    def connect(self) -> NbdClient:
-        """Open another connection, which the caller has to close. Raises QemuFailed."""
+    def connect(self, context: bytes = BASE_ALLOCATION) -> NbdClient:
+        """Open another connection, which the caller has to close, for the block status of `context`.
+
+        Raises QemuFailed.
+        """
         try:
-            return NbdClient(_connected(self._sandbox))
+            return NbdClient(self._connected(), context=context)
         except OSError as error:
             raise QemuFailed(f"qemu-nbd can't be connected to: {error}") from error
 
@@ -48,7 +52,7 @@ class Export:
         while True:
             with suppress(OSError):
                 # It listens before it opens the image, and answers only afterwards.
-                return NbdClient(_connected(self._sandbox)).close()
+                return NbdClient(self._connected()).close()
             self._attending.join(_BETWEEN_TRIES)
             if self._ended_by is not None:
                 raise self._ended_by
@@ -67,6 +71,9 @@ class Export:
                 os.killpg(self._process.pid, 9)
         self._attending.join()
 
+    def _connected(self) -> socket.socket:
+        return connect(self._sandbox.folder / OUTPUT / SOCKET)
+
     def _attend(self) -> None:
         try:
             stderr, code = processes.wait_for_exit(
@@ -78,9 +85,12 @@ class Export:
 
 
 @contextmanager
-def export(sandbox: Sandbox, image: Image, bounds: Bounds, connections: int = 4) -> Iterator[Export]:
+def export(
+    sandbox: Sandbox, image: Image, bounds: Bounds, connections: int = 4, contexts: Collection[bytes] = ()
+) -> Iterator[Export]:
     """Run a qemu-nbd that serves the disk in `image`, read-only, to up to `connections` connections at a time.
 
+    `contexts` are those of the block status besides base:allocation; qemu:allocation-depth is supported.
     If the process fails during the block, raises the error that it ended with: QemuRefused, QemuStopped, QemuTimedOut
     after the wall-clock time of `bounds`, Cancelled; or the error of the source.
     """
@@ -88,6 +98,8 @@ def export(sandbox: Sandbox, image: Image, bounds: Bounds, connections: int = 4)
     # It accepts no relative path, and no address of more than 107 characters.
     address = f"{sandbox.confinement.folder}/{OUTPUT}/{SOCKET}"
     arguments = ["--read-only", "--persistent", f"--shared={connections}", f"--socket={address}"]
+    if ALLOCATION_DEPTH in contexts:
+        arguments.append("--allocation-depth")
     bounds = replace(bounds, file_size=0)
     command = sandbox.confinement.command([*arguments, *image.arguments], bounds, sandbox.limits.qemu_nbd)
     with processes.blaming_source(sandbox):
@@ -102,21 +114,3 @@ def export(sandbox: Sandbox, image: Image, bounds: Bounds, connections: int = 4)
             raise
         finally:
             running.end()
-
-
-def _connected(sandbox: Sandbox) -> socket.socket:
-    """Connect to the socket in the sandbox, safely even if a hostile process replaced it. Raises OSError."""
-    path = sandbox.folder / OUTPUT / SOCKET
-    place = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
-    connection = socket.socket(socket.AF_UNIX)
-    try:
-        if not stat.S_ISSOCK(os.fstat(place).st_mode):
-            raise OSError(f"{OUTPUT}/{SOCKET} is not a socket")
-        # The path itself may be too long for an address.
-        connection.connect(f"/proc/self/fd/{place}")
-    except BaseException:
-        connection.close()
-        raise
-    finally:
-        os.close(place)
-    return connection

@@ -30,17 +30,18 @@ _EXTENT = struct.Struct(">II")
 
 
 class NbdClient:
-    """One connection to an export; `size` is the size of the disk, in bytes. For one thread at a time.
+    """One connection to the export called `export`; `size` is the size of the disk, in bytes. For one thread at a time.
 
-    Raises QemuRefused if the server can't read the requested bytes, QemuFailed if it is gone or violates the protocol.
-    After an error the connection can't be used.
+    `context` is what `block_status` reports: base:allocation, or another context of the server. Raises QemuRefused if
+    the server can't read the requested bytes, QemuFailed if it is gone or violates the protocol. After an error the
+    connection can't be used.
     """
 
-    def __init__(self, connection: socket.socket) -> None:
+    def __init__(self, connection: socket.socket, export: str = "", context: bytes = BASE_ALLOCATION) -> None:
         self._connection = connection
         self._handle = 0
         try:
-            self.size = _negotiate(connection)
+            self.size = _negotiate(connection, export.encode(), context)
         except BaseException as error:
             connection.close()
             if isinstance(error, OSError | Misbehaviour | struct.error):
@@ -59,16 +60,18 @@ class NbdClient:
         """Close the connection. May be repeated."""
         self._connection.close()
 
-    def block_status(self, offset: int, length: int) -> list[tuple[int, int]]:
+    def block_status(self, offset: int, length: int, within: int | None = None) -> list[tuple[int, int]]:
         """What the disk holds from `offset` on: consecutive (bytes, flags), neighbours with equal flags merged.
 
-        A range with the flag ZERO reads as zeros, with HOLE it has no storage; a range without flags is data.
+        In base:allocation, a range with the flag ZERO reads as zeros, with HOLE it has no storage; a range without
+        flags is data. No request crosses a multiple of `within` bytes.
         """
         merged: list[tuple[int, int]] = []
         end = offset + length
         try:
             while offset < end:
-                for extent, flags in self._status(offset, min(end - offset, _STATUS_SPAN)):
+                most = _STATUS_SPAN if within is None else within - offset % within
+                for extent, flags in self._status(offset, min(end - offset, most)):
                     extent = min(extent, end - offset)
                     offset += extent
                     if merged and merged[-1][1] == flags:
@@ -187,18 +190,19 @@ class NbdClient:
         return QemuFailed(f"qemu-nbd: {error}")
 
 
-def _negotiate(connection: socket.socket) -> int:
-    """Negotiate structured replies and base:allocation; return the size of the export, in bytes."""
+def _negotiate(connection: socket.socket, export: bytes, context: bytes) -> int:
+    """Negotiate structured replies and one context of the block status; return the size of the export, in bytes."""
     magic, option_magic, flags = nbd.GREETING.unpack(receive(connection, nbd.GREETING.size))
     if (magic, option_magic) != (nbd.NBD_MAGIC, nbd.OPTION_MAGIC) or not flags & nbd.FIXED_NEWSTYLE:
         raise Misbehaviour("not a fixed newstyle server")
     connection.sendall((flags & (nbd.FIXED_NEWSTYLE | nbd.NO_ZEROES)).to_bytes(4, "big"))
     _agree(connection, nbd.OPT_STRUCTURED_REPLY, b"")
-    query = struct.pack(">III", 0, 1, len(BASE_ALLOCATION)) + BASE_ALLOCATION
+    name = struct.pack(">I", len(export)) + export
+    query = name + struct.pack(">II", 1, len(context)) + context
     contexts = _agree(connection, nbd.OPT_SET_META_CONTEXT, query)
-    if [payload[4:] for kind, payload in contexts if kind == nbd.REP_META_CONTEXT] != [BASE_ALLOCATION]:
-        raise Misbehaviour("no base:allocation")
-    for kind, payload in _agree(connection, nbd.OPT_GO, struct.pack(">IH", 0, 0)):
+    if [payload[4:] for kind, payload in contexts if kind == nbd.REP_META_CONTEXT] != [context]:
+        raise Misbehaviour(f"no {context.decode()}")
+    for kind, payload in _agree(connection, nbd.OPT_GO, name + struct.pack(">H", 0)):
         if kind == nbd.REP_INFO and int.from_bytes(payload[:2], "big") == nbd.INFO_EXPORT:
             _, size, export_flags = nbd.INFO_EXPORT_DATA.unpack(payload)
             if not export_flags & nbd.HAS_FLAGS:

@@ -43,6 +43,8 @@ CHUNK_DONE = 1
 CHUNK_NONE, CHUNK_DATA, CHUNK_HOLE, CHUNK_BLOCK_STATUS = 0, 1, 2, 5
 CHUNK_ERROR = 1 << 15
 BASE_ALLOCATION = b"base:allocation"
+# QEMU's own (docs/interop/nbd.txt): flags are the depth in the chain of files, 1 for the top one, 0 for none.
+ALLOCATION_DEPTH = b"qemu:allocation-depth"
 # Flags of an extent in base:allocation.
 HOLE, ZERO = 1, 2
 
