@@ -19,6 +19,7 @@ from tests.servers.minio import Minio, minio_program
 from tests.servers.postgresql import PostgreSQL, programs
 from tests.servers.redis import Redis
 from tests.servers.versitygw import Versitygw, versitygw_program
+from tests.support.tiny_linux import CannotBuild, TinyLinux
 
 # Program and the Debian package that brings it.
 PACKAGES = {
@@ -35,6 +36,7 @@ PACKAGES = {
     "qemu-img": "qemu-utils",
     "qemu-io": "qemu-utils",
     "qemu-nbd": "qemu-utils",
+    "qemu-system-x86_64": "qemu-system-x86",
     "redis-server": "redis-server",
     "tar": "tar",
     "truncate": "coreutils",
@@ -151,3 +153,15 @@ def versitygw(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Versitygw]:
         do_without("needs versitygw: .ci/versitygw builds it")
     with Versitygw(tmp_path_factory.mktemp("versitygw"), program) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def tiny_linux(tmp_path_factory: pytest.TempPathFactory) -> TinyLinux:
+    """A small Linux for all tests of a run, which they boot from overlays; each variant is built once."""
+    require_programs(["qemu-img"])
+    linux = TinyLinux(tmp_path_factory.mktemp("tiny-linux"))
+    try:
+        linux.qcow2()
+    except CannotBuild as error:
+        do_without(str(error))
+    return linux
