@@ -1,0 +1,545 @@
+"""Real virtual machines, under software emulation: found again, killed, read while they write, and confined.
+
+Most machines here have nothing to boot: tests write to their disks through QEMU, as a guest would. One boots.
+"""
+
+import asyncio
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import psutil
+import pytest
+
+from app.sizes import GIB
+from tests.support.tiny_linux import TinyLinux
+from tests.workers.hypervisor_contract import (
+    SIZE,
+    Base,
+    HypervisorContract,
+    HypervisorPlace,
+    overwritten,
+    read_all,
+    spec,
+    until,
+)
+from tests.workers.images import KiB, MiB, qemu_img, qemu_io
+from workers.hypervisor.accelerators import Accelerator
+from workers.hypervisor.files import HostFiles
+from workers.hypervisor.live_points import drop
+from workers.hypervisor.locks import is_locked
+from workers.hypervisor.monitor import Refused, connected
+from workers.hypervisor.port import (
+    HypervisorError,
+    HypervisorUnavailable,
+    MachineSpec,
+    MachineState,
+    PointLost,
+    Seed,
+    VolumeInUse,
+    VolumeSpec,
+)
+from workers.hypervisor.qemu import QemuHypervisor
+from workers.hypervisor.records import PointRecord, point_of
+from workers.hypervisor.settings import HostSettings
+from workers.limits import Limits
+
+pytestmark = pytest.mark.needs_program("qemu-system-x86_64", "qemu-img", "qemu-io", "qemu-nbd", "bwrap")
+
+BLOCK = 64 * KiB
+SECONDS = 30.0
+
+
+class QemuPlace(HypervisorPlace):
+    """QEMU on this machine, with its files in `folder`."""
+
+    boot_line = b"SeaBIOS"
+    hypervisor: QemuHypervisor
+
+    def __init__(self, folder: Path, base: Base) -> None:
+        self.settings = HostSettings(folder, accelerator=Accelerator.TCG)
+        super().__init__(QemuHypervisor(self.settings), base)
+        self.files = HostFiles(folder, Limits().unprivileged_id if os.geteuid() == 0 else None)
+
+    def write(self, volume_id: str, offset: int, length: int, byte: int) -> None:
+        self.io(volume_id, f"write -P {byte} {offset} {length}")
+
+    def io(self, volume_id: str, asked: str) -> None:
+        """Execute a command of qemu-io on a volume."""
+        volume = self.files.volume(volume_id)
+        if not is_locked(volume.used):
+            return qemu_io(volume.disk, asked)
+        use = json.loads(volume.use.read_text())
+        device = f"/machine/peripheral/disk{use['number']}/virtio-backend"
+        line = f'qemu-io -d {device} "{asked}"'
+        said = self.do(self.execute(use["server"], "human-monitor-command", command_line=line))
+        assert "error" not in said.lower(), said
+        assert "failed" not in said.lower(), said
+
+    async def execute(self, server_id: str, command: str, **arguments: object) -> Any:
+        async with connected(self.files.server(server_id), SECONDS) as monitor:
+            return await monitor.execute(command, **arguments)
+
+    def crash(self, server_id: str) -> None:
+        self.process(server_id).kill()
+        until(lambda: not is_locked(self.files.server(server_id).alive))
+
+    def process(self, server_id: str) -> psutil.Process:
+        """QEMU itself, without what confines it."""
+        uuid = json.loads(self.files.server(server_id).description.read_text())["uuid"]
+        [found] = [one for one in processes_with(uuid) if "qemu-system" in one.name()]
+        return found
+
+    def another(self) -> QemuHypervisor:
+        """What another process has that uses the same folder."""
+        return QemuHypervisor(self.settings)
+
+    def console(self, server_id: str) -> str:
+        return self.do(self.hypervisor.console(server_id, MiB)).decode("utf-8", "replace")
+
+
+def processes_with(argument: str) -> list[psutil.Process]:
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if argument in process.cmdline():
+                found.append(process)
+    return found
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Base:
+    return Base(tmp_path_factory.mktemp("base"))
+
+
+@pytest.fixture
+def place(tmp_path: Path, base: Base) -> Iterator[QemuPlace]:
+    one = QemuPlace(tmp_path / "host", base)
+    yield one
+    one.close()
+
+
+class TestQemuHypervisor(HypervisorContract):
+    """It fulfils the contract."""
+
+
+# ---------------------------------------------------------------- processes
+
+
+def test_a_server_is_found_again_by_another_process(place: QemuPlace) -> None:
+    place.create_volume()
+    place.launch()
+    place.write("V1", 0, BLOCK, 1)
+    point = place.point()
+    place.write("V1", 0, BLOCK, 2)
+    pid = place.process("S1").pid
+
+    place.hypervisor = place.another()
+
+    assert place.state() is MachineState.RUNNING
+    assert place.read(point)[:BLOCK] == b"\1" * BLOCK
+    place.launch()
+    assert place.process("S1").pid == pid
+    place.do(place.hypervisor.release("V1"))
+    place.do(place.hypervisor.destroy("S1"))
+    assert not psutil.pid_exists(pid)
+
+
+def test_a_killed_server_is_stopped_and_its_disk_is_sound(place: QemuPlace) -> None:
+    place.create_volume()
+    place.launch()
+    place.write("V1", 0, 2 * MiB, 1)
+    place.point()
+    place.write("V1", MiB, 2 * MiB, 2)
+
+    place.crash("S1")
+
+    assert place.state() is MachineState.STOPPED
+    place.do(place.hypervisor.release("V1"))
+    volume = place.files.volume("V1")
+    assert sorted(path.name for path in volume.disk_folder.iterdir()) == ["disk.qcow2"]
+    report = json.loads(qemu_img("check", "--output=json", str(volume.disk)))
+    assert "corruptions" not in report
+
+
+def test_nothing_is_left_of_a_server_that_was_destroyed(place: QemuPlace) -> None:
+    place.create_volume()
+    place.launch()
+    uuid = json.loads(place.files.server("S1").description.read_text())["uuid"]
+    assert processes_with(uuid)
+
+    place.do(place.hypervisor.destroy("S1"))
+    place.do(place.hypervisor.delete_volume("V1"))
+
+    until(lambda: not processes_with(uuid))
+    left = [path for path in place.files.root.rglob("*") if not path.is_dir()]
+    assert left == []
+
+
+def test_two_processes_launch_one_server_once(place: QemuPlace) -> None:
+    place.create_volume()
+
+    async def launch_twice() -> None:
+        await asyncio.gather(*(one.launch(spec("S1", "V1")) for one in (place.hypervisor, place.another())))
+
+    place.do(launch_twice())
+
+    place.process("S1")
+
+
+def test_a_server_that_can_not_start_says_why_and_is_stopped(place: QemuPlace) -> None:
+    place.create_volume()
+    place.files.volume("V1").disk.write_bytes(b"not a qcow2 file")
+
+    with pytest.raises(HypervisorError, match="qcow2"):
+        place.launch()
+
+    assert place.state() is MachineState.STOPPED
+
+
+def test_a_disk_that_something_else_reads_is_in_use(place: QemuPlace) -> None:
+    place.create_volume()
+    point = place.point()
+
+    async def launch_while_it_is_read() -> None:
+        async with place.hypervisor.reading(point):
+            await place.hypervisor.release("V1")
+            await place.hypervisor.launch(spec("S1", "V1"))
+
+    with pytest.raises(VolumeInUse):
+        place.do(launch_while_it_is_read())
+    until(lambda: launched(place))
+
+
+def launched(place: QemuPlace) -> bool:
+    """Whether the server starts; not while a reader of its disk is ending."""
+    with suppress(VolumeInUse):
+        place.launch()
+    return place.state() is MachineState.RUNNING
+
+
+def test_a_machine_without_qemu_is_unavailable(tmp_path: Path) -> None:
+    hypervisor = QemuHypervisor(HostSettings(tmp_path, qemu_system="qemu-system-none"))
+    with pytest.raises(HypervisorUnavailable, match="install qemu-system-x86"):
+        asyncio.run(hypervisor.check())
+
+
+def test_a_console_takes_no_more_space_than_it_may(place: QemuPlace) -> None:
+    place.create_volume()
+    place.launch()
+    console = place.files.server("S1").console
+    with console.open("ab") as file:
+        file.write(b"old\n" * MiB + b"new\n")
+
+    said = place.do(place.hypervisor.console("S1", 8 * MiB))
+
+    assert said.endswith(b"old\nnew\n")
+    assert len(said) == place.settings.console_bytes
+    assert console.stat().st_blocks * 512 <= 2 * place.settings.console_bytes
+
+
+@pytest.mark.skipif(not Path("/usr/share/OVMF/OVMF_CODE_4M.fd").exists(), reason="needs OVMF: apt-get install ovmf")
+def test_a_server_with_uefi_keeps_the_variables_of_its_firmware(place: QemuPlace) -> None:
+    place.create_volume()
+    machine = MachineSpec("S1", 1, 128 * MiB, ["V1"], Seed("i", "uefi"), uefi=True)
+    place.do(place.hypervisor.launch(machine))
+    until(lambda: "BdsDxe" in place.console("S1"))
+    place.do(place.hypervisor.stop("S1", 0))
+
+    variables = place.files.server("S1").uefi_variables.read_bytes()
+
+    assert variables != place.settings.uefi_variables.read_bytes()
+
+
+# ---------------------------------------------------------------- points
+
+
+@pytest.mark.parametrize("step", [0, 1, 2, 3, 4, 6])
+def test_a_point_that_was_begun_by_a_killed_process_is_taken_again(place: QemuPlace, step: int) -> None:
+    place.create_volume()
+    place.launch()
+    place.write("V1", 0, BLOCK, 1)
+    begin_point(place, step)
+    record = point_of(place.files.volume("V1"))
+    assert record is not None
+    assert not record.taken
+    place.write("V1", 0, BLOCK, 2)
+
+    point = place.point()
+    place.write("V1", 0, BLOCK, 3)
+
+    assert place.read(point) == overwritten(place.base.content.ljust(SIZE, b"\0"), 0, BLOCK, 2)
+    place.do(place.hypervisor.release("V1"))
+    assert nodes(place) == {"disk0", "base0", "seed"}
+
+
+def begin_point(place: QemuPlace, steps: int) -> None:
+    """Do the first steps of a point, and no more, as a process that was killed."""
+    volume = place.files.volume("V1")
+    PointRecord(SIZE, "left", "S1").write(volume)
+    place.files.make_fleece(volume, SIZE)
+    file = {"driver": "file", "filename": "/vm/0/fleece.raw"}
+    device = "/machine/peripheral/disk0/virtio-backend"
+    sequence: list[tuple[str, dict[str, object]]] = [
+        ("blockdev-add", {"driver": "raw", "node_name": "fleece0", "file": file}),
+        ("blockdev-add", {"driver": "copy-before-write", "node_name": "filter0", "file": "disk0", "target": "fleece0"}),
+        ("qom-set", {"path": device, "property": "drive", "value": "filter0"}),
+        ("blockdev-add", {"driver": "snapshot-access", "node_name": "access0", "file": "filter0"}),
+        ("nbd-server-start", {"addr": {"type": "unix", "data": {"path": "/vm/run/points.sock"}}}),
+        ("block-export-add", {"type": "nbd", "id": "access0", "node_name": "access0", "name": "left"}),
+    ]
+    for command, arguments in sequence[:steps]:
+        place.do(place.execute("S1", command, **arguments))
+
+
+def nodes(place: QemuPlace) -> set[str]:
+    """The names of QEMU's block nodes that have one."""
+    found = place.do(place.execute("S1", "query-named-block-nodes", flat=True))
+    return {node["node-name"] for node in found if not node["node-name"].startswith("#")}
+
+
+def test_a_point_that_is_released_twice_leaves_nothing_behind(place: QemuPlace) -> None:
+    place.create_volume()
+    place.launch()
+    place.point()
+
+    async def drop_again() -> None:
+        async with connected(place.files.server("S1"), SECONDS) as monitor:
+            await drop(monitor, 0)
+            await drop(monitor, 0)
+
+    place.do(drop_again())
+    place.do(place.hypervisor.release("V1"))
+    place.do(place.hypervisor.release("V1"))
+
+    assert nodes(place) == {"disk0", "base0", "seed"}
+    assert not place.files.volume("V1").fleece.exists()
+
+
+@pytest.mark.parametrize("command", ["discard", "write -z", "write -P 2"])
+def test_a_point_keeps_its_bytes_whatever_the_guest_does_and_how_it_is_read(place: QemuPlace, command: str) -> None:
+    place.create_volume()
+    place.launch()
+    place.write("V1", 0, 3 * MiB, 1)
+    wanted = overwritten(place.base.content.ljust(SIZE, b"\0"), 0, 3 * MiB, 1)
+    point = place.point()
+    for offset in (0, 320 * KiB, MiB):
+        place.io("V1", f"{command} {offset} {128 * KiB}")
+
+    assert place.read(point) == wanted
+
+    async def pieces(length: int) -> bytes:
+        content = bytearray(SIZE)
+        async with place.hypervisor.reading(point) as reader:
+            for offset in range(0, SIZE, length):
+                await asyncio.to_thread(reader.read_into, offset, memoryview(content)[offset : offset + length])
+        return bytes(content)
+
+    assert place.do(pieces(96 * KiB)) == wanted
+
+
+def test_a_refused_command_does_not_end_the_connection(place: QemuPlace) -> None:
+    place.create_volume()
+    place.launch()
+
+    async def ask() -> str:
+        async with connected(place.files.server("S1"), SECONDS) as monitor:
+            with pytest.raises(Refused):
+                await monitor.execute("blockdev-del", node_name="none")
+            answer: dict[str, str] = await monitor.execute("query-status")
+            return answer["status"]
+
+    assert place.do(ask()) == "running"
+
+
+def test_a_fleece_without_space_loses_the_point_and_leaves_the_guest_alone(tmp_path: Path, base: Base) -> None:
+    folder = tmp_path / "small"
+    folder.mkdir()
+    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=32m", "tmpfs", str(folder)], capture_output=True)
+    if done.returncode:
+        pytest.skip("only root may mount a small file system")
+    place = QemuPlace(folder / "host", base)
+    try:
+        place.create_volume()
+        place.launch()
+        place.write("V1", 0, SIZE, 1)
+        point = place.point()
+        free = shutil.disk_usage(folder).free
+        with (folder / "filler").open("wb") as file:
+            file.write(bytes(free - MiB))
+
+        # The volume's file has all of its clusters: only the fleece needs space.
+        place.write("V1", 0, SIZE, 2)
+
+        with pytest.raises(PointLost):
+            place.read(point)
+        assert place.do(place.execute("S1", "query-status"))["status"] == "running"
+        (folder / "filler").unlink()
+        place.do(place.hypervisor.release("V1"))
+        assert place.read(place.point()) == b"\2" * SIZE
+    finally:
+        place.close()
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+# ---------------------------------------------------------------- a guest
+
+
+class Web:
+    """A server on the loopback of this machine. `asked` are the paths that were requested."""
+
+    def __init__(self) -> None:
+        asked: list[str] = []
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                asked.append(self.path)
+                self.send_response(200)
+                self.end_headers()
+
+            def log_message(self, format: str, *args: object) -> None:
+                """Requests are in `asked`."""
+
+        self.asked = asked
+        self._server = HTTPServer(("127.0.0.1", 0), Handler)
+        self.port = self._server.server_port
+        self._thread = Thread(target=self._server.serve_forever)
+        self._thread.start()
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+
+GUEST = """#!/bin/sh
+echo "guest: user data runs on $(hostname)"
+ip addr show eth0 | grep -o 'inet [0-9.]*'
+wget -T 2 -q -O /dev/null http://10.0.2.2:{port}/ && echo "guest: reached the host" || echo "guest: reached nothing"
+tr '\\0' '\\377' < /dev/zero | head -c 65536 > /run/block
+(
+    block=0
+    while dd if=/run/block of=/dev/vdb bs=64k seek=$block count=1 oflag=direct conv=notrunc 2>/dev/null; do
+        block=$((block + 1))
+    done
+) &
+"""
+
+
+def test_a_guest_boots_reaches_nothing_and_is_read_while_it_writes(
+    tmp_path: Path, base: Base, tiny_linux: TinyLinux
+) -> None:
+    web = Web()
+    place = QemuPlace(tmp_path / "host", base)
+    try:
+        place.do(place.hypervisor.create_volume(VolumeSpec("BOOT", 128 * MiB, tiny_linux.qcow2())))
+        place.do(place.hypervisor.create_volume(VolumeSpec("DATA", GIB)))
+        seed = Seed("instance-1", "little", ["ssh-ed25519 AAAA someone"], GUEST.format(port=web.port))
+        place.do(place.hypervisor.launch(MachineSpec("S1", 2, 256 * MiB, ["BOOT", "DATA"], seed)))
+
+        until(lambda: "tiny: Debian GNU/Linux 12 is up" in place.console("S1"), 240)
+        said = place.console("S1")
+        assert "guest: user data runs on little" in said
+        assert "inet 10.0.2.15" in said
+        assert "guest: reached nothing" in said
+        assert web.asked == []
+        assert_a_live_point_is_a_prefix(place)
+
+        # It hears the power button, and would take minutes to be ended otherwise.
+        place.do(place.hypervisor.stop("S1", 600))
+        assert place.state() is MachineState.STOPPED
+        assert place.console("S1").count("is up") == 1
+    finally:
+        web.close()
+        place.close()
+
+
+def assert_a_live_point_is_a_prefix(place: QemuPlace) -> None:
+    """The guest writes ascending blocks: a point has all blocks up to one, and none behind it."""
+
+    def written() -> int:
+        return place.do(place.hypervisor.volumes())["DATA"]
+
+    until(lambda: written() > 2 * MiB)
+    point = place.do(place.hypervisor.point("DATA"))
+    at_the_moment = written()
+    until(lambda: written() > at_the_moment + 2 * MiB)
+
+    async def content() -> bytes:
+        async with place.hypervisor.reading(point) as reader:
+            buffer = bytearray(256 * MiB)
+            await asyncio.to_thread(reader.read_into, 0, memoryview(buffer))
+            return bytes(buffer)
+
+    found = place.do(content())
+    place.do(place.hypervisor.release("DATA"))
+    new = len(found.rstrip(b"\0"))
+    assert new % BLOCK == 0
+    assert new >= MiB
+    assert found[:new] == b"\xff" * new
+    assert not any(found[new:])
+
+
+# ---------------------------------------------------------------- confinement
+
+
+@pytest.fixture
+def status(place: QemuPlace) -> Callable[[str], str]:
+    place.create_volume()
+    place.launch()
+    lines = Path(f"/proc/{place.process('S1').pid}/status").read_text().splitlines()
+    return dict(line.split(":\t", 1) for line in lines).__getitem__
+
+
+def test_qemu_is_nobody_without_rights_and_calls_are_filtered(status: Callable[[str], str]) -> None:
+    if os.geteuid() == 0:
+        assert status("Uid").split() == ["65534"] * 4
+        assert status("Gid").split() == ["65534"] * 4
+        assert int(status("CapBnd"), 16) == 0
+    assert int(status("CapEff"), 16) == 0
+    assert status("NoNewPrivs") == "1"
+    assert status("Seccomp") == "2"
+
+
+def test_qemu_sees_the_files_of_its_server_and_no_network(place: QemuPlace) -> None:
+    place.create_volume("V1")
+    place.create_volume("V2")
+    place.launch("S1", "V1")
+    place.launch("S2", "V2")
+    process = place.process("S1")
+    root = Path(f"/proc/{process.pid}/root")
+    if not os.access(root / "vm", os.R_OK):
+        pytest.skip("only root may look into the namespace of another process")
+
+    assert {path.name for path in root.iterdir()} - {"bin", "sbin", "lib", "lib32", "lib64"} == {"dev", "usr", "vm"}
+    assert sorted(path.name for path in (root / "vm").iterdir()) == ["0", "base0", "console.log", "run", "seed.iso"]
+    assert [path.name for path in (root / "dev").iterdir()] == ["null"]
+    interfaces = Path(f"/proc/{process.pid}/net/dev").read_text().splitlines()[2:]
+    assert [line.split(":")[0].strip() for line in interfaces] == ["lo"]
+    namespaces = [os.readlink(f"/proc/{process.pid}/ns/{kind}") for kind in ("pid", "net", "mnt", "ipc", "uts")]
+    assert not set(namespaces) & {os.readlink(f"/proc/self/ns/{kind}") for kind in ("pid", "net", "mnt", "ipc", "uts")}
+
+
+def test_a_base_is_read_as_it_is_whatever_it_refers_to(place: QemuPlace, tmp_path: Path) -> None:
+    secret = tmp_path / "secret.raw"
+    secret.write_bytes(b"secret!!" * (BLOCK // 8))
+    hostile = tmp_path / "hostile.qcow2"
+    qemu_img("create", "-q", "-f", "qcow2", "-F", "raw", "-b", str(secret), str(hostile), str(SIZE))
+    hostile.chmod(0o444)
+    place.do(place.hypervisor.create_volume(VolumeSpec("V1", SIZE, hostile)))
+
+    async def content() -> bytes:
+        async with place.hypervisor.reading(await place.hypervisor.point("V1")) as reader:
+            return await asyncio.to_thread(read_all, reader)
+
+    assert place.do(content()) == bytes(SIZE)
+    place.do(place.hypervisor.release("V1"))
+    place.launch()
+    assert place.do(content()) == bytes(SIZE)

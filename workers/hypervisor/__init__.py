@@ -1,0 +1,1 @@
+"""Runs virtual machines, and takes points in time of their volumes."""
