@@ -11,6 +11,9 @@ GatewayError
 │   ├── TooLarge                TOO_LARGE
 │   ├── UnsupportedFormat       UNSUPPORTED_FORMAT
 │   ├── NotReady                NOT_READY
+│   ├── InUse                   IN_USE
+│   ├── BootDiskTooSmall        BOOT_DISK_TOO_SMALL
+│   ├── NoHypervisor            NO_HYPERVISOR
 │   ├── ProtectedImage          PROTECTED
 │   ├── DifferentOrganization   DIFFERENT_ORGANIZATION
 │   └── NotTargetAdmin          NOT_TARGET_ADMIN
@@ -131,6 +134,24 @@ class NotReady(UserMistake):
     """Raised when the thing has to reach a later status first."""
 
     code = "NOT_READY"
+
+
+class InUse(UserMistake):
+    """Raised when a request would delete something that something else uses."""
+
+    code = "IN_USE"
+
+
+class BootDiskTooSmall(UserMistake):
+    """Raised when a boot disk is smaller than the image needs."""
+
+    code = "BOOT_DISK_TOO_SMALL"
+
+
+class NoHypervisor(UserMistake):
+    """Raised when no host can run a server: there is none, or none has room."""
+
+    code = "NO_HYPERVISOR"
 
 
 class ProtectedImage(UserMistake):

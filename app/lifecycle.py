@@ -1,4 +1,4 @@
-"""The catalogue's vocabulary as data: types and statuses of an image, transitions, failures, roles."""
+"""The catalogue's vocabulary as data: statuses of images and servers, transitions, failures, roles."""
 
 from enum import StrEnum
 
@@ -101,6 +101,30 @@ class FailureCode(StrEnum):
     INTERNAL = "INTERNAL"
 
 
+class ServerStatus(StrEnum):
+    STARTING = "STARTING"
+    RUNNING = "RUNNING"
+    STOPPED = "STOPPED"
+    ERROR = "ERROR"
+
+
+class ServerGoal(StrEnum):
+    """What the users of a server want it to be. Its host makes it so. ABSENT: it is deleted."""
+
+    RUNNING = "RUNNING"
+    STOPPED = "STOPPED"
+    ABSENT = "ABSENT"
+
+
+class ServerFailureCode(StrEnum):
+    """Why a server is in ERROR."""
+
+    IMAGE_UNAVAILABLE = "IMAGE_UNAVAILABLE"
+    HYPERVISOR_UNAVAILABLE = "HYPERVISOR_UNAVAILABLE"
+    HOST_UNAVAILABLE = "HOST_UNAVAILABLE"
+    INTERNAL = "INTERNAL"
+
+
 class Aspect(StrEnum):
     """What of an image a change concerns, other than its status."""
 
@@ -133,6 +157,8 @@ class JobKind(StrEnum):
     ASSEMBLE = "ASSEMBLE"
     HASH = "HASH"
     ERASE = "ERASE"
+    SETTLE_SERVER = "SETTLE_SERVER"
+    SETTLE_VOLUME = "SETTLE_VOLUME"
 
 
 class JobState(StrEnum):
@@ -140,6 +166,9 @@ class JobState(StrEnum):
     RUNNING = "RUNNING"
     DONE = "DONE"
 
+
+# The kinds of jobs that only the host of the server or volume can do.
+OF_HOSTS = frozenset({JobKind.SETTLE_SERVER, JobKind.SETTLE_VOLUME})
 
 # The statuses that may follow each status. A deleted image has a tombstone instead of a status.
 TRANSITIONS: dict[ImageStatus, frozenset[ImageStatus]] = {

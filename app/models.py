@@ -23,6 +23,9 @@ from app.lifecycle import (
     JobKind,
     JobState,
     ProjectRole,
+    ServerFailureCode,
+    ServerGoal,
+    ServerStatus,
     ShareGrant,
     ShareState,
     SourceKind,
@@ -148,6 +151,9 @@ class Project(SQLModel, table=True):
     custom_images_limit: int | None = None
     image_storage_limit: int | None = Field(default=None, sa_type=BigInteger)
     snapshots_per_volume_limit: int | None = None
+    servers_limit: int | None = None
+    volumes_limit: int | None = None
+    volume_storage_limit: int | None = Field(default=None, sa_type=BigInteger)
 
 
 class Membership(SQLModel, table=True):
@@ -179,7 +185,7 @@ _LIVE = text("deleted_at IS NULL")
 
 
 def _live(name: str, *columns: str) -> Index:
-    """An index over live images."""
+    """An index over the rows that are not deleted."""
     return Index(name, *columns, sqlite_where=_LIVE, postgresql_where=_LIVE)
 
 
@@ -271,6 +277,7 @@ class Image(SQLModel, table=True):
     failure_hint: str | None = Field(default=None, sa_type=_NAME)
     failure_retriable: bool | None = None
     failed_at: datetime | None = Field(default=None, sa_type=Instant)
+    last_launched_at: datetime | None = Field(default=None, sa_type=Instant)
 
 
 # An image as a plain row of its table: read-only, and cheaper than an Image. Its attributes are the columns.
@@ -380,19 +387,112 @@ class Upload(SQLModel, table=True):
     source: Source = Relationship(sa_relationship_kwargs={"lazy": "joined", "innerjoin": True})
 
 
+class Host(SQLModel, table=True):
+    """A machine that runs servers. `memory` is what servers may use, in bytes.
+
+    `token` is what the host keeps to be recognized after a restart. `takes_launches` is false when it runs only the
+    servers that it has. `seen_at` is when it last reported.
+    """
+
+    id: str = Field(default_factory=lambda: new_id("hst"), sa_type=_ID, primary_key=True)
+    token: str = Field(sa_type=_NAME, unique=True)
+    name: str = Field(sa_type=_NAME)
+    accelerator: str = Field(sa_type=_NAME)
+    memory: int = Field(sa_type=BigInteger)
+    vcpus: int
+    takes_launches: bool = True
+    seen_at: datetime = Field(default_factory=now, sa_type=Instant)
+    created_at: datetime = Field(default_factory=now, sa_type=Instant)
+
+
+class Server(SQLModel, table=True):
+    """A virtual machine, or, with `deleted_at`, the tombstone of one.
+
+    `goal` is what its users want, `status` what its host last reported; the job `job_id` brings them together. That is
+    the id of its newest job, which may be done and deleted. `memory` is in bytes. `instance_id` is what cloud-init
+    knows the server by. `failure_code` and the columns after it are null unless the status is ERROR.
+    """
+
+    __table_args__ = (
+        _live("server_project", "project_id", "id"),
+        _live("server_image", "image_id", "id"),
+        Index("server_host", "host_id", "status"),
+    )
+
+    id: str = Field(default_factory=lambda: new_id("srv"), sa_type=_ID, primary_key=True)
+    project_id: str = Field(sa_type=_ID, foreign_key="project.id")
+    revision: int = 1
+    name: str = Field(sa_type=_NAME)
+    status: ServerStatus = Field(default=ServerStatus.STARTING, sa_type=Word(ServerStatus))
+    goal: ServerGoal = Field(default=ServerGoal.RUNNING, sa_type=Word(ServerGoal))
+    image_id: str = Field(sa_type=_ID, foreign_key="image.id")
+    vcpus: int
+    memory: int = Field(sa_type=BigInteger)
+    host_id: str = Field(sa_type=_ID, foreign_key="host.id")
+    instance_id: str = Field(sa_type=_ID)
+    ssh_keys: list[str] = Field(default_factory=list, sa_type=JSON)
+    user_data: str | None = Field(default=None, sa_type=_NAME)
+    job_id: str | None = Field(default=None, sa_type=_ID)
+    failure_code: ServerFailureCode | None = Field(default=None, sa_type=Word(ServerFailureCode))
+    failure_message: str | None = Field(default=None, sa_type=_NAME)
+    failure_hint: str | None = Field(default=None, sa_type=_NAME)
+    failed_at: datetime | None = Field(default=None, sa_type=Instant)
+    created_by: str = Field(sa_type=_NAME)
+    created_at: datetime = Field(default_factory=now, sa_type=Instant)
+    updated_at: datetime = Field(default_factory=now, sa_type=Instant)
+    deleted_at: datetime | None = Field(default=None, sa_type=Instant)
+
+
+class Volume(SQLModel, table=True):
+    """A disk of servers, or, with `deleted_at`, the tombstone of one. `size` is in bytes.
+
+    `base_id` is the blob that the disk starts from, which is kept as long as a volume names it; null for an empty disk.
+    `host_id` is the host that has the disk, or that is to create it: null until the volume is first attached, and again
+    when a deleted volume is gone from there. `position` orders the volumes of a server; it boots from position 0.
+    """
+
+    __table_args__ = (
+        _live("volume_project", "project_id", "id"),
+        Index("volume_server", "server_id", "position"),
+        Index("volume_base", "base_id"),
+    )
+
+    id: str = Field(default_factory=lambda: new_id("vol"), sa_type=_ID, primary_key=True)
+    project_id: str = Field(sa_type=_ID, foreign_key="project.id")
+    revision: int = 1
+    name: str = Field(sa_type=_NAME)
+    size: int = Field(sa_type=BigInteger)
+    bootable: bool = False
+    image_id: str | None = Field(default=None, sa_type=_ID, foreign_key="image.id")
+    base_id: str | None = Field(default=None, sa_type=_ID, foreign_key="blob.id")
+    server_id: str | None = Field(default=None, sa_type=_ID, foreign_key="server.id")
+    position: int = 0
+    host_id: str | None = Field(default=None, sa_type=_ID, foreign_key="host.id")
+    job_id: str | None = Field(default=None, sa_type=_ID)
+    created_by: str = Field(sa_type=_NAME)
+    created_at: datetime = Field(default_factory=now, sa_type=Instant)
+    updated_at: datetime = Field(default_factory=now, sa_type=Instant)
+    deleted_at: datetime | None = Field(default=None, sa_type=Instant)
+
+
 class Job(SQLModel, table=True):
-    """Work to do once. `token` increases with every claim, and a worker must name it with every write."""
+    """Work to do once. `token` increases with every claim, and a worker must name it with every write.
+
+    `host_id` is the only host that may do it; null where any worker may.
+    """
 
     __table_args__ = (
         Index("job_due", "state", "due_at"),
         Index("job_of_kind", "kind", "state", "due_at"),
         Index("job_image", "image_id"),
+        Index("job_of_host", "host_id", "state", "due_at"),
     )
 
     id: str = Field(default_factory=lambda: new_id("job"), sa_type=_ID, primary_key=True)
     kind: JobKind = Field(sa_type=Word(JobKind))
     state: JobState = Field(default=JobState.WAITING, sa_type=Word(JobState))
     image_id: str | None = Field(default=None, sa_type=_ID, foreign_key="image.id")
+    host_id: str | None = Field(default=None, sa_type=_ID)
     detail: dict[str, Any] = Field(default_factory=dict, sa_type=JSON)
     attempts: int = 0
     token: int = 0
@@ -458,14 +558,14 @@ class FeedEpoch(SQLModel, table=True):
 
 
 class IdempotencyKey(SQLModel, table=True):
-    """A creation that was requested with an idempotency key: repeating it returns the same image."""
+    """A creation that was requested with an idempotency key: repeating it returns the same object, by its id."""
 
     __tablename__ = "idempotency_key"
 
     project_id: str = Field(primary_key=True, sa_type=_ID, foreign_key="project.id")
     key: str = Field(sa_type=_NAME, primary_key=True)
     fingerprint: str = Field(sa_type=_NAME)
-    image_id: str = Field(sa_type=_ID, foreign_key="image.id")
+    created_id: str = Field(sa_type=_ID)
     created_at: datetime = Field(default_factory=now, sa_type=Instant)
 
 

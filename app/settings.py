@@ -188,11 +188,21 @@ class Settings(BaseSettings):
         12 * 3600, description="Age at which an object that no row references is deleted, in seconds."
     )
 
+    host_seconds: Seconds = Field(30, description="How long a host may be silent before it counts as gone, in seconds.")
+    stop_seconds: Seconds = Field(
+        60, description="How long a server may take to shut down before it is powered off, in seconds."
+    )
+
     custom_images_limit: Positive = Field(50, description="Default limit on custom images per project.")
     image_storage_limit_gib: Positive = Field(500, description="Default limit on image storage per project, in GiB.")
 
     snapshots_per_volume_limit: Positive = Field(
         100, description="Default limit on the snapshots that are kept per volume."
+    )
+    servers_limit: Positive = Field(20, description="Default limit on servers per project.")
+    volumes_limit: Positive = Field(100, description="Default limit on volumes per project.")
+    volume_storage_limit_gib: Positive = Field(
+        1000, description="Default limit on the size of all volumes per project, in GiB."
     )
     archive_rates: Annotated[tuple[ArchiveRate, ...], NoDecode] = Field(
         (),

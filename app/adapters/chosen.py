@@ -2,13 +2,14 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 from dramatiq import Broker
 
 from app.adapters.folder.store import FolderStore
 from app.adapters.messaging.dramatiq_queue import DramatiqQueue, local_broker
+from app.adapters.messaging.host_bells import HostBells
 from app.adapters.messaging.local_wakeups import LocalWakeups
 from app.adapters.messaging.no_queue import NoQueue
 from app.adapters.messaging.redis_queue import PatientBroker, RedisQueue
@@ -24,16 +25,23 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Messaging:
-    """How a gateway's processes notify each other of jobs and news. Workers receive messages from `broker`."""
+    """How a gateway's processes notify each other of jobs and news. Workers receive messages from `broker`.
+
+    Hosts in this process listen to `bells`; those elsewhere poll for their jobs.
+    """
 
     broker: Broker
     queue: JobQueue
     wakeups: Wakeups
+    bells: HostBells = field(default_factory=HostBells)
 
     def announce(self, jobs: list[Job], events: list[Event]) -> None:
         """Notify workers of jobs, and watchers of events. Called after every commit."""
         for job in jobs:
-            self.queue.wake(job.kind)
+            if job.host_id is None:
+                self.queue.wake(job.kind)
+            else:
+                self.bells.ring(job.host_id)
         if events:
             self.wakeups.feed_grew()
 

@@ -27,7 +27,6 @@ from app.lifecycle import Aspect, DiskFormat, ImageStatus, JobKind, JobState, Up
 from app.models import Blob, Image, Job, Project, Source, Upload, now
 from app.object_keys import id_of_blob_before_0006, is_ours
 from app.ports import UploadHandle
-from app.sizes import GIB
 
 _AT_ONCE = 1000  # maximum values of one IN
 
@@ -234,8 +233,3 @@ async def _keys_being_erased(session: AsyncSession) -> set[str]:
         for source in (await session.execute(chunk)).scalars():
             keys |= {source.key, source.key_of_result}
     return keys
-
-
-def minimum_boot_disk(virtual_size: int) -> int:
-    """The smallest boot disk, in GiB, of a VM that is launched from a disk of `virtual_size` bytes."""
-    return max(1, -(-virtual_size // GIB))

@@ -5,18 +5,17 @@ from typing import Any
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
-from app.catalog import quotas
+from app.catalog import idempotency, quotas
 from app.catalog.bill import ledger
 from app.catalog.catalogue import Catalogue, Written
 from app.catalog.feed import event_log
 from app.catalog.feed.details import Created
 from app.catalog.new_images import NewCopy, NewImage, NewUpload, described, draft
 from app.catalog.people import access, tenancy
-from app.catalog.people.access import Right
 from app.database.sessions import Transaction
-from app.errors import Conflict, Forbidden, NotFound, UserMistake
+from app.errors import Forbidden, UserMistake
 from app.lifecycle import ImageStatus, ProjectRole, SourceKind
-from app.models import Blob, IdempotencyKey, Image, Project, Upload
+from app.models import Blob, Image, Project, Upload
 from app.viewer import Viewer
 
 _SIZE = ("source", "upload", "size")
@@ -122,14 +121,12 @@ async def _from_image(catalogue: Catalogue, viewer: Viewer, new: NewCopy) -> Wri
 
 async def _launchable(session: AsyncSession, viewer: Viewer, new: NewCopy) -> Image:
     """The image to copy, locked; the project must be allowed to launch it. Raises NotFound, Forbidden, NotReady."""
-    image = await access.image_for(session, viewer, new.image_id, field=_ORIGINAL, lock=True)
-    through = (await access.accesses(session, viewer, [image.id], through=new.project_id)).get(image.id)
-    if through is None or not through.may(Right.LAUNCH):
-        raise Forbidden(
-            "This project may not launch the image and therefore can't copy it.",
-            field=_ORIGINAL,
-            hint="Ask for the image to be shared with the project, or create the copy in the project that owns it.",
-        )
+    refusal = Forbidden(
+        "This project may not launch the image and therefore can't copy it.",
+        field=_ORIGINAL,
+        hint="Ask for the image to be shared with the project, or create the copy in the project that owns it.",
+    )
+    image = await access.image_to_launch(session, viewer, new.image_id, new.project_id, refusal)
     access.require_active(image, "copied", _ORIGINAL)
     return image
 
@@ -168,34 +165,12 @@ async def _project_of(session: AsyncSession, viewer: Viewer, new: NewImage, *, l
 
 async def _made_before(session: AsyncSession, new: NewImage) -> Image | None:
     """The image that an earlier request with the same idempotency key created. Raises Conflict, NotFound."""
-    if new.idempotency_key is None:
-        return None
-    known = await session.get(IdempotencyKey, (new.project_id, new.idempotency_key))
-    if known is None:
-        return None
-    if known.fingerprint != new.fingerprint():
-        raise Conflict(
-            "The idempotency key was already used for a different request.",
-            field=("idempotencyKey",),
-            hint="Use a new key for each new image.",
-        )
-    image = await session.get_one(Image, known.image_id)
-    if image.deleted_at is not None:
-        raise NotFound(
-            "The image created with this idempotency key has been deleted.",
-            field=("idempotencyKey",),
-            hint="Use a new key.",
-        )
-    return image
+    return await idempotency.made_before(session, Image, new)
 
 
 async def _add(tx: Transaction, viewer: Viewer, new: NewImage, image: Image) -> None:
     """Insert the image, remember its idempotency key, and publish it."""
     tx.session.add(image)
     await tx.session.flush()
-    if new.idempotency_key is not None:
-        key = IdempotencyKey(
-            project_id=new.project_id, key=new.idempotency_key, fingerprint=new.fingerprint(), image_id=image.id
-        )
-        tx.session.add(key)
+    idempotency.remember(tx, new, image.id)
     await event_log.append(tx, image, Created(), actor=viewer.subject)

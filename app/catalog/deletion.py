@@ -1,9 +1,6 @@
-"""Deletes images: immediately from the catalogue, and from the store once no other image uses the bytes."""
+"""Deletes images: immediately from the catalogue, and from the store once nothing else uses the bytes."""
 
-from sqlalchemy import exists
-from sqlmodel import col, select
-
-from app.catalog import sharing, sources
+from app.catalog import blobs, sharing, sources
 from app.catalog.bill import ledger
 from app.catalog.catalogue import Catalogue, Written
 from app.catalog.feed import event_log
@@ -12,11 +9,10 @@ from app.catalog.people import access
 from app.catalog.people.access import Right
 from app.catalog.revisions import require_revision
 from app.catalog.work import jobs
-from app.catalog.work.kinds import Erase
 from app.database.sessions import Transaction
 from app.errors import ProtectedImage
 from app.lifecycle import UploadState
-from app.models import Blob, Image, now
+from app.models import Image, now
 from app.viewer import Viewer
 
 
@@ -52,11 +48,7 @@ async def _delete(catalogue: Catalogue, viewer: Viewer, image_id: str, expected_
 
 
 async def _drop_blob(tx: Transaction, image: Image, blob_id: str) -> None:
-    """Stop billing an image for its blob, and erase the blob if no other image names it (architecture, rule 8)."""
-    # The lock makes concurrent deletions check one after the other, and keeps new images from naming the blob.
-    blob = await tx.session.get_one(Blob, blob_id, with_for_update=True)
+    """Stop billing an image for its blob, and erase the blob if nothing else names it (architecture, rule 8)."""
+    await blobs.lock(tx, blob_id)
     await ledger.released(tx, image, blob_id)
-    if (await tx.session.execute(select(exists().where(col(Image.blob_id) == blob_id)))).scalar():
-        return
-    await tx.session.delete(blob)
-    jobs.start(tx, Erase(keys=(blob.key,)))
+    await blobs.erase_if_unused(tx, blob_id)

@@ -27,6 +27,7 @@ from app.database.sessions import Transaction
 from app.errors import Conflict, ImageFailed
 from app.lifecycle import TRANSITIONS, Aspect, ImageStatus, ImageType, ImageVisibility
 from app.models import TABLES, Image, ImageRow, now
+from app.sizes import GIB
 from app.viewer import Viewer
 
 
@@ -224,6 +225,11 @@ async def image_named(session: AsyncSession, project_id: str, name: str) -> Imag
         if found is not None:
             return found
     return None
+
+
+def minimum_boot_disk(virtual_size: int) -> int:
+    """The smallest boot disk, in GiB, of a server that is launched from a disk of `virtual_size` bytes."""
+    return max(1, -(-virtual_size // GIB))
 
 
 # ---------------------------------------------------------------- changing

@@ -1,14 +1,13 @@
 """The input of createImage: validates it, and builds the rows of a new image, its source and its upload."""
 
-import hashlib
-import json
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import PurePosixPath
 from typing import Any
 
 from app.catalog import texts
+from app.catalog.idempotency import Request, check_key
 from app.errors import InvalidInput, TooLarge, UnsupportedFormat
 from app.lifecycle import Architecture, DiskFormat
 from app.models import Image, Source, Upload, new_id, now
@@ -18,7 +17,6 @@ from app.viewer import Viewer
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _MAXIMUM_FILE_NAME = 16_384
-_MAXIMUM_KEY = 255
 
 _FORMATS = {
     ".qcow2": DiskFormat.QCOW2,
@@ -31,21 +29,14 @@ _SUPPORTED = "qcow2, raw, vmdk, vhd and vhdx"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class NewImage:
+class NewImage(Request):
     """The fields of a `createImage` request that all kinds of sources share."""
 
-    project_id: str
     name: str
     os_family: str | None = None
     os_version: str | None = None
     architecture: Architecture | None = Architecture.X86_64
     labels: tuple[tuple[str, str], ...] = ()
-    idempotency_key: str | None = None
-
-    def fingerprint(self) -> str:
-        """A hash of the request without its idempotency key: equal requests have equal fingerprints."""
-        said = {name: value for name, value in asdict(self).items() if name != "idempotency_key"}
-        return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,8 +59,7 @@ class NewCopy(NewImage):
 
 def described(viewer: Viewer, new: NewImage) -> dict[str, Any]:
     """The columns of a new image, without those of its source. Raises InvalidInput."""
-    if new.idempotency_key is not None:
-        _check_key(new.idempotency_key)
+    check_key(new)
     name = texts.clean_name(new.name)
     os_family, os_version = new.os_family, new.os_version
     if os_family is not None:
@@ -159,12 +149,6 @@ def _declared_format(new: NewUpload) -> DiskFormat:
             hint="Set `format`. Run `qemu-img info FILE` to find it; unpack archives first.",
         )
     return declared
-
-
-def _check_key(key: str) -> None:
-    if not 1 <= len(key) <= _MAXIMUM_KEY:
-        raise InvalidInput(f"An idempotency key must have 1 to {_MAXIMUM_KEY} characters.", field=("idempotencyKey",))
-    texts.require_text(key, ("idempotencyKey",))
 
 
 def _clean_sha256(sha256: str | None) -> str | None:

@@ -162,6 +162,9 @@ LIMITS = {
     "custom_images_limit": "customImages",
     "image_storage_limit": "imageStorageGib",
     "snapshots_per_volume_limit": "snapshotsPerVolume",
+    "servers_limit": "servers",
+    "volumes_limit": "volumes",
+    "volume_storage_limit": "volumeStorageGib",
 }
 
 

@@ -5,8 +5,8 @@ and may be lost; the rows are the truth (rule 2).
 
 On PostgreSQL, many processes write at once, under READ COMMITTED: a row that a decision depends on is locked before it
 is read. To avoid deadlocks, all transactions lock in the same order: project, image (several by id), source, upload,
-job, blob, and finally the feed. A transaction that takes a turn acquires its lock before all of these, and waits for no
-row.
+host, server, volume (several by id), job, blob, and finally the feed. A transaction that takes a turn acquires its lock
+before all of these, and waits for no row.
 """
 
 import asyncio

@@ -20,12 +20,13 @@ from app.catalog.feed.progress import ProgressBoard
 from app.catalog.people import access, tenancy
 from app.catalog.people.access import Access
 from app.catalog.searching import Searches
+from app.catalog.servers import seeing
 from app.database.sessions import Database
 from app.graphql.reused_results import ReusedResults
 from app.graphql.scalars import EventCursor
 from app.graphql.turns import Turn
 from app.lifecycle import ProjectRole
-from app.models import Image, ImageShare, Organization, Project, Upload
+from app.models import Image, ImageShare, Organization, Project, Server, Upload, Volume
 from app.ports import SignedRequest
 from app.viewer import Viewer
 
@@ -64,6 +65,21 @@ class Loaders:
     def images(self) -> DataLoader[str, Image | None]:
         """Images that the caller may see."""
         return self._loader(access.visible_images)
+
+    @cached_property
+    def servers(self) -> DataLoader[str, Server | None]:
+        """Servers that the caller may see."""
+        return self._loader(seeing.visible_servers)
+
+    @cached_property
+    def volumes(self) -> DataLoader[str, Volume | None]:
+        """Volumes that the caller may see."""
+        return self._loader(seeing.visible_volumes)
+
+    @cached_property
+    def boot_volumes(self) -> DataLoader[str, Volume | None]:
+        """Boot volumes, by the id of their server, for servers that the caller can see."""
+        return self._loader(seeing.boot_volumes)
 
     @cached_property
     def shares(self) -> DataLoader[str, ImageShare | None]:

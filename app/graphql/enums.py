@@ -103,6 +103,26 @@ _DESCRIPTIONS: dict[type[StrEnum], tuple[str, str, dict[str, str]]] = {
             "DECLINED": "The project has declined the image, or has given it up.",
         },
     ),
+    lifecycle.ServerStatus: (
+        "ServerStatus",
+        "Lifecycle status of a server.",
+        {
+            "STARTING": "A host prepares the server and starts it.",
+            "RUNNING": "The virtual machine runs. Its guest may still be booting.",
+            "STOPPED": "The virtual machine does not run; its volumes are kept.",
+            "ERROR": "The server can't be started, or its host does not answer; `failure` states why.",
+        },
+    ),
+    lifecycle.ServerFailureCode: (
+        "ServerFailureCode",
+        "Why a server is in ERROR.",
+        {
+            "IMAGE_UNAVAILABLE": "The host could not read the bytes of the image.",
+            "HYPERVISOR_UNAVAILABLE": "The hypervisor of the host could not start the server.",
+            "HOST_UNAVAILABLE": "The host of the server does not answer.",
+            "INTERNAL": "The gateway failed for an internal reason.",
+        },
+    ),
     lifecycle.FailureCode: (
         "ImageFailureCode",
         "Why an image is in ERROR.",
@@ -157,6 +177,9 @@ class UserErrorCode(StrEnum):
     TOO_LARGE = "TOO_LARGE"
     UNSUPPORTED_FORMAT = "UNSUPPORTED_FORMAT"
     NOT_READY = "NOT_READY"
+    IN_USE = "IN_USE"
+    BOOT_DISK_TOO_SMALL = "BOOT_DISK_TOO_SMALL"
+    NO_HYPERVISOR = "NO_HYPERVISOR"
     PROTECTED = "PROTECTED"
     DIFFERENT_ORGANIZATION = "DIFFERENT_ORGANIZATION"
     NOT_TARGET_ADMIN = "NOT_TARGET_ADMIN"
@@ -189,6 +212,9 @@ _DESCRIPTIONS[UserErrorCode] = (
         "TOO_LARGE": "The size is larger than the gateway accepts.",
         "UNSUPPORTED_FORMAT": "The format of the file is not supported.",
         "NOT_READY": "The object is not in the required status yet.",
+        "IN_USE": "Something else uses the object.",
+        "BOOT_DISK_TOO_SMALL": "The boot disk is smaller than the image needs; `message` states the minimum.",
+        "NO_HYPERVISOR": "No host can run the server: there is none, or none has room.",
         "PROTECTED": "The image is protected against deletion.",
         "DIFFERENT_ORGANIZATION": "The project is in another organization. Sharing across organizations is planned.",
         "NOT_TARGET_ADMIN": "This requires an admin of the project that the image is shared with or offered to.",

@@ -11,6 +11,7 @@ from strawberry.schema_directives import OneOf
 from app.catalog import images, texts
 from app.catalog.images import ImageOrder, ImagePatch
 from app.catalog.new_images import NewCopy, NewUpload
+from app.catalog.servers.requests import NewServer, NewVolume
 from app.errors import InvalidInput
 from app.graphql.enums import OrderDirection
 from app.graphql.scalars import ByteSize
@@ -35,6 +36,12 @@ _EXPECTED_REVISION = (
 _IMAGE_REVISION = _EXPECTED_REVISION.format("image")
 _SHARE_REVISION = _EXPECTED_REVISION.format("share")
 _PROJECT_REVISION = _EXPECTED_REVISION.format("project")
+_SERVER_REVISION = _EXPECTED_REVISION.format("server")
+_VOLUME_REVISION = _EXPECTED_REVISION.format("volume")
+_IDEMPOTENCY_KEY = (
+    "Key that makes the request safe to repeat, 1 to 255 characters: the same key and input return the same {0}; "
+    "other input with that key is a CONFLICT."
+)
 
 _MAXIMUM_TEXT = 255
 _MAXIMUM_TEXTS = 100
@@ -182,8 +189,7 @@ class CreateImageInput:
     )
     idempotency_key: str | None = strawberry.field(
         default=None,
-        description="Key that makes the request safe to repeat, 1 to 255 characters: the same key and input "
-        "return the same image; other input with that key is a CONFLICT.",
+        description=_IDEMPOTENCY_KEY.format("image"),
     )
 
     def new_image(self) -> NewUpload | NewCopy:
@@ -322,6 +328,13 @@ class SetProjectQuotaInput:
     snapshots_per_volume: strawberry.Maybe[int | None] = strawberry.field(
         description="Maximum number of snapshots kept per volume.", default=None
     )
+    servers: strawberry.Maybe[int | None] = strawberry.field(description="Maximum number of servers.", default=None)
+    volumes: strawberry.Maybe[int | None] = strawberry.field(
+        description="Maximum number of volumes, including boot volumes.", default=None
+    )
+    volume_storage_gib: strawberry.Maybe[int | None] = strawberry.field(
+        description="Maximum size of all volumes together, in GiB.", default=None
+    )
     expected_revision: int | None = strawberry.field(default=None, description=_PROJECT_REVISION)
 
     def limits(self) -> dict[str, int | None]:
@@ -330,10 +343,13 @@ class SetProjectQuotaInput:
             "custom_images_limit": self.custom_images,
             "image_storage_limit": self.image_storage_gib,
             "snapshots_per_volume_limit": self.snapshots_per_volume,
+            "servers_limit": self.servers,
+            "volumes_limit": self.volumes,
+            "volume_storage_limit": self.volume_storage_gib,
         }
         limits = {column: limit.value for column, limit in given.items() if limit is not None}
-        storage = limits.get("image_storage_limit")
-        return limits | ({"image_storage_limit": storage * GIB} if storage is not None else {})
+        in_gib = {column: limits.get(column) for column in ("image_storage_limit", "volume_storage_limit")}
+        return limits | {column: limit * GIB for column, limit in in_gib.items() if limit is not None}
 
 
 @strawberry.input(description="A user to add to a project, or a member whose role to change.")
@@ -349,6 +365,91 @@ class RemoveProjectMemberInput:
     project_id: strawberry.ID = strawberry.field(description="Id of the project.")
     subject: str = strawberry.field(description="The member: the `sub` claim of their token.")
     expected_revision: int | None = strawberry.field(default=None, description=_PROJECT_REVISION)
+
+
+@strawberry.input(description="A server to launch from an image.")
+class LaunchServerInput:
+    project_id: strawberry.ID = strawberry.field(description="Id of the project that will own the server.")
+    image_id: strawberry.ID = strawberry.field(description="Id of an ACTIVE image that the project may launch.")
+    name: str = strawberry.field(
+        description="Name, 1 to 255 characters. The guest's host name is derived from it, if its image has cloud-init."
+    )
+    boot_disk_gib: int | None = strawberry.field(
+        default=None,
+        description="Size of the boot disk, in GiB. Null takes the smallest that the image allows: `minBootDiskGib`.",
+    )
+    vcpus: int = strawberry.field(default=1, description="Number of virtual processors.")
+    memory_mib: int = strawberry.field(default=1024, description="Memory, in MiB.")
+    ssh_keys: list[str] | None = strawberry.field(
+        default=None,
+        description="Public SSH keys that may log in, at most 32, each as one line of OpenSSH. This needs an image "
+        "with cloud-init.",
+    )
+    user_data: str | None = strawberry.field(
+        default=None,
+        description="User data for cloud-init, such as a `#cloud-config` document; at most 64 KiB. It can't be read "
+        "back.",
+    )
+    data_volume_ids: list[strawberry.ID] | None = strawberry.field(
+        default=None, description="Ids of volumes of the project to attach, at most 16."
+    )
+    idempotency_key: str | None = strawberry.field(default=None, description=_IDEMPOTENCY_KEY.format("server"))
+
+    def new_server(self) -> NewServer:
+        """The catalogue's form of the request."""
+        return NewServer(
+            project_id=self.project_id,
+            image_id=self.image_id,
+            name=self.name,
+            boot_disk_gib=self.boot_disk_gib,
+            vcpus=self.vcpus,
+            memory_mib=self.memory_mib,
+            ssh_keys=tuple(self.ssh_keys or ()),
+            user_data=self.user_data,
+            data_volume_ids=tuple(self.data_volume_ids or ()),
+            idempotency_key=self.idempotency_key,
+        )
+
+
+@strawberry.input(description="A server to start.")
+class StartServerInput:
+    server_id: strawberry.ID = strawberry.field(description="Id of the server.")
+    expected_revision: int | None = strawberry.field(default=None, description=_SERVER_REVISION)
+
+
+@strawberry.input(description="A server to stop.")
+class StopServerInput:
+    server_id: strawberry.ID = strawberry.field(description="Id of the server.")
+    expected_revision: int | None = strawberry.field(default=None, description=_SERVER_REVISION)
+
+
+@strawberry.input(description="A server to delete, with its boot volume.")
+class DeleteServerInput:
+    server_id: strawberry.ID = strawberry.field(description="Id of the server.")
+    expected_revision: int | None = strawberry.field(default=None, description=_SERVER_REVISION)
+
+
+@strawberry.input(description="An empty volume to create.")
+class CreateVolumeInput:
+    project_id: strawberry.ID = strawberry.field(description="Id of the project that will own the volume.")
+    name: str = strawberry.field(description="Name, 1 to 255 characters.")
+    size_gib: int = strawberry.field(description="Size, in GiB.")
+    idempotency_key: str | None = strawberry.field(default=None, description=_IDEMPOTENCY_KEY.format("volume"))
+
+    def new_volume(self) -> NewVolume:
+        """The catalogue's form of the request."""
+        return NewVolume(
+            project_id=self.project_id,
+            name=self.name,
+            size_gib=self.size_gib,
+            idempotency_key=self.idempotency_key,
+        )
+
+
+@strawberry.input(description="A volume to delete, which no server uses.")
+class DeleteVolumeInput:
+    volume_id: strawberry.ID = strawberry.field(description="Id of the volume.")
+    expected_revision: int | None = strawberry.field(default=None, description=_VOLUME_REVISION)
 
 
 def _not_cleared(value: Given | None, field: str) -> Given:

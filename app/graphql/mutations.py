@@ -6,20 +6,27 @@ import strawberry
 
 from app.catalog import creation, deletion, images, members, quotas, sharing, uploads
 from app.catalog.catalogue import Written
+from app.catalog.servers import servers, volumes
 from app.graphql.context import Info
 from app.graphql.inputs import (
     AbortUploadInput,
     AcceptImageShareInput,
     CompleteUploadInput,
     CreateImageInput,
+    CreateVolumeInput,
     DeclineImageShareInput,
     DeleteImageInput,
+    DeleteServerInput,
+    DeleteVolumeInput,
+    LaunchServerInput,
     RemoveProjectMemberInput,
     RetryImageInput,
     RevokeImageShareInput,
     SetProjectMemberInput,
     SetProjectQuotaInput,
     ShareImageInput,
+    StartServerInput,
+    StopServerInput,
     UpdateImageInput,
     UpdateImageShareInput,
 )
@@ -28,14 +35,20 @@ from app.graphql.payloads import (
     AcceptImageSharePayload,
     CompleteUploadPayload,
     CreateImagePayload,
+    CreateVolumePayload,
     DeclineImageSharePayload,
     DeleteImagePayload,
+    DeleteServerPayload,
+    DeleteVolumePayload,
+    LaunchServerPayload,
     RemoveProjectMemberPayload,
     RetryImagePayload,
     RevokeImageSharePayload,
     SetProjectMemberPayload,
     SetProjectQuotaPayload,
     ShareImagePayload,
+    StartServerPayload,
+    StopServerPayload,
     UpdateImagePayload,
     UpdateImageSharePayload,
     UserErrors,
@@ -174,6 +187,54 @@ class Mutation:
             catalogue, viewer, input.project_id, input.subject, input.expected_revision
         )
         return await RemoveProjectMemberPayload.of(info, written)
+
+    @_mutation(
+        description="Launch a server from an image. It is STARTING until its host has started it; read it again to "
+        "follow its status."
+    )
+    async def launch_server(
+        self, info: Info, input: Annotated[LaunchServerInput, _INPUT]
+    ) -> LaunchServerPayload | None:
+        written = await servers.launch_server(info.context.catalogue, info.context.viewer, input.new_server())
+        return await LaunchServerPayload.of(info, written)
+
+    @_mutation(description="Start a server that is STOPPED or in ERROR.")
+    async def start_server(self, info: Info, input: Annotated[StartServerInput, _INPUT]) -> StartServerPayload | None:
+        catalogue, viewer = info.context.catalogue, info.context.viewer
+        written = await servers.start_server(catalogue, viewer, input.server_id, input.expected_revision)
+        return await StartServerPayload.of(info, written)
+
+    @_mutation(
+        description="Stop a server: its guest is asked to shut down, and is powered off if it does not. The server is "
+        "STOPPED once that is done."
+    )
+    async def stop_server(self, info: Info, input: Annotated[StopServerInput, _INPUT]) -> StopServerPayload | None:
+        catalogue, viewer = info.context.catalogue, info.context.viewer
+        written = await servers.stop_server(catalogue, viewer, input.server_id, input.expected_revision)
+        return await StopServerPayload.of(info, written)
+
+    @_mutation(description="Delete a server with its boot volume. Its other volumes are detached and kept.")
+    async def delete_server(
+        self, info: Info, input: Annotated[DeleteServerInput, _INPUT]
+    ) -> DeleteServerPayload | None:
+        catalogue, viewer = info.context.catalogue, info.context.viewer
+        written = await servers.delete_server(catalogue, viewer, input.server_id, input.expected_revision)
+        return await DeleteServerPayload.of(info, written)
+
+    @_mutation(description="Create an empty volume, to attach to a server when that is launched.")
+    async def create_volume(
+        self, info: Info, input: Annotated[CreateVolumeInput, _INPUT]
+    ) -> CreateVolumePayload | None:
+        written = await volumes.create_volume(info.context.catalogue, info.context.viewer, input.new_volume())
+        return await CreateVolumePayload.of(info, written)
+
+    @_mutation(description="Delete a volume that no server uses. A boot volume is deleted with its server.")
+    async def delete_volume(
+        self, info: Info, input: Annotated[DeleteVolumeInput, _INPUT]
+    ) -> DeleteVolumePayload | None:
+        catalogue, viewer = info.context.catalogue, info.context.viewer
+        written = await volumes.delete_volume(catalogue, viewer, input.volume_id, input.expected_revision)
+        return await DeleteVolumePayload.of(info, written)
 
 
 async def _answer_share(

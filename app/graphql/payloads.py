@@ -16,11 +16,14 @@ from app.graphql.enums import UserErrorCode
 from app.graphql.queries import Query
 from app.graphql.scalars import ByteSize, EventCursor
 from app.graphql.types.images import Image
+from app.graphql.types.servers import Server, Volume
 from app.graphql.types.sharing import ImageShare
 from app.graphql.types.tenancy import Project
 from app.models import Image as ImageRow
 from app.models import ImageShare as ShareRow
 from app.models import Project as ProjectRow
+from app.models import Server as ServerRow
+from app.models import Volume as VolumeRow
 
 
 @strawberry.interface(description="An error that you can correct.")
@@ -170,6 +173,18 @@ class ProjectPayload(Payload):
         return payload
 
 
+@strawberry.type(description="Result of a mutation that changes a server.")
+class ServerPayload(Payload):
+    server: Server | None = strawberry.field(
+        default=None, description="The server after the change; null if the mutation was refused."
+    )
+
+    @classmethod
+    async def of(cls, info: Info, written: Written[ServerRow]) -> Self:
+        """The result of a use case that changes a server."""
+        return await cls.succeeded(info, written.position, server=Server.of(written.row))
+
+
 async def cursor_at(info: Info, position: int | None) -> EventCursor:
     """The cursor of a change, or of the newest event if an earlier request made the change."""
     if position is not None:
@@ -265,3 +280,54 @@ class SetProjectMemberPayload(ProjectPayload):
 @strawberry.type(description="Result of removeProjectMember.")
 class RemoveProjectMemberPayload(ProjectPayload):
     pass
+
+
+@strawberry.type(description="Result of launchServer.")
+class LaunchServerPayload(ServerPayload):
+    pass
+
+
+@strawberry.type(description="Result of startServer.")
+class StartServerPayload(ServerPayload):
+    pass
+
+
+@strawberry.type(description="Result of stopServer.")
+class StopServerPayload(ServerPayload):
+    pass
+
+
+@strawberry.type(description="Result of deleteServer.")
+class DeleteServerPayload(Payload):
+    deleted_server_id: strawberry.ID | None = strawberry.field(
+        default=None, description="Id of the deleted server; null if the mutation was refused."
+    )
+
+    @classmethod
+    async def of(cls, info: Info, written: Written[ServerRow]) -> Self:
+        """The result of the deletion."""
+        return await cls.succeeded(info, written.position, deleted_server_id=strawberry.ID(written.row.id))
+
+
+@strawberry.type(description="Result of createVolume.")
+class CreateVolumePayload(Payload):
+    volume: Volume | None = strawberry.field(
+        default=None, description="The new volume; null if the mutation was refused."
+    )
+
+    @classmethod
+    async def of(cls, info: Info, written: Written[VolumeRow]) -> Self:
+        """The result of the creation."""
+        return await cls.succeeded(info, written.position, volume=Volume.of(written.row))
+
+
+@strawberry.type(description="Result of deleteVolume.")
+class DeleteVolumePayload(Payload):
+    deleted_volume_id: strawberry.ID | None = strawberry.field(
+        default=None, description="Id of the deleted volume; null if the mutation was refused."
+    )
+
+    @classmethod
+    async def of(cls, info: Info, written: Written[VolumeRow]) -> Self:
+        """The result of the deletion."""
+        return await cls.succeeded(info, written.position, deleted_volume_id=strawberry.ID(written.row.id))

@@ -34,6 +34,7 @@ from app.graphql.types.connections import (
 from app.graphql.types.events import ImageEventConnection, ImageEventEdge, StoredEvent, event_node
 from app.graphql.types.images import Image, ImageConnection
 from app.graphql.types.node import Node
+from app.graphql.types.servers import Server, Volume
 from app.graphql.types.sharing import ImageShare
 from app.graphql.types.tenancy import Organization, Project, Viewer
 from app.graphql.types.uploads import ImageUpload
@@ -232,6 +233,10 @@ async def find_node(context: Context, id_: str) -> Node:
         found = Organization.of(organization)
     elif kind == "shr" and (share := await context.loaders.shares.load(id_)):
         found = ImageShare.of(share)
+    elif kind == "srv" and (server := await context.loaders.servers.load(id_)):
+        found = Server.of(server)
+    elif kind == "vol" and (volume := await context.loaders.volumes.load(id_)):
+        found = Volume.of(volume)
     elif kind == "upl":
         with suppress(NotFound):
             async with context.catalogue.database.read() as session:

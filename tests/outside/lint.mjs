@@ -26,6 +26,7 @@ const WITHOUT_ID = {
     "Money",
     "OperatingSystem",
     "ProjectQuota",
+    "ServerFailure",
     "SignedRequest",
     "StorageUsage",
     "UploadSource",

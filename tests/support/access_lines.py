@@ -9,6 +9,8 @@ Names with a dollar are replaced in every cell:
   $me, $other, $subject                             the ids of the caller and of another user; the caller's `sub`
   $admin, $member, $reader                          the `sub` of the members of the image's project
   $copy, $orphan                                    copies in `launching`, of a shared image, and of one withdrawn
+  $server, $stopped, $volume                        a server of the image's project that runs, one that is stopped, and
+                                                    a volume that no server uses
 """
 
 import re
@@ -24,7 +26,9 @@ ABSENT = {
     **dict.fromkeys(("image", "copy", "orphan"), f"img_{'0' * 26}"),
     **dict.fromkeys(("share", "offer", "declined"), f"shr_{'0' * 26}"),
     **dict.fromkeys((*PROJECTS, "invited"), f"prj_{'0' * 26}"),
+    **dict.fromkeys(("server", "stopped"), f"srv_{'0' * 26}"),
     "upload": f"upl_{'0' * 26}",
+    "volume": f"vol_{'0' * 26}",
     "organization": f"org_{'0' * 26}",
     "name": "a name that no image has",
     "me": "usr_absent",
@@ -136,6 +140,8 @@ READS = {
     "download of an image": _of_image("download { url }", "download url"),
     "monthlyCost of an image": _of_image("monthlyCost { amount }", "monthlyCost"),
     "source of an image": _of_image("source { ... on UploadSource { fileName } }", "source fileName"),
+    "usedBy of an image": _of_image("usedBy(first: 9) { nodes { id } totalCount }", "usedBy"),
+    "lastLaunchedAt of an image": _of_image("lastLaunchedAt", "lastLaunchedAt"),
     "upload of an image": _of_image("upload { id }", "upload id", state="uploading"),
     "progress of an image": _of_image("progress { phase }", "progress", state="uploading"),
     "node of an upload": Read("node(id: $upload) { id }", "id", state="uploading"),
@@ -164,6 +170,10 @@ READS = {
     "shareOffers of a project that has some": Read(
         "project(id: $invited) { shareOffers(first: 9) { nodes { id } } }", "shareOffers nodes"
     ),
+    "node of a server": Read("node(id: $server) { id }", "id"),
+    "bootVolume of a server": Read("node(id: $server) { ... on Server { bootVolume { id } } }", "bootVolume id"),
+    "image of a server": Read("node(id: $server) { ... on Server { image { id } } }", "image id"),
+    "node of a volume": Read("node(id: $volume) { id }", "id"),
     "source of a copy": _of_copy("copy"),
     "source of a copy, out of sight": _of_copy("orphan"),
     "project": _of_project("id", "id"),
@@ -173,6 +183,8 @@ READS = {
     "usage of a project": _of_project(_USAGE, "usage"),
     "acceptedShares of a project": _of_project("acceptedShares(first: 9) { nodes { id } }", "acceptedShares"),
     "shareOffers of a project": _of_project("shareOffers(first: 9) { nodes { id } }", "shareOffers"),
+    "servers of a project": _of_project("servers(first: 9) { nodes { id } totalCount }", "servers"),
+    "volumes of a project": _of_project("volumes(first: 9) { nodes { id } totalCount }", "volumes"),
     "viewerRole of a project": _of_project("viewerRole", "viewerRole", _role),
     "organization of a project": _of_project("organization { id }", "organization id"),
     "node of an organization": Read("node(id: $organization) { id }", "id"),
@@ -268,6 +280,22 @@ def _member(mutation: str, becomes: Sequence[str], subject: str, **given: Any) -
     )
 
 
+def _launched(where: str) -> Change:
+    return Change(
+        "launchServer",
+        {"projectId": where, "imageId": "$image", "name": "new"},
+        "imageId",
+        "node(id: $made) { ... on Server { name status project { id } image { id } createdBy } }",
+        {"name": "new", "status": "STARTING", "project": {"id": where}, "image": {"id": "$image"}}
+        | {"createdBy": "$subject"},
+    )
+
+
+def _server(mutation: str, name: str, becomes: Mapping[str, Any] | None) -> Change:
+    check = f"node(id: ${name}) {{ ... on Server {{ status revision }} }}"
+    return Change(mutation, {"serverId": f"${name}"}, "serverId", check, becomes)
+
+
 _LIMITS = "quota { customImages { limit } imageStorage { limit } snapshotsPerVolume }"
 _STAFF = ["$admin", "$member", "$reader"]
 CHANGES = {
@@ -317,6 +345,22 @@ CHANGES = {
     "declineImageShare, accepted": _share("declineImageShare", "share", {"grant": "LAUNCH", "state": "DECLINED"}),
     "revokeImageShare": _share("revokeImageShare", "share", None),
     "revokeImageShare, offered": _share("revokeImageShare", "offer", None),
+    "launchServer beside it": _launched("$project"),
+    "launchServer in one's own project": _launched("$place"),
+    "startServer": _server("startServer", "stopped", {"status": "STARTING", "revision": 2}),
+    "startServer, running": _server("startServer", "server", {"status": "RUNNING", "revision": 1}),
+    "stopServer": _server("stopServer", "server", {"status": "RUNNING", "revision": 2}),
+    "deleteServer": _server("deleteServer", "server", None),
+    "createVolume": Change(
+        "createVolume",
+        {"projectId": "$project", "name": "new", "sizeGib": 3},
+        "projectId",
+        "node(id: $made) { ... on Volume { name size project { id } } }",
+        {"name": "new", "size": 3 * GIB, "project": {"id": "$project"}},
+    ),
+    "deleteVolume": Change(
+        "deleteVolume", {"volumeId": "$volume"}, "volumeId", "node(id: $volume) { ... on Volume { name } }", None
+    ),
     "setProjectQuota": Change(
         "setProjectQuota",
         {"projectId": "$project", "customImages": 77, "imageStorageGib": 88, "snapshotsPerVolume": 99},

@@ -45,6 +45,8 @@ READING = {
     monthlyCost of an image                    | + + + | - - - | - - - | - - | ? - - | + +
     source of an image                         | + + + | - - - | - - - | - - | ? - - | + +
     node of an upload                          | + + + | - - - | - - - | - - | ? - - | + +
+    usedBy of an image                         | + + + | - - - | - - - | - - | ? - - | + +
+    lastLaunchedAt of an image                 | + + + | - - - | - - - | - - | ? - - | + +
     upload of an image                         | + + + | - - - | - - - | - - | ? - - | + +
     progress of an image                       | + + + | - - - | - - - | - - | ? - - | + +
     request of a part of an upload             | . + + | - - - | - - - | - - | ? - - | + +
@@ -55,6 +57,12 @@ READING = {
     usage of a project                         | + + + | - - - | - - - | - - | ? - - | + +
     shareOffers of a project                   | . . + | - - - | - - - | - - | ? - - | + +
     acceptedShares of a project                | + + + | - - - | - - - | - - | ? - - | + +
+    servers of a project                       | + + + | - - - | - - - | - - | ? - - | + +
+    volumes of a project                       | + + + | - - - | - - - | - - | ? - - | + +
+    node of a server                           | + + + | - - - | - - - | - - | ? - - | + +
+    bootVolume of a server                     | + + + | - - - | - - - | - - | ? - - | + +
+    image of a server                          | + + + | - - - | - - - | - - | ? - - | + +
+    node of a volume                           | + + + | - - - | - - - | - - | ? - - | + +
     viewerRole of a project                    | R M A | - - - | - - - | - - | ? - - | A A
     organization of a project                  | + + + | - - - | - - - | - - | ? - - | + +
     node of an organization                    | + + + | + + + | + + + | + + | ? - - | + +
@@ -81,6 +89,8 @@ READING = {
     shares of an image                         | + + + | . . . | . . . | - - | ? - - | + +
     download of an image                       | + + + | + + + | + + + | - - | ? - - | + +
     monthlyCost of an image                    | + + + | . . . | . . . | - - | ? - - | + +
+    usedBy of an image                         | + + + | + + + | + + + | - - | ? - - | + +
+    lastLaunchedAt of an image                 | . . . | . . . | . . . | - - | ? - - | . .
     source of an image                         | + + + | + + + | + + + | - - | ? - - | + +
     node of an upload                          | + + + | - - - | - - - | - - | ? - - | + +
     node of a share                            | + + + | + + + | - - - | - - | ? - - | + +
@@ -119,6 +129,8 @@ READING = {
     monthlyCost of an image                    | - - - | - - - | - - - | - - | ? - + | - +
     source of an image                         | - - - | - - - | - - - | - - | ? - + | - +
     node of an upload                          | - - - | - - - | - - - | - - | ? - + | - +
+    usedBy of an image                         | - - - | - - - | - - - | - - | ? - + | - +
+    lastLaunchedAt of an image                 | - - - | - - - | - - - | - - | ? - + | - +
     upload of an image                         | - - - | - - - | - - - | - - | ? - + | - +
     progress of an image                       | - - - | - - - | - - - | - - | ? - + | - +
     request of a part of an upload             | - - - | - - - | - - - | - - | ? - + | - +
@@ -135,6 +147,12 @@ READING = {
     usage of a project                         | - - - | - - - | - - - | - - | ? - + | - +
     shareOffers of a project                   | - - - | - - - | - - - | - - | ? - + | - +
     acceptedShares of a project                | - - - | - - - | - - - | - - | ? - + | - +
+    servers of a project                       | - - - | - - - | - - - | - - | ? - + | - +
+    volumes of a project                       | - - - | - - - | - - - | - - | ? - + | - +
+    node of a server                           | - - - | - - - | - - - | - - | ? - + | - +
+    bootVolume of a server                     | - - - | - - - | - - - | - - | ? - + | - +
+    image of a server                          | - - - | - - - | - - - | - - | ? - + | - +
+    node of a volume                           | - - - | - - - | - - - | - - | ? - + | - +
     viewerRole of a project                    | - - - | - - - | - - - | - - | ? - A | - A
     organization of a project                  | - - - | - - - | - - - | - - | ? - + | - +
     node of an organization                    | - - - | - - - | - - - | - - | ? - + | - +
@@ -159,6 +177,8 @@ READING = {
     monthlyCost of an image                    | . . . | . . . | . . . | . . | ? - + | . +
     source of an image                         | + + + | + + + | + + + | + + | ? - + | + +
     node of an upload                          | - - - | - - - | - - - | - - | ? - + | - +
+    usedBy of an image                         | + + + | + + + | + + + | + + | ? - + | + +
+    lastLaunchedAt of an image                 | . . . | . . . | . . . | . . | ? - . | . .
     upload of an image                         | . . . | . . . | . . . | . . | ? - + | . +
     progress of an image                       | + + + | + + + | + + + | + + | ? - + | + +
     request of a part of an upload             | - - - | - - - | - - - | - - | ? - + | - +
@@ -262,10 +282,20 @@ CHANGING = {
     setProjectMember                           | F F + | - - - | - - - | - - | ? - - | + +
     setProjectMember, the last admin           | F F C | - - - | - - - | - - | ? - - | C C
     removeProjectMember                        | F F + | - - - | - - - | - - | ? - - | + +
+    launchServer beside it                     | f + + | n n n | n n n | n n | ? n n | + +
+    launchServer in one's own project          | f + + | f - - | f - - | - - | ? n - | + +
+    startServer                                | F + + | - - - | - - - | - - | ? - - | + +
+    startServer, running                       | F = = | - - - | - - - | - - | ? - - | = =
+    stopServer                                 | F + + | - - - | - - - | - - | ? - - | + +
+    deleteServer                               | F + + | - - - | - - - | - - | ? - - | + +
+    createVolume                               | F + + | - - - | - - - | - - | ? - - | + +
+    deleteVolume                               | F + + | - - - | - - - | - - | ? - - | + +
     removeProjectMember, the last admin        | F F C | - - - | - - - | - - | ? - - | C C
     """,
     "shared": """
     createImage, a copy beside it              | f + + | n n n | n n n | n n | ? n n | + + | project C
+    launchServer beside it                     | f + + | n n n | n n n | n n | ? n n | + +
+    launchServer in one's own project          | f + + | f + + | f + + | - - | ? n - | + +
     createImage, a copy in one's own project   | f + + | f + + | f + + | - - | ? n - | + + | place C
     completeUpload                             | F = = | - - - | - - - | - - | ? - - | = =
     abortUpload                                | F C C | - - - | - - - | - - | ? - - | C C
@@ -321,10 +351,20 @@ CHANGING = {
     setProjectMember                           | - - - | - - - | - - - | - - | ? - + | - +
     setProjectMember, the last admin           | - - - | - - - | - - - | - - | ? - C | - C
     removeProjectMember                        | - - - | - - - | - - - | - - | ? - + | - +
+    launchServer beside it                     | n n n | n n n | n n n | n n | ? n + | n +
+    launchServer in one's own project          | f - - | f - - | f - - | - - | ? n + | - F
+    startServer                                | - - - | - - - | - - - | - - | ? - + | - +
+    startServer, running                       | - - - | - - - | - - - | - - | ? - = | - =
+    stopServer                                 | - - - | - - - | - - - | - - | ? - + | - +
+    deleteServer                               | - - - | - - - | - - - | - - | ? - + | - +
+    createVolume                               | - - - | - - - | - - - | - - | ? - + | - +
+    deleteVolume                               | - - - | - - - | - - - | - - | ? - + | - +
     removeProjectMember, the last admin        | - - - | - - - | - - - | - - | ? - C | - C
     """,
     "public": """
     createImage, a copy beside it              | n n n | n n n | n n n | n n | ? n + | n + | project C
+    launchServer beside it                     | n n n | n n n | n n n | n n | ? n + | n +
+    launchServer in one's own project          | f + + | f + + | f + + | + + | ? n + | + +
     createImage, a copy in one's own project   | f + + | f + + | f + + | + + | ? n + | + + | place C
     completeUpload                             | - - - | - - - | - - - | - - | ? - + | - + | sees U
     abortUpload                                | - - - | - - - | - - - | - - | ? - + | - + | sees M

@@ -12,10 +12,11 @@ import sqlalchemy
 from app.catalog import members
 from app.catalog.feed import event_log
 from app.catalog.feed.cursors import EPOCH_BYTES, Cursors, Mark
-from app.lifecycle import ProjectRole
-from app.models import TABLES
+from app.lifecycle import ProjectRole, ServerGoal, ServerStatus
+from app.models import TABLES, Server
 from tests.support.access_cells import CALLERS
 from tests.support.gateway import OPERATOR, Gateway
+from tests.support.serving_servers import add_host
 
 ACME, GLOBEX = ("home", "launching", "editing", "asked", "aside"), ("abroad", "overseas", "islands")
 # Admins of further projects, by project.
@@ -40,6 +41,10 @@ RESULTS = {
     "revokeImageShare": "revokedShareId",
     **dict.fromkeys(("shareImage", "updateImageShare", "acceptImageShare", "declineImageShare"), "share { id }"),
     **dict.fromkeys(("setProjectQuota", "setProjectMember", "removeProjectMember"), "project { id }"),
+    **dict.fromkeys(("launchServer", "startServer", "stopServer"), "server { id }"),
+    "deleteServer": "deletedServerId",
+    "createVolume": "volume { id }",
+    "deleteVolume": "deletedVolumeId",
 }
 
 
@@ -66,6 +71,7 @@ class World:
         await self._make_images()
         await self._share()
         await self._copy()
+        await self._launch()
         for place in ("home", "launching", "editing", "asked", "abroad"):
             self.images["last", place] = await self.gateway.create(OPERATOR, projectId=self.ids[place], name="last")
         self.end = await self.position()
@@ -140,6 +146,18 @@ class World:
         await self.do("revokeImageShare", shareId=share)
         await self.do("updateImage", imageId=withdrawn["id"], name="renamed-since")
 
+    async def _launch(self) -> None:
+        """A host, and in the projects of images a server that runs, one that is stopped, and a volume."""
+        await add_host(self.gateway)
+        for project, kind in (("home", "own"), ("abroad", "foreign")):
+            given = {"projectId": self.ids[project], "name": "server"}
+            image_id = self.images[kind, "active"]["id"]
+            for name, status in (("server", ServerStatus.RUNNING), ("stopped", ServerStatus.STOPPED)):
+                id_ = await self.do("launchServer", imageId=image_id, **given)
+                await self.gateway.change(Server, id_, status=status, goal=ServerGoal(status.value))
+                self.ids[f"{project} {name}"] = id_
+            self.ids[f"{project} volume"] = await self.do("createVolume", sizeGib=1, **given)
+
     async def share(self, image_id: str, project: str, grant: str, subject: str = OPERATOR) -> str:
         """Share an image, or offer it if necessary. Returns the share's id."""
         given = {"imageId": image_id, "projectId": self.ids[project], "grant": grant, "offer": True}
@@ -195,6 +213,7 @@ class World:
             **{name: self.ids[project] for name, project in PLACES[kind].items()},
             **{name: self.ids.get(f"{kind} {name}", "") for name in ("share", "offer")},
             **{name: self.ids[name] for name in ("declined", "copy", "orphan")},
+            **{name: self.ids[f"{project} {name}"] for name in ("server", "stopped", "volume")},
             **{role: f"abroad-{role}" if project == "abroad" else role for role in staff},
             "image": image["id"],
             "name": image["name"],

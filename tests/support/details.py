@@ -1,6 +1,16 @@
 """A detail of each kind of job, for tests that do not use it."""
 
-from app.catalog.work.kinds import Assemble, Convert, Erase, Hash, InspectHead, StreamRange, every_kind
+from app.catalog.work.kinds import (
+    Assemble,
+    Convert,
+    Erase,
+    Hash,
+    InspectHead,
+    SettleServer,
+    SettleVolume,
+    StreamRange,
+    every_kind,
+)
 from app.lifecycle import JobKind
 
 DETAILS = every_kind(
@@ -11,5 +21,7 @@ DETAILS = every_kind(
         JobKind.ASSEMBLE: Assemble(source="src_x", shared={"reference": "r", "cuts": [0, 1]}),
         JobKind.HASH: Hash(blob="blb_x"),
         JobKind.ERASE: Erase(),
+        JobKind.SETTLE_SERVER: SettleServer(server="srv_x"),
+        JobKind.SETTLE_VOLUME: SettleVolume(volume="vol_x"),
     }
 )

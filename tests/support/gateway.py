@@ -18,6 +18,7 @@ from starlette.applications import Starlette
 from app.adapters.chosen import Messaging
 from app.adapters.folder.store import FolderStore
 from app.adapters.messaging.dramatiq_queue import DramatiqQueue, local_broker
+from app.adapters.messaging.host_bells import HostBells
 from app.adapters.messaging.local_wakeups import LocalWakeups
 from app.adapters.tokens import SecretTokens
 from app.catalog import conversions, images, members
@@ -88,6 +89,7 @@ class Gateway:
     alpha: str = ""
     beta: str = ""
     tokens: SecretTokens = field(default_factory=lambda: SecretTokens(SECRET.encode()))
+    bells: HostBells = field(default_factory=HostBells)
 
     # ------------------------------------------------------------ asking
 
@@ -317,7 +319,7 @@ class Gateway:
 
 _CHANGED_BY_THE_API = (
     "project", "membership", "image", "image_share", "storage_entry", "source", "upload", "job", "event",
-    "idempotency_key", "blob",
+    "idempotency_key", "blob", "server", "volume",
 )  # fmt: skip
 _NUMBERS = itertools.count(1)
 MORNING = datetime(2026, 1, 31, 6, tzinfo=UTC)
@@ -367,7 +369,7 @@ async def running_gateway(data: Path, **given: Any) -> AsyncIterator[Gateway]:
         client = await stack.enter_async_context(httpx.AsyncClient(transport=transport, base_url="http://gateway"))
         gateway = Gateway(
             settings, app, endpoint, database, store, wakeups, queue,
-            lambda: Workers(settings, broker, wakeups, channels.announce), client,
+            lambda: Workers(settings, broker, wakeups, channels.announce), client, bells=channels.bells,
         )  # fmt: skip
         alpha, beta = await members.create_organization(database, "demo", ["alpha", "beta"], STRANGER)
         gateway.alpha, gateway.beta = alpha.id, beta.id

@@ -14,6 +14,7 @@ import dramatiq
 import pytest
 
 from app.adapters.messaging.dramatiq_queue import QUEUE
+from app.catalog.work.kinds import OF_WORKERS
 from app.lifecycle import JobKind
 from app.ports import JobQueue
 from workers.jobs.runner import declare_actors
@@ -69,10 +70,10 @@ class JobQueueContract:
     def test_a_worker_is_woken_for_each_kind_of_job(self, place: QueuePlace) -> None:
         shop = Workshop()
         with workers(place.broker, shop.take):
-            for kind in JobKind:
+            for kind in OF_WORKERS:
                 place.queue.wake(kind)
-            shop.wait_for(*JobKind)
-        assert sorted(shop.woken) == sorted(JobKind)
+            shop.wait_for(*OF_WORKERS)
+        assert sorted(shop.woken) == sorted(OF_WORKERS)
 
     def test_each_call_wakes_a_worker_also_before_anybody_works(self, place: QueuePlace) -> None:
         shop = Workshop()

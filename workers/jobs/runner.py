@@ -2,8 +2,7 @@
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
@@ -15,7 +14,7 @@ from app import metrics
 from app.adapters.messaging.dramatiq_queue import QUEUE
 from app.catalog.work import jobs, turns
 from app.catalog.work.jobs import Claim
-from app.catalog.work.kinds import CONVERSIONS, JOBS, Conversion, Detail, every_kind
+from app.catalog.work.kinds import CONVERSIONS, JOBS, OF_WORKERS, Conversion, Detail, every_kind
 from app.database.sessions import Database
 from app.errors import DatabaseUnavailable, LeaseLost, StoreError
 from app.lifecycle import FailureCode, JobKind
@@ -24,7 +23,8 @@ from app.settings import Settings
 from workers.errors import Cancelled, NotConfined, TurnLost
 from workers.jobs.conversions import Conversions, retry_delay, too_many_attempts
 from workers.jobs.duties import Duties
-from workers.jobs.turn_clock import MOST_LOST, set_within, too_slow
+from workers.jobs.leases import leased
+from workers.jobs.turn_clock import MOST_LOST, too_slow
 
 log = structlog.get_logger()
 
@@ -134,7 +134,7 @@ class JobRunner:
 
     async def _attempt(self, claim: Claim[Any], cancelled: threading.Event) -> None:
         try:
-            async with self._leased(claim, cancelled):
+            async with leased(self.database, claim, self.settings.lease_seconds, cancelled.set):
                 with metrics.job(claim.kind):
                     await _DUTIES[claim.kind](self)(claim, cancelled)
         except TurnLost as loss:
@@ -164,28 +164,6 @@ class JobRunner:
         await self.conversions.give_up(claim, too_many_attempts(code))
         return True
 
-    @asynccontextmanager
-    async def _leased(self, claim: Claim[Any], cancelled: threading.Event) -> AsyncIterator[None]:
-        """Renew the lease during the block; set `cancelled` if the lease is lost, and when the block ends."""
-        done = asyncio.Event()
-        renewing = asyncio.create_task(self._renew(claim, cancelled, done))
-        try:
-            yield
-        finally:
-            cancelled.set()
-            done.set()
-            await renewing
-
-    async def _renew(self, claim: Claim[Any], cancelled: threading.Event, done: asyncio.Event) -> None:
-        while not await set_within(done, self.settings.lease_seconds / 3):
-            try:
-                await jobs.renew(self.database, claim, self._lease)
-            except LeaseLost:
-                cancelled.set()
-                return
-            except Exception:
-                log.warning("job.not_renewed", job=claim.job_id, exc_info=True)
-
 
 # The method that does each kind of job.
 _DUTIES: Mapping[JobKind, Callable[[JobRunner], Duty]] = every_kind(
@@ -196,14 +174,20 @@ _DUTIES: Mapping[JobKind, Callable[[JobRunner], Duty]] = every_kind(
         JobKind.ASSEMBLE: lambda worker: worker.conversions.assemble,
         JobKind.HASH: lambda worker: worker.duties.hash,
         JobKind.ERASE: lambda worker: worker.duties.erase,
-    }
+    },
+    OF_WORKERS,
 )
 
 
 def declare_actors(broker: dramatiq.Broker, run: Callable[[JobKind], Awaitable[None]]) -> None:
-    """Declare an actor per kind of job that calls `run`. Rows, leases and sweeps replace Dramatiq's retries."""
+    """Declare an actor per kind of job that calls `run`. Rows, leases and sweeps replace Dramatiq's retries.
+
+    The jobs of hosts have none: see `workers.hosts`.
+    """
     for kind, known in JOBS.items():
         metrics.JOB_FAILURES.labels(kind)  # created before the first failure, so that Prometheus sees an increase
+        if kind not in OF_WORKERS:
+            continue
         declare = dramatiq.actor(broker=broker, actor_name=kind.lower(), queue_name=QUEUE, priority=known.priority)
         declare(_actor(run, kind))
 

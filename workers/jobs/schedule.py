@@ -1,4 +1,4 @@
-"""The periodic sweeps: over jobs that no worker took, idle uploads, orphaned bytes, old events, and the metrics."""
+"""The periodic sweeps: over jobs that no worker took, idle uploads, orphaned bytes, lost servers, and the metrics."""
 
 import asyncio
 import math
@@ -18,6 +18,7 @@ from app.catalog import census, conversions, uploads
 from app.catalog.bill import reconciling
 from app.catalog.catalogue import Catalogue
 from app.catalog.feed import event_log
+from app.catalog.servers import watching
 from app.catalog.upload_progress import UploadPolling
 from app.catalog.work import jobs, turns
 from app.database.sessions import Database
@@ -84,6 +85,10 @@ class Schedule:
         often = {"trigger": "interval", "coalesce": True, "max_instances": 1, "next_run_time": now()}
         for sweep, seconds in sweeps:
             self._scheduler.add_job(self._run, args=(sweep,), id=sweep.__name__, seconds=seconds, **often)
+        # Hosts that start together with this process get the time to report.
+        often["next_run_time"] = now() + timedelta(seconds=self._settings.host_seconds)
+        seconds = self._settings.host_seconds / 2
+        self._scheduler.add_job(self._run, args=(self.lose_servers,), id="lose_servers", seconds=seconds, **often)
         self._scheduler.start()
 
     async def stop(self) -> None:
@@ -141,6 +146,10 @@ class Schedule:
         """Fill or refill the disk reserve for deletions if there is room for it."""
         if self._database.reserve is not None:
             await asyncio.to_thread(self._database.reserve.keep)
+
+    async def lose_servers(self) -> None:
+        """Set servers whose host is gone to ERROR."""
+        await watching.lose_servers(self.catalogue)
 
     async def take_census(self) -> None:
         """Count waiting work for the metrics. They keep the newest count for a while if the database is down."""

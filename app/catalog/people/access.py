@@ -181,6 +181,21 @@ async def image_and_access(
     return image, access
 
 
+async def image_to_launch(
+    session: AsyncSession, viewer: Viewer, image_id: str, project_id: str, refusal: Forbidden
+) -> Image:
+    """An image that a project may launch, locked, for a viewer who sees it. It need not be ACTIVE.
+
+    Raises NotFound when the viewer does not see it, and `refusal`, whose field is that of the image, when the project
+    may not launch it.
+    """
+    image = await image_for(session, viewer, image_id, field=refusal.field, lock=True)
+    through = (await accesses(session, viewer, [image.id], through=project_id)).get(image.id)
+    if through is None or not through.may(Right.LAUNCH):
+        raise refusal
+    return image
+
+
 async def project_to_see_from(session: AsyncSession, viewer: Viewer, image: Image, preferred: str | None = None) -> str:
     """A project through which the viewer sees an image: `preferred` if possible, else the image's own."""
     projects: list[str | None] = [*await _projects_with(session, image)]

@@ -31,7 +31,7 @@ BUILT_CONDITIONS = 256
 LOCKED = ForUpdateArg(key_share=True)
 _NEEDS = {
     ProjectRole.READER: "see this project",
-    ProjectRole.MEMBER: "change images",
+    ProjectRole.MEMBER: "change images, servers and volumes",
     ProjectRole.ADMIN: "administer it",
 }
 

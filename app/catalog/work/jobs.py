@@ -33,17 +33,43 @@ class Claim(Generic[D_co]):
     detail: D_co
 
 
-def start(tx: Transaction, detail: Detail, *, image_id: str | None = None) -> Job:
-    """Add a job of the detail's kind. It is announced once the transaction has committed."""
-    job = Job(kind=kind_of(detail), image_id=image_id, detail=detail.to_row())
+def start(tx: Transaction, detail: Detail, *, image_id: str | None = None, host_id: str | None = None) -> Job:
+    """Add a job of the detail's kind. It is announced once the transaction has committed.
+
+    `host_id` is the only host that may do it; without one, any worker may.
+    """
+    job = Job(kind=kind_of(detail), image_id=image_id, host_id=host_id, detail=detail.to_row())
     tx.session.add(job)
     tx.jobs.append(job)
     return job
 
 
+async def expedite(tx: Transaction, job_id: str | None) -> bool:
+    """Make a job that waits due now, with all of its attempts. Returns False when there is no unfinished job."""
+    job = await tx.session.get(Job, job_id, with_for_update=True) if job_id else None
+    if job is None or job.state == JobState.DONE:
+        return False
+    if job.state == JobState.WAITING:
+        job.due_at, job.attempts = now(), 0
+        tx.jobs.append(job)
+    return True
+
+
 async def claim(database: Database, kind: JobKind, lease: timedelta) -> Claim[Any] | None:
     """Claim the longest-waiting job of a kind that is due or whose lease has expired; None if there is none."""
     query = select(Job).where(Job.kind == kind).order_by(col(Job.due_at), col(Job.id)).limit(1)
+    async with database.transaction() as tx:
+        return await _take(tx, query, lease)
+
+
+async def claim_of_host(database: Database, host_id: str, lease: timedelta) -> Claim[Any] | None:
+    """Claim the longest-waiting job of a host that is due or whose lease has expired; None if there is none."""
+    # A host polls, and mostly finds nothing: a read disturbs no writer.
+    due = select(Job.id).where(Job.host_id == host_id, claimable(now())).limit(1)
+    async with database.read() as session:
+        if (await session.execute(due)).first() is None:
+            return None
+    query = select(Job).where(Job.host_id == host_id).order_by(col(Job.due_at), col(Job.id)).limit(1)
     async with database.transaction() as tx:
         return await _take(tx, query, lease)
 
@@ -119,9 +145,10 @@ async def cancel_of_image(tx: Transaction, image_id: str, *, but: str | None = N
 async def due(database: Database, limit: int = 100) -> Sequence[Job]:
     """Jobs that are due or whose lease has expired, the longest-waiting first, at most `limit`.
 
-    Conversions are not included: many more may wait than can start, so they are chosen by `turns`.
+    Conversions are not included: many more may wait than can start, so they are chosen by `turns`. Neither are the jobs
+    of hosts, which look for them.
     """
-    query = select(Job).where(claimable(now()), col(Job.kind).not_in(CONVERSIONS))
+    query = select(Job).where(claimable(now()), col(Job.kind).not_in(CONVERSIONS), col(Job.host_id).is_(None))
     query = query.order_by(col(Job.due_at)).limit(limit)
     async with database.read() as session:
         return (await session.execute(query)).scalars().all()

@@ -1,14 +1,14 @@
 """The table of job kinds: the priority of each, whether it is a conversion, and the detail in its row.
 
-The workers have a table with a function for each kind, which `every_kind` checks as well.
+The workers have tables with a function for each kind, which `every_kind` checks as well.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, fields
 from types import MappingProxyType
 from typing import Any, Self, TypeVar
 
-from app.lifecycle import JobKind
+from app.lifecycle import OF_HOSTS, JobKind
 
 T = TypeVar("T")
 
@@ -89,6 +89,20 @@ class Erase(Detail):
     keys: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SettleServer(Detail):
+    """Make a server, given by its id, what its users want it to be."""
+
+    server: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SettleVolume(Detail):
+    """Delete the disk of a deleted volume, given by its id."""
+
+    volume: str
+
+
 @dataclass(frozen=True, slots=True)
 class Kind:
     """The properties of a kind of job.
@@ -101,9 +115,9 @@ class Kind:
     is_conversion: bool = False
 
 
-def every_kind(table: Mapping[JobKind, T]) -> Mapping[JobKind, T]:
-    """A read-only table by kind of job. Raises LookupError when a kind is missing."""
-    missing = sorted(set(JobKind) - set(table))
+def every_kind(table: Mapping[JobKind, T], among: Collection[JobKind] = tuple(JobKind)) -> Mapping[JobKind, T]:
+    """A read-only table by kind of job. Raises LookupError when a kind, of those in `among`, is missing."""
+    missing = sorted(set(among) - set(table))
     if missing:
         raise LookupError(f"no entry for jobs of kind {', '.join(missing)}")
     return MappingProxyType(dict(table))
@@ -117,11 +131,16 @@ JOBS = every_kind(
         JobKind.ASSEMBLE: Kind(Assemble, priority=1, is_conversion=True),
         JobKind.ERASE: Kind(Erase, priority=2),
         JobKind.HASH: Kind(Hash, priority=3),
+        JobKind.SETTLE_SERVER: Kind(SettleServer, priority=0),
+        JobKind.SETTLE_VOLUME: Kind(SettleVolume, priority=2),
     }
 )
 
 # The kinds that are taken in turns, limited to a number of images per project at a time.
 CONVERSIONS = frozenset(kind for kind, known in JOBS.items() if known.is_conversion)
+
+# The kinds that any worker may do; the others belong to a host.
+OF_WORKERS = frozenset(JobKind) - OF_HOSTS
 
 _KINDS = {known.detail: kind for kind, known in JOBS.items()}
 

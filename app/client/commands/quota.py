@@ -26,6 +26,11 @@ def quota(
     snapshots_per_volume: Annotated[
         _Limit, typer.Option(metavar="N|default", help="Set how many snapshots of each volume are kept.")
     ] = None,
+    servers: Annotated[_Limit, typer.Option(metavar="N|default", help="Set the limit on servers.")] = None,
+    volumes: Annotated[_Limit, typer.Option(metavar="N|default", help="Set the limit on volumes.")] = None,
+    volume_storage_gib: Annotated[
+        _Limit, typer.Option(metavar="N|default", help="Set the limit on the size of all volumes in GiB.")
+    ] = None,
     project: options.Project = None,
     connection: options.ConnectionFile = None,
     as_json: options.AsJson = False,
@@ -40,6 +45,9 @@ def quota(
                 "custom_images": custom_images,
                 "image_storage_gib": storage_gib,
                 "snapshots_per_volume": snapshots_per_volume,
+                "servers": servers,
+                "volumes": volumes,
+                "volume_storage_gib": volume_storage_gib,
             }
         )
         found, limited = run(_quota(options.connection_of(connection, project), limits))
@@ -79,12 +87,15 @@ async def _quota(connection: Connection, limits: Mapping[str, int | None]) -> tu
 def _show(output: Output, project: QuotaFields, quota: QuotaFieldsQuota) -> None:
     images, storage = quota.custom_images, quota.image_storage
     reserved = f", and {size(storage.reserved)} reserved for uploads" if storage.reserved else ""
-    snapshots = quota.snapshots_per_volume
+    snapshots, volumes = quota.snapshots_per_volume, quota.volume_storage
     output.details(
         [
             ("project", f"{project.name} ({project.id})"),
             ("custom images", f"{images.used} of {images.limit}"),
             ("image storage", f"{size(storage.used)} of {size(storage.limit)}{reserved}"),
             ("snapshots per volume", "the newest is kept" if snapshots == 1 else f"the newest {snapshots} are kept"),
+            ("servers", f"{quota.servers.used} of {quota.servers.limit}"),
+            ("volumes", f"{quota.volumes.used} of {quota.volumes.limit}"),
+            ("volume storage", f"{size(volumes.used)} of {size(volumes.limit)}"),
         ]
     )

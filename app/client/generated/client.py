@@ -899,6 +899,18 @@ class Client(BaseClient):
                   reserved
                 }
                 snapshotsPerVolume
+                servers {
+                  limit
+                  used
+                }
+                volumes {
+                  limit
+                  used
+                }
+                volumeStorage {
+                  limit
+                  used
+                }
               }
             }
             """)
@@ -944,6 +956,18 @@ class Client(BaseClient):
                   reserved
                 }
                 snapshotsPerVolume
+                servers {
+                  limit
+                  used
+                }
+                volumes {
+                  limit
+                  used
+                }
+                volumeStorage {
+                  limit
+                  used
+                }
               }
             }
             """)

@@ -174,6 +174,9 @@ class QuotaFieldsQuota(BaseModel):
     custom_images: "QuotaFieldsQuotaCustomImages" = Field(alias="customImages")
     image_storage: "QuotaFieldsQuotaImageStorage" = Field(alias="imageStorage")
     snapshots_per_volume: int = Field(alias="snapshotsPerVolume")
+    servers: "QuotaFieldsQuotaServers"
+    volumes: "QuotaFieldsQuotaVolumes"
+    volume_storage: "QuotaFieldsQuotaVolumeStorage" = Field(alias="volumeStorage")
 
 
 class QuotaFieldsQuotaCustomImages(BaseModel):
@@ -185,6 +188,21 @@ class QuotaFieldsQuotaImageStorage(BaseModel):
     limit: int
     used: int
     reserved: int
+
+
+class QuotaFieldsQuotaServers(BaseModel):
+    limit: int
+    used: int
+
+
+class QuotaFieldsQuotaVolumes(BaseModel):
+    limit: int
+    used: int
+
+
+class QuotaFieldsQuotaVolumeStorage(BaseModel):
+    limit: int
+    used: int
 
 
 class ShareFields(BaseModel):

@@ -205,8 +205,14 @@ class SetProjectQuotaInput(BaseModel):
     "Maximum storage of custom images and snapshots together, in GiB."
     project_id: str = Field(alias="projectId")
     "Id of the project."
+    servers: int | None = None
+    "Maximum number of servers."
     snapshots_per_volume: int | None = Field(alias="snapshotsPerVolume", default=None)
     "Maximum number of snapshots kept per volume."
+    volume_storage_gib: int | None = Field(alias="volumeStorageGib", default=None)
+    "Maximum size of all volumes together, in GiB."
+    volumes: int | None = None
+    "Maximum number of volumes, including boot volumes."
 
 
 class ShareImageInput(BaseModel):

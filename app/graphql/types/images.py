@@ -8,16 +8,17 @@ import strawberry
 from app import models
 from app.catalog import images, sharing
 from app.catalog.bill import billing
-from app.catalog.conversions import minimum_boot_disk
 from app.catalog.feed.details import Failure
 from app.catalog.people import access
 from app.catalog.people.access import Access, Right
+from app.catalog.servers import seeing
 from app.catalog.uploads import receipt_of
 from app.graphql.context import Info
 from app.graphql.scalars import ByteSize, EventCursor
 from app.graphql.types.billing import Money
 from app.graphql.types.connections import Connection, Paging, paged
 from app.graphql.types.node import Node, made_of
+from app.graphql.types.servers import Server, server_page
 from app.graphql.types.sharing import ImageShare, share_page
 from app.graphql.types.tenancy import Project
 from app.graphql.types.uploads import ImageUpload, SignedRequest, asker_of, download_end, signed_request
@@ -178,7 +179,7 @@ class Image(Node):
             visibility=row.visibility,
             architecture=row.architecture,
             virtual_size=None if size is None else ByteSize(size),
-            min_boot_disk_gib=None if size is None else minimum_boot_disk(size),
+            min_boot_disk_gib=None if size is None else images.minimum_boot_disk(size),
             stored_size=None if row.stored_size is None else ByteSize(row.stored_size),
             sha256=row.sha256,
             protected=row.protected,
@@ -277,6 +278,29 @@ class Image(Node):
             read=lambda session, window: sharing.shares_of(session, self.id, window),
             count=lambda session: sharing.count_shares(session, self.id),
         )
+
+    @paged(
+        description="Servers that were launched from the image, oldest first: those of projects that you have a role "
+        "in."
+    )
+    async def used_by(self, info: Info, paging: Paging) -> Connection[Server] | None:
+        viewer = info.context.viewer
+        return await server_page(
+            info,
+            paging,
+            read=lambda session, window: seeing.servers_from(session, viewer, self.id, window),
+            count=lambda session: seeing.count_servers_from(session, viewer, self.id),
+        )
+
+    @strawberry.field(
+        description="When a server was last launched from the image, in any project; null if none was, and if you "
+        "have no role in the image's project."
+    )
+    async def last_launched_at(self, info: Info) -> datetime | None:
+        if await info.context.loaders.roles.load(self.row.project_id) is None:
+            return None
+        launched: datetime | None = self.row.last_launched_at
+        return launched
 
     @strawberry.field(
         description="Cost of storing the image for a whole month at today's rate; 0 if another image of its "

@@ -3,6 +3,7 @@
 import strawberry
 
 from app.catalog.quotas import Quota
+from app.catalog.servers.limits import Usage
 from app.graphql.scalars import ByteSize
 
 
@@ -24,10 +25,15 @@ class ProjectQuota:
     custom_images: CountQuota = strawberry.field(description="Number of custom images, in any status.")
     image_storage: ByteQuota = strawberry.field(description="Bytes of custom images and snapshots.")
     snapshots_per_volume: int = strawberry.field(description="Maximum number of snapshots kept per volume.")
+    servers: CountQuota = strawberry.field(description="Number of servers, in any status.")
+    volumes: CountQuota = strawberry.field(description="Number of volumes, including boot volumes.")
+    volume_storage: ByteQuota = strawberry.field(
+        description="Size of all volumes together, in bytes. Nothing of it is reserved."
+    )
 
     @staticmethod
-    def of(quota: Quota) -> "ProjectQuota":
-        """The GraphQL form of a quota."""
+    def of(quota: Quota, usage: Usage) -> "ProjectQuota":
+        """The GraphQL form of a quota on images, and of the limits on servers and volumes."""
         return ProjectQuota(
             custom_images=CountQuota(limit=quota.custom_images_limit, used=quota.custom_images_used),
             image_storage=ByteQuota(
@@ -36,4 +42,9 @@ class ProjectQuota:
                 reserved=ByteSize(quota.storage_reserved),
             ),
             snapshots_per_volume=quota.snapshots_per_volume,
+            servers=CountQuota(limit=usage.servers_limit, used=usage.servers_used),
+            volumes=CountQuota(limit=usage.volumes_limit, used=usage.volumes_used),
+            volume_storage=ByteQuota(
+                limit=ByteSize(usage.storage_limit), used=ByteSize(usage.storage_used), reserved=ByteSize(0)
+            ),
         )

@@ -8,11 +8,13 @@ import strawberry
 from app.catalog import members, quotas, sharing
 from app.catalog.bill import billing
 from app.catalog.people import tenancy
+from app.catalog.servers import limits, seeing
 from app.graphql.context import Info
 from app.graphql.types.billing import StorageUsage
 from app.graphql.types.connections import Connection, Paging, cursor_for, page_fields, paged
 from app.graphql.types.node import Node, made_of
 from app.graphql.types.quotas import ProjectQuota
+from app.graphql.types.servers import Server, Volume, server_page, volume_page
 from app.graphql.types.sharing import ImageShare, share_page
 from app.lifecycle import ProjectRole, ShareState
 from app.models import Membership
@@ -103,7 +105,8 @@ class Project(Node):
             return None
         catalogue = info.context.catalogue
         async with catalogue.database.read() as session:
-            return ProjectQuota.of(await quotas.quota_of(session, self.row, catalogue.settings))
+            quota = await quotas.quota_of(session, self.row, catalogue.settings)
+            return ProjectQuota.of(quota, await limits.usage_of(session, self.row, catalogue.settings))
 
     @paged(description="Members of the project, by subject; null if you have no role in the project.")
     async def members(self, info: Info, paging: Paging) -> Connection[ProjectMember] | None:
@@ -120,6 +123,26 @@ class Project(Node):
             page = await members.members_of(session, self.id, window)
         nodes = [ProjectMember(subject=row.subject, role=row.role) for row in page.rows]
         return Connection[ProjectMember](count=count, **page_fields(page, nodes, _member_cursor))
+
+    @paged(description="Servers of the project, oldest first; null if you have no role in the project.")
+    async def servers(self, info: Info, paging: Paging) -> Connection[Server] | None:
+        if await self.viewer_role_here(info) is None:
+            return None
+        return await server_page(
+            info,
+            paging,
+            read=lambda session, window: seeing.servers_of(session, self.id, window),
+            count=lambda session: seeing.count_servers(session, self.id),
+        )
+
+    @paged(
+        description="Volumes of the project, including boot volumes, oldest first; null if you have no role in the "
+        "project."
+    )
+    async def volumes(self, info: Info, paging: Paging) -> Connection[Volume] | None:
+        if await self.viewer_role_here(info) is None:
+            return None
+        return await volume_page(info, paging, self.id)
 
     @strawberry.field(
         description="Storage used by the project in an interval of at most ten years, and its cost; null if you "

@@ -31,6 +31,8 @@ from tests.support.watchers import Wanted, served, watching
 pytestmark = pytest.mark.anyio
 
 DONE = ("+", "o")
+# What a mutation changes, by the names with a dollar.
+_THINGS = ("image", "upload", "share", "offer", "declined", "server", "stopped", "volume")
 
 
 @pytest.fixture(scope="module")
@@ -261,7 +263,7 @@ def hidden_by(change: Change, outcome: str) -> dict[str, str]:
     absent = {**{name: ABSENT[name] for name in PROJECTS}, **change.absent}
     if outcome in ("n", "O"):
         return absent
-    things = {name: ABSENT[name] for name in ("image", "upload", "share", "offer", "declined")}
+    things = {name: ABSENT[name] for name in _THINGS}
     return things if change.thing != "projectId" else {"project": ABSENT["project"]}
 
 
@@ -335,7 +337,9 @@ NODES = {
     "ImageUpload": "node of an upload",
     "Organization": "node of an organization",
     "Project": "node of a project",
+    "Server": "node of a server",
     "Viewer": "node of the viewer",
+    "Volume": "node of a volume",
 }
 
 

@@ -48,6 +48,20 @@ async def test_it_takes_more_than_an_admin_of_the_project(gateway: Gateway, subj
     assert "owners" in refused["message"]
 
 
+async def test_limits_on_servers_and_volumes_are_set_and_taken_back(gateway: Gateway) -> None:
+    project = await gateway.project()
+    give = "project { quota { servers { limit used } volumes { limit used } volumeStorage { limit used reserved } } }"
+    wish = {"servers": 0, "volumes": 5, "volumeStorageGib": 7}
+    made = await done(gateway, "setProjectQuota", OWNER, give=give, projectId=project, **wish)
+    assert made["quota"] == {
+        "servers": {"limit": 0, "used": 0}, "volumes": {"limit": 5, "used": 0},
+        "volumeStorage": {"limit": 7 * GIB, "used": 0, "reserved": 0},
+    }  # fmt: skip
+    nothing = dict.fromkeys(wish)
+    made = await done(gateway, "setProjectQuota", OWNER, give=give, projectId=project, **nothing)
+    assert [made["quota"][name]["limit"] for name in ("servers", "volumes", "volumeStorage")] == [20, 100, 1000 * GIB]
+
+
 async def test_an_operator_sets_limits_of_any_project(gateway: Gateway) -> None:
     project = await gateway.project()
     headers = {"Authorization": f"Bearer {gateway.tokens.issue('ops', operator=True)}"}
@@ -64,7 +78,7 @@ async def test_a_project_that_can_not_be_seen_has_no_limits(gateway: Gateway) ->
     assert hidden == absent
 
 
-@pytest.mark.parametrize("name", ["customImages", "imageStorageGib", "snapshotsPerVolume"])
+@pytest.mark.parametrize("name", ["customImages", "imageStorageGib", "snapshotsPerVolume", "servers"])
 async def test_a_limit_below_nothing_is_refused_and_one_of_nothing_blocks_all(gateway: Gateway, name: str) -> None:
     project = await gateway.project()
     refused = await mistake(gateway, "setProjectQuota", OWNER, projectId=project, **{name: -1})
@@ -72,7 +86,7 @@ async def test_a_limit_below_nothing_is_refused_and_one_of_nothing_blocks_all(ga
     await set_limits(gateway, project, **{name: 0})
     created = await act(gateway, "createImage", **gateway.creation(projectId=project))
     codes = [error["code"] for error in created["userErrors"]]
-    assert codes == ([] if name == "snapshotsPerVolume" else ["QUOTA_EXCEEDED"])
+    assert codes == ([] if name in ("snapshotsPerVolume", "servers") else ["QUOTA_EXCEEDED"])
 
 
 async def test_who_expects_another_revision_of_the_project_changes_nothing(gateway: Gateway) -> None:

@@ -108,7 +108,7 @@ def test_ids_and_enums_are_never_null_and_nodes_have_ids(built: GraphQLSchema) -
     node = built.type_map["Node"]
     assert isinstance(node, GraphQLInterfaceType)
     nodes = {type_.name for type_ in built.get_implementations(node).objects}
-    assert nodes == {"Image", "ImageShare", "ImageUpload", "Organization", "Project", "Viewer"}
+    assert nodes == {"Image", "ImageShare", "ImageUpload", "Organization", "Project", "Server", "Viewer", "Volume"}
     for name in nodes:
         type_ = built.type_map[name]
         assert isinstance(type_, GraphQLObjectType)
@@ -132,6 +132,8 @@ def test_the_enums_are_the_vocabulary(built: GraphQLSchema) -> None:
         "DiskFormat": lifecycle.DiskFormat,
         "ProjectRole": lifecycle.ProjectRole,
         "Architecture": lifecycle.Architecture,
+        "ServerStatus": lifecycle.ServerStatus,
+        "ServerFailureCode": lifecycle.ServerFailureCode,
     }
     for name, vocabulary in pairs.items():
         type_ = built.type_map[name]

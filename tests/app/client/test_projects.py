@@ -22,6 +22,9 @@ QUOTA = {
     "customImages": {"limit": 50, "used": 3},
     "imageStorage": {"limit": 500 << 30, "used": 3 << 29, "reserved": 1 << 30},
     "snapshotsPerVolume": 100,
+    "servers": {"limit": 20, "used": 2},
+    "volumes": {"limit": 100, "used": 4},
+    "volumeStorage": {"limit": 1000 << 30, "used": 3 << 29},
 }
 EUR = {"amount": "0.500000", "currency": "EUR"}
 
@@ -67,6 +70,9 @@ def test_a_quota_is_shown_for_people_and_for_programs() -> None:
         "custom images         3 of 50",
         "image storage         1.5 GiB of 500.0 GiB, and 1.0 GiB reserved for uploads",
         "snapshots per volume  the newest 100 are kept",
+        "servers               2 of 20",
+        "volumes               4 of 100",
+        "volume storage        1.5 GiB of 1000.0 GiB",
     ]
     assert json.loads(programs.out) == {"project": PROJECT, **QUOTA}
 
@@ -74,7 +80,7 @@ def test_a_quota_is_shown_for_people_and_for_programs() -> None:
 def test_a_single_snapshot_is_shown_in_the_singular() -> None:
     answer = data(project=LIMITED | {"quota": QUOTA | {"snapshotsPerVolume": 1}})
 
-    assert ran("quota", Quota=[answer]).out.splitlines()[-1] == "snapshots per volume  the newest is kept"
+    assert "snapshots per volume  the newest is kept" in ran("quota", Quota=[answer]).out.splitlines()
 
 
 @pytest.mark.parametrize(
@@ -83,6 +89,10 @@ def test_a_single_snapshot_is_shown_in_the_singular() -> None:
         (("--custom-images", "7"), {"customImages": 7}),
         (("--storage-gib", "0", "--snapshots-per-volume", "9"), {"imageStorageGib": 0, "snapshotsPerVolume": 9}),
         (("--custom-images", "default", "--storage-gib", "1"), {"customImages": None, "imageStorageGib": 1}),
+        (
+            ("--servers", "2", "--volumes", "default", "--volume-storage-gib", "5"),
+            {"servers": 2, "volumes": None, "volumeStorageGib": 5},
+        ),
     ],
 )
 def test_only_the_limits_that_are_said_are_set_and_null_is_the_default(

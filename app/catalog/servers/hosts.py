@@ -1,0 +1,134 @@
+"""Hosts: they report what they have, and new servers are placed on one that is alive and has room."""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from sqlalchemy import func
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlmodel import col, select
+
+from app.catalog.people.tenancy import LOCKED
+from app.database.sessions import Database, Transaction
+from app.errors import NoHypervisor
+from app.lifecycle import Architecture, ServerGoal
+from app.models import Host, Server, now
+from app.settings import Settings
+from app.sizes import counted, spelled
+
+_ASK = "Ask the operator for a host that runs servers. Everything else works without one."
+
+
+@dataclass(frozen=True, slots=True)
+class HostReport:
+    """What a host says about itself. `memory` is what its servers may use together, in bytes.
+
+    `token` identifies the host, also after a restart; `accelerator` is what runs its servers, such as kvm or tcg.
+    Without `takes_launches`, it runs only the servers that it has.
+    """
+
+    token: str
+    name: str
+    accelerator: str
+    memory: int
+    vcpus: int
+    takes_launches: bool = True
+
+
+async def report(database: Database, said: HostReport) -> str:
+    """Record that a host is alive, and what it says about itself. Returns its id, which is created at the first time.
+
+    A host reports from one process at a time.
+    """
+    async with database.transaction() as tx:
+        query = select(Host).where(Host.token == said.token).with_for_update(key_share=True)
+        host = (await tx.session.execute(query)).scalar_one_or_none()
+        if host is None:
+            host = Host(token=said.token, name=said.name, accelerator=said.accelerator, memory=0, vcpus=0)
+            tx.session.add(host)
+        host.name, host.accelerator = said.name, said.accelerator
+        host.memory, host.vcpus, host.takes_launches = said.memory, said.vcpus, said.takes_launches
+        host.seen_at = now()
+        return host.id
+
+
+def last_alive(settings: Settings) -> datetime:
+    """A host that was last seen before this instant counts as gone."""
+    return now() - timedelta(seconds=settings.host_seconds)
+
+
+async def require_any(session: AsyncSession, settings: Settings) -> None:
+    """Raises NoHypervisor when no host takes launches."""
+    query = select(Host.id).where(Host.seen_at >= last_alive(settings), col(Host.takes_launches).is_(True)).limit(1)
+    if (await session.execute(query)).first() is None:
+        raise _no_host()
+
+
+async def place(
+    tx: Transaction,
+    settings: Settings,
+    *,
+    vcpus: int,
+    memory: int,
+    architecture: Architecture | None = None,
+    only: Collection[str] = (),
+) -> Host:
+    """The host for a new server: of those with enough processors and memory, the one with the most free memory.
+
+    `memory` is in bytes. `only` are the hosts that have data volumes of the server; empty if none does. The hosts are
+    locked, so that no other transaction places a server until this one ends. Raises NoHypervisor.
+    """
+    if architecture not in (None, Architecture.X86_64):
+        raise NoHypervisor(f"No host runs servers with the architecture {architecture}.", field=("imageId",), hint=_ASK)
+    query = select(Host).where(Host.seen_at >= last_alive(settings), col(Host.takes_launches).is_(True))
+    query = query.order_by(col(Host.id)).with_for_update(key_share=True)
+    alive = (await tx.session.execute(query)).scalars().all()
+    if not alive:
+        raise _no_host()
+    if set(only) - {host.id for host in alive} or len(set(only)) > 1:
+        raise NoHypervisor(
+            "No host has all of the data volumes: they are on different hosts, or on one that is not available.",
+            field=("dataVolumeIds",),
+            hint="Use volumes of one host, or new ones.",
+        )
+    free = await _free_memory(tx.session, [host for host in alive if not only or host.id in only])
+    fitting = [host for host in alive if free.get(host.id, -1) >= memory and host.vcpus >= vcpus]
+    if not fitting:
+        raise _no_room(vcpus, memory)
+    return max(fitting, key=lambda host: free[host.id])
+
+
+async def require_room(tx: Transaction, settings: Settings, server: Server) -> None:
+    """Lock the host of a stopped server. Raises NoHypervisor when it is gone, or has too little free memory."""
+    host = await tx.session.get_one(Host, server.host_id, with_for_update=LOCKED)
+    if host.seen_at < last_alive(settings):
+        raise NoHypervisor(
+            "The host of the server is not available.",
+            field=("serverId",),
+            hint="Try again later, or ask the operator to start the host.",
+        )
+    if (await _free_memory(tx.session, [host]))[host.id] < server.memory:
+        raise _no_room(server.vcpus, server.memory, ("serverId",))
+
+
+async def _free_memory(session: AsyncSession, hosts: Sequence[Host]) -> dict[str, int]:
+    """The memory of hosts that no server needs, in bytes, by their ids. Stopped servers need none."""
+    query = (
+        select(Server.host_id, func.sum(Server.memory))
+        .where(col(Server.host_id).in_([host.id for host in hosts]), Server.goal == ServerGoal.RUNNING)
+        .group_by(col(Server.host_id))
+    )
+    needed = {host_id: int(memory) for host_id, memory in (await session.execute(query)).all()}
+    return {host.id: host.memory - needed.get(host.id, 0) for host in hosts}
+
+
+def _no_host() -> NoHypervisor:
+    return NoHypervisor("No host runs servers here.", field=("projectId",), hint=_ASK)
+
+
+def _no_room(vcpus: int, memory: int, field: Sequence[str] = ("memoryMib",)) -> NoHypervisor:
+    return NoHypervisor(
+        f"No host has room for a server with {counted(vcpus, 'vCPU')} and {spelled(memory)} of memory.",
+        field=field,
+        hint="Request a smaller server, stop one that is not needed, or try again later.",
+    )
