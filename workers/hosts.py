@@ -1,0 +1,128 @@
+"""The workers of one host: they run next to its virtual machines, in a thread with an event loop of its own."""
+
+import asyncio
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from contextlib import suppress
+from pathlib import Path
+from typing import Self
+
+import structlog
+
+from app.adapters.chosen import reserve_of, storage_of
+from app.adapters.messaging.host_bells import HostBells
+from app.catalog.catalogue import Catalogue
+from app.catalog.servers import hosts
+from app.catalog.servers.hosts import HostReport
+from app.database.sessions import Database
+from app.models import Event, Job
+from app.settings import Settings
+from workers.hypervisor.port import Hypervisor
+from workers.jobs.bases import BaseFolder
+from workers.jobs.host_runner import HostRunner
+from workers.jobs.host_schedule import HostSchedule
+from workers.jobs.hosting import Hosting
+from workers.jobs.turn_clock import set_within
+
+log = structlog.get_logger()
+
+Announce = Callable[[list[Job], list[Event]], None]
+
+# A host looks several times at its servers before it counts as gone, and often enough for users to see what ended.
+_SWEEP_SECONDS = 5.0
+
+
+class HostWorkers:
+    """Runs the jobs and the sweeps of the host that `about` describes. It has its own database connections.
+
+    Bases are kept in `bases`. Servers go on running when it stops. One process per host runs it.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        hypervisor: Hypervisor,
+        about: HostReport,
+        bases: Path,
+        bells: HostBells,
+        announce: Announce,
+    ) -> None:
+        self._settings = settings
+        self._hypervisor = hypervisor
+        self._about = about
+        self._bases = bases
+        self._bells = bells
+        self._announce = announce
+        self._started: Future[None] = Future()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._over: asyncio.Event | None = None
+        self._thread = threading.Thread(target=self._run, name="host", daemon=True)
+
+    def __enter__(self) -> Self:
+        """Start working. Returns when the host is registered. Raises DatabaseUnavailable, StoreUnavailable."""
+        self._thread.start()
+        self._started.result()
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        """Release the running jobs and stop."""
+        if self._loop is not None and self._over is not None:
+            self._loop.call_soon_threadsafe(self._over.set)
+        self._thread.join()
+
+    def _run(self) -> None:
+        try:
+            asyncio.run(self._work())
+        except BaseException as error:
+            if self._started.done():
+                log.error("host.failed", exc_info=error)
+                raise
+            self._started.set_exception(error)
+
+    async def _work(self) -> None:
+        self._loop, self._over = asyncio.get_running_loop(), asyncio.Event()
+        settings = self._settings
+        storage = storage_of(settings)
+        connections, reserve = settings.database_connections, reserve_of(settings)
+        database = Database(settings.database_address, self._announce, connections=connections, reserve=reserve)
+        try:
+            bases = BaseFolder(self._bases, storage.store)
+            await asyncio.to_thread(bases.remove_drafts)
+            host_id = await hosts.report(database, self._about)
+            hosting = Hosting(Catalogue(database, storage.store, settings), self._hypervisor, bases.base)
+            runner = HostRunner(database, hosting, settings, host_id)
+            schedule = HostSchedule(database, self._hypervisor, self._about, host_id)
+            await self._work_as(host_id, runner, schedule)
+        finally:
+            await database.close()
+            storage.close()
+
+    async def _work_as(self, host_id: str, runner: HostRunner, schedule: HostSchedule) -> None:
+        loop, over = asyncio.get_running_loop(), self._over
+        if over is None:
+            raise RuntimeError("the event that ends the host is missing")
+
+        def ring() -> None:
+            with suppress(RuntimeError):  # the loop has just ended
+                loop.call_soon_threadsafe(runner.wake)
+
+        self._bells.listen(host_id, ring)
+        running, sweeping = asyncio.create_task(runner.run()), asyncio.create_task(self._sweep(schedule, over))
+        self._started.set_result(None)
+        try:
+            await over.wait()
+        finally:
+            self._bells.leave(host_id)
+            await runner.stop()
+            await asyncio.gather(running, sweeping)
+
+    async def _sweep(self, schedule: HostSchedule, over: asyncio.Event) -> None:
+        seconds = min(_SWEEP_SECONDS, self._settings.host_seconds / 3)
+        while True:
+            try:
+                await schedule.sweep()
+            except Exception:  # whatever it was may be over the next time
+                log.warning("host.not_swept", exc_info=True)
+            if await set_within(over, seconds):
+                return

@@ -1,0 +1,149 @@
+"""The jobs of a host: compare what a server should be with the hypervisor, and act. Every step may be repeated."""
+
+import asyncio
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, TypeVar
+from weakref import WeakValueDictionary
+
+import structlog
+
+from app.catalog.catalogue import Catalogue
+from app.catalog.servers import settling
+from app.catalog.servers.settling import Disk, ServerFailure, ServerOrder
+from app.catalog.work.jobs import Claim
+from app.catalog.work.kinds import SettleServer, SettleVolume, every_kind
+from app.errors import ObjectMissing, StoreError
+from app.lifecycle import OF_HOSTS, JobKind, ServerFailureCode, ServerGoal
+from workers.errors import Cancelled
+from workers.hypervisor.port import Hypervisor, HypervisorUnavailable, MachineSpec, Seed, VolumeSpec
+from workers.jobs.bases import BaseDamaged, Provide
+
+log = structlog.get_logger()
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Hosting:
+    """Does the jobs of one host. Lives in one event loop. Every method raises errors that another attempt may resolve.
+
+    `provide` makes the base of a volume available as a file.
+    """
+
+    catalogue: Catalogue
+    hypervisor: Hypervisor
+    provide: Provide
+    # A job whose lease was lost may still be acting on its server when the job is claimed again.
+    _locks: WeakValueDictionary[str, asyncio.Lock] = field(default_factory=WeakValueDictionary)
+
+    async def settle_server(self, claim: Claim[SettleServer], cancelled: asyncio.Event) -> None:
+        """Make a server what its users want it to be, and again if they change their mind meanwhile."""
+        async with self._alone(claim.detail.server):
+            while True:
+                order = await settling.order_for(self.catalogue, claim)
+                log.info("server.settling", server=order.server_id, goal=order.goal)
+                for step in self._steps(order):
+                    await unless(cancelled, step())
+                if await settling.settled(self.catalogue, claim, order):
+                    return
+
+    def _steps(self, order: ServerOrder) -> list[Callable[[], Coroutine[Any, Any, None]]]:
+        """What to do for an order, one after the other. Each step does nothing if it has been done."""
+        match order.goal:
+            case ServerGoal.RUNNING:
+                creating = [partial(self._create, disk) for disk in order.disks]
+                return [*creating, partial(self.hypervisor.launch, _machine(order))]
+            case ServerGoal.STOPPED:
+                return [partial(self.hypervisor.stop, order.server_id, self.catalogue.settings.stop_seconds)]
+            case ServerGoal.ABSENT:
+                deleting = [partial(self.hypervisor.delete_volume, disk.id) for disk in order.disks if disk.deleted]
+                return [partial(self.hypervisor.destroy, order.server_id), *deleting]
+
+    async def _create(self, disk: Disk) -> None:
+        if disk.base is None:
+            await self.hypervisor.create_volume(VolumeSpec(disk.id, disk.size))
+            return
+        async with self.provide(disk.base) as path:
+            await self.hypervisor.create_volume(VolumeSpec(disk.id, disk.size, path))
+
+    async def settle_volume(self, claim: Claim[SettleVolume], cancelled: asyncio.Event) -> None:
+        """Delete the disk of a deleted volume."""
+        await unless(cancelled, self.hypervisor.delete_volume(claim.detail.volume))
+        await settling.volume_erased(self.catalogue, claim)
+
+    async def give_up(self, claim: Claim[Any], error: Exception) -> bool:
+        """Set a server that could not be started to ERROR. Returns False for other jobs, which are retried forever."""
+        if claim.kind is not JobKind.SETTLE_SERVER:
+            return False
+        order = await settling.order_for(self.catalogue, claim)
+        if order.goal != ServerGoal.RUNNING:
+            return False
+        return await settling.failed(self.catalogue, claim, order, failure_of(error))
+
+    def _alone(self, server_id: str) -> asyncio.Lock:
+        lock = self._locks.get(server_id) or asyncio.Lock()
+        self._locks[server_id] = lock
+        return lock
+
+
+def _machine(order: ServerOrder) -> MachineSpec:
+    return MachineSpec(
+        id=order.server_id,
+        vcpus=order.vcpus,
+        memory=order.memory,
+        volumes=[disk.id for disk in order.disks],
+        seed=Seed(order.instance_id, order.host_name, order.ssh_keys, order.user_data),
+    )
+
+
+def failure_of(error: Exception) -> ServerFailure:
+    """What the users of a server are told about an error that kept it from starting."""
+    if isinstance(error, BaseDamaged | ObjectMissing | StoreError):
+        return ServerFailure(
+            ServerFailureCode.IMAGE_UNAVAILABLE,
+            "The host could not read the bytes of the image.",
+            "Try again with startServer. If it fails again, ask the operator to run `images fsck`.",
+        )
+    if isinstance(error, HypervisorUnavailable | OSError):
+        return ServerFailure(
+            ServerFailureCode.HYPERVISOR_UNAVAILABLE,
+            "The hypervisor of the host could not start the server.",
+            "Try again later with startServer. If it fails again, ask the operator.",
+        )
+    return ServerFailure(
+        ServerFailureCode.INTERNAL,
+        "The server could not be started because of an internal error in the gateway.",
+        "Try again with startServer. If it fails again, ask the operator.",
+    )
+
+
+async def unless(cancelled: asyncio.Event, act: Coroutine[Any, Any, T]) -> T:
+    """The result of `act`, which is interrupted when `cancelled` is set: then raises Cancelled."""
+    if cancelled.is_set():
+        act.close()
+        raise Cancelled("the job was released")
+    acting = asyncio.ensure_future(act)
+    waiting = asyncio.ensure_future(cancelled.wait())
+    try:
+        await asyncio.wait({acting, waiting}, return_when=asyncio.FIRST_COMPLETED)
+        if acting.done():
+            return acting.result()
+        raise Cancelled("the job was released")
+    finally:
+        for task in (acting, waiting):
+            task.cancel()
+        await asyncio.gather(acting, waiting, return_exceptions=True)
+
+
+Duty = Callable[[Claim[Any], asyncio.Event], Coroutine[Any, Any, None]]
+
+# The method that does each kind of job.
+DUTIES: Mapping[JobKind, Callable[[Hosting], Duty]] = every_kind(
+    {
+        JobKind.SETTLE_SERVER: lambda hosting: hosting.settle_server,
+        JobKind.SETTLE_VOLUME: lambda hosting: hosting.settle_volume,
+    },
+    OF_HOSTS,
+)
