@@ -4,8 +4,8 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 
-# A handshake and the first messages after it take about 2 ms of the event loop. A client may open hundreds of sockets at
-# once; without pauses, they would all be served in one iteration of the loop, while everyone else waits.
+# A handshake and the first messages after it take about 2 ms of the event loop. A client may open hundreds of sockets
+# at once; without pauses, they would all be served in one iteration of the loop, while everyone else waits.
 _PAUSE_SECONDS = 0.01
 
 
