@@ -1,6 +1,6 @@
 """Protocols for what the use cases need from the outside world. `app/adapters/` implements them."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol
@@ -117,8 +117,8 @@ class ObjectStore(Protocol):
         `asker` is used as in `sign_part`.
         """
 
-    def read(self, key: str) -> AsyncIterator[bytes]:
-        """The bytes of an object, in order. Raises ObjectMissing."""
+    def read(self, key: str) -> AsyncGenerator[bytes, None]:
+        """The bytes of an object, in order. The caller closes the generator. Raises ObjectMissing."""
 
     async def head(self, key: str) -> bytes:
         """The first `HEAD_BYTES` of an object or an open upload; all bytes of a shorter one.

@@ -188,6 +188,21 @@ class Settings(BaseSettings):
         12 * 3600, description="Age at which an object that no row references is deleted, in seconds."
     )
 
+    servers: Literal["auto", "off"] = Field(
+        "auto", description="Whether `images up` runs servers: `auto` runs them where QEMU and bubblewrap work."
+    )
+    accelerator: Literal["auto", "kvm", "tcg"] = Field(
+        "auto",
+        description="What runs the instructions of servers: `kvm`, `tcg` (software emulation, slow), or KVM where it "
+        "works.",
+    )
+    host_folder: Path | None = Field(
+        None, description="Folder with the servers and volumes of a host; without it, `host` in the data folder."
+    )
+    host_memory_gib: Positive | None = Field(
+        None,
+        description="Memory that the servers of a host may use together, in GiB; without it, half of the machine's.",
+    )
     host_seconds: Seconds = Field(30, description="How long a host may be silent before it counts as gone, in seconds.")
     stop_seconds: Seconds = Field(
         60, description="How long a server may take to shut down before it is powered off, in seconds."
@@ -286,6 +301,11 @@ class Settings(BaseSettings):
     def admin_key(self) -> S3Key | None:
         """The key that creates the bucket and the other keys; None when it is not set."""
         return _key_of(self.object_store_admin_key)
+
+    @property
+    def host_path(self) -> Path:
+        """The folder of the servers and volumes of this machine."""
+        return (self.host_folder or self.data / "host").absolute()
 
     @property
     def objects_path(self) -> Path:

@@ -1,10 +1,14 @@
 """The workers of one host: they run next to its virtual machines, in a thread with an event loop of its own."""
 
 import asyncio
+import os
+import secrets
+import socket
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
@@ -18,8 +22,13 @@ from app.catalog.servers.hosts import HostReport
 from app.database.sessions import Database
 from app.models import Event, Job
 from app.settings import Settings
+from app.sizes import GIB
+from workers.hypervisor.accelerators import Accelerator
+from workers.hypervisor.bases import BaseCache
 from workers.hypervisor.port import Hypervisor
-from workers.jobs.bases import BaseFolder
+from workers.hypervisor.qemu import QemuHypervisor
+from workers.hypervisor.settings import HostSettings
+from workers.jobs.bases import StoredBases
 from workers.jobs.host_runner import HostRunner
 from workers.jobs.host_schedule import HostSchedule
 from workers.jobs.hosting import Hosting
@@ -31,27 +40,61 @@ Announce = Callable[[list[Job], list[Event]], None]
 
 # A host looks several times at its servers before it counts as gone, and often enough for users to see what ended.
 _SWEEP_SECONDS = 5.0
+# What base images leave free on the disk of a host, for its volumes.
+_SPARE = 2 * GIB
+
+
+@dataclass(frozen=True, slots=True)
+class ThisHost:
+    """The host on this machine: what runs its servers, what it says about itself, and its base images."""
+
+    hypervisor: Hypervisor
+    about: HostReport
+    bases: BaseCache
+
+
+def this_host(settings: Settings) -> ThisHost:
+    """The host on this machine, on QEMU. Blocks. Raises HypervisorUnavailable if it can't run servers, OSError."""
+    hypervisor = _qemu(settings)
+    accelerator = asyncio.run(hypervisor.check())
+    token = _token(settings.host_path)
+    memory = settings.host_memory_gib * GIB if settings.host_memory_gib else _physical_memory() // 2
+    about = HostReport(token, socket.gethostname(), accelerator, memory, os.cpu_count() or 1)
+    return ThisHost(hypervisor, about, hypervisor.bases(_SPARE))
+
+
+def accelerator_here(settings: Settings) -> Accelerator:
+    """What runs the guests of this machine. Blocks, and changes nothing. Raises HypervisorUnavailable."""
+    return asyncio.run(_qemu(settings).check())
+
+
+def _qemu(settings: Settings) -> QemuHypervisor:
+    accelerator = None if settings.accelerator == "auto" else Accelerator(settings.accelerator)
+    return QemuHypervisor(HostSettings(settings.host_path, accelerator=accelerator))
+
+
+def _token(folder: Path) -> str:
+    """What identifies the host in the database: random, and kept in its folder."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path = folder / "token"
+    with suppress(FileExistsError), path.open("x") as file:
+        file.write(secrets.token_hex(16))
+    return path.read_text()
+
+
+def _physical_memory() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 class HostWorkers:
-    """Runs the jobs and the sweeps of the host that `about` describes. It has its own database connections.
+    """Runs the jobs and the sweeps of a host. It has its own database connections.
 
-    Bases are kept in `bases`. Servers go on running when it stops. One process per host runs it.
+    Servers go on running when it stops. One process per host runs it.
     """
 
-    def __init__(
-        self,
-        settings: Settings,
-        hypervisor: Hypervisor,
-        about: HostReport,
-        bases: Path,
-        bells: HostBells,
-        announce: Announce,
-    ) -> None:
+    def __init__(self, settings: Settings, host: ThisHost, bells: HostBells, announce: Announce) -> None:
         self._settings = settings
-        self._hypervisor = hypervisor
-        self._about = about
-        self._bases = bases
+        self._host = host
         self._bells = bells
         self._announce = announce
         self._started: Future[None] = Future()
@@ -87,12 +130,11 @@ class HostWorkers:
         connections, reserve = settings.database_connections, reserve_of(settings)
         database = Database(settings.database_address, self._announce, connections=connections, reserve=reserve)
         try:
-            bases = BaseFolder(self._bases, storage.store)
-            await asyncio.to_thread(bases.remove_drafts)
-            host_id = await hosts.report(database, self._about)
-            hosting = Hosting(Catalogue(database, storage.store, settings), self._hypervisor, bases.base)
+            host_id = await hosts.report(database, self._host.about)
+            bases = StoredBases(self._host.bases, storage.store)
+            hosting = Hosting(Catalogue(database, storage.store, settings), self._host.hypervisor, bases.base)
             runner = HostRunner(database, hosting, settings, host_id)
-            schedule = HostSchedule(database, self._hypervisor, self._about, host_id)
+            schedule = HostSchedule(database, self._host.hypervisor, self._host.about, host_id)
             await self._work_as(host_id, runner, schedule)
         finally:
             await database.close()

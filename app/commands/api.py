@@ -2,14 +2,15 @@
 
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
+import structlog
 import typer
 from rich.console import Console
 
-from app.adapters.chosen import messaging
+from app.adapters.chosen import Messaging, messaging
 from app.commands import connection_file
 from app.commands.data_folder import locked_data_folder, make_folders
 from app.commands.metrics_port import metrics_port
@@ -25,6 +26,8 @@ from workers.main import Workers
 
 ORGANIZATION = "demo"
 PROJECTS = ("alpha", "beta")
+
+log = structlog.get_logger()
 
 Host = Annotated[str | None, typer.Option(help="Address to listen on [IMAGES_HOST].")]
 Port = Annotated[int | None, typer.Option(help="Port to listen on; 0 picks a free one [IMAGES_PORT].")]
@@ -47,8 +50,27 @@ def up(data: Data = None, host: Host = None, port: Port = None) -> None:
         opened = _connection_file(settings, address_of(bound), projects)
         with metrics_port(settings), messaging(settings) as channels, opened as ready:
             app, endpoint = create_app(settings, channels)
-            with Workers(settings, channels.broker, channels.wakeups, channels.announce, channels.queue):
+            with ExitStack() as stack:
+                stack.enter_context(
+                    Workers(settings, channels.broker, channels.wakeups, channels.announce, channels.queue)
+                )
+                if settings.servers != "off":
+                    _run_servers(settings, channels, stack)
                 serve(app, endpoint, bound, settings, ready)
+
+
+def _run_servers(settings: Settings, channels: Messaging, stack: ExitStack) -> None:
+    """Run servers until the end of `stack`, if this machine can; otherwise requests for servers are rejected."""
+    # Loaded only here: other commands and machines do without.
+    from workers.hosts import HostWorkers, this_host
+    from workers.hypervisor.port import HypervisorUnavailable
+
+    try:
+        host = this_host(settings)
+    except HypervisorUnavailable as error:
+        log.info("host.unavailable", reason=str(error), hint="images doctor")
+        return
+    stack.enter_context(HostWorkers(settings, host, channels.bells, channels.announce))
 
 
 @contextmanager

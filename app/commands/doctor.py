@@ -44,6 +44,7 @@ def findings(settings: Settings) -> list[Finding]:
         _program("qemu-img", "apt install qemu-utils", needed=True),
         _program("bwrap", "apt install bubblewrap, which confines qemu-img further", needed=False),
         *_places(settings),
+        _servers(settings),
         _assets(),
     ]
 
@@ -87,6 +88,20 @@ def _python() -> Finding:
 def _program(name: str, remedy: str, *, needed: bool) -> Finding:
     path = shutil.which(name)
     return Finding(name, path is not None, path or "missing", None if path else remedy, needed)
+
+
+def _servers(settings: Settings) -> Finding:
+    # Loaded only here: other commands do without.
+    from workers.hosts import accelerator_here
+    from workers.hypervisor.port import HypervisorUnavailable
+
+    try:
+        accelerator = accelerator_here(settings)
+    except HypervisorUnavailable as error:
+        remedy = "correct this to run servers here; everything else works without them"
+        return Finding("servers", False, str(error), remedy, needed=False)
+    states = {"kvm": "this machine can run servers, with KVM", "tcg": "this machine can run servers, emulated by QEMU"}
+    return Finding("servers", True, states[accelerator])
 
 
 def _data(settings: Settings) -> Finding:

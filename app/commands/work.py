@@ -1,4 +1,4 @@
-"""The commands that run only workers, or only their scheduler. They do not load the API, to save memory."""
+"""The commands that run only workers, their scheduler, or servers. They do not load the API, to save memory."""
 
 import asyncio
 import signal
@@ -12,15 +12,16 @@ from app.commands.metrics_port import metrics_port
 from app.commands.options import FOR_OPERATORS, Data
 from app.commands.starting import prepare, settings_from
 from app.errors import SettingsError
-from app.sizes import counted
+from app.sizes import counted, spelled
 from workers.main import Workers, run_sweeps
 from workers.memory import share_heap
 
 
 def add_work_commands(cli: typer.Typer) -> None:
-    """Add `work` and `schedule` to the commands."""
+    """Add `work`, `schedule` and `host` to the commands."""
     cli.command("work", rich_help_panel=FOR_OPERATORS)(work)
     cli.command("schedule", rich_help_panel=FOR_OPERATORS)(run_schedule)
+    cli.command("host", rich_help_panel=FOR_OPERATORS)(host)
 
 
 def work(
@@ -52,6 +53,26 @@ def run_schedule(data: Data = None) -> None:
     with metrics_port(settings), messaging(settings, works=False) as channels:
         print("keeping time", flush=True)  # noqa: T201
         asyncio.run(run_sweeps(settings, channels.queue, channels.wakeups, channels.announce, stopped))
+
+
+def host(data: Data = None) -> None:
+    """Run the servers of this machine, until SIGTERM or SIGINT. Servers continue without it."""
+    # Loaded only here: other commands do without.
+    from workers.hosts import HostWorkers, this_host
+    from workers.hypervisor.port import HypervisorUnavailable
+
+    settings = settings_from(data=data)
+    prepare(settings)
+    stopped = _stop_on_signal()
+    try:
+        here = this_host(settings)
+    except HypervisorUnavailable as error:
+        raise SettingsError(f"this machine can't run servers: {error}") from error
+    with metrics_port(settings), messaging(settings, works=False) as channels:
+        with HostWorkers(settings, here, channels.bells, channels.announce):
+            memory = spelled(here.about.memory)
+            print(f"running servers with {here.about.accelerator} in {memory} of memory", flush=True)  # noqa: T201
+            stopped.wait()
 
 
 def _stop_on_signal() -> threading.Event:

@@ -113,9 +113,9 @@ def running(data: Path, env: Mapping[str, str] | None = None) -> Iterator[Gatewa
 
 
 def clean_environment(env: Mapping[str, str] | None = None) -> dict[str, str]:
-    """The environment of a process: this one's without any IMAGES_…, and `env`."""
+    """The environment of a process: this one's without any IMAGES_…, and `env`. Without that, it runs no servers."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("IMAGES_")}
-    return {**inherited, **(env or {})}
+    return {**inherited, "IMAGES_SERVERS": "off", **(env or {})}
 
 
 def _when_ready(process: subprocess.Popen[bytes], data: Path, log: Path) -> Gateway:

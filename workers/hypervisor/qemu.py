@@ -13,6 +13,7 @@ from dataclasses import replace
 
 from workers.hypervisor import points, processes, servers, volumes
 from workers.hypervisor.accelerators import Accelerator, detect
+from workers.hypervisor.bases import BaseCache
 from workers.hypervisor.files import HostFiles, ServerFiles, VolumeFiles, allocated, tail
 from workers.hypervisor.locks import held, is_locked, released
 from workers.hypervisor.port import (
@@ -46,6 +47,10 @@ class QemuHypervisor:
             await asyncio.to_thread(processes.check, self._settings, self._host.owner, accelerator)
             self._accelerator = accelerator
         return self._accelerator
+
+    def bases(self, spare: int) -> BaseCache:
+        """The base images of this host, which leave `spare` bytes of its disk free."""
+        return BaseCache(self._host, spare)
 
     async def create_volume(self, volume: VolumeSpec) -> None:
         """See Hypervisor."""

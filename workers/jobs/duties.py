@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import threading
+from contextlib import aclosing
 from dataclasses import dataclass
 
 import structlog
@@ -55,10 +56,11 @@ class Duties:
         """The SHA-256 of an object, in hex. Raises ObjectMissing, Cancelled."""
         digest = hashlib.sha256()
         try:
-            async for chunk in self.catalogue.store.read(key):
-                if cancelled.is_set():
-                    raise Cancelled("while hashing")
-                await asyncio.to_thread(digest.update, chunk)
+            async with aclosing(self.catalogue.store.read(key)) as chunks:
+                async for chunk in chunks:
+                    if cancelled.is_set():
+                        raise Cancelled("while hashing")
+                    await asyncio.to_thread(digest.update, chunk)
         except ObjectMissing:
             # Deleted meanwhile; if not, this log entry tells an operator that the store lost an object.
             log.error("blob.missing", key=key)

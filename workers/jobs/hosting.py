@@ -17,8 +17,9 @@ from app.catalog.work.kinds import SettleServer, SettleVolume, every_kind
 from app.errors import ObjectMissing, StoreError
 from app.lifecycle import OF_HOSTS, JobKind, ServerFailureCode, ServerGoal
 from workers.errors import Cancelled
+from workers.hypervisor.bases import BaseDamaged
 from workers.hypervisor.port import Hypervisor, HypervisorUnavailable, MachineSpec, Seed, VolumeSpec
-from workers.jobs.bases import BaseDamaged, Provide
+from workers.jobs.bases import Provide
 
 log = structlog.get_logger()
 

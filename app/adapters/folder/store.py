@@ -12,7 +12,7 @@ import asyncio
 import errno
 import os
 import secrets
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from functools import partial
@@ -193,7 +193,7 @@ class FolderStore:
         """Close an object once running reads have ended. Never blocks."""
         self._threads.submit(reader.close)
 
-    async def read(self, key: str) -> AsyncIterator[bytes]:
+    async def read(self, key: str) -> AsyncGenerator[bytes, None]:
         """As the port says, in chunks of 1 MiB."""
         reader = await self.open_object(key)
         try:

@@ -6,7 +6,7 @@ What has arrived is read from the store every time.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -174,7 +174,7 @@ class S3Store:
         query = {"response-content-disposition": attachment(file_name)}
         return _signed(self._downloads, "GET", checked_key(key), query, expires_at)
 
-    async def read(self, key: str) -> AsyncIterator[bytes]:
+    async def read(self, key: str) -> AsyncGenerator[bytes, None]:
         """As the port says, in chunks of 1 MiB. Continues where it was when a connection breaks."""
         size = await self._run(self._bucket.size, checked_key(key))
         for offset in range(0, size, _BLOCK):

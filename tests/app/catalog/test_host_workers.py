@@ -18,7 +18,9 @@ from tests.support.gateway import Gateway, until
 from tests.support.scripted_hypervisor import ScriptedHypervisor
 from tests.support.serving_servers import image, launch, remove_hosts, server_row
 from tests.support.sharing import done
-from workers.hosts import HostWorkers
+from workers.hosts import HostWorkers, ThisHost
+from workers.hypervisor.bases import BaseCache
+from workers.hypervisor.files import HostFiles
 
 pytestmark = pytest.mark.anyio
 
@@ -26,7 +28,8 @@ pytestmark = pytest.mark.anyio
 @contextmanager
 def working(gateway: Gateway, hypervisor: ScriptedHypervisor, folder: Path) -> Iterator[None]:
     about = HostReport(str(folder), "here", "tcg", 4096 * GIB, 64)
-    with HostWorkers(gateway.settings, hypervisor, about, folder, gateway.bells, lambda jobs, events: None):
+    host = ThisHost(hypervisor, about, BaseCache(HostFiles(folder), 0))
+    with HostWorkers(gateway.settings, host, gateway.bells, lambda jobs, events: None):
         yield
 
 
@@ -79,7 +82,7 @@ async def _empty(hypervisor: ScriptedHypervisor) -> bool:
 
 async def test_a_host_that_can_not_be_registered_says_so_at_its_start(gateway: Gateway, tmp_path: Path) -> None:
     settings = gateway.settings.model_copy(update={"data": tmp_path / "nothing", "database_url": None})
-    about = HostReport("x", "x", "tcg", GIB, 1)
-    workers = HostWorkers(settings, ScriptedHypervisor(), about, tmp_path, gateway.bells, lambda jobs, events: None)
+    host = ThisHost(ScriptedHypervisor(), HostReport("x", "x", "tcg", GIB, 1), BaseCache(HostFiles(tmp_path), 0))
+    workers = HostWorkers(settings, host, gateway.bells, lambda jobs, events: None)
     with pytest.raises(OperationalError, match="no such table"):
         await asyncio.to_thread(workers.__enter__)

@@ -33,8 +33,10 @@ from tests.support.serving_servers import (
     volume_rows,
 )
 from tests.support.sharing import done
+from workers.hypervisor.bases import BaseCache
+from workers.hypervisor.files import HostFiles
 from workers.hypervisor.port import HypervisorUnavailable
-from workers.jobs.bases import BaseFolder
+from workers.jobs.bases import StoredBases
 from workers.jobs.host_runner import HostRunner
 from workers.jobs.host_schedule import HostSchedule
 from workers.jobs.hosting import Hosting
@@ -49,8 +51,13 @@ class Bench:
     gateway: Gateway
     host_id: str
     hypervisor: ScriptedHypervisor
-    bases: BaseFolder
+    folder: Path
+    bases: StoredBases
     runner: HostRunner
+
+    def fetched(self) -> list[Path]:
+        """The base images that the host has."""
+        return list((self.folder / "bases").iterdir())
 
     def restarted(self) -> HostRunner:
         """Another process for the same host, after the one before was killed."""
@@ -70,7 +77,7 @@ class Bench:
                 await self.gateway.change(Job, job.id, due_at=now(), lease_until=now() - timedelta(seconds=1))
 
     async def sweep(self) -> None:
-        said = about(str(self.bases.folder.parent))
+        said = about(str(self.folder))
         await HostSchedule(self.gateway.database, self.hypervisor, said, self.host_id).sweep()
 
     async def status(self, server: dict[str, Any]) -> tuple[ServerStatus, ServerGoal]:
@@ -85,9 +92,10 @@ class Bench:
 async def bench(gateway: Gateway, tmp_path: Path) -> AsyncIterator[Bench]:
     await remove_hosts(gateway)
     host_id = await add_host(gateway, str(tmp_path))
-    hypervisor, bases = ScriptedHypervisor(), BaseFolder(tmp_path / "bases", gateway.store)
+    hypervisor, bases = ScriptedHypervisor(), StoredBases(BaseCache(HostFiles(tmp_path), 0), gateway.store)
     hosting = Hosting(gateway.catalogue, hypervisor, bases.base)
-    made = Bench(gateway, host_id, hypervisor, bases, HostRunner(gateway.database, hosting, gateway.settings, host_id))
+    runner = HostRunner(gateway.database, hosting, gateway.settings, host_id)
+    made = Bench(gateway, host_id, hypervisor, tmp_path, bases, runner)
     yield made
     await made.runner.stop()
 
@@ -132,7 +140,7 @@ async def test_servers_of_an_image_share_one_base(bench: Bench, project: str, di
         await launch(bench.gateway, project, disk["id"])
     await bench.work()
     assert len({spec.base for spec in bench.hypervisor.disks.values()}) == 1
-    assert len(list(bench.bases.folder.iterdir())) == 1
+    assert len(bench.fetched()) == 1
 
 
 async def test_a_server_is_stopped_and_started_with_the_same_disks(
@@ -367,7 +375,7 @@ async def test_a_base_whose_bytes_differ_is_not_used(bench: Bench, project: str,
     row = await server_row(bench.gateway, server["id"])
     assert (row.status, row.failure_code) == (ServerStatus.ERROR, ServerFailureCode.IMAGE_UNAVAILABLE)
     assert bench.hypervisor.disks == {}
-    assert list(bench.bases.folder.iterdir()) == []
+    assert bench.fetched() == []
 
 
 async def test_a_base_that_is_not_hashed_yet_costs_no_attempt(bench: Bench, project: str) -> None:

@@ -2,7 +2,8 @@
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,9 @@ from app.adapters.folder.store import FolderStore
 from app.catalog.servers.settling import Base
 from app.errors import ObjectMissing, StoreUnavailable
 from app.sizes import MIB
-from workers.jobs.bases import BaseDamaged, BaseFolder, BaseNotReady
+from workers.hypervisor.bases import BaseCache, BaseDamaged
+from workers.hypervisor.files import HostFiles
+from workers.jobs.bases import BaseNotReady, StoredBases
 
 pytestmark = pytest.mark.anyio
 
@@ -30,7 +33,11 @@ def store(tmp_path: Path) -> FolderStore:
     return store
 
 
-async def fetch(bases: BaseFolder, base: Base = BASE) -> Path:
+def bases_in(folder: Path, store: Any) -> StoredBases:
+    return StoredBases(BaseCache(HostFiles(folder), 0), store)
+
+
+async def fetch(bases: StoredBases, base: Base = BASE) -> Path:
     async with bases.base(base) as path:
         return path
 
@@ -43,12 +50,13 @@ class Counting:
         self._store = store
         self._break_off = break_off
 
-    async def read(self, key: str) -> AsyncIterator[bytes]:
+    async def read(self, key: str) -> AsyncGenerator[bytes, None]:
         self.reads += 1
-        async for chunk in self._store.read(key):
-            yield chunk
-            if self._break_off:
-                raise StoreUnavailable("it broke off")
+        async with aclosing(self._store.read(key)) as chunks:
+            async for chunk in chunks:
+                yield chunk
+                if self._break_off:
+                    raise StoreUnavailable("it broke off")
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._store, name)
@@ -56,23 +64,20 @@ class Counting:
 
 async def test_a_base_is_read_once_for_all_who_want_it(store: FolderStore, tmp_path: Path) -> None:
     counting = Counting(store)
-    bases = BaseFolder(tmp_path / "bases", counting)
+    bases = bases_in(tmp_path, counting)
     paths = await asyncio.gather(*(fetch(bases) for _ in range(5)))
-    assert set(paths) == {tmp_path / "bases/blb_1.qcow2"}
+    assert set(paths) == {tmp_path / f"bases/{BASE.sha256}.qcow2"}
     assert (counting.reads, paths[0].read_bytes()) == (1, CONTENT)
     assert paths[0].stat().st_mode & 0o777 == 0o444
-    assert await fetch(BaseFolder(tmp_path / "bases", counting)) == paths[0]
+    assert await fetch(bases_in(tmp_path, counting)) == paths[0]
     assert counting.reads == 1
     store.close()
 
 
-@pytest.mark.parametrize(
-    "wrong", [replace(BASE, sha256="0" * 64), replace(BASE, size=len(CONTENT) + 1)], ids=["sha256", "size"]
-)
-async def test_other_bytes_than_were_stored_are_refused(store: FolderStore, tmp_path: Path, wrong: Base) -> None:
-    bases = BaseFolder(tmp_path / "bases", store)
+async def test_other_bytes_than_were_stored_are_refused(store: FolderStore, tmp_path: Path) -> None:
+    bases = bases_in(tmp_path, store)
     with pytest.raises(BaseDamaged):
-        await fetch(bases, wrong)
+        await fetch(bases, replace(BASE, sha256="0" * 64))
     assert list((tmp_path / "bases").iterdir()) == []
     assert (await fetch(bases)).read_bytes() == CONTENT
     store.close()
@@ -80,24 +85,15 @@ async def test_other_bytes_than_were_stored_are_refused(store: FolderStore, tmp_
 
 async def test_what_has_no_sha256_yet_waits(store: FolderStore, tmp_path: Path) -> None:
     with pytest.raises(BaseNotReady):
-        await fetch(BaseFolder(tmp_path / "bases", store), replace(BASE, sha256=None))
+        await fetch(bases_in(tmp_path, store), replace(BASE, sha256=None))
     assert not (tmp_path / "bases").exists()
     store.close()
 
 
 async def test_an_object_that_is_missing_or_breaks_off_leaves_no_file(store: FolderStore, tmp_path: Path) -> None:
     with pytest.raises(ObjectMissing):
-        await fetch(BaseFolder(tmp_path / "bases", store), replace(BASE, key="blobs/none.qcow2"))
+        await fetch(bases_in(tmp_path, store), replace(BASE, key="blobs/none.qcow2"))
     with pytest.raises(StoreUnavailable):
-        await fetch(BaseFolder(tmp_path / "bases", Counting(store, break_off=True)))
+        await fetch(bases_in(tmp_path, Counting(store, break_off=True)))
     assert list((tmp_path / "bases").iterdir()) == []
-    store.close()
-
-
-async def test_drafts_of_killed_processes_are_removed_and_bases_kept(store: FolderStore, tmp_path: Path) -> None:
-    bases = BaseFolder(tmp_path / "bases", store)
-    path = await fetch(bases)
-    (tmp_path / "bases/.blb_2.qcow2.0011aabb").write_bytes(b"half")
-    bases.remove_drafts()
-    assert list((tmp_path / "bases").iterdir()) == [path]
     store.close()
