@@ -105,7 +105,7 @@ def failure_of(error: Exception) -> ServerFailure:
         return ServerFailure(
             ServerFailureCode.IMAGE_UNAVAILABLE,
             "The host could not read the bytes of the image.",
-            "Try again with startServer. If it fails again, ask the operator to run `images fsck`.",
+            "Try again with startServer. If it fails again, ask the operator to check the object store.",
         )
     if isinstance(error, HypervisorUnavailable | OSError):
         return ServerFailure(

@@ -15,8 +15,8 @@ from app.catalog import members
 from app.catalog.feed import event_log
 from app.catalog.feed.details import Created
 from app.lifecycle import ImageStatus, ProjectRole, ShareGrant, ShareState
-from app.models import ImageShare, Membership, StorageEntry
-from app.sizes import MIB
+from app.models import Host, ImageShare, Membership, Server, StorageEntry, Volume
+from app.sizes import GIB, MIB
 from tests.app.conftest import NewDatabase
 from tests.support.gateway import MORNING, Gateway, running_gateway
 
@@ -40,11 +40,15 @@ CONNECTIONS = {
     "Query.images": Listed("project", "images(projectId: $id, orderBy: {field: NAME, direction: ASC}"),
     "Query.imageEvents": Listed("project", "imageEvents(projectId: $id", "imageId", "EventCursor"),
     "Image.shares": Listed("image", "shares("),
+    "Image.usedBy": Listed("image", "usedBy("),
     "ImageUpload.parts": Listed("upload", "parts(", "number"),
     "Organization.projects": Listed("organization", "projects("),
     "Project.members": Listed("project", "members(", "subject"),
     "Project.acceptedShares": Listed("taker", "acceptedShares("),
+    "Project.servers": Listed("project", "servers("),
     "Project.shareOffers": Listed("asked", "shareOffers("),
+    "Project.volumes": Listed("project", "volumes("),
+    "Server.volumes": Listed("server", "volumes("),
     "StorageUsage.byImage": Listed("project", "byImage(", "imageName"),
     "Viewer.projects": Listed("viewer", "projects("),
 }
@@ -109,16 +113,34 @@ async def filled(gateway: Gateway) -> dict[str, str]:
             tx.session.add(Membership(project_id=home.id, subject=f"member {n}", role=ProjectRole.READER))
             tx.session.add(entry(home.id, image, n))
             event_log.publish(tx, home.id, image, Created(), actor=WALT)
+    servers = await used(gateway, home.id, images[0])
     upload = await gateway.create(WALT, projectId=home.id, upload={"size": 70 * MIB})
     return {
         "project": home.id,
         "taker": others[0].id,
         "asked": others[1].id,
         "image": images[0],
+        "server": servers[0],
         "upload": upload["upload"]["id"],
         "organization": home.organization_id,
         "viewer": f"usr_{WALT}",
     }
+
+
+async def used(gateway: Gateway, project_id: str, image_id: str) -> list[str]:
+    """Servers of an image, the first of which has all of the project's volumes; returns the ids of the servers."""
+    given: dict[str, Any] = {"project_id": project_id, "created_by": WALT}
+    async with gateway.database.transaction() as tx:
+        host = Host(token="here", name="here", accelerator="tcg", memory=GIB, vcpus=1)
+        tx.session.add(host)
+        await tx.session.flush()
+        machine: dict[str, Any] = {"image_id": image_id, "host_id": host.id, "vcpus": 1, "memory": MIB}
+        servers = [Server(name=f"server {n}", instance_id=f"i-{n}", **machine, **given) for n in range(6)]
+        tx.session.add_all(servers)
+        await tx.session.flush()
+        attached: dict[str, Any] = {"server_id": servers[0].id, "host_id": host.id, "size": GIB}
+        tx.session.add_all(Volume(name=f"volume {n}", position=n, **attached, **given) for n in range(6))
+        return [server.id for server in servers]
 
 
 def share(image_id: str, project_id: str, state: ShareState) -> ImageShare:
