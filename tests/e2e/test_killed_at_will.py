@@ -29,6 +29,8 @@ UPLOADS = 30
 KILLS = 12
 _PATIENCE_SECONDS = 400.0
 _WATCH_SECONDS = 3.0
+# A part of one byte on MinIO's disk, with its checksum.
+_TRIED_BYTES = 33
 
 # Short enough that a test sees what otherwise takes its time: leases run out, sweeps come round.
 IMPATIENT = {
@@ -257,8 +259,9 @@ def _parts_of_open_uploads(folder: Path) -> Iterator[Path]:
     """What MinIO holds of multipart uploads that were neither completed nor aborted, on its disk.
 
     An upload whose process died before it returned the upload's address has no part, and no client knows that
-    address. MinIO lists no uploads but those of a key that is known, and drops it after a day by itself.
+    address. MinIO lists no uploads but those of a key that is known, and drops it after a day by itself. The same
+    applies to the upload with which a starting process tries part URLs, if it is killed meanwhile: it has one byte.
     """
     for path in folder.rglob(".minio.sys/multipart/**/part.*"):
-        if path.is_file():
+        if path.is_file() and path.suffix != ".meta" and path.stat().st_size > _TRIED_BYTES:
             yield path

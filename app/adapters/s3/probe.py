@@ -46,7 +46,10 @@ class SignatureIgnored(StoreUnavailable):
 
 
 def try_part_urls(address: S3Address, upload_key: S3Key | None) -> None:
-    """Send parts like a client, with headers that the store must refuse or ignore. Leaves nothing behind.
+    """Send parts like a client, with headers that the store must refuse or ignore.
+
+    Leaves nothing behind, unless the process is killed: then the sweep of orphans finds the objects, and the upload too
+    where the store lists it. MinIO does not, and drops it after a day.
 
     `upload_key` signs the URLs; without it, the key in `address` does. Raises UploadKeyRefused, PartUrlCopies or
     SignatureIgnored; StoreUnavailable or StoreFull for other reasons.

@@ -1,4 +1,4 @@
-"""Who sees servers and volumes: the members of their project, and nobody else. Also their pages."""
+"""Who sees servers and volumes: the members of their project, and no one else. Also their pages."""
 
 from collections.abc import Sequence
 from typing import Any, TypeVar
