@@ -139,7 +139,7 @@ class LiveReader:
 
 
 def _units(offset: int, buffer: memoryview) -> Iterator[tuple[int, memoryview]]:
-    """The reads that fill a buffer from `offset` on, none of which covers two units."""
+    """The reads that fill a buffer from `offset` on, each within one unit."""
     while buffer:
         length = _UNIT - offset % _UNIT
         yield offset, buffer[:length]

@@ -35,7 +35,7 @@ def try_lock(path: Path, *, shared: bool = False) -> int | None:
         except BaseException:
             os.close(fd)
             raise
-        # Whoever held it before may have deleted the file: then the lock is on a file that no one else finds.
+        # The process that held it may have deleted the file: then the lock is on a file that no one else finds.
         if _is_at(fd, path):
             return fd
         os.close(fd)

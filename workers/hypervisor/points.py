@@ -46,7 +46,7 @@ async def take(host: HostFiles, settings: HostSettings, volume: VolumeFiles) -> 
 
 async def _take_live(host: HostFiles, settings: HostSettings, volume: VolumeFiles, size: int, use: Use) -> Point:
     server, export = host.server(use.server), new_export()
-    # Written first: whoever finds it undoes what was done.
+    # Written first: a process that finds it undoes what was done.
     PointRecord(size, export, use.server, use.number).write(volume)
     try:
         host.make_fleece(volume, size)

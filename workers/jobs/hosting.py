@@ -100,7 +100,7 @@ def _machine(order: ServerOrder) -> MachineSpec:
 
 
 def failure_of(error: Exception) -> ServerFailure:
-    """What the users of a server are told about an error that kept it from starting."""
+    """The failure that users of a server see for an error that kept it from starting."""
     if isinstance(error, BaseDamaged | ObjectMissing | StoreError):
         return ServerFailure(
             ServerFailureCode.IMAGE_UNAVAILABLE,

@@ -128,7 +128,7 @@ async def filled(gateway: Gateway) -> dict[str, str]:
 
 
 async def used(gateway: Gateway, project_id: str, image_id: str) -> list[str]:
-    """Servers of an image, the first of which has all of the project's volumes; returns the ids of the servers."""
+    """Servers of an image; the first has all of the project's volumes. Returns the ids of the servers."""
     given: dict[str, Any] = {"project_id": project_id, "created_by": WALT}
     async with gateway.database.transaction() as tx:
         host = Host(token="here", name="here", accelerator="tcg", memory=GIB, vcpus=1)

@@ -1,4 +1,4 @@
-"""Servers against images and hosts on PostgreSQL: whoever comes second finds what the first has done."""
+"""Servers against images and hosts on PostgreSQL: the second to come finds what the first has done."""
 
 import asyncio
 import random
@@ -170,7 +170,7 @@ async def test_a_server_that_is_stopped_just_after_its_job_ended_gets_another(
 
 
 async def tried(act: Awaitable[Any]) -> None:
-    """What users and hosts are told when somebody else was faster; a deadlock would be something else."""
+    """The errors for users and hosts when others were faster; a deadlock would be something else."""
     try:
         await act
     except (UserMistake, LeaseLost):
