@@ -12,6 +12,7 @@ from typing import Protocol
 
 from app.adapters.folder.store import FolderStore
 from app.adapters.s3.bucket import Bucket
+from app.boot_readiness.report import BootReadiness
 from app.catalog.conversions import Assignment
 from app.catalog.outcome import Outcome
 from app.errors import StoreError
@@ -21,6 +22,8 @@ from workers.convert.task import ConversionTask, Where
 from workers.folder import pipeline, receipts
 from workers.folder.undoing import undo
 from workers.limits import Limits
+from workers.readiness.check import check
+from workers.readiness.sources import from_bucket, from_file
 from workers.store.pipeline import convert_in_store
 from workers.store.range_jobs import assemble, discard_split, stream_range
 from workers.store.ranges import SplitPlan, ranges_prefix
@@ -53,6 +56,20 @@ class Order:
         return replace(limits, max_stored_size=self.assignment.room)
 
 
+@dataclass(frozen=True, slots=True)
+class StoredBlob:
+    """A stored qcow2 of `size` bytes, and the job that reads it, with the token of its lease."""
+
+    key: str
+    size: int
+    job_id: str
+    token: int
+
+    def workspace(self, work: Path) -> Path:
+        """The job's own folder in `work`."""
+        return work / workspace_of(self.job_id, self.token)
+
+
 class Converter(Protocol):
     """Runs orders, several at a time, each in a thread of its caller."""
 
@@ -70,6 +87,9 @@ class Converter(Protocol):
         of the image may be held. Killed at any moment, it leaves a state from which the next attempt continues. Does
         nothing if there is nothing to delete. Raises what the pipelines do.
         """
+
+    def check_boot(self, blob: StoredBlob, cancelled: threading.Event) -> BootReadiness:
+        """Describe the disk in a stored qcow2; blocks. What can't be read is UNKNOWN. Raises what `check` does."""
 
     def leftovers(self, result_key: str) -> list[str]:
         """The keys of what conversions left next to a result; they are not needed once the image is ACTIVE."""
@@ -103,6 +123,11 @@ class FolderConverter:
         """As the protocol says. See undoing."""
         task = self._task(order)
         undo(task.source, task.source_size, task.result)
+
+    def check_boot(self, blob: StoredBlob, cancelled: threading.Event) -> BootReadiness:
+        """As the protocol says."""
+        with from_file(self.store.path(blob.key), blob.size) as source:
+            return check(source, blob.workspace(self.store.work), self.limits, cancelled)
 
     def leftovers(self, result_key: str) -> list[str]:
         """As the protocol says: the receipt."""
@@ -160,6 +185,11 @@ class StoreConverter:
         """Delete what a split conversion has in the store, as far as the store is available."""
         with suppress(StoreError):
             discard_split(result_key, split, self.bucket)
+
+    def check_boot(self, blob: StoredBlob, cancelled: threading.Event) -> BootReadiness:
+        """As the protocol says."""
+        with from_bucket(self.bucket, blob.key, blob.size) as source:
+            return check(source, blob.workspace(self._work), self.limits, cancelled)
 
     def leftovers(self, result_key: str) -> list[str]:
         """As the protocol says: the records of ranges. Raises StoreError."""
