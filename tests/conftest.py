@@ -19,7 +19,7 @@ from tests.servers.minio import Minio, minio_program
 from tests.servers.postgresql import PostgreSQL, programs
 from tests.servers.redis import Redis
 from tests.servers.versitygw import Versitygw, versitygw_program
-from tests.support.tiny_linux import CannotBuild, TinyLinux
+from tests.support.tiny_linux import PATH, CannotBuild, TinyLinux
 
 # Program and the Debian package that brings it.
 PACKAGES = {
@@ -30,6 +30,11 @@ PACKAGES = {
     "docker-compose": "docker-compose",
     "gunzip": "gzip",
     "jq": "jq",
+    "mcopy": "mtools",
+    "mke2fs": "e2fsprogs",
+    "mkfs.vfat": "dosfstools",
+    "mkfs.xfs": "xfsprogs",
+    "mkntfs": "ntfs-3g",
     "mount": "mount",
     "node": "nodejs",
     "postgres": "postgresql",
@@ -78,7 +83,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 def require_programs(needed: Sequence[str]) -> None:
     """Skip the test when one of the programs is not on PATH, or can't work here; fail it there when CI is true."""
-    missing = [name for name in needed if shutil.which(name) is None]
+    missing = [name for name in needed if shutil.which(name, path=PATH) is None]
     if missing:
         packages = " ".join(sorted({PACKAGES[name] for name in missing}))
         do_without(f"needs {', '.join(missing)}: apt-get install {packages}")

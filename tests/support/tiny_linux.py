@@ -19,6 +19,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cached_property
 from pathlib import Path
 
 MiB = 1 << 20
@@ -151,11 +152,15 @@ class TinyLinux:
         self._folder = folder
         self._built: dict[Variant, Path] = {}
 
+    @cached_property
+    def _packages(self) -> "_Packages":
+        return _Packages.unpacked()
+
     def raw(self, variant: Variant = USUAL) -> Path:
         """A raw disk. Raises CannotBuild."""
         if variant not in self._built:
             path = self._folder / f"tiny{len(self._built)}.raw"
-            _build(path, _Packages.unpacked(), variant)
+            _build(path, self._packages, variant)
             self._built[variant] = path
         return self._built[variant]
 
@@ -292,10 +297,10 @@ def _initramfs(busybox: bytes, order: Sequence[str], packages: _Packages) -> byt
     entries += [(f"bin/{applet}", 0o120777, b"busybox") for applet in _APPLETS]
     entries += [(f"modules/{name}.ko", 0o100644, packages.module(name)) for name in order]
     entries += [("modules.order", 0o100644, "\n".join(order).encode()), ("init", 0o100755, _INITRAMFS_INIT.encode())]
-    return _cpio(entries)
+    return cpio(entries)
 
 
-def _cpio(entries: Sequence[tuple[str, int, bytes]]) -> bytes:
+def cpio(entries: Sequence[tuple[str, int, bytes]]) -> bytes:
     """An archive in the format newc (Documentation/driver-api/early-userspace/buffer-format.rst of the kernel)."""
     out = io.BytesIO()
     for number, (name, mode, data) in enumerate([*entries, ("TRAILER!!!", 0, b"")], start=1):
