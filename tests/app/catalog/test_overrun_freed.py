@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from sqlmodel import select
 
+from app.boot_readiness.report import BootReadiness
 from app.catalog import conversions
 from app.catalog.catalogue import Catalogue
 from app.catalog.conversions import Assignment
@@ -27,7 +28,7 @@ from tests.workers.images import make, qemu_img, raw_disk
 from workers.errors import Cancelled
 from workers.inspection.refusals import over_quota
 from workers.jobs.conversions import Conversions
-from workers.jobs.converters import Order
+from workers.jobs.converters import Order, StoredBlob
 
 pytestmark = pytest.mark.anyio
 
@@ -52,6 +53,9 @@ class Scripted:
         if self.undoing:
             raise self.undoing.pop()
         self.undone.append(order.assignment.result_key)
+
+    def check_boot(self, blob: StoredBlob, cancelled: threading.Event) -> BootReadiness:
+        raise AssertionError
 
     def leftovers(self, result_key: str) -> list[str]:
         return []
