@@ -20,6 +20,7 @@ LONGEST_FIRST = (
     "tests/app/catalog/test_pages.py",
     "tests/workers/test_kill_points.py",
     "tests/workers/test_qemu_hypervisor.py",
+    "tests/workers/readiness/test_check.py",
     "tests/e2e/test_cli_sharing.py",
     "tests/e2e/test_processes.py",
     "tests/app/feed/test_streams.py",

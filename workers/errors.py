@@ -61,8 +61,8 @@ class QemuError(ConversionError):
 
 
 def program(subcommand: str) -> str:
-    """The name of a process in messages, from a subcommand of qemu-img, or from `nbd` for the program qemu-nbd."""
-    return "qemu-nbd" if subcommand == "nbd" else f"qemu-img {subcommand}"
+    """The name of a process in messages, from a subcommand of qemu-img, or from `nbd` or `reader` for two others."""
+    return {"nbd": "qemu-nbd", "reader": "the reader of disks"}.get(subcommand, f"qemu-img {subcommand}")
 
 
 class QemuMissing(QemuError):

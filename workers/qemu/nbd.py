@@ -42,7 +42,7 @@ class Export:
         Raises QemuFailed.
         """
         try:
-            return NbdClient(self._connected(), context=context)
+            return NbdClient(self.dial(), context=context)
         except OSError as error:
             raise QemuFailed(f"qemu-nbd can't be connected to: {error}") from error
 
@@ -52,7 +52,7 @@ class Export:
         while True:
             with suppress(OSError):
                 # It listens before it opens the image, and answers only afterwards.
-                return NbdClient(self._connected()).close()
+                return NbdClient(self.dial()).close()
             self._attending.join(_BETWEEN_TRIES)
             if self._ended_by is not None:
                 raise self._ended_by
@@ -71,7 +71,8 @@ class Export:
                 os.killpg(self._process.pid, 9)
         self._attending.join()
 
-    def _connected(self) -> socket.socket:
+    def dial(self) -> socket.socket:
+        """Open another connection, without the handshake, which the caller has to close. Raises OSError."""
         return connect(self._sandbox.folder / OUTPUT / SOCKET)
 
     def _attend(self) -> None:

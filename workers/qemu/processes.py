@@ -59,14 +59,17 @@ def blaming_source(sandbox: Sandbox) -> Iterator[None]:
         raise sandbox.source_failure
 
 
-def start(sandbox: Sandbox, command: Sequence[str]) -> "subprocess.Popen[bytes]":
-    """Start a confined process in the sandbox's folder, in a group of its own. Raises QemuMissing."""
+def start(sandbox: Sandbox, command: Sequence[str], stdin: int = subprocess.DEVNULL) -> "subprocess.Popen[bytes]":
+    """Start a confined process in the sandbox's folder, in a group of its own; `stdin` is a descriptor.
+
+    Raises QemuMissing.
+    """
     try:
         return subprocess.Popen(  # noqa: S603  # nosec B603 (an argument list of our own)
             command,
             cwd=sandbox.folder,
             env=environment(),
-            stdin=subprocess.DEVNULL,
+            stdin=stdin,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             start_new_session=True,

@@ -20,6 +20,11 @@ def resolved(program: str) -> str:
     return os.path.abspath(path) if path else program
 
 
+def within_system(path: str) -> bool:
+    """Whether a file or folder is in the system's own folders."""
+    return _within(path, SYSTEM)
+
+
 def outside_system(programs: Sequence[str]) -> tuple[str, ...]:
     """Folders and files outside the system's own that these programs need, parents before their content."""
     return _outside_system(tuple(resolved(program) for program in programs))
