@@ -58,7 +58,7 @@ soak: ## attack a running gateway for MINUTES, and report the effect on its user
 	@.ci/setup dev
 	$(BIN)/python -m tests.soak --minutes "$(MINUTES)" $(ARGS)
 
-fuzz: ## convert random and damaged images for MINUTES, and compare the results with the source and QEMU
+fuzz: ## convert random and damaged images and read damaged disks for MINUTES, and judge the results
 	@.ci/setup dev
 	$(BIN)/python -m tests.fuzz --minutes "$(MINUTES)" $(ARGS)
 

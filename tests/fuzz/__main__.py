@@ -1,7 +1,12 @@
-"""`python -m tests.fuzz`: convert made-up and damaged images for some minutes, in both stores. `make fuzz` runs it."""
+"""`python -m tests.fuzz`: convert made-up and damaged images for some minutes, in both stores, and read damaged disks.
+
+`make fuzz` runs it.
+"""
 
 import argparse
+import json
 import logging
+import subprocess
 import sys
 import tempfile
 import time
@@ -21,6 +26,7 @@ from tests.fuzz.damage import whole_or_damaged
 from tests.fuzz.places import FolderPlace, Place, store_place
 from tests.fuzz.verdict import judge
 from tests.servers.minio import Minio, minio_program
+from tests.workers.readiness.damaged import disks
 
 _FINDINGS = Path(tempfile.gettempdir()) / "images-fuzz"
 # Images per batch; after each batch, the time left is checked.
@@ -57,10 +63,12 @@ def main(arguments: Sequence[str]) -> int:
             "folder": FolderPlace(folder / "store"),
             "store": stack.enter_context(store_place(minio, folder / "bench")),
         }
+        raw_disks = disks(folder)
         number = asked.seed
         while time.monotonic() < end:
             for name, place in places.items():
                 found += _batch(name, place, number, folder, asked.keep, outcomes)
+            found += _read_disks(raw_disks, number, outcomes)
             number += 1
     for outcome, count in sorted(outcomes.items()):
         _console.print(f"{count:8} {outcome}")
@@ -91,6 +99,18 @@ def _batch(name: str, place: Place, number: int, folder: Path, keep: Path, outco
         image.with_suffix(".made").write_bytes(built.file)
         _console.print(f"seed {number}, {name}: {built.about}: {error!r}; kept as {image}")
         return 1
+    return 0
+
+
+def _read_disks(raw_disks: Sequence[Path], number: int, outcomes: Counter[str]) -> int:
+    """Read each of the disks some times, with changed bytes; returns how many findings there are: one at most."""
+    command = [sys.executable, "-m", "tests.fuzz.disks", "--runs", str(_BATCH), "--seed", str(number * _BATCH)]
+    done = subprocess.run([*command, *map(str, raw_disks)], capture_output=True, text=True)
+    lines = done.stdout.splitlines() or ["nothing"]
+    if done.returncode:
+        _console.print(f"seed {number}, disks: {lines[-1]} ended with {done.returncode}: {done.stderr[-1000:]}")
+        return 1
+    outcomes.update({f"disks {state}": count for state, count in json.loads(lines[-1]).items()})
     return 0
 
 
