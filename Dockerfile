@@ -1,7 +1,9 @@
-# The gateway's image, for all of its processes: API, workers, scheduler, migrations, command line. The target `minio` is
-# the object store, since MinIO no longer publishes images.
+# The gateway's image, for all of its processes but one: API, workers, scheduler, migrations, command line. The target
+# `host` has QEMU as well, for `images host`. The target `minio` is the object store, since MinIO no longer publishes
+# images.
 #
 #   docker build -t image-gateway .
+#   docker build -t image-gateway-host --target host .
 #   docker build -t image-gateway-minio --target minio .
 #
 # With podman, build with `--format docker` to keep the health checks.
@@ -65,13 +67,9 @@ HEALTHCHECK --interval=15s --timeout=5s --start-period=30s --retries=4 \
 ENTRYPOINT ["minio"]
 CMD ["server", "/data"]
 
-# ---------------------------------------------------------------- the gateway
+# ---------------------------------------------------------------- the gateway's program
 
-FROM system AS gateway
-
-LABEL org.opencontainers.image.title="Image gateway" \
-      org.opencontainers.image.description="An image catalogue for a cloud, as a GraphQL API: uploads of any size, safe conversion to qcow2, live status." \
-      org.opencontainers.image.licenses="Apache-2.0"
+FROM system AS program
 
 RUN useradd --uid 10001 --user-group --no-create-home --home-dir /data --shell /usr/sbin/nologin images \
     && install --directory --owner=images --group=images --mode=0750 /data
@@ -88,11 +86,36 @@ ENV PATH=/srv/images/.venv/bin:$PATH \
     IMAGES_DATA=/data \
     IMAGES_HOST=0.0.0.0 \
     IMAGES_PORT=8000
+STOPSIGNAL SIGTERM
+ENTRYPOINT ["images"]
+
+# ---------------------------------------------------------------- the gateway on a host of servers
+
+FROM program AS host
+
+LABEL org.opencontainers.image.title="Image gateway, host of servers" \
+      org.opencontainers.image.description="Runs servers of the image gateway on QEMU." \
+      org.opencontainers.image.licenses="Apache-2.0"
+
+RUN apt-get update \
+    && DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends ovmf qemu-system-x86 \
+    && rm -rf /var/lib/apt/lists/* /var/cache/apt/* /var/log/apt /var/log/dpkg.log
+
+USER 10001:10001
+VOLUME /data
+CMD ["host"]
+
+# ---------------------------------------------------------------- the gateway; the last target is the default
+
+FROM program AS gateway
+
+LABEL org.opencontainers.image.title="Image gateway" \
+      org.opencontainers.image.description="An image catalogue for a cloud, as a GraphQL API: uploads of any size, safe conversion to qcow2, live status." \
+      org.opencontainers.image.licenses="Apache-2.0"
+
 USER 10001:10001
 EXPOSE 8000
-STOPSIGNAL SIGTERM
 # For `up` and `serve`; docker-compose.yml defines health checks for the other commands.
 HEALTHCHECK --interval=15s --timeout=10s --start-period=30s --retries=4 \
     CMD ["python", "-c", "from urllib.request import urlopen; urlopen('http://127.0.0.1:8000/readyz', timeout=8)"]
-ENTRYPOINT ["images"]
 CMD ["up"]

@@ -28,14 +28,20 @@ SECRETS = (
 )
 # The image itself decides on these.
 INSIDE = {"IMAGES_HOST", "IMAGES_PORT"}
-# These are for a host that runs servers, which is not among the containers.
-OF_HOSTS = {"IMAGES_ACCELERATOR", "IMAGES_HOST_FOLDER", "IMAGES_HOST_MEMORY_GIB", "IMAGES_SERVERS"}
+# These are for a host of servers.
+OF_HOSTS = {"IMAGES_ACCELERATOR", "IMAGES_HOST_FOLDER", "IMAGES_HOST_MEMORY_GIB"}
+# Only `images up` has it, which is not among the containers.
+OF_UP = {"IMAGES_SERVERS"}
 # With these, the migration makes what the others use.
 ADMINISTRATIVE = {"IMAGES_OBJECT_STORE_ADMIN_KEY"}
 TEXT = (ROOT / "docker-compose.yml").read_text()
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
 SERVICES: dict[str, dict[str, Any]] = yaml.safe_load(TEXT)["services"]
-OURS = {name: service for name, service in SERVICES.items() if service["image"].startswith("image-gateway:")}
+OURS = {
+    name: service
+    for name, service in SERVICES.items()
+    if service["image"].startswith(("image-gateway:", "image-gateway-host:"))
+}
 # Those that others wait for to end.
 ONE_SHOT = {
     name
@@ -50,7 +56,7 @@ def checked_with(secrets: Iterable[str], folder: Path) -> subprocess.CompletedPr
     settings = folder / "settings"
     settings.write_text("".join(f"{name}={'0123456789abcdef' * 4}\n" for name in secrets))
     return subprocess.run(
-        ["docker-compose", "--env-file", settings, "config", "--quiet"],
+        ["docker-compose", "--env-file", settings, "--profile", "servers", "config", "--quiet"],
         cwd=ROOT,
         env={"PATH": os.environ["PATH"]},
         capture_output=True,
@@ -109,7 +115,7 @@ def test_every_setting_can_be_given_and_nothing_is_called_like_one_that_is_none(
     for name, service in OURS.items():
         given = {variable for variable in service["environment"] if variable.startswith("IMAGES_")}
         left_out = INSIDE if name in ONE_SHOT else INSIDE | ADMINISTRATIVE
-        assert given == settings - left_out - OF_HOSTS, name
+        assert given == settings - left_out - OF_UP - (set() if name == "host" else OF_HOSTS), name
     assert set(re.findall(r"\bIMAGES_[A-Z_]+", TEXT + DOCKERFILE)) <= settings
     assert INSIDE <= set(re.findall(r"\bIMAGES_[A-Z_]+", DOCKERFILE))
 
@@ -126,7 +132,7 @@ def test_a_command_is_one_that_images_knows(service: dict[str, Any]) -> None:
 
 def test_there_are_two_apis_two_workers_one_clock_and_one_migration() -> None:
     counted: dict[str, int] = {}
-    for service in OURS.values():
+    for service in (service for service in OURS.values() if "profiles" not in service):
         counted[service["command"][0]] = counted.get(service["command"][0], 0) + service.get("scale", 1)
 
     assert counted == {"serve": 2, "work": 2, "schedule": 1, "migrate": 1}
@@ -228,6 +234,27 @@ def test_the_loop_that_makes_the_secrets_makes_all_of_them(name: str) -> None:
 
     assert loop is not None
     assert sorted(re.findall("[A-Z_]{2,}", loop[1])) == sorted(SECRETS)
+
+
+def test_only_the_host_has_a_profile_and_keeps_its_servers_in_a_volume() -> None:
+    [name] = [name for name, service in SERVICES.items() if "profiles" in service]
+    host = SERVICES[name]
+
+    assert (name, host["profiles"], host["command"]) == ("host", ["servers"], ["host"])
+    assert [volume.partition(":")[2] for volume in host["volumes"]] == [host["environment"]["IMAGES_HOST_FOLDER"]]
+    # bubblewrap has to work there, too.
+    assert host["security_opt"] == SERVICES["worker"]["security_opt"]
+    assert not [other for other, service in SERVICES.items() if "host" in service.get("depends_on", {})]
+
+
+def test_only_the_host_has_qemu_system_and_the_image_without_it_is_built_by_default() -> None:
+    stages = re.split("^FROM ", DOCKERFILE, flags=re.MULTILINE)[1:]
+
+    with_qemu = [stage.split()[2] for stage in stages if "qemu-system" in stage]
+    assert with_qemu == ["host"]
+    assert stages[-1].split()[2] == "gateway"
+    # Nothing is built on it.
+    assert "host" not in [stage.split()[0] for stage in stages]
 
 
 def test_the_workers_profile_leaves_them_the_system_calls_that_bubblewrap_needs() -> None:
