@@ -48,7 +48,7 @@ def operations(folder: Path) -> list[str]:
 def test_documents_are_found_in_every_place() -> None:
     counts = {place: len(texts) for place, texts in documents().items()}
     assert counts["Docs"] >= 11
-    assert counts["GraphiQL"] == 6
+    assert counts["GraphiQL"] >= 10
     assert counts["Cli"] >= 30
 
 

@@ -8,11 +8,29 @@ import { createRoot } from "react-dom/client";
 import { keepToken } from "./session.js";
 
 import createImage from "./examples/create-image.graphql";
+import deleteServer from "./examples/delete-server.graphql";
+import launchServer from "./examples/launch-server.graphql";
 import listImages from "./examples/list-images.graphql";
 import lookAtProject from "./examples/look-at-project.graphql";
+import lookAtServers from "./examples/look-at-servers.graphql";
 import shareImage from "./examples/share-image.graphql";
+import stopServer from "./examples/stop-server.graphql";
+import tabs from "./examples/tabs.json";
 import watchImages from "./examples/watch-images.graphql";
 import whoAmI from "./examples/who-am-i.graphql";
+
+const documents = {
+  "create-image": createImage,
+  "delete-server": deleteServer,
+  "launch-server": launchServer,
+  "list-images": listImages,
+  "look-at-project": lookAtProject,
+  "look-at-servers": lookAtServers,
+  "share-image": shareImage,
+  "stop-server": stopServer,
+  "watch-images": watchImages,
+  "who-am-i": whoAmI,
+};
 
 globalThis.MonacoEnvironment = {
   getWorker(_id, label) {
@@ -29,26 +47,13 @@ function forgetTabsOfAnotherGateway(projectId) {
   localStorage.setItem(remembered, projectId);
 }
 
+// The examples, in the order in which a newcomer needs them. PROJECT stands for the project of the caller.
 function exampleTabs(projectId) {
-  const ofProject = JSON.stringify({ projectId: projectId ?? "the id of a project" }, null, 2);
-  const newImage = {
-    input: {
-      projectId: projectId ?? "the id of a project",
-      name: "my first image",
-      source: { upload: { fileName: "disk.vmdk", size: 1048576 } },
-    },
-  };
-  const newShare = {
-    input: { imageId: "the id of an image", projectId: "the id of another project", grant: "LAUNCH", offer: false },
-  };
-  return [
-    { query: whoAmI },
-    { query: listImages, variables: ofProject },
-    { query: createImage, variables: JSON.stringify(newImage, null, 2) },
-    { query: watchImages, variables: ofProject },
-    { query: shareImage, variables: JSON.stringify(newShare, null, 2) },
-    { query: lookAtProject, variables: ofProject },
-  ];
+  const named = (_key, value) => (value === "PROJECT" ? (projectId ?? "the id of a project") : value);
+  return tabs.map(({ document, variables }) => ({
+    query: documents[document],
+    variables: variables && JSON.stringify(variables, named, 2),
+  }));
 }
 
 // The token goes with every request without being shown. What the headers editor holds goes before it: its lines are

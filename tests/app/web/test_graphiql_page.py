@@ -4,10 +4,12 @@ import asyncio
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
-from graphql import build_schema, parse, validate
+from graphql import OperationDefinitionNode, build_schema, parse, validate
+from graphql.execution.values import get_variable_values
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
@@ -16,6 +18,8 @@ from starlette.routing import Route
 from app.web.graphiql import SOURCES, graphiql_assets, graphiql_page
 
 HOME = "http://127.0.0.1:8000"
+EXAMPLES = SOURCES / "examples"
+TABS = json.loads((EXAMPLES / "tabs.json").read_text())
 SCHEMA = Path(__file__).parents[3] / "schema.graphql"
 BROWSER = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8", "Sec-Fetch-Dest": "document"}
 
@@ -101,11 +105,23 @@ def test_the_page_holds_no_script_and_no_style_of_its_own_and_names_no_other_hos
     assert re.findall(r"<script[^>]*>(.*?)</script>", page) == ["$configuration", ""]
 
 
-@pytest.mark.parametrize("example", sorted((SOURCES / "examples").iterdir()), ids=lambda path: path.stem)
-def test_the_examples_are_what_the_schema_allows(example: Path) -> None:
+@pytest.mark.parametrize("tab", TABS, ids=lambda tab: str(tab["document"]))
+def test_an_example_and_its_variables_are_what_the_schema_allows(tab: dict[str, Any]) -> None:
     schema = build_schema(SCHEMA.read_text())
+    document = parse((EXAMPLES / f"{tab['document']}.graphql").read_text())
+    [operation] = [node for node in document.definitions if isinstance(node, OperationDefinitionNode)]
 
-    assert validate(schema, parse(example.read_text())) == []
+    assert validate(schema, document) == []
+    checked = get_variable_values(schema, operation.variable_definitions or (), tab.get("variables", {}))
+    assert not isinstance(checked, list), checked
+
+
+def test_every_example_has_a_tab() -> None:
+    source = (SOURCES / "explorer.js").read_text()
+    names = sorted(path.stem for path in EXAMPLES.glob("*.graphql"))
+
+    assert sorted(tab["document"] for tab in TABS) == names
+    assert [name for name in names if f'"{name}": ' not in source or f"/{name}.graphql" not in source] == []
 
 
 def test_without_its_assets_the_page_says_what_to_do(tmp_path: Path) -> None:
