@@ -3,6 +3,8 @@
 # The commands that `app.client.commands.all` adds. Listed here so that reading the names imports nothing else.
 USER_COMMANDS = (
     *("upload", "watch", "list", "show", "history", "download", "copy", "delete"),
+    *("launch", "servers", "start", "stop", "delete-server"),
+    *("volumes", "create-volume", "delete-volume"),
     *("share", "unshare", "shares", "offers", "accept", "decline"),
     *("projects", "members", "member", "quota", "usage"),
 )

@@ -3,12 +3,15 @@
 ClientError
 ├── Misconfigured           a setting is missing, or has a value that can't work
 ├── UnusableFile            a local file can't be read, written or sent
-├── Refused                 the gateway refuses the request, and says what the caller has to fix
+├── Refused                 the request is refused, with what the caller has to fix
+│   ├── Ambiguous           several objects have the name; the ids are listed
 │   └── UploadClosed        the upload accepts no more bytes; its image says why
 ├── NotAllowed              no token, an invalid token, or a missing right
 │   └── AddressRefused      a signed address does not work, or no longer works
-├── NotFound                no such image, project, share or member
-├── ImageFailed             an image ended in ERROR
+├── NotFound                no such object
+├── Failed                  what the command waited for has failed
+│   ├── ImageFailed         an image ended in ERROR
+│   └── ServerFailed        a server is in ERROR, or did not stay up
 ├── Interrupted             the user ended the command
 └── NoAnswer                the gateway returns no usable response
     ├── NotReachable        no response, or the connection broke; a later attempt may work
@@ -16,13 +19,13 @@ ClientError
     └── NoEventStream       the response is not an event stream
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from app.client.exits import ExitCode
 
 if TYPE_CHECKING:
-    from app.client.generated.fragments import ImageFields
+    from app.client.generated.fragments import ImageFields, ServerFields
 
 
 class ClientError(Exception):
@@ -67,6 +70,18 @@ class Refused(ClientError):
     usual_code = "INVALID"
 
 
+class Ambiguous(Refused):
+    """Raised when several objects have the name that was given."""
+
+    usual_code = "AMBIGUOUS"
+
+    @classmethod
+    def among(cls, things: str, name: str, ids: Sequence[str]) -> "Ambiguous":
+        """The error for several `things` of one name, such as "servers"."""
+        hint = "Use one of these ids: " + ", ".join(ids)
+        return cls(f"{len(ids)} {things} are called {name}.", hint=hint, ids=list(ids))
+
+
 class UploadClosed(Refused):
     """Raised when an upload accepts no more bytes: it was completed or aborted, or has expired."""
 
@@ -87,17 +102,21 @@ class AddressRefused(NotAllowed):
 
 
 class NotFound(ClientError):
-    """Raised when an image, project, share or member does not exist, or the token's holder may not see it."""
+    """Raised when an object does not exist, or the token's holder may not see it."""
 
     exit_code = ExitCode.NOT_FOUND
     usual_code = "NOT_FOUND"
 
 
-class ImageFailed(ClientError):
-    """Raised when an image ended in ERROR; contains the image's failure."""
+class Failed(ClientError):
+    """Raised when what the command waited for has failed."""
 
-    exit_code = ExitCode.IMAGE_FAILED
+    exit_code = ExitCode.FAILED
     usual_code = "INTERNAL"
+
+
+class ImageFailed(Failed):
+    """Raised when an image ended in ERROR; contains the image's failure."""
 
     @classmethod
     def of(cls, image: "ImageFields") -> "ImageFailed":
@@ -106,6 +125,18 @@ class ImageFailed(ClientError):
             return cls("The image is in ERROR.", image=image)
         failure = image.failure
         return cls(failure.message, hint=failure.hint, code=failure.code, retriable=failure.retriable, image=image)
+
+
+class ServerFailed(Failed):
+    """Raised when a server is in ERROR, or stopped when it had to run; contains the server."""
+
+    @classmethod
+    def of(cls, server: "ServerFields") -> "ServerFailed":
+        """The error for a server in ERROR, with the code, message and hint of its failure."""
+        if server.failure is None:
+            return cls("The server is in ERROR.", server=server)
+        failure = server.failure
+        return cls(failure.message, hint=failure.hint, code=failure.code, server=server)
 
 
 class Interrupted(ClientError):

@@ -7,7 +7,7 @@ class ExitCode(IntEnum):
     """Exit code of a command, which a shell finds in `$?`."""
 
     DONE = 0
-    IMAGE_FAILED = 1
+    FAILED = 1
     USAGE = 2
     REFUSED = 3
     NOT_ALLOWED = 4
@@ -19,13 +19,13 @@ class ExitCode(IntEnum):
 
 
 MEANINGS = {
-    ExitCode.DONE: "done; an image that was waited for is ACTIVE",
-    ExitCode.IMAGE_FAILED: "the image ended in ERROR",
+    ExitCode.DONE: "done; what was waited for has happened, such as an image that is ACTIVE",
+    ExitCode.FAILED: "the image or server ended in ERROR",
     ExitCode.USAGE: "the command line, the configuration or a local file is at fault",
-    ExitCode.REFUSED: "the gateway refused the request",
+    ExitCode.REFUSED: "the request was refused, for example because several objects have the name",
     ExitCode.NOT_ALLOWED: "not signed in, or not allowed to do this",
     ExitCode.NO_ANSWER: "the gateway can't be reached, or fails",
-    ExitCode.NOT_FOUND: "no such image, project, share or member",
+    ExitCode.NOT_FOUND: "there is no such object, or you may not see it",
     ExitCode.DEFECT: "a bug in this command; please report it",
     ExitCode.INTERRUPTED: "interrupted, by Ctrl-C or by answering no",
     ExitCode.OUTPUT_CLOSED: "the program that read the output has ended",

@@ -65,3 +65,51 @@ def event(typename: str = "ImageCreated", cursor: str = "c1", **fields: Any) -> 
 def page_info(**fields: Any) -> dict[str, Any]:
     """The only page of a list."""
     return {"hasNextPage": False, "endCursor": None, "hasPreviousPage": False, "startCursor": None} | fields
+
+
+def page(*nodes: dict[str, Any], more: str | None = None) -> dict[str, Any]:
+    """A page of a list; `more` is its end cursor if another page follows."""
+    return {"nodes": list(nodes), "pageInfo": {"hasNextPage": more is not None, "endCursor": more}}
+
+
+def server(server_id: str = "srv_1", status: str = "RUNNING", **fields: Any) -> dict[str, Any]:
+    """The fields of `ServerFields`."""
+    known: dict[str, Any] = {
+        "id": server_id,
+        "name": "web",
+        "status": status,
+        "vcpus": 1,
+        "memoryMib": 1024,
+        "revision": 1,
+        "createdBy": "ada",
+        "image": {"id": "img_1", "name": "debian"},
+        "bootVolume": {"id": "vol_1", "size": 3 << 30},
+        "project": {"id": "prj_1", "name": "alpha"},
+        "failure": None,
+        "createdAt": "2026-01-01T00:00:00Z",
+        "updatedAt": "2026-01-01T00:00:00Z",
+    }
+    return known | fields
+
+
+def failed_server(code: str = "HOST_UNAVAILABLE", **fields: Any) -> dict[str, Any]:
+    """A server in ERROR."""
+    failure = {"code": code, "message": "The host is gone.", "hint": "Wait.", "occurredAt": "2026-01-01T00:00:00Z"}
+    return server(status="ERROR", failure=failure, **fields)
+
+
+def volume(volume_id: str = "vol_2", **fields: Any) -> dict[str, Any]:
+    """The fields of `VolumeFields`: a data volume."""
+    known: dict[str, Any] = {
+        "id": volume_id,
+        "name": "data",
+        "size": 5 << 30,
+        "bootable": False,
+        "revision": 1,
+        "server": None,
+        "image": None,
+        "project": {"id": "prj_1", "name": "alpha"},
+        "createdAt": "2026-01-01T00:00:00Z",
+        "updatedAt": "2026-01-01T00:00:00Z",
+    }
+    return known | fields

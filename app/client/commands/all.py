@@ -13,6 +13,10 @@ _FUNCTIONS = {
         *("upload.upload", "watch.watch", "list.list_", "show.show", "history.history"),
         *("download.download", "copy.copy", "delete.delete"),
     ),
+    "For users: servers": (
+        *("launch.launch", "servers.servers", "servers.start", "servers.stop", "servers.delete_server"),
+        *("volumes.volumes", "volumes.create_volume", "volumes.delete_volume"),
+    ),
     "For users: sharing": (
         *("share.share", "share.unshare", "share.shares"),
         *("offers.offers", "offers.accept", "offers.decline"),

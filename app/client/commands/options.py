@@ -25,6 +25,7 @@ ConnectionFile = Annotated[
         help="The connection.json of a gateway, instead of IMAGES_URL and IMAGES_TOKEN; or set IMAGES_CONNECTION.",
     ),
 ]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Delete without confirmation.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, errors included, without progress bars and notes.")]
 PatienceSeconds = Annotated[
     float,

@@ -15,8 +15,11 @@ if TYPE_CHECKING:
     from .complete_upload import CompleteUpload
     from .copy_image import CopyImage
     from .create_image import CreateImage
+    from .create_volume import CreateVolume
     from .decline_share import DeclineShare
     from .delete_image import DeleteImage
+    from .delete_server import DeleteServer
+    from .delete_volume import DeleteVolume
     from .download import Download
     from .event_cursor import EventCursor
     from .events import Events
@@ -28,18 +31,25 @@ if TYPE_CHECKING:
         AcceptImageShareInput,
         CompleteUploadInput,
         CreateImageInput,
+        CreateVolumeInput,
         DeclineImageShareInput,
         DeleteImageInput,
+        DeleteServerInput,
+        DeleteVolumeInput,
         ImageFilter,
         ImageLookup,
         ImageOrder,
+        LaunchServerInput,
         RemoveProjectMemberInput,
         RevokeImageShareInput,
         SetProjectMemberInput,
         SetProjectQuotaInput,
         ShareImageInput,
+        StartServerInput,
+        StopServerInput,
         UpdateImageShareInput,
     )
+    from .launch_server import LaunchServer
     from .members import Members
     from .missing_parts import MissingParts
     from .my_projects import MyProjects
@@ -48,13 +58,20 @@ if TYPE_CHECKING:
     from .quota import Quota
     from .remove_member import RemoveMember
     from .revoke_share import RevokeShare
+    from .server import Server
+    from .server_volumes import ServerVolumes
+    from .servers import Servers
     from .set_member import SetMember
     from .set_quota import SetQuota
     from .settling import Settling
     from .share_image import ShareImage
     from .shares import Shares
+    from .start_server import StartServer
+    from .stop_server import StopServer
     from .update_share import UpdateShare
     from .usage import Usage
+    from .volume import Volume
+    from .volumes import Volumes
     from .watch import Watch
 
 
@@ -1035,6 +1052,521 @@ class Client(BaseClient):
         response = await self.execute(query=query, operation_name="Usage", variables=variables)
         data = self.get_data(response)
         return self.parsed(Usage, data)
+
+    async def server(self, id: str) -> "Server":
+        from .server import Server
+
+        query = gql("""
+            query Server($id: ID!) {
+              node(id: $id) {
+                ... on Server {
+                  ...ServerFields
+                }
+              }
+            }
+
+            fragment ServerFields on Server {
+              id
+              name
+              status
+              vcpus
+              memoryMib
+              revision
+              createdBy
+              image {
+                id
+                name
+              }
+              bootVolume {
+                id
+                size
+              }
+              project {
+                id
+                name
+              }
+              failure {
+                code
+                message
+                hint
+                occurredAt
+              }
+              createdAt
+              updatedAt
+            }
+            """)
+        variables: dict[str, object] = {"id": id}
+        response = await self.execute(query=query, operation_name="Server", variables=variables)
+        data = self.get_data(response)
+        return self.parsed(Server, data)
+
+    async def servers(self, project: str, after: Union[str | None, "UnsetType"] = UNSET) -> "Servers":
+        from .servers import Servers
+
+        query = gql("""
+            query Servers($project: ID!, $after: String) {
+              project(id: $project) {
+                servers(first: 100, after: $after) {
+                  nodes {
+                    ...ServerFields
+                  }
+                  pageInfo {
+                    ...NextPageFields
+                  }
+                }
+              }
+            }
+
+            fragment NextPageFields on PageInfo {
+              hasNextPage
+              endCursor
+            }
+
+            fragment ServerFields on Server {
+              id
+              name
+              status
+              vcpus
+              memoryMib
+              revision
+              createdBy
+              image {
+                id
+                name
+              }
+              bootVolume {
+                id
+                size
+              }
+              project {
+                id
+                name
+              }
+              failure {
+                code
+                message
+                hint
+                occurredAt
+              }
+              createdAt
+              updatedAt
+            }
+            """)
+        variables: dict[str, object] = {"project": project, "after": after}
+        response = await self.execute(query=query, operation_name="Servers", variables=variables)
+        data = self.get_data(response)
+        return self.parsed(Servers, data)
+
+    async def server_volumes(self, server: str) -> "ServerVolumes":
+        from .server_volumes import ServerVolumes
+
+        query = gql("""
+            query ServerVolumes($server: ID!) {
+              node(id: $server) {
+                ... on Server {
+                  volumes(first: 17) {
+                    nodes {
+                      ...VolumeFields
+                    }
+                    pageInfo {
+                      ...NextPageFields
+                    }
+                  }
+                }
+              }
+            }
+
+            fragment NextPageFields on PageInfo {
+              hasNextPage
+              endCursor
+            }
+
+            fragment VolumeFields on Volume {
+              id
+              name
+              size
+              bootable
+              revision
+              server {
+                id
+                name
+              }
+              image {
+                id
+                name
+              }
+              project {
+                id
+                name
+              }
+              createdAt
+              updatedAt
+            }
+            """)
+        variables: dict[str, object] = {"server": server}
+        response = await self.execute(query=query, operation_name="ServerVolumes", variables=variables)
+        data = self.get_data(response)
+        return self.parsed(ServerVolumes, data)
+
+    async def launch_server(self, input: "LaunchServerInput") -> "LaunchServer":
+        from .launch_server import LaunchServer
+
+        query = gql("""
+            mutation LaunchServer($input: LaunchServerInput!) {
+              launchServer(input: $input) {
+                server {
+                  ...ServerFields
+                }
+                userErrors {
+                  ...MistakeFields
+                }
+              }
+            }
+
+            fragment MistakeFields on UserError {
+              code
+              message
+              hint
+              field
+            }
+
+            fragment ServerFields on Server {
+              id
+              name
+              status
+              vcpus
+              memoryMib
+              revision
+              createdBy
+              image {
+                id
+                name
+              }
+              bootVolume {
+                id
+                size
+              }
+              project {
+                id
+                name
+              }
+              failure {
+                code
+                message
+                hint
+                occurredAt
+              }
+              createdAt
+              updatedAt
+            }
+            """)
+        variables: dict[str, object] = {"input": input}
+        response = await self.execute(query=query, operation_name="LaunchServer", variables=variables)
+        data = self.get_data(response)
+        return self.parsed(LaunchServer, data)
+
+    async def start_server(self, input: "StartServerInput") -> "StartServer":
+        from .start_server import StartServer
+
+        query = gql("""
+            mutation StartServer($input: StartServerInput!) {
+              startServer(input: $input) {
+                server {
+                  ...ServerFields
+                }
+                userErrors {
+                  ...MistakeFields
+                }
+              }
+            }
+
+            fragment MistakeFields on UserError {
+              code
+              message
+              hint
+              field
+            }
+
+            fragment ServerFields on Server {
+              id
+              name
+              status
+              vcpus
+              memoryMib
+              revision
+              createdBy
+              image {
+                id
+                name
+              }
+              bootVolume {
+                id
+                size
+              }
+              project {
+                id
+                name
+              }
+              failure {
+                code
+                message
+                hint
+                occurredAt
+              }
+              createdAt
+              updatedAt
+            }
+            """)
+        variables: dict[str, object] = {"input": input}
+        response = await self.execute(query=query, operation_name="StartServer", variables=variables)
+        data = self.get_data(response)
+        return self.parsed(StartServer, data)
+
+    async def stop_server(self, input: "StopServerInput") -> "StopServer":
+        from .stop_server import StopServer
+
+        query = gql("""
+            mutation StopServer($input: StopServerInput!) {
+              stopServer(input: $input) {
+                server {
+                  ...ServerFields
+                }
+                userErrors {
+                  ...MistakeFields
+                }
+              }
+            }
+
+            fragment MistakeFields on UserError {
+              code
+              message
+              hint
+              field
+            }
+
+            fragment ServerFields on Server {
+              id
+              name
+              status
+              vcpus
+              memoryMib
+              revision
+              createdBy
+              image {
+                id
+                name
+              }
+              bootVolume {
+                id
+                size
+              }
+              project {
+                id
+                name
+              }
+              failure {
+                code
+                message
+                hint
+                occurredAt
+              }
+              createdAt
+              updatedAt
+            }
+            """)
+        variables: dict[str, object] = {"input": input}
+        response = await self.execute(query=query, operation_name="StopServer", variables=variables)
+        data = self.get_data(response)
+        return self.parsed(StopServer, data)
+
+    async def delete_server(self, input: "DeleteServerInput") -> "DeleteServer":
+        from .delete_server import DeleteServer
+
+        query = gql("""
+            mutation DeleteServer($input: DeleteServerInput!) {
+              deleteServer(input: $input) {
+                deletedServerId
+                cursor
+                userErrors {
+                  ...MistakeFields
+                }
+              }
+            }
+
+            fragment MistakeFields on UserError {
+              code
+              message
+              hint
+              field
+            }
+            """)
+        variables: dict[str, object] = {"input": input}
+        response = await self.execute(query=query, operation_name="DeleteServer", variables=variables)
+        data = self.get_data(response)
+        return self.parsed(DeleteServer, data)
+
+    async def volume(self, id: str) -> "Volume":
+        from .volume import Volume
+
+        query = gql("""
+            query Volume($id: ID!) {
+              node(id: $id) {
+                ... on Volume {
+                  ...VolumeFields
+                }
+              }
+            }
+
+            fragment VolumeFields on Volume {
+              id
+              name
+              size
+              bootable
+              revision
+              server {
+                id
+                name
+              }
+              image {
+                id
+                name
+              }
+              project {
+                id
+                name
+              }
+              createdAt
+              updatedAt
+            }
+            """)
+        variables: dict[str, object] = {"id": id}
+        response = await self.execute(query=query, operation_name="Volume", variables=variables)
+        data = self.get_data(response)
+        return self.parsed(Volume, data)
+
+    async def volumes(self, project: str, after: Union[str | None, "UnsetType"] = UNSET) -> "Volumes":
+        from .volumes import Volumes
+
+        query = gql("""
+            query Volumes($project: ID!, $after: String) {
+              project(id: $project) {
+                volumes(first: 100, after: $after) {
+                  nodes {
+                    ...VolumeFields
+                  }
+                  pageInfo {
+                    ...NextPageFields
+                  }
+                }
+              }
+            }
+
+            fragment NextPageFields on PageInfo {
+              hasNextPage
+              endCursor
+            }
+
+            fragment VolumeFields on Volume {
+              id
+              name
+              size
+              bootable
+              revision
+              server {
+                id
+                name
+              }
+              image {
+                id
+                name
+              }
+              project {
+                id
+                name
+              }
+              createdAt
+              updatedAt
+            }
+            """)
+        variables: dict[str, object] = {"project": project, "after": after}
+        response = await self.execute(query=query, operation_name="Volumes", variables=variables)
+        data = self.get_data(response)
+        return self.parsed(Volumes, data)
+
+    async def create_volume(self, input: "CreateVolumeInput") -> "CreateVolume":
+        from .create_volume import CreateVolume
+
+        query = gql("""
+            mutation CreateVolume($input: CreateVolumeInput!) {
+              createVolume(input: $input) {
+                volume {
+                  ...VolumeFields
+                }
+                userErrors {
+                  ...MistakeFields
+                }
+              }
+            }
+
+            fragment MistakeFields on UserError {
+              code
+              message
+              hint
+              field
+            }
+
+            fragment VolumeFields on Volume {
+              id
+              name
+              size
+              bootable
+              revision
+              server {
+                id
+                name
+              }
+              image {
+                id
+                name
+              }
+              project {
+                id
+                name
+              }
+              createdAt
+              updatedAt
+            }
+            """)
+        variables: dict[str, object] = {"input": input}
+        response = await self.execute(query=query, operation_name="CreateVolume", variables=variables)
+        data = self.get_data(response)
+        return self.parsed(CreateVolume, data)
+
+    async def delete_volume(self, input: "DeleteVolumeInput") -> "DeleteVolume":
+        from .delete_volume import DeleteVolume
+
+        query = gql("""
+            mutation DeleteVolume($input: DeleteVolumeInput!) {
+              deleteVolume(input: $input) {
+                deletedVolumeId
+                cursor
+                userErrors {
+                  ...MistakeFields
+                }
+              }
+            }
+
+            fragment MistakeFields on UserError {
+              code
+              message
+              hint
+              field
+            }
+            """)
+        variables: dict[str, object] = {"input": input}
+        response = await self.execute(query=query, operation_name="DeleteVolume", variables=variables)
+        data = self.get_data(response)
+        return self.parsed(DeleteVolume, data)
 
     async def shares(self, image: str, after: Union[str | None, "UnsetType"] = UNSET) -> "Shares":
         from .shares import Shares

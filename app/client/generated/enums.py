@@ -81,6 +81,20 @@ class ProjectRole(OpenEnum):
     READER = "READER"
 
 
+class ServerFailureCode(OpenEnum):
+    HOST_UNAVAILABLE = "HOST_UNAVAILABLE"
+    HYPERVISOR_UNAVAILABLE = "HYPERVISOR_UNAVAILABLE"
+    IMAGE_UNAVAILABLE = "IMAGE_UNAVAILABLE"
+    INTERNAL = "INTERNAL"
+
+
+class ServerStatus(OpenEnum):
+    ERROR = "ERROR"
+    RUNNING = "RUNNING"
+    STARTING = "STARTING"
+    STOPPED = "STOPPED"
+
+
 class ShareGrant(OpenEnum):
     LAUNCH = "LAUNCH"
     LAUNCH_AND_EDIT = "LAUNCH_AND_EDIT"

@@ -16,6 +16,8 @@ from .enums import (
     ImageStatus,
     ImageType,
     ImageVisibility,
+    ServerFailureCode,
+    ServerStatus,
     ShareGrant,
     ShareState,
     UserErrorCode,
@@ -205,6 +207,44 @@ class QuotaFieldsQuotaVolumeStorage(BaseModel):
     used: int
 
 
+class ServerFields(BaseModel):
+    id: str
+    name: str
+    status: ServerStatus
+    vcpus: int
+    memory_mib: int = Field(alias="memoryMib")
+    revision: int
+    created_by: str = Field(alias="createdBy")
+    image: Optional["ServerFieldsImage"]
+    boot_volume: Optional["ServerFieldsBootVolume"] = Field(alias="bootVolume")
+    project: Optional["ServerFieldsProject"]
+    failure: Optional["ServerFieldsFailure"]
+    created_at: str = Field(alias="createdAt")
+    updated_at: str = Field(alias="updatedAt")
+
+
+class ServerFieldsImage(BaseModel):
+    id: str
+    name: str
+
+
+class ServerFieldsBootVolume(BaseModel):
+    id: str
+    size: int
+
+
+class ServerFieldsProject(BaseModel):
+    id: str
+    name: str
+
+
+class ServerFieldsFailure(BaseModel):
+    code: ServerFailureCode
+    message: str
+    hint: str
+    occurred_at: str = Field(alias="occurredAt")
+
+
 class ShareFields(BaseModel):
     id: str
     grant: ShareGrant
@@ -236,3 +276,31 @@ class SignedRequestFields(BaseModel):
 class SignedRequestFieldsHeaders(BaseModel):
     name: str
     value: str
+
+
+class VolumeFields(BaseModel):
+    id: str
+    name: str
+    size: int
+    bootable: bool
+    revision: int
+    server: Optional["VolumeFieldsServer"]
+    image: Optional["VolumeFieldsImage"]
+    project: Optional["VolumeFieldsProject"]
+    created_at: str = Field(alias="createdAt")
+    updated_at: str = Field(alias="updatedAt")
+
+
+class VolumeFieldsServer(BaseModel):
+    id: str
+    name: str
+
+
+class VolumeFieldsImage(BaseModel):
+    id: str
+    name: str
+
+
+class VolumeFieldsProject(BaseModel):
+    id: str
+    name: str

@@ -68,6 +68,19 @@ class CreateImageInput(BaseModel):
     "What to make the image from."
 
 
+class CreateVolumeInput(BaseModel):
+    """An empty volume to create."""
+
+    idempotency_key: str | None = Field(alias="idempotencyKey", default=None)
+    "Key that makes the request safe to repeat, 1 to 255 characters: the same key and input return the same volume; other input with that key is a CONFLICT."
+    name: str
+    "Name, 1 to 255 characters."
+    project_id: str = Field(alias="projectId")
+    "Id of the project that will own the volume."
+    size_gib: int = Field(alias="sizeGib")
+    "Size, in GiB."
+
+
 class DeclineImageShareInput(BaseModel):
     """An offered share to decline, or an accepted one to give up."""
 
@@ -84,6 +97,24 @@ class DeleteImageInput(BaseModel):
     "The revision that you have read: the mutation fails with STALE_REVISION if the image has changed since. Null skips the check."
     image_id: str = Field(alias="imageId")
     "Id of the image."
+
+
+class DeleteServerInput(BaseModel):
+    """A server to delete, with its boot volume."""
+
+    expected_revision: int | None = Field(alias="expectedRevision", default=None)
+    "The revision that you have read: the mutation fails with STALE_REVISION if the server has changed since. Null skips the check."
+    server_id: str = Field(alias="serverId")
+    "Id of the server."
+
+
+class DeleteVolumeInput(BaseModel):
+    """A volume to delete, which no server uses."""
+
+    expected_revision: int | None = Field(alias="expectedRevision", default=None)
+    "The revision that you have read: the mutation fails with STALE_REVISION if the volume has changed since. Null skips the check."
+    volume_id: str = Field(alias="volumeId")
+    "Id of the volume."
 
 
 class ImageFilter(BaseModel):
@@ -141,6 +172,31 @@ class LabelInput(BaseModel):
     "Key, 1 to 63 characters, unique within the image."
     value: str
     "Value, at most 255 characters."
+
+
+class LaunchServerInput(BaseModel):
+    """A server to launch from an image."""
+
+    boot_disk_gib: int | None = Field(alias="bootDiskGib", default=None)
+    "Size of the boot disk, in GiB. Null takes the smallest that the image allows: `minBootDiskGib`."
+    data_volume_ids: list[str] | None = Field(alias="dataVolumeIds", default=None)
+    "Ids of volumes of the project to attach, at most 16."
+    idempotency_key: str | None = Field(alias="idempotencyKey", default=None)
+    "Key that makes the request safe to repeat, 1 to 255 characters: the same key and input return the same server; other input with that key is a CONFLICT."
+    image_id: str = Field(alias="imageId")
+    "Id of an ACTIVE image that the project may launch."
+    memory_mib: int = Field(alias="memoryMib", default=1024)
+    "Memory, in MiB."
+    name: str
+    "Name, 1 to 255 characters. The guest's host name is derived from it, if its image has cloud-init."
+    project_id: str = Field(alias="projectId")
+    "Id of the project that will own the server."
+    ssh_keys: list[str] | None = Field(alias="sshKeys", default=None)
+    "Public SSH keys that may log in, at most 32, each as one line of OpenSSH. This needs an image with cloud-init."
+    user_data: str | None = Field(alias="userData", default=None)
+    "User data for cloud-init, such as a `#cloud-config` document; at most 64 KiB. It can't be read back."
+    vcpus: int = 1
+    "Number of virtual processors."
 
 
 class OperatingSystemInput(BaseModel):
@@ -226,6 +282,24 @@ class ShareImageInput(BaseModel):
     "If you are not an admin of the other project: true offers the image to its admins; false fails with NOT_TARGET_ADMIN."
     project_id: str = Field(alias="projectId")
     "Id of the project to share it with, in the same organization."
+
+
+class StartServerInput(BaseModel):
+    """A server to start."""
+
+    expected_revision: int | None = Field(alias="expectedRevision", default=None)
+    "The revision that you have read: the mutation fails with STALE_REVISION if the server has changed since. Null skips the check."
+    server_id: str = Field(alias="serverId")
+    "Id of the server."
+
+
+class StopServerInput(BaseModel):
+    """A server to stop."""
+
+    expected_revision: int | None = Field(alias="expectedRevision", default=None)
+    "The revision that you have read: the mutation fails with STALE_REVISION if the server has changed since. Null skips the check."
+    server_id: str = Field(alias="serverId")
+    "Id of the server."
 
 
 class UpdateImageShareInput(BaseModel):

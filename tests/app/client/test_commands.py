@@ -107,7 +107,7 @@ def test_whatever_goes_wrong_becomes_an_exit_code(
 def test_the_exit_codes_are_those_that_are_documented() -> None:
     assert {code.name: code.value for code in ExitCode} == {
         "DONE": os.EX_OK,
-        "IMAGE_FAILED": 1,
+        "FAILED": 1,
         "USAGE": 2,
         "REFUSED": 3,
         "NOT_ALLOWED": 4,

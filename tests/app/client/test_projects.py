@@ -1,22 +1,16 @@
 """The commands about a project, as they are typed: what they ask for, and what they print."""
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-import typer
-from typer.testing import CliRunner
 
 from app.client.commands import usage
-from app.client.commands.all import add_user_commands
 from app.client.errors import Misconfigured
-from tests.support.scripted_server import Asked, Reply, ScriptedServer, data
+from tests.support.scripted_server import Reply, data
+from tests.support.typed_commands import PROJECT, ran
 
-PROJECT = {"id": "prj_1", "name": "alpha"}
 LIMITED = PROJECT | {"revision": 1}
 QUOTA = {
     "customImages": {"limit": 50, "used": 3},
@@ -27,33 +21,6 @@ QUOTA = {
     "volumeStorage": {"limit": 1000 << 30, "used": 3 << 29},
 }
 EUR = {"amount": "0.500000", "currency": "EUR"}
-
-
-@dataclass(frozen=True)
-class Run:
-    """How a command ended, what it printed, and what it asked for besides the projects."""
-
-    code: int
-    out: str
-    asked: list[Asked]
-
-
-@contextmanager
-def gateway(**answers: list[Reply]) -> Iterator[ScriptedServer]:
-    """A server that answers each operation by its name, in turn, and has one project."""
-    page = {"nodes": [PROJECT], "pageInfo": {"hasNextPage": False, "endCursor": None}}
-    left = {"Projects": [data(viewer={"projects": page})], **answers}
-    with ScriptedServer(lambda asked: left[asked.operation].pop(0)).running() as server:
-        yield server
-
-
-def ran(*arguments: str, **answers: list[Reply]) -> Run:
-    cli = typer.Typer()
-    add_user_commands(cli)
-    with gateway(**answers) as server:
-        env = {"IMAGES_URL": server.url, "IMAGES_TOKEN": "t", "IMAGES_PROJECT": "", "IMAGES_CONNECTION": ""}
-        result = CliRunner().invoke(cli, arguments, env=env)
-    return Run(result.exit_code, result.stdout, [asked for asked in server.asked if asked.operation != "Projects"])
 
 
 def limited() -> Reply:

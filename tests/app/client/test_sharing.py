@@ -11,14 +11,10 @@ from app.client.api.sharing import find_offer, offers_to, share_image, shares_of
 from app.client.errors import ClientError, Misconfigured, NotAllowed, NotFound
 from app.client.generated.enums import ShareGrant
 from app.client.generated.fragments import ShareFields
-from tests.support.answers import share
+from tests.support.answers import page, share
 from tests.support.scripted_server import Answer, Reply, ScriptedServer, data, in_turn, session_with
 
 T = TypeVar("T")
-
-
-def page(*nodes: dict[str, Any], more: str | None = None) -> dict[str, Any]:
-    return {"nodes": list(nodes), "pageInfo": {"hasNextPage": more is not None, "endCursor": more}}
 
 
 def shares(*nodes: dict[str, Any], more: str | None = None) -> Reply:
