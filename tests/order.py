@@ -27,6 +27,7 @@ LONGEST_FIRST = (
     "tests/workers/test_in_store.py",
     "tests/app/api/test_sharing.py",
     "tests/e2e/test_quota_crowd.py",
+    "tests/e2e/test_servers_page.py",
     "tests/e2e/test_graphiql_in_chromium.py",
     "tests/app/catalog/test_fsck.py",
     "tests/app/catalog/test_turns.py",
