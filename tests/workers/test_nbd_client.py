@@ -117,6 +117,10 @@ def statuses(client: NbdClient) -> list[tuple[int, int]]:
     return client.block_status(0, 1 << 20)
 
 
+def small_statuses(client: NbdClient) -> list[tuple[int, int]]:
+    return client.block_status(0, 1024, within=512)
+
+
 NONE = chunk(nbd.CHUNK_NONE)
 
 
@@ -149,6 +153,31 @@ def test_a_status_comes_in_several_answers_and_is_put_together() -> None:
         assert statuses(NbdClient(connection)) == [(1 << 19, 0), (1 << 19, 3)]
 
 
+def test_statuses_of_small_ranges_come_in_any_order_and_may_be_short() -> None:
+    unit = 1 << 16
+    answers = [
+        status((unit, 3), handle=2),
+        status((unit // 2, 0), handle=1),
+        status((unit // 2, 3), handle=4),
+        status((2 * unit, 3), handle=3),
+    ]
+    with said(HANDSHAKE + b"".join(answers)) as connection:
+        found = NbdClient(connection).block_status(0, 2 * unit + 512, within=unit)
+    assert found == [(unit // 2, 0), (unit // 2 + unit + 512, 3)]
+
+
+def test_no_request_for_a_small_range_crosses_a_multiple_of_it() -> None:
+    unit = 1 << 16
+    answers = status((512, 0)) + status((unit, 0), handle=2) + status((1024, 0), handle=3)
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        theirs.sendall(HANDSHAKE + answers)
+        assert NbdClient(ours).block_status(unit - 512, unit + 1536, within=unit) == [(unit + 1536, 0)]
+        asked = theirs.recv(4096)
+    requests = nbd.REQUEST.iter_unpack(asked[-3 * nbd.REQUEST.size :])
+    assert [(offset, length) for *_, offset, length in requests] == [(unit - 512, 512), (unit, unit), (2 * unit, 1024)]
+
+
 @pytest.mark.parametrize(
     ("ask", "answer"),
     [
@@ -179,8 +208,11 @@ def test_a_status_comes_in_several_answers_and_is_put_together() -> None:
         (statuses, chunk(nbd.CHUNK_BLOCK_STATUS, bytes(13))),
         (statuses, chunk(nbd.CHUNK_BLOCK_STATUS, length=MANY + 4)),
         (statuses, data(bytes(12))),
+        (small_statuses, status((512, 0)) + status((512, 0))),
+        (small_statuses, status(*[(512, 0)] * 3)),
+        (small_statuses, status((512, 0)) + status((512, 0), handle=3)),
     ],
-    ids=range(27),
+    ids=range(30),
 )
 def test_an_answer_that_does_not_fit_ends_the_connection(ask: Callable[[NbdClient], object], answer: bytes) -> None:
     with said(HANDSHAKE + answer) as connection:

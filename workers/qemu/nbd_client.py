@@ -7,7 +7,8 @@ hostile image that may control it, so no length that it sends is trusted.
 import socket
 import struct
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from itertools import islice
 from types import TracebackType
 
 from app.sizes import GIB, KIB, MIB, counted
@@ -26,6 +27,9 @@ _MOST_REPLIES = 64
 # The largest range of one block status request, and the longest reply to it, in bytes.
 _STATUS_SPAN = 2 * GIB
 _LONGEST_STATUS = 4 * MIB
+# The requests for the block status of small ranges that are open at a time.
+_STATUS_AHEAD = 64
+_SECTOR = 512
 _EXTENT = struct.Struct(">II")
 
 
@@ -64,20 +68,15 @@ class NbdClient:
         """What the disk holds from `offset` on: consecutive (bytes, flags), neighbours with equal flags merged.
 
         In base:allocation, a range with the flag ZERO reads as zeros, with HOLE it has no storage; a range without
-        flags is data. No request crosses a multiple of `within` bytes.
+        flags is data. No request crosses a multiple of `within` bytes; then many are open at a time.
         """
         merged: list[tuple[int, int]] = []
-        end = offset + length
         try:
-            while offset < end:
-                most = _STATUS_SPAN if within is None else within - offset % within
-                for extent, flags in self._status(offset, min(end - offset, most)):
-                    extent = min(extent, end - offset)
-                    offset += extent
-                    if merged and merged[-1][1] == flags:
-                        merged[-1] = (merged[-1][0] + extent, flags)
-                    elif extent:
-                        merged.append((extent, flags))
+            for extent, flags in self._statuses(_cut(offset, length, within), 1 if within is None else _STATUS_AHEAD):
+                if merged and merged[-1][1] == flags:
+                    merged[-1] = (merged[-1][0] + extent, flags)
+                elif extent:
+                    merged.append((extent, flags))
         except (OSError, Misbehaviour, struct.error) as error:
             raise self._failed(error) from error
         return merged
@@ -169,25 +168,71 @@ class NbdClient:
         said = payload[6 : 6 + int.from_bytes(payload[4:6], "big")].decode("utf-8", "replace")
         raise QemuRefused("nbd", int.from_bytes(payload[:4], "big"), f"{asked} can't be read: {said}")
 
-    def _status(self, offset: int, length: int) -> Iterator[tuple[int, int]]:
-        asked = self._ask(nbd.CMD_BLOCK_STATUS, offset, length)
+    def _statuses(self, ranges: Iterator[tuple[int, int]], in_flight: int) -> Iterator[tuple[int, int]]:
+        """The extents of ranges, in order; `in_flight` requests are open at a time."""
+        waiting: deque[int] = deque()
+        asked: dict[int, tuple[int, int]] = {}
+        answers: dict[int, Sequence[tuple[int, int]]] = {}
+        while True:
+            if len(waiting) <= in_flight // 2:
+                handles = self._ask_statuses(list(islice(ranges, in_flight - len(waiting))), asked)
+                waiting.extend(handles)
+            if not waiting:
+                return
+            while waiting[0] not in answers:
+                handle, answer = self._status_answer(asked)
+                answers[handle] = answer
+            handle = waiting.popleft()
+            offset, left = asked.pop(handle)
+            for extent, flags in answers.pop(handle):
+                extent = min(extent, left)
+                offset, left = offset + extent, left - extent
+                yield extent, flags
+            if left:
+                waiting.extendleft(self._ask_statuses([(offset, left)], asked))
+
+    def _ask_statuses(self, ranges: Sequence[tuple[int, int]], asked: dict[int, tuple[int, int]]) -> Sequence[int]:
+        handles = range(self._handle + 1, self._handle + 1 + len(ranges))
+        self._handle += len(ranges)
+        asked.update(zip(handles, ranges, strict=True))
+        requests = (
+            nbd.REQUEST.pack(nbd.REQUEST_MAGIC, 0, nbd.CMD_BLOCK_STATUS, handle, offset, length)
+            for handle, (offset, length) in zip(handles, ranges, strict=True)
+        )
+        self._connection.sendall(b"".join(requests))
+        return handles
+
+    def _status_answer(self, asked: dict[int, tuple[int, int]]) -> tuple[int, Sequence[tuple[int, int]]]:
+        """Receive the reply to one of the requests: its handle, and the extents."""
         kind, flags, handle, length = self._chunk()
-        if handle != asked:
+        if handle not in asked:
             raise Misbehaviour("a reply to no request")
+        offset, span = asked[handle]
         self._raise_error(kind, length, f"the block status at {offset}")
-        if kind != nbd.CHUNK_BLOCK_STATUS or length % 8 != 4 or not 12 <= length <= _LONGEST_STATUS:
+        longest = min(_LONGEST_STATUS, 4 + 8 * (1 + span // _SECTOR))
+        if kind != nbd.CHUNK_BLOCK_STATUS or length % 8 != 4 or not 12 <= length <= longest:
             raise Misbehaviour(f"a chunk of type {kind} and {counted(length, 'byte')}, for a block status")
         payload = receive(self._connection, length)
         if not flags & nbd.CHUNK_DONE:
-            self._finish(asked)
+            self._finish(handle)
         extents = list(_EXTENT.iter_unpack(memoryview(payload)[4:]))
         if not all(extent for extent, _ in extents):
             raise Misbehaviour("an empty extent")
-        return iter(extents)
+        return handle, extents
 
     def _failed(self, error: Exception) -> QemuFailed:
         self.close()
         return QemuFailed(f"qemu-nbd: {error}")
+
+
+def _cut(offset: int, length: int, within: int | None) -> Iterator[tuple[int, int]]:
+    """Divide a range into requests: offsets and lengths, in bytes."""
+    end = offset + length
+    while offset < end:
+        most = _STATUS_SPAN if within is None else within - offset % within
+        span = min(end - offset, most)
+        yield offset, span
+        offset += span
 
 
 def _negotiate(connection: socket.socket, export: bytes, context: bytes) -> int:
