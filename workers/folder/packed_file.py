@@ -1,14 +1,14 @@
 """Writes the data of a disk to a new qcow2: in disk order without zeros, then the tables, and the header last."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 
 from workers.errors import SourceDamaged
 from workers.folder.receipts import write_all
-from workers.inspection.refusals import check_stored_size, over_quota
+from workers.inspection.refusals import check_stored_size, within
 from workers.qcow2 import metadata
 from workers.qcow2.extents import USUAL_CLUSTER, Extents
-from workers.qcow2.packing import Disk, Packer, ReadInto
+from workers.qcow2.packing import Disk, Packed, Packer, ReadInto
 
 CLUSTER = USUAL_CLUSTER
 # The data stays in the processor's cache until it is written: 4 MiB at a time took three times the processor time.
@@ -24,35 +24,54 @@ def write_packed(
     stored; SourceDamaged, OSError, and what `progress` raises.
     """
     packer = Packer(Disk(virtual_size, extents, _reader(source)), CLUSTER, batch=_CLUSTERS_AT_ONCE)
-    placed, end = _write_data(fd, packer, room, progress)
+
+    def packed() -> Iterator[tuple[int, Packed]]:
+        for first in packer.batches(0, packer.clusters):
+            progress(first * CLUSTER)
+            yield first, packer.pack(first)
+
+    placed, end = write_data(fd, packer, packed(), CLUSTER, within(room))
     layout = metadata.lay_out(virtual_size, CLUSTER, placed, end)
     check_stored_size(layout.stored_size, room)
-    place = layout.tables_at
-    for piece in layout.tables():
-        write_all(fd, piece, place)
-        place += len(piece)
-    write_all(fd, layout.header().ljust(CLUSTER, b"\0"), 0)
+    write_tables(fd, layout)
     progress(virtual_size)
     return layout
 
 
-def _write_data(fd: int, packer: Packer, room: int | None, progress: Callable[[int], None]) -> tuple[Extents, int]:
-    """Write the clusters that are not all zeros after the header's; return their extents and their end."""
+def write_data(
+    fd: int,
+    packer: Packer,
+    batches: Iterable[tuple[int, Packed]],
+    begin: int,
+    require_room: Callable[[int], None],
+) -> tuple[Extents, int]:
+    """Write packed batches, without compression, from `begin` on; return their extents and their end, in bytes.
+
+    `require_room` is called with each new end, before it is written, and may raise. Raises OSError, and what `batches`
+    raises.
+    """
+    unit = packer.cluster_size
     placed = Extents()
-    end = CLUSTER
-    for first in packer.batches(0, packer.clusters):
-        progress(first * CLUSTER)
-        packed = packer.pack(first)
-        if room is not None and end + packed.length > room:
-            raise over_quota()
+    end = begin
+    for first, packed in batches:
+        require_room(end + packed.length)
         write_all(fd, packed.plain, end)
         packer.release(packed)
         for cluster, size in enumerate(packed.sizes, first):
             if size:
-                start = cluster * CLUSTER
-                placed.add(start, min(CLUSTER, packer.disk.size - start), end)
-                end += CLUSTER
+                start = cluster * unit
+                placed.add(start, min(unit, packer.disk.size - start), end)
+                end += unit
     return placed, end
+
+
+def write_tables(fd: int, layout: metadata.Layout) -> None:
+    """Write the tables, and the header last. Raises OSError."""
+    place = layout.tables_at
+    for piece in layout.tables():
+        write_all(fd, piece, place)
+        place += len(piece)
+    write_all(fd, layout.header().ljust(layout.cluster_size, b"\0"), 0)
 
 
 def _reader(source: int) -> ReadInto:

@@ -81,7 +81,7 @@ class _Attempt:
         with FileSandbox(self.task.workspace, self.task.source, self.limits, self.cancelled) as sandbox:
             if recovered is not None:
                 return self._finish_in_place(sandbox, recovered)
-            subject = examine(sandbox, self.task, _reader(self.fd, self.task.source_size), self.progress)
+            subject = examine(sandbox, self.task, file_reader(self.fd, self.task.source_size), self.progress)
             with blaming_image():
                 subject = counted(sandbox, subject)
                 plan = make_plan(sandbox, subject, self.fd)
@@ -155,7 +155,7 @@ class _Attempt:
 
     def _verify(self, sandbox: FileSandbox, image: img.Image, expected: Outcome, fd: int) -> int:
         """Verify a result; return where it ends, in bytes. Raises UnsoundResult."""
-        report = verify(sandbox, image, _reader(fd, expected.file_size), expected, self.progress)
+        report = verify(sandbox, image, file_reader(fd, expected.file_size), expected, self.progress)
         return report.end_offset or expected.file_size
 
     def _require_room(self, stored_size: int) -> None:
@@ -171,7 +171,7 @@ class _Attempt:
             raise
 
 
-def _reader(fd: int, size: int) -> ReadAt:
+def file_reader(fd: int, size: int) -> ReadAt:
     """A reader for the first `size` bytes of a file."""
 
     def read_at(offset: int, length: int) -> bytes:

@@ -46,7 +46,7 @@ class Qcow2Tables:
 
     def mapped(self) -> int:
         """Bytes of the disk that are mapped to data. Raises ImageFailed, and what `read_at` and `tick` raise."""
-        for start, entry, count in self._runs():
+        for start, entry, count in self.runs():
             if entry & COMPRESSED:
                 self._take_compressed(entry)
             else:
@@ -65,7 +65,7 @@ class Qcow2Tables:
         Raises TooManyExtents for more than `most` extents, and what `mapped` raises.
         """
         found = Extents()
-        for start, entry, count in self._runs():
+        for start, entry, count in self.runs():
             if entry & COMPRESSED:
                 return None
             length = min(count * self._unit, self._header.size - start)
@@ -101,10 +101,10 @@ class Qcow2Tables:
                     if raw.count(0) != len(raw):
                         yield number, numbers_in("Q", raw, "big")
 
-    def _runs(self) -> Iterator[tuple[int, int, int]]:
+    def runs(self) -> Iterator[tuple[int, int, int]]:
         """Runs of consecutive clusters with data: the disk offset of the first, its entry, and the number of clusters.
 
-        A compressed cluster is a run of its own.
+        A compressed cluster is a run of its own. Raises ImageFailed, and what `read_at` and `tick` raise.
         """
         unit, entries = self._unit, self._unit // 8
         for number, table in self._l2_tables():

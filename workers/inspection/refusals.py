@@ -1,5 +1,7 @@
 """Why an image is refused: a code, and a message and a hint for the image's owner."""
 
+from collections.abc import Callable
+
 from app.errors import ImageFailed
 from app.lifecycle import FailureCode
 from app.sizes import counted, exactly
@@ -64,6 +66,16 @@ def check_stored_size(size: int, room: int | None) -> None:
     """Refuse a result of `size` bytes that exceeds `room`, in bytes; None means no limit. Raises ImageFailed."""
     if room is not None and size > room:
         raise over_quota(size, room)
+
+
+def within(room: int | None) -> Callable[[int], None]:
+    """A function that refuses a result that takes more than `room` bytes so far. It raises ImageFailed."""
+
+    def require_room(size: int) -> None:
+        if room is not None and size > room:
+            raise over_quota()
+
+    return require_room
 
 
 def storage_full() -> ImageFailed:

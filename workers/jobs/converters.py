@@ -19,6 +19,7 @@ from app.errors import StoreError
 from app.s3_address import S3Address
 from workers.convert.examination import Report
 from workers.convert.task import ConversionTask, Where
+from workers.convert.workspaces import remove_others, workspace_of
 from workers.folder import pipeline, receipts
 from workers.folder.undoing import undo
 from workers.limits import Limits
@@ -114,9 +115,7 @@ class FolderConverter:
         task = self._task(order)
         task.result.parent.mkdir(parents=True, exist_ok=True)
         # A folder left by a killed attempt holds a link to the source, which keeps its bytes on disk.
-        for folder in self.store.work.glob(f"{order.job_id}-*"):
-            if folder != task.workspace:
-                shutil.rmtree(folder, ignore_errors=True)
+        remove_others(task.workspace)
         return pipeline.convert(task, order.within(self.limits), order.report, order.cancelled)
 
     def undo(self, order: Order) -> None:
@@ -202,11 +201,6 @@ class StoreConverter:
 
     def _task(self, order: Order) -> ConversionTask[str]:
         return order.task(str, self._work)
-
-
-def workspace_of(job_id: str, token: int) -> str:
-    """The name of a job's folder while a worker holds the job by this token."""
-    return f"{job_id}-{token}"
 
 
 def receipt_of(key: str) -> str:

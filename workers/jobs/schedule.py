@@ -26,7 +26,8 @@ from app.errors import DatabaseUnavailable
 from app.models import now
 from app.ports import JobQueue
 from app.settings import Settings
-from workers.jobs.converters import owner_of, workspace_of
+from workers.convert.workspaces import workspace_of
+from workers.jobs.converters import owner_of
 
 log = structlog.get_logger()
 

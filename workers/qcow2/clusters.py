@@ -3,9 +3,10 @@
 Source: QEMU, docs/interop/qcow2.txt, "Cluster mapping", "Compressed Clusters Descriptor". Pure functions, without I/O.
 """
 
+import heapq
 import sys
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from app.sizes import MIB
@@ -178,29 +179,37 @@ class PackedClusters:
 
     def references(self) -> Iterator[tuple[int, int, int]]:
         size = self.cluster_size
-        # The cluster of the file in which the last compressed cluster ends: the next may begin there.
-        shared, times = -1, 0
+        plain = ((batch.plain_at // size, batch.plain_count, 1) for batch in self.batches() if batch.plain_count)
+        return heapq.merge(plain, shared_clusters(self._compressed_places(), size))
+
+    def _compressed_places(self) -> Iterator[tuple[int, int]]:
         for batch in self.batches():
-            if batch.plain_count:
-                if times:
-                    yield shared, 1, times
-                shared, times = -1, 0
-                yield batch.plain_at // size, batch.plain_count, 1
             place = batch.compressed_at
-            for length in batch.compressed_sizes(size):
-                first, last = place // size, (place + length - 1) // size
-                if first != shared:
-                    if times:
-                        yield shared, 1, times
-                    times = 0
-                times += 1
-                if last > first:
-                    yield first, 1, times
-                    times = 1
-                shared = last
+            for length in batch.compressed_sizes(self.cluster_size):
+                yield place, place + length
                 place += length
-        if times:
-            yield shared, 1, times
+
+
+def shared_clusters(places: Iterable[tuple[int, int]], cluster_size: int) -> Iterator[tuple[int, int, int]]:
+    """The file's clusters that compressed clusters are in: (number, 1, references), ascending.
+
+    `places` are begins and ends of the compressed clusters, in bytes, ascending. Several may share a cluster.
+    """
+    shared, times = -1, 0
+    for begin, end in places:
+        first, last = begin // cluster_size, (end - 1) // cluster_size
+        if first != shared:
+            if times:
+                yield shared, 1, times
+            times = 0
+        times += 1
+        if last > first:
+            yield first, 1, times
+            yield from ((number, 1, 1) for number in range(first + 1, last))
+            times = 1
+        shared = last
+    if times:
+        yield shared, 1, times
 
 
 def batches_of(packed: PackedRange, cluster_size: int) -> Iterator[PackedBatch]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from app.sizes import MIB
-from workers.qcow2.clusters import COPIED, PackedClusters, Runs, big_endian
+from workers.qcow2.clusters import COPIED, Runs, big_endian
 from workers.qcow2.extents import Extents
 
 MAGIC = b"QFI\xfb"
@@ -244,7 +244,7 @@ class Layout:
         yield from _repeat(b"\0\0", self.refcount_blocks * size // 2 - place)
 
 
-def lay_out(virtual_size: int, cluster_size: int, data: Extents | PackedClusters, tables_at: int) -> Layout:
+def lay_out(virtual_size: int, cluster_size: int, data: Extents | Clusters, tables_at: int) -> Layout:
     """Plan a qcow2 of `virtual_size` bytes around data that has its place in the file.
 
     Starts, offsets and lengths of extents must be multiples of the cluster size, except the length of an extent that
@@ -271,7 +271,7 @@ def tables_size(virtual_size: int, cluster_size: int, l2_tables: int, refcount_b
     return (l1 + l2_tables + refcount_table + refcount_blocks) * cluster_size
 
 
-def tables_touched(data: Extents | PackedClusters, cluster_size: int) -> int:
+def tables_touched(data: Extents | Clusters, cluster_size: int) -> int:
     """The number of L2 tables that the data needs, wherever it will be in the file."""
     clusters: Clusters = Runs(data, cluster_size) if isinstance(data, Extents) else data
     return len(clusters.l2_indices())

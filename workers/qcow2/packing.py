@@ -6,7 +6,8 @@ Packing a batch always produces the same bytes.
 from array import array
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor, Future
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -190,6 +191,21 @@ class Packer:
             sizes[number] = size
             used += size
         return compressed
+
+
+def packed_ahead(
+    pool: Executor, pack: Callable[[int], Packed], batches: Iterable[int], most: int
+) -> Iterator[tuple[int, Packed]]:
+    """Pack batches in a pool, up to `most` of them ahead; yield them in order, each with its first cluster."""
+    ahead: deque[tuple[int, Future[Packed]]] = deque()
+    for batch in batches:
+        if len(ahead) > most:
+            first, packed = ahead.popleft()
+            yield first, packed.result()
+        ahead.append((batch, pool.submit(pack, batch)))
+    while ahead:
+        first, packed = ahead.popleft()
+        yield first, packed.result()
 
 
 def runs_within(extents: Extents, begin: int, end: int) -> Iterator[tuple[int, int, int]]:

@@ -82,7 +82,7 @@ class Assembly:
             relocated += room
         parts = self._copy(source, plan.pieces)
         stored = Stored(layout.stored_size, plan.file_size)
-        self._complete(_front(layout, plan.front, relocated), plan.front, parts, stored)
+        self.complete(front_body(layout, plan.front, relocated), plan.front, parts, stored)
         return stored
 
     def keeping(self, source: StoredObject, plan: KeepPlan, rules: PartRules) -> Stored:
@@ -93,7 +93,7 @@ class Assembly:
         head[: len(plan.header)] = plan.header
         parts = self._copy(source, cut(len(head), end, rules))
         stored = Stored(plan.stored_size, end)
-        self._complete(lambda: [memoryview(head)], len(head), parts, stored)
+        self.complete(lambda: [memoryview(head)], len(head), parts, stored)
         return stored
 
     def packed(
@@ -106,14 +106,14 @@ class Assembly:
         parts = [part for _, streamed in ranges for part in streamed.parts]
         rest = b"".join(streamed.rest for _, streamed in ranges)
         length = sum(streamed.length for _, streamed in ranges)
-        tables = metadata.tables_touched(_placed(ranges, cluster_size, 0), cluster_size)
+        tables = metadata.tables_touched(placed(ranges, cluster_size, 0), cluster_size)
         least = limits.parts.least if parts else 0
         front = metadata.front_size(virtual_size, cluster_size, tables, 0, length, least)
-        clusters = _placed(ranges, cluster_size, front)
+        clusters = placed(ranges, cluster_size, front)
         layout = metadata.lay_out(virtual_size, cluster_size, clusters, cluster_size)
         check_stored_size(layout.stored_size, limits.max_stored_size)
         stored = Stored(layout.stored_size, front + length)
-        self._complete(_front(layout, front + len(rest), rest), front + len(rest), parts, stored)
+        self.complete(front_body(layout, front + len(rest), rest), front + len(rest), parts, stored)
         return stored
 
     def _copy(self, source: StoredObject, pieces: Sequence[Piece]) -> list[tuple[int, str]]:
@@ -121,24 +121,38 @@ class Assembly:
         report_done = self.progress.of(ImagePhase.CONVERTING, sum(piece.length for piece in pieces))
         parts: list[tuple[int, str]] = []
         done = 0
-        with ThreadPoolExecutor(_COPYING, "copying") as copying:
-            waiting = [
-                copying.submit(
-                    self.bucket.copy_part, self.key, self.reference, number, source.key, piece.offset, piece.length
-                )
-                for number, piece in enumerate(pieces, FIRST + 1)
-            ]
-            try:
-                for number, (piece, copied) in enumerate(zip(pieces, waiting, strict=True), FIRST + 1):
-                    parts.append((number, copied.result()))
-                    done += piece.length
-                    report_done(done)
-            except BaseException:
-                copying.shutdown(wait=False, cancel_futures=True)
-                raise
+        with self.copying(source.key, pieces) as copied:
+            for piece, part in zip(pieces, copied, strict=True):
+                parts.append(part)
+                done += piece.length
+                report_done(done)
         return parts
 
-    def _complete(self, body: Body, length: int, parts: Sequence[tuple[int, str]], stored: Stored) -> None:
+    @contextmanager
+    def copying(
+        self, source_key: str, pieces: Sequence[Piece], copied: Callable[[int], None] = lambda _: None
+    ) -> Iterator[Iterator[tuple[int, str]]]:
+        """Let the store copy pieces of an object into the parts after the first, several at a time, during the block.
+
+        Yields an iterator that waits for each part, in order, and returns its number and ETag. `copied` is called in
+        any thread with the length of each. When the block has ended, no copy is running.
+        """
+
+        def copy(number: int, piece: Piece) -> tuple[int, str]:
+            self.progress.check()
+            etag = self.bucket.copy_part(self.key, self.reference, number, source_key, piece.offset, piece.length)
+            copied(piece.length)
+            return number, etag
+
+        with ThreadPoolExecutor(_COPYING, "copying") as pool:
+            copies = [pool.submit(copy, number, piece) for number, piece in enumerate(pieces, FIRST + 1)]
+            try:
+                yield (one.result() for one in copies)
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+
+    def complete(self, body: Body, length: int, parts: Sequence[tuple[int, str]], stored: Stored) -> None:
         """Send the first part and complete the upload. May be repeated."""
         report_done = self.progress.of(ImagePhase.STORING, length)
         try:
@@ -157,19 +171,19 @@ class Assembly:
             return False
 
 
-def _placed(ranges: Sequence[tuple[int, Streamed]], cluster_size: int, begin: int) -> PackedClusters:
+def placed(ranges: Sequence[tuple[int, Streamed]], cluster_size: int, begin: int) -> PackedClusters:
     """Place ranges one after the other in the file, from `begin` on."""
-    placed: list[PackedRange] = []
+    found: list[PackedRange] = []
     for first, streamed in ranges:
         place = begin
         for index, sizes in streamed.stretches:
-            placed.append(PackedRange(first + index, sizes, place))
-            place = max(batch.end for batch in batches_of(placed[-1], cluster_size))
+            found.append(PackedRange(first + index, sizes, place))
+            place = max(batch.end for batch in batches_of(found[-1], cluster_size))
         begin += streamed.length
-    return PackedClusters(placed, cluster_size, begin)
+    return PackedClusters(found, cluster_size, begin)
 
 
-def _front(layout: metadata.Layout, length: int, behind: bytes | bytearray) -> Body:
+def front_body(layout: metadata.Layout, length: int, behind: bytes | bytearray) -> Body:
     """The first part: header, tables, zeros as padding, and `behind` at its end."""
 
     def body() -> Iterator[bytes | memoryview]:

@@ -101,6 +101,12 @@ def cut(begin: int, end: int, rules: PartRules) -> list[Piece]:
     return _even(begin, end, max(rules.copied, -(-(end - begin) // max(1, rules.count - 1))), rules)
 
 
+def cut_all(ranges: Sequence[Piece], most: int, rules: PartRules) -> list[Piece]:
+    """Divide ranges, each long enough for a part, into at most `most` pieces; there are at most `most` ranges."""
+    length = max(rules.copied, -(-sum(found.length for found in ranges) // max(1, most - len(ranges))))
+    return [piece for found in ranges for piece in _even(found.offset, found.offset + found.length, length, rules)]
+
+
 def _cut(extents: Extents, rules: PartRules) -> tuple[list[Piece], list[Piece]]:
     """The ranges of the source to copy, ascending, and the pieces that they are divided into."""
     gap, length = rules.gap, rules.copied

@@ -21,7 +21,7 @@ from workers.convert.examination import Progress, Report, examine, verify
 from workers.convert.planning import Subject, counted
 from workers.convert.task import ConversionTask
 from workers.errors import SourceDamaged, UnsoundResult
-from workers.inspection.refusals import check_stored_size
+from workers.inspection.refusals import check_stored_size, within
 from workers.limits import Limits, PartRules
 from workers.qcow2.extents import cluster_size_for
 from workers.qcow2.packing import Packer
@@ -148,6 +148,6 @@ class _Attempt:
                 return split_up(packer, most, assembly.reference, subject, compress=limits.compress)
             target = Target(place.bucket, assembly.key, assembly.reference, assembly.numbers(limits.parts))
             streaming = Streaming(packer, limits.parts, place.progress.cancelled, report_done)
-            streamed = streaming.stream(0, packer.clusters, target, limits.max_stored_size)
+            streamed = streaming.stream(0, packer.clusters, target, within(limits.max_stored_size))
         stored = assembly.packed(subject.virtual_size, packer.cluster_size, [(0, streamed)], limits)
         return subject.converted(Way.COPY, stored.stored_size, stored.file_size)

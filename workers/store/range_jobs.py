@@ -12,6 +12,7 @@ from workers.convert.blame import blaming_image
 from workers.convert.examination import Progress, Report, examine
 from workers.convert.task import ConversionTask
 from workers.errors import SourceDamaged, SplitLost
+from workers.inspection.refusals import within
 from workers.limits import Limits
 from workers.store.assembling import Assembly
 from workers.store.pipeline import Place, packing, verified
@@ -48,7 +49,7 @@ def stream_range(
             first, last = split.cuts[index : index + 2]
             try:
                 streaming = Streaming(packer, limits.parts, cancelled, report_done)
-                streamed = streaming.stream(first, last, target, limits.max_stored_size)
+                streamed = streaming.stream(first, last, target, within(limits.max_stored_size))
             except UploadClosed as error:
                 raise SplitLost("the upload is no longer open") from error
     bucket.put(split.key(task.result, index), encode_record(streamed, last - first))

@@ -13,9 +13,8 @@ from dataclasses import dataclass, field
 
 from app.adapters.s3.bucket import Bucket
 from workers.errors import Cancelled
-from workers.inspection.refusals import over_quota
 from workers.limits import PartRules
-from workers.qcow2.packing import Packed, Packer
+from workers.qcow2.packing import Packed, Packer, packed_ahead
 
 _PACKING, _SENDING = 2, 3
 
@@ -79,13 +78,15 @@ class Streaming:
         self._cancelled = cancelled
         self._progress = progress
 
-    def stream(self, first: int, last: int, target: Target, room: int | None = None) -> Streamed:
+    def stream(
+        self, first: int, last: int, target: Target, require_room: Callable[[int], None] = lambda _: None
+    ) -> Streamed:
         """Send the clusters from `first` up to, not including, `last`: batch boundaries, or the disk's end for `last`.
 
-        Raises ImageFailed if they need more than `room` bytes; Cancelled, StoreError, and what the disk's `read_into`
-        raises.
+        `require_room` is called with the bytes that they take so far, and may raise. Raises Cancelled, StoreError, and
+        what the disk's `read_into` raises.
         """
-        return _Run(self._packer, self._rules, self._cancelled, self._progress, target, room).run(first, last)
+        return _Run(self._packer, self._rules, self._cancelled, self._progress, target, require_room).run(first, last)
 
 
 class _Run:
@@ -98,14 +99,14 @@ class _Run:
         cancelled: threading.Event,
         progress: Callable[[int], None],
         target: Target,
-        room: int | None,
+        require_room: Callable[[int], None],
     ) -> None:
         self.packer = packer
         self.rules = rules
         self.cancelled = cancelled
         self.progress = progress
         self.target = target
-        self.room = room
+        self.require_room = require_room
         self.sending: deque[tuple[int, _Part, Future[str]]] = deque()
         self.sent: list[tuple[int, str]] = []
         self.failed = threading.Event()
@@ -126,7 +127,7 @@ class _Run:
     def _run(self, packing: ThreadPoolExecutor, sending: ThreadPoolExecutor, first: int, last: int) -> Streamed:
         stretches: list[tuple[int, array[int]]] = []
         part = self._begun(0)
-        for batch, packed in self._packed(packing, first, last):
+        for batch, packed in packed_ahead(packing, self._pack, self.packer.batches(first, last), _PACKING):
             self._report_done(first, batch + len(packed.sizes))
             self._stop_if_cancelled()
             if not packed.length:
@@ -136,8 +137,7 @@ class _Run:
                 self._send(sending, part)
                 part = self._begun(part.begin + part.length)
             self._add(part, batch, packed)
-            if self.room is not None and part.begin + part.length > self.room:
-                raise over_quota()
+            self.require_room(part.begin + part.length)
         self._report_done(first, last)
         # Nothing follows the end of the disk, so the last part may be short.
         final = last == self.packer.clusters
@@ -148,20 +148,6 @@ class _Run:
 
     def _begun(self, begin: int) -> _Part:
         return _Part(begin, self.longest <= self.rules.kept)
-
-    def _packed(self, packing: ThreadPoolExecutor, first: int, last: int) -> Iterator[tuple[int, Packed]]:
-        """All batches with data, in order, each with its first cluster; the next ones are packed meanwhile."""
-        ahead: deque[tuple[int, Future[Packed]]] = deque()
-        for batch in self.packer.batches(first, last):
-            if len(ahead) > _PACKING:
-                yield self._next(ahead)
-            ahead.append((batch, packing.submit(self._pack, batch)))
-        while ahead:
-            yield self._next(ahead)
-
-    def _next(self, ahead: "deque[tuple[int, Future[Packed]]]") -> tuple[int, Packed]:
-        batch, packed = ahead.popleft()
-        return batch, packed.result()
 
     def _report_done(self, first: int, done: int) -> None:
         size = self.packer.cluster_size

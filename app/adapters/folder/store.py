@@ -67,7 +67,7 @@ class FolderStore:
             for folder in (self._objects, self._open, self.work):
                 make_folder(folder)
         except OSError as error:
-            raise _store_error(error) from error
+            raise store_error(error) from error
 
     def close(self) -> None:
         """Wait for running writes, and stop the store's threads."""
@@ -217,7 +217,7 @@ class FolderStore:
         except (FileNotFoundError, NotADirectoryError):
             raise ObjectMissing("no such object") from None
         except OSError as error:
-            raise _store_error(error) from error
+            raise store_error(error) from error
 
     async def batches(self) -> AsyncIterator[Sequence[tuple[str, datetime]]]:
         """As the port says."""
@@ -246,10 +246,11 @@ class FolderStore:
         try:
             return await loop.run_in_executor(self._threads, partial(call, *args, **kwargs))
         except OSError as error:
-            raise _store_error(error) from error
+            raise store_error(error) from error
 
 
-def _store_error(error: OSError) -> StoreError:
+def store_error(error: OSError) -> StoreError:
+    """What an error of the disk is to those who use the store."""
     reason = error.strerror or type(error).__name__
     if error.errno in _NO_ROOM:
         return StoreFull(f"the folder of the object store has no space: {reason}")
