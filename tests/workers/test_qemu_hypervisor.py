@@ -20,6 +20,7 @@ import pytest
 
 from app.sizes import GIB
 from tests.support.tiny_linux import TinyLinux
+from tests.workers.capture_bench import CaptureBench, assert_same_disk, folder_bench
 from tests.workers.hypervisor_contract import (
     SIZE,
     Base,
@@ -31,6 +32,7 @@ from tests.workers.hypervisor_contract import (
     until,
 )
 from tests.workers.images import KiB, MiB, qemu_img, qemu_io
+from workers.capture.task import Captured
 from workers.hypervisor.accelerators import Accelerator
 from workers.hypervisor.files import HostFiles
 from workers.hypervisor.live_points import drop
@@ -41,6 +43,7 @@ from workers.hypervisor.port import (
     HypervisorUnavailable,
     MachineSpec,
     MachineState,
+    Point,
     PointLost,
     Seed,
     VolumeInUse,
@@ -167,6 +170,30 @@ def test_a_killed_server_is_stopped_and_its_disk_is_sound(place: QemuPlace) -> N
     assert sorted(path.name for path in volume.disk_folder.iterdir()) == ["disk.qcow2"]
     report = json.loads(qemu_img("check", "--output=json", str(volume.disk)))
     assert "corruptions" not in report
+
+
+def test_a_point_of_a_running_server_is_captured_while_its_guest_writes(place: QemuPlace, tmp_path: Path) -> None:
+    place.create_volume()
+    place.launch()
+    place.write("V1", MiB, MiB, 1)
+    place.io("V1", f"discard {3 * BLOCK} {2 * BLOCK}")
+    point = place.point()
+    content = place.read(point)
+    place.write("V1", 5 * BLOCK + 512, 3 * MiB, 2)
+    place.io("V1", f"discard {BLOCK} {BLOCK}")
+    place.io("V1", f"discard {2 * MiB - BLOCK} {2 * BLOCK}")
+
+    with folder_bench(tmp_path / "bench") as bench:
+        bench.put(place.base.path)
+        made = place.do(captured(place, point, bench))
+        raw = tmp_path / "point.raw"
+        raw.write_bytes(content)
+        assert_same_disk(bench, raw, made)
+
+
+async def captured(place: QemuPlace, point: Point, bench: CaptureBench) -> Captured:
+    async with place.hypervisor.reading(point) as reader:
+        return await asyncio.to_thread(bench.capture, reader)
 
 
 def test_nothing_is_left_of_a_server_that_was_destroyed(place: QemuPlace) -> None:
