@@ -5,16 +5,21 @@ the volume did at the moment when the filter was inserted, and QEMU serves it ov
 slow, the point is lost and the guest continues (`break-snapshot`). The volume itself never depends on a point.
 """
 
+import errno
+import os
 import socket
+import stat
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractAsyncContextManager
+from pathlib import Path
 
-from app.sizes import KIB, MIB
+from app.sizes import GIB, KIB
 from workers.errors import QemuError
 from workers.hypervisor.files import ServerFiles, VolumeFiles
 from workers.hypervisor.machine import device_path, disk_name, fleece_path, points_path
 from workers.hypervisor.monitor import Monitor
 from workers.hypervisor.port import Extent, HypervisorError, PointLost
+from workers.qcow2.extents import data_ranges
 from workers.qemu.nbd_client import HOLE, ZERO, NbdClient
 from workers.qemu.sockets import connect
 
@@ -22,11 +27,11 @@ from workers.qemu.sockets import connect
 _COPY_SECONDS = 4
 _CONNECTIONS = 16
 # The unit of what the filter saves. QEMU 7.2 takes a request that begins with overwritten units, and continues beyond
-# them, for one of unchanged bytes, and answers with new ones (hbitmap_status). So no request covers two units.
+# them, for one of unchanged bytes, and answers with new ones (hbitmap_status). So no read covers two units.
 _UNIT = 64 * KIB
 _IN_FLIGHT = 16
-# The most that one call for extents covers: it takes a request per unit.
-_SPAN = 256 * MIB
+# The most that one call for extents covers.
+_SPAN = 1 * GIB
 
 
 async def take(
@@ -88,7 +93,7 @@ async def drop(monitor: Monitor, number: int) -> None:
 class LiveReader:
     """Reads a point that QEMU serves. `base_size` is the size of the volume's base; 0 if it has none."""
 
-    def __init__(self, server: ServerFiles, export: str, base_size: int, seconds: float) -> None:
+    def __init__(self, server: ServerFiles, volume: VolumeFiles, export: str, base_size: int, seconds: float) -> None:
         self._base_size = base_size
         try:
             connection = connect(server.points)
@@ -97,22 +102,46 @@ class LiveReader:
         connection.settimeout(seconds)
         self._client = _client(connection, export)
         self.size = self._client.size
+        try:
+            self._fleece = _opened(volume.fleece)
+        except OSError as error:
+            self._client.close()
+            raise PointLost(f"volume {volume.id} has no fleece: {error}") from error
 
     def close(self) -> None:
         """Close the connection."""
         self._client.close()
+        os.close(self._fleece)
 
     def extents(self, offset: int, length: int) -> Sequence[Extent]:
         """See PointReader."""
-        try:
-            found = self._client.block_status(offset, min(length, _SPAN), within=_UNIT)
-        except QemuError as error:
-            raise PointLost(str(error)) from error
         extents: list[Extent] = []
-        for span, flags in found:
-            extents += self._extents(offset, span, flags)
-            offset += span
+        try:
+            for span, flags in self._client.block_status(offset, min(length, _SPAN)):
+                for part, certain in self._certain(offset, span, flags):
+                    extents += self._extents(offset, part, certain)
+                    offset += part
+        except (QemuError, OSError) as error:
+            raise PointLost(str(error)) from error
         return extents
+
+    def _certain(self, offset: int, length: int, flags: int) -> Iterator[tuple[int, int]]:
+        """Lengths and flags in a range, given what QEMU says of it in answer to a long request.
+
+        Of a unit that was overwritten, such an answer may say what it is now: data, or zeros if the guest has discarded
+        it. Data is read unit by unit, which is safe. Anything else is believed only where the fleece has a hole, and
+        asked again where it has data: whatever is not zeros was saved there before it was overwritten.
+        """
+        end = offset + length
+        for begin, stop in data_ranges(self._fleece, offset, end) if flags & (HOLE | ZERO) else ():
+            begin, stop = max(offset, begin // _UNIT * _UNIT), min(end, -(-stop // _UNIT) * _UNIT)
+            if begin > offset:
+                yield begin - offset, flags
+            if stop > begin:
+                yield from self._client.block_status(begin, stop - begin, within=_UNIT)
+                offset = stop
+        if end > offset:
+            yield end - offset, flags
 
     def read_into(self, offset: int, buffer: memoryview) -> None:
         """See PointReader."""
@@ -136,6 +165,15 @@ class LiveReader:
         if within < length:
             split.append(Extent(offset + within, length - within, data=False, base=False))
         return split
+
+
+def _opened(fleece: Path) -> int:
+    """Open a fleece, which QEMU could have replaced. Raises OSError."""
+    fd = os.open(fleece, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise OSError(errno.EINVAL, "not a plain file")
+    return fd
 
 
 def _units(offset: int, buffer: memoryview) -> Iterator[tuple[int, memoryview]]:

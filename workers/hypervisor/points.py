@@ -115,7 +115,7 @@ def _open(host: HostFiles, settings: HostSettings, volume: VolumeFiles) -> LiveR
     if record.server is None:
         return RestingReader(volume, described.base, described.size, settings.limits)
     server = host.server(record.server)
-    reader = LiveReader(server, record.export, described.base_size, settings.answer_seconds)
+    reader = LiveReader(server, volume, record.export, described.base_size, settings.answer_seconds)
     if reader.size != described.size:
         reader.close()
         raise PointLost(f"server {record.server} serves {reader.size} bytes of volume {volume.id}")

@@ -118,7 +118,7 @@ def without_holes(fd: int, extents: Extents, grain: int, max_extents: int) -> Ex
     """
     kept = Extents()
     for start, length, offset in extents:
-        for begin, end in _data_ranges(fd, offset, offset + length):
+        for begin, end in data_ranges(fd, offset, offset + length):
             first = (begin - offset) // grain * grain
             last = min(-(-(end - offset) // grain) * grain, length)
             _add_or_extend(kept, start + first, last - first, offset + first)
@@ -136,7 +136,8 @@ def _add_or_extend(extents: Extents, start: int, length: int, offset: int) -> No
         extents.add(start, length, offset)
 
 
-def _data_ranges(fd: int, begin: int, end: int) -> Iterator[tuple[int, int]]:
+def data_ranges(fd: int, begin: int, end: int) -> Iterator[tuple[int, int]]:
+    """The ranges of a file that are not holes, within these bounds: begins and ends, in bytes. Raises OSError."""
     while begin < end:
         try:
             data = os.lseek(fd, begin, os.SEEK_DATA)
