@@ -24,6 +24,7 @@ LONGEST_FIRST = (
     "tests/e2e/test_cli_sharing.py",
     "tests/e2e/test_processes.py",
     "tests/app/feed/test_streams.py",
+    "tests/workers/test_capture.py",
     "tests/workers/test_in_store.py",
     "tests/app/api/test_sharing.py",
     "tests/e2e/test_quota_crowd.py",

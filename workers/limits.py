@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from app.catalog.outcome import Way
+from app.settings import Settings
 from app.sizes import GIB, KIB, MIB, TIB
 
 MAX_VIRTUAL_SIZE = 16 * TIB
@@ -99,3 +100,13 @@ class Limits:
             # A file may be longer than its clusters in use. The stored size is compared with the quota at the end.
             file_size=most + most // 1024 + 16 * MIB,
         )
+
+
+def limits_of(settings: Settings) -> Limits:
+    """The limits that an operator has set."""
+    return Limits(
+        max_virtual_size=settings.virtual_size_limit,
+        require_bubblewrap=settings.require_confinement,
+        compress=settings.compression == "zstd",
+        split_bytes=settings.split_bytes,
+    )

@@ -28,7 +28,7 @@ from workers.jobs.duties import Duties
 from workers.jobs.polling import JobPolling
 from workers.jobs.runner import JobRunner, declare_actors
 from workers.jobs.schedule import Schedule
-from workers.limits import Limits
+from workers.limits import Limits, limits_of
 from workers.qemu.confinement import check_confinement
 
 log = structlog.get_logger()
@@ -127,12 +127,7 @@ def _database(settings: Settings, announce: Announce) -> Database:
 
 
 def _converter(settings: Settings, storage: Storage) -> Converter:
-    limits = Limits(
-        max_virtual_size=settings.virtual_size_limit,
-        require_bubblewrap=settings.require_confinement,
-        compress=settings.compression == "zstd",
-        split_bytes=settings.split_bytes,
-    )
+    limits = limits_of(settings)
 
     def in_place(folder: FolderStore) -> Converter:
         return FolderConverter(folder, limits)
