@@ -37,6 +37,7 @@ from workers.hypervisor.port import (
     MachineSpec,
     MachineState,
     Point,
+    PointLost,
     Seed,
     VolumeInUse,
     VolumeSpec,
@@ -263,6 +264,20 @@ def nodes(place: QemuPlace) -> set[str]:
     """The names of QEMU's block nodes that have one."""
     found = place.do(place.execute("S1", "query-named-block-nodes", flat=True))
     return {node["node-name"] for node in found if not node["node-name"].startswith("#")}
+
+
+def test_a_point_whose_record_was_lost_with_the_machine_is_gone(place: QemuPlace) -> None:
+    place.create_volume()
+    volume = place.files.volume("V1")
+    volume.point.touch()
+    place.files.make_fleece(volume, SIZE)
+
+    with pytest.raises(PointLost):
+        place.read(Point("V1", SIZE, quiet=False))
+    place.launch()
+    assert place.read(place.point()) == place.base.content.ljust(SIZE, b"\0")
+    place.do(place.hypervisor.release("V1"))
+    assert not volume.fleece.exists()
 
 
 def test_a_point_that_is_released_twice_leaves_nothing_behind(place: QemuPlace) -> None:

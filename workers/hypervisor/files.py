@@ -191,13 +191,17 @@ class HostFiles:
         return self.root / "servers"
 
 
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Replace a file by JSON; after a crash, it has either its old or its new content."""
+def write_json(path: Path, content: Mapping[str, Any], *, flushed: bool = True) -> None:
+    """Replace a file by JSON; if this process is killed, it has either its old or its new content.
+
+    If it is `flushed`, that is also so if the machine goes down; otherwise, it may then be empty.
+    """
     new = path.with_name(f".{path.name}.new")
     with new.open("w") as file:
         json.dump(content, file)
-        file.flush()
-        os.fsync(file.fileno())
+        if flushed:
+            file.flush()
+            os.fsync(file.fileno())
     new.replace(path)
 
 

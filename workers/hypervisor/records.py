@@ -25,7 +25,9 @@ class PointRecord:
 
     def write(self, volume: VolumeFiles) -> None:
         """Make this the record of the volume's point."""
-        write_json(volume.point, asdict(self))
+        # What a server serves ends with the machine. So the guest's own writes, which a flush would have to wait for,
+        # do not delay the point.
+        write_json(volume.point, asdict(self), flushed=self.server is None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +40,11 @@ class Use:
 
 def point_of(volume: VolumeFiles) -> PointRecord | None:
     """The record of a volume's point; None if it has none."""
-    found = read_json(volume.point)
+    try:
+        found = read_json(volume.point)
+    except ValueError:
+        # It was not flushed when the machine went down, so it was that of a server, whose point is gone.
+        return None
     return None if found is None else PointRecord(**found)
 
 
