@@ -22,12 +22,13 @@ LINES = {
     "sharing": ["dense raw", "streamOptimized VMDK, processor time"],
     "catalogue": ["pages in a second", "SQLite, all", "PostgreSQL, name with ubuntu (1 of 4)"],
     "crowd": ["p99 from commit", "memory per watcher", "memory of API process 2"],
+    "servers": ["launch: bytes copied", "launch: until it runs", "point: its moment", "point: pause of the guest"],
 }
 TINY = "--size 0.004 --rounds 1 --watchers 5 --crowd 6 --events 2 --seconds 0.02 --images 200".split()
 
 
 @pytest.mark.usefixtures("postgresql", "redis", "minio")
-@pytest.mark.needs_program("qemu-img", "qemu-io", "qemu-nbd", "bwrap")
+@pytest.mark.needs_program("qemu-img", "qemu-io", "qemu-nbd", "qemu-system-x86_64", "bwrap")
 @pytest.mark.parametrize("name", LINES)
 def test_a_measurement_says_what_it_found_and_leaves_nothing_behind(name: str, tmp_path: Path) -> None:
     file = tmp_path / "table.md"

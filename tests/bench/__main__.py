@@ -18,6 +18,7 @@ from tests.bench import (
     memory,
     pages,
     receiving,
+    servers,
     sharing,
     stored_conversion,
     watchers,
@@ -38,6 +39,7 @@ MEASUREMENTS: Mapping[str, Callable[[Scale], Report]] = {
     "sharing": sharing.measure,
     "catalogue": catalogue.measure,
     "crowd": crowd.measure,
+    "servers": servers.measure,
 }
 
 
