@@ -10,6 +10,7 @@ from pathlib import Path
 from rich.console import Console
 
 from tests.bench import (
+    captures,
     catalogue,
     compression,
     conversion,
@@ -40,6 +41,7 @@ MEASUREMENTS: Mapping[str, Callable[[Scale], Report]] = {
     "catalogue": catalogue.measure,
     "crowd": crowd.measure,
     "servers": servers.measure,
+    "captures": captures.measure,
 }
 
 
