@@ -147,6 +147,9 @@ class MemoryHypervisor:
         server = self._servers.get(server_id)
         return b"" if server is None else server.console[-most:]
 
+    async def agent_listens(self, server_id: str) -> bool:
+        return False
+
     async def point(self, volume_id: str) -> Point:
         volume = self._volume(volume_id)
         if volume.point is not None:

@@ -31,6 +31,9 @@ class ScriptedHypervisor:
     failing: dict[str, Exception] = field(default_factory=dict)
     held: dict[str, asyncio.Event] = field(default_factory=dict)
     reached: dict[str, asyncio.Event] = field(default_factory=dict)
+    consoles: dict[str, bytes] = field(default_factory=dict)
+    console_of_all: bytes = b""
+    agents: bool = False
 
     def hold(self, operation: str) -> None:
         """Make an operation wait."""
@@ -86,7 +89,10 @@ class ScriptedHypervisor:
         return {server_id: await self.state(server_id) for server_id in self.machines}
 
     async def console(self, server_id: str, most: int) -> bytes:
-        return b""
+        return self.consoles.get(server_id, self.console_of_all)[-most:]
+
+    async def agent_listens(self, server_id: str) -> bool:
+        return self.agents
 
     async def point(self, volume_id: str) -> Point:
         raise NotImplementedError

@@ -151,6 +151,7 @@ class HypervisorContract:
         states = [place.state()]
         place.launch()
         states.append(place.state())
+        assert not place.do(place.hypervisor.agent_listens("S1"))
         place.do(place.hypervisor.stop("S1", 0.1))
         states.append(place.state())
         place.launch()
@@ -183,6 +184,7 @@ class HypervisorContract:
     def test_what_does_not_exist_is_absent_and_can_be_deleted(self, place: HypervisorPlace) -> None:
         assert place.state() is MachineState.ABSENT
         assert place.do(place.hypervisor.console("S1", 100)) == b""
+        assert not place.do(place.hypervisor.agent_listens("S1"))
         place.do(place.hypervisor.stop("S1", 1))
         place.do(place.hypervisor.destroy("S1"))
         place.do(place.hypervisor.release("V1"))

@@ -37,7 +37,7 @@ async def frozen(server: ServerFiles, monitor: Monitor, seconds: float) -> Async
     Where no agent listens, or it does not freeze within `seconds`, the block runs without. The file systems are thawed
     in either case, since an agent may freeze late. Raises HypervisorUnavailable if another point keeps the agent.
     """
-    if not await _listens(monitor):
+    if not await listens(monitor):
         yield False
         return
     async with held(server.agent_lock, seconds):
@@ -47,8 +47,8 @@ async def frozen(server: ServerFiles, monitor: Monitor, seconds: float) -> Async
             await _thaw(server, seconds)
 
 
-async def _listens(monitor: Monitor) -> bool:
-    """Whether a program in the guest has opened the agent's port."""
+async def listens(monitor: Monitor) -> bool:
+    """Whether a program in the guest has opened the agent's port. Raises NotRunning, HypervisorUnavailable."""
     ports = await monitor.execute("query-chardev")
     return any(port.get("label") == AGENT and port.get("frontend-open") for port in ports)
 

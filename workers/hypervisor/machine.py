@@ -140,11 +140,13 @@ def _storage(machine: Machine) -> list[str]:
 
 
 def _devices(machine: Machine) -> list[str]:
-    tail = uuid.UUID(machine.uuid).bytes[-3:]
-    address = "52:54:00:" + ":".join(f"{byte:02x}" for byte in tail)
-    # `restrict`: the guest gets an address and reaches nothing, neither the host's loopback nor other guests.
-    options = ["-netdev", "user,id=net,restrict=on"]
-    options += ["-device", f"virtio-net-pci,netdev=net,mac={address},romfile="]
+    options: list[str] = []
+    if machine.spec.network:
+        tail = uuid.UUID(machine.uuid).bytes[-3:]
+        address = "52:54:00:" + ":".join(f"{byte:02x}" for byte in tail)
+        # `restrict`: the guest gets an address and reaches nothing, neither the host's loopback nor other guests.
+        options += ["-netdev", "user,id=net,restrict=on"]
+        options += ["-device", f"virtio-net-pci,netdev=net,mac={address},romfile="]
     return [*options, "-object", "rng-builtin,id=random", "-device", "virtio-rng-pci,rng=random"]
 
 

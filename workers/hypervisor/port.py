@@ -77,7 +77,7 @@ class Seed:
 class MachineSpec:
     """A server to run. It boots from the first of its volumes, which exist already.
 
-    `uefi` selects the firmware: UEFI instead of BIOS.
+    `uefi` selects the firmware: UEFI instead of BIOS. Without `network`, it has no network card.
     """
 
     id: str
@@ -86,6 +86,7 @@ class MachineSpec:
     volumes: Sequence[str]
     seed: Seed
     uefi: bool = False
+    network: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +162,9 @@ class Hypervisor(Protocol):
 
     async def console(self, server_id: str, most: int) -> bytes:
         """The end of what a server wrote to its serial console: at most `most` bytes. Empty if it wrote nothing."""
+
+    async def agent_listens(self, server_id: str) -> bool:
+        """Whether a guest agent listens in a server. False if it does not run."""
 
     async def point(self, volume_id: str) -> Point:
         """Take a point in time of a volume, whether its server runs or not. Raises PointExists, VolumeMissing."""

@@ -11,11 +11,12 @@ from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, suppress
 from dataclasses import replace
 
-from workers.hypervisor import points, processes, servers, volumes
+from workers.hypervisor import agent, points, processes, servers, volumes
 from workers.hypervisor.accelerators import Accelerator, detect
 from workers.hypervisor.bases import BaseCache
 from workers.hypervisor.files import HostFiles, ServerFiles, VolumeFiles, allocated, tail
 from workers.hypervisor.locks import held, is_locked, released
+from workers.hypervisor.monitor import NotRunning, connected
 from workers.hypervisor.port import (
     HypervisorUnavailable,
     MachineSpec,
@@ -126,6 +127,14 @@ class QemuHypervisor:
         server = self._host.server(server_id)
         servers.keep_short(server, self._settings)
         return await asyncio.to_thread(tail, server.console, min(most, self._settings.console_bytes))
+
+    async def agent_listens(self, server_id: str) -> bool:
+        """See Hypervisor."""
+        try:
+            async with connected(self._host.server(server_id), self._settings.answer_seconds) as monitor:
+                return await agent.listens(monitor)
+        except NotRunning:
+            return False
 
     async def point(self, volume_id: str) -> Point:
         """See Hypervisor."""
