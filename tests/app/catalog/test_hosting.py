@@ -4,7 +4,6 @@ import asyncio
 import hashlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -14,90 +13,34 @@ import pytest
 from app.catalog.servers import watching
 from app.errors import StoreUnavailable
 from app.lifecycle import JobKind, JobState, ServerFailureCode, ServerGoal, ServerStatus
-from app.models import Blob, Host, Job, Server, now
+from app.models import Blob, Host, Server, now
 from app.sizes import GIB
 from tests.support.gateway import Gateway
-from tests.support.scripted_hypervisor import ScriptedHypervisor
+from tests.support.host_bench import Bench, host_bench
 from tests.support.serving_servers import (
     CONTENT,
     KEY,
-    about,
     add_host,
     blob_or_none,
     image,
     launch,
-    remove_hosts,
     server_row,
     volume,
     volume_row,
     volume_rows,
 )
 from tests.support.sharing import done
-from workers.hypervisor.bases import BaseCache
-from workers.hypervisor.files import HostFiles
 from workers.hypervisor.port import HypervisorUnavailable
-from workers.jobs.bases import StoredBases
 from workers.jobs.host_runner import HostRunner
-from workers.jobs.host_schedule import HostSchedule
 from workers.jobs.hosting import Hosting
 
 pytestmark = pytest.mark.anyio
 
 
-@dataclass
-class Bench:
-    """A host with its hypervisor, and the process that works for it."""
-
-    gateway: Gateway
-    host_id: str
-    hypervisor: ScriptedHypervisor
-    folder: Path
-    bases: StoredBases
-    runner: HostRunner
-
-    def fetched(self) -> list[Path]:
-        """The base images that the host has."""
-        return list((self.folder / "bases").iterdir())
-
-    def restarted(self) -> HostRunner:
-        """Another process for the same host, after the one before was killed."""
-        hosting = Hosting(self.gateway.catalogue, self.hypervisor, self.bases.base)
-        self.runner = HostRunner(self.gateway.database, hosting, self.gateway.settings, self.host_id)
-        return self.runner
-
-    async def work(self) -> None:
-        """Do the jobs that are due, and those that follow."""
-        await self.runner.take_due()
-        await self.runner.idle()
-
-    async def due_now(self) -> None:
-        """Make the jobs that wait for a retry due, and let the leases of killed processes expire."""
-        for job in await self.gateway.all_jobs():
-            if job.host_id == self.host_id and job.state != JobState.DONE:
-                await self.gateway.change(Job, job.id, due_at=now(), lease_until=now() - timedelta(seconds=1))
-
-    async def sweep(self) -> None:
-        said = about(str(self.folder))
-        await HostSchedule(self.gateway.database, self.hypervisor, said, self.host_id).sweep()
-
-    async def status(self, server: dict[str, Any]) -> tuple[ServerStatus, ServerGoal]:
-        row = await server_row(self.gateway, server["id"])
-        return row.status, row.goal
-
-    async def unfinished(self) -> list[Job]:
-        return [job for job in await self.gateway.all_jobs() if job.host_id == self.host_id and job.state != "DONE"]
-
-
 @pytest.fixture
 async def bench(gateway: Gateway, tmp_path: Path) -> AsyncIterator[Bench]:
-    await remove_hosts(gateway)
-    host_id = await add_host(gateway, str(tmp_path))
-    hypervisor, bases = ScriptedHypervisor(), StoredBases(BaseCache(HostFiles(tmp_path), 0), gateway.store)
-    hosting = Hosting(gateway.catalogue, hypervisor, bases.base)
-    runner = HostRunner(gateway.database, hosting, gateway.settings, host_id)
-    made = Bench(gateway, host_id, hypervisor, tmp_path, bases, runner)
-    yield made
-    await made.runner.stop()
+    async with host_bench(gateway, tmp_path) as made:
+        yield made
 
 
 @pytest.fixture
