@@ -13,6 +13,7 @@ GatewayError
 │   ├── NotReady                NOT_READY
 │   ├── InUse                   IN_USE
 │   ├── BootDiskTooSmall        BOOT_DISK_TOO_SMALL
+│   ├── WillNotBoot             WILL_NOT_BOOT
 │   ├── NoHypervisor            NO_HYPERVISOR
 │   ├── ProtectedImage          PROTECTED
 │   ├── DifferentOrganization   DIFFERENT_ORGANIZATION
@@ -146,6 +147,12 @@ class BootDiskTooSmall(UserMistake):
     """Raised when a boot disk is smaller than the image needs."""
 
     code = "BOOT_DISK_TOO_SMALL"
+
+
+class WillNotBoot(UserMistake):
+    """Raised when a server would be launched from an image that is known not to boot."""
+
+    code = "WILL_NOT_BOOT"
 
 
 class NoHypervisor(UserMistake):

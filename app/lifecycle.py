@@ -116,6 +116,30 @@ class ServerGoal(StrEnum):
     ABSENT = "ABSENT"
 
 
+class ServerFirmware(StrEnum):
+    """What starts a server's boot loader."""
+
+    BIOS = "BIOS"
+    UEFI = "UEFI"
+
+
+class BootResult(StrEnum):
+    """What a boot check of an image found out. FAILED: no host could run the check."""
+
+    BOOTED = "BOOTED"
+    NOT_SEEN = "NOT_SEEN"
+    ENDED = "ENDED"
+    FAILED = "FAILED"
+
+
+class BootSign(StrEnum):
+    """What shows that a server has booted."""
+
+    LOGIN_PROMPT = "LOGIN_PROMPT"
+    CLOUD_INIT = "CLOUD_INIT"
+    GUEST_AGENT = "GUEST_AGENT"
+
+
 class ServerFailureCode(StrEnum):
     """Why a server is in ERROR."""
 
@@ -130,6 +154,7 @@ class Aspect(StrEnum):
 
     NAME = "NAME"
     OS = "OS"
+    ARCHITECTURE = "ARCHITECTURE"
     LABELS = "LABELS"
     PROTECTION = "PROTECTION"
     VISIBILITY = "VISIBILITY"
@@ -137,6 +162,8 @@ class Aspect(StrEnum):
     PROGRESS = "PROGRESS"
     FAILURE = "FAILURE"
     SHA256 = "SHA256"
+    BOOT_READINESS = "BOOT_READINESS"
+    BOOT_CHECKED = "BOOT_CHECKED"
 
 
 class EventKind(StrEnum):
@@ -156,9 +183,11 @@ class JobKind(StrEnum):
     STREAM_RANGE = "STREAM_RANGE"
     ASSEMBLE = "ASSEMBLE"
     HASH = "HASH"
+    CHECK_READINESS = "CHECK_READINESS"
     ERASE = "ERASE"
     SETTLE_SERVER = "SETTLE_SERVER"
     SETTLE_VOLUME = "SETTLE_VOLUME"
+    VERIFY_BOOT = "VERIFY_BOOT"
 
 
 class JobState(StrEnum):
@@ -167,8 +196,11 @@ class JobState(StrEnum):
     DONE = "DONE"
 
 
-# The kinds of jobs that only the host of the server or volume can do.
-OF_HOSTS = frozenset({JobKind.SETTLE_SERVER, JobKind.SETTLE_VOLUME})
+# The kinds of jobs that only hosts can do: the host of the server or volume, or, to verify a boot, any host.
+OF_HOSTS = frozenset({JobKind.SETTLE_SERVER, JobKind.SETTLE_VOLUME, JobKind.VERIFY_BOOT})
+
+# The kinds of jobs about stored bytes, which several images may share.
+OF_BLOBS = frozenset({JobKind.HASH, JobKind.CHECK_READINESS})
 
 # The statuses that may follow each status. A deleted image has a tombstone instead of a status.
 TRANSITIONS: dict[ImageStatus, frozenset[ImageStatus]] = {

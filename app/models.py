@@ -24,6 +24,7 @@ from app.lifecycle import (
     JobState,
     ProjectRole,
     ServerFailureCode,
+    ServerFirmware,
     ServerGoal,
     ServerStatus,
     ShareGrant,
@@ -167,8 +168,17 @@ class Membership(SQLModel, table=True):
     created_at: datetime = Field(default_factory=now, sa_type=Instant)
 
 
+_UNCHECKED = text("readiness IS NULL")
+
+
 class Blob(SQLModel, table=True):
-    """A stored qcow2. `stored_size` counts allocated clusters; `file_size` is the size of a download."""
+    """A stored qcow2. `stored_size` counts allocated clusters; `file_size` is the size of a download.
+
+    What jobs find out about the bytes holds for all images that have them: `sha256`, `readiness` (a BootReadiness), and
+    `boot_check` (a BootCheck). Each is null until then.
+    """
+
+    __table_args__ = (Index("blob_unchecked", "id", sqlite_where=_UNCHECKED, postgresql_where=_UNCHECKED),)
 
     id: str = Field(default_factory=lambda: new_id("blb"), sa_type=_ID, primary_key=True)
     key: str = Field(sa_type=_NAME, unique=True)
@@ -176,6 +186,8 @@ class Blob(SQLModel, table=True):
     stored_size: int = Field(sa_type=BigInteger)
     file_size: int = Field(sa_type=BigInteger)
     sha256: str | None = Field(default=None, sa_type=_NAME)
+    readiness: dict[str, Any] | None = Field(default=None, sa_type=JSON(none_as_null=True))
+    boot_check: dict[str, Any] | None = Field(default=None, sa_type=JSON(none_as_null=True))
     created_at: datetime = Field(default_factory=now, sa_type=Instant)
 
 
@@ -216,7 +228,8 @@ class Image(SQLModel, table=True):
     `source_kind` says which columns describe the source: for a copy, those of its origin's upload are taken over, and
     `source_image_id` and `source_name` name the origin. File name and size are null where no file was sent. The name is
     stored as JSON, since PostgreSQL's text can't contain every character that a user can send. `reserved_size` is the
-    quota that is reserved for the image until `stored_size` is known, in bytes.
+    quota that is reserved for the image until `stored_size` is known, in bytes. With `verify_boot`, a host boots the
+    image once it is ACTIVE.
     """
 
     __table_args__ = (
@@ -278,6 +291,7 @@ class Image(SQLModel, table=True):
     failure_retriable: bool | None = None
     failed_at: datetime | None = Field(default=None, sa_type=Instant)
     last_launched_at: datetime | None = Field(default=None, sa_type=Instant)
+    verify_boot: bool = False
 
 
 # An image as a plain row of its table: read-only, and cheaper than an Image. Its attributes are the columns.
@@ -432,6 +446,7 @@ class Server(SQLModel, table=True):
     instance_id: str = Field(sa_type=_ID)
     ssh_keys: list[str] = Field(default_factory=list, sa_type=JSON)
     user_data: str | None = Field(default=None, sa_type=_NAME)
+    firmware: ServerFirmware = Field(default=ServerFirmware.BIOS, sa_type=Word(ServerFirmware))
     job_id: str | None = Field(default=None, sa_type=_ID)
     failure_code: ServerFailureCode | None = Field(default=None, sa_type=Word(ServerFailureCode))
     failure_message: str | None = Field(default=None, sa_type=_NAME)

@@ -207,6 +207,9 @@ class Settings(BaseSettings):
     stop_seconds: Seconds = Field(
         60, description="How long a server may take to shut down before it is powered off, in seconds."
     )
+    boot_check_seconds: Seconds = Field(
+        300, description="How long an image may take to boot in a boot check (`verifyBoot`), in seconds."
+    )
 
     custom_images_limit: Positive = Field(50, description="Default limit on custom images per project.")
     image_storage_limit_gib: Positive = Field(500, description="Default limit on image storage per project, in GiB.")

@@ -51,6 +51,8 @@ LONGEST_FIRST = (
     "tests/app/api/test_uploads.py",
     "tests/app/catalog/test_billing.py",
     "tests/app/api/test_copies.py",
+    "tests/app/catalog/test_boot_checks.py",
+    "tests/app/test_real_boot_check.py",
     "tests/workers/test_ways.py",
     "tests/app/api/test_changes.py",
     "tests/app/api/test_signed_requests.py",

@@ -15,6 +15,7 @@ from app.adapters.messaging.no_queue import NoQueue
 from app.adapters.messaging.redis_queue import PatientBroker, RedisQueue
 from app.adapters.messaging.redis_wakeups import RedisWakeups
 from app.adapters.s3.store import S3Store
+from app.lifecycle import OF_HOSTS
 from app.models import Event, Job
 from app.ports import JobQueue, Wakeups
 from app.reserve import Reserve
@@ -38,10 +39,10 @@ class Messaging:
     def announce(self, jobs: list[Job], events: list[Event]) -> None:
         """Notify workers of jobs, and watchers of events. Called after every commit."""
         for job in jobs:
-            if job.host_id is None:
-                self.queue.wake(job.kind)
-            else:
+            if job.host_id is not None:
                 self.bells.ring(job.host_id)
+            elif job.kind not in OF_HOSTS:
+                self.queue.wake(job.kind)
         if events:
             self.wakeups.feed_grew()
 

@@ -1,6 +1,7 @@
 """Blobs: kept as long as an image or a volume names them, and then erased (architecture, rule 8)."""
 
 from sqlalchemy import exists, or_
+from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
 from app.catalog.work import jobs
@@ -15,6 +16,14 @@ async def lock(tx: Transaction, blob_id: str) -> Blob:
     The lock makes those who erase it check one after the other, and keeps new images and volumes from naming it.
     """
     return await tx.session.get_one(Blob, blob_id, with_for_update=True)
+
+
+async def has_others(session: AsyncSession, image: Image) -> bool:
+    """Whether other images have the bytes of an image, too."""
+    if image.blob_id is None:
+        return False
+    query = select(Image.id).where(Image.blob_id == image.blob_id, Image.id != image.id).limit(1)
+    return (await session.execute(query)).first() is not None
 
 
 async def erase_if_unused(tx: Transaction, blob_id: str) -> None:

@@ -1,4 +1,4 @@
-"""What workers write to the catalogue: the start and the end of a conversion, hashes and erasures.
+"""What workers write to the catalogue: the start and the end of a conversion, and erasures.
 
 Every write here is fenced by the claim of the job (architecture, rule 3) and may raise LeaseLost. The image's row is
 locked before the job's, in the same order as by the deletion of an image, which cancels its jobs. Whatever counts
@@ -18,12 +18,13 @@ from app.catalog.bill import ledger
 from app.catalog.catalogue import Catalogue
 from app.catalog.outcome import Outcome
 from app.catalog.people.tenancy import LOCKED
+from app.catalog.servers import boot_checks
 from app.catalog.uploads import NO_FAILURE, give_up, handle_of
 from app.catalog.work import jobs
 from app.catalog.work.jobs import Claim
-from app.catalog.work.kinds import Conversion, Erase, Hash, InspectHead
+from app.catalog.work.kinds import CheckReadiness, Conversion, Erase, Hash, InspectHead
 from app.errors import ImageFailed
-from app.lifecycle import Aspect, DiskFormat, ImageStatus, JobKind, JobState, UploadState
+from app.lifecycle import DiskFormat, ImageStatus, JobKind, JobState, UploadState
 from app.models import Blob, Image, Job, Project, Source, Upload, now
 from app.object_keys import id_of_blob_before_0006, is_ours
 from app.ports import UploadHandle
@@ -76,7 +77,7 @@ async def begin(catalogue: Catalogue, claim: Claim[Conversion]) -> Assignment | 
 
 
 async def succeed(catalogue: Catalogue, claim: Claim[Conversion], assignment: Assignment, outcome: Outcome) -> None:
-    """Set an image whose result is stored and verified to ACTIVE, drop its source, and start a job for its SHA-256.
+    """Set an image whose result is stored and verified to ACTIVE, drop its source, and start the jobs that examine it.
 
     Raises ImageFailed when the project has no room for it; then nothing is written, and the job is still held.
     """
@@ -111,6 +112,9 @@ async def succeed(catalogue: Catalogue, claim: Claim[Conversion], assignment: As
         await ledger.stored(tx, image)
         await sources.drop_source(tx, image, UploadState.COMPLETED)
         jobs.start(tx, Hash(blob=blob.id), image_id=image.id)
+        jobs.start(tx, CheckReadiness(blob=blob.id), image_id=image.id)
+        if image.verify_boot:
+            boot_checks.start(tx, image, blob)
 
 
 async def fail(catalogue: Catalogue, claim: Claim[Conversion], assignment: Assignment, failure: ImageFailed) -> None:
@@ -130,37 +134,6 @@ async def refuse_early(catalogue: Catalogue, claim: Claim[InspectHead], failure:
         await jobs.finish(tx, claim)
         if failure is not None and image is not None and upload is not None:
             await give_up(tx, image, UploadState.REFUSED, failure)
-
-
-async def blob_to_hash(catalogue: Catalogue, claim: Claim[Hash]) -> Blob | None:
-    """The blob of a HASH job; None when it is gone, so that nothing is left to do."""
-    async with catalogue.database.transaction() as tx:
-        blob = await tx.session.get(Blob, claim.detail.blob)
-        if blob is None:
-            await jobs.finish(tx, claim)
-        return blob
-
-
-async def keep_hash(catalogue: Catalogue, claim: Claim[Hash], sha256: str) -> None:
-    """Store the SHA-256 of a blob, then set and publish it for every image that names the blob.
-
-    This takes two transactions, since images are locked before blobs, and an image may be copied in between: a copy is
-    made with the blob's row locked, so the second transaction finds the copy, or the copy finds the SHA-256.
-    """
-    async with catalogue.database.transaction() as tx:
-        await jobs.hold(tx, claim)
-        blob = await tx.session.get(Blob, claim.detail.blob, with_for_update=LOCKED)
-        if blob is not None:
-            blob.sha256 = sha256
-    async with catalogue.database.transaction() as tx:
-        query = select(Image).where(
-            Image.blob_id == claim.detail.blob, col(Image.sha256).is_(None), col(Image.deleted_at).is_(None)
-        )
-        query = query.order_by(col(Image.id)).with_for_update(key_share=True)
-        named_by = (await tx.session.execute(query)).scalars().all()
-        await jobs.finish(tx, claim)
-        for image in named_by:
-            await images.change(tx, image, [Aspect.SHA256], sha256=sha256)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from app.catalog.feed import event_log
 from app.catalog.feed.details import Created
 from app.catalog.new_images import NewCopy, NewImage, NewUpload, described, draft
 from app.catalog.people import access, tenancy
+from app.catalog.servers import boot_checks
 from app.database.sessions import Transaction
 from app.errors import Forbidden, UserMistake
 from app.lifecycle import ImageStatus, ProjectRole, SourceKind
@@ -42,8 +43,8 @@ async def create_image(catalogue: Catalogue, viewer: Viewer, new: NewUpload | Ne
     From an upload, the image is QUEUED until its bytes have arrived. A copy is ACTIVE immediately, and stays when the
     original is deleted.
 
-    Raises InvalidInput, QuotaExceeded, NotFound, Forbidden, Conflict; for an upload UnsupportedFormat and TooLarge; for
-    a copy NotReady.
+    Raises InvalidInput, QuotaExceeded, NotFound, Forbidden, Conflict, NoHypervisor; for an upload UnsupportedFormat and
+    TooLarge; for a copy NotReady.
     """
     if isinstance(new, NewUpload):
         return await _from_upload(catalogue, viewer, new)
@@ -94,6 +95,8 @@ async def _admitted(
     earlier = await _made_before(session, new)
     if earlier is None:
         await quotas.require_room(session, project, catalogue.settings, new.size, _SIZE)
+        if new.verify_boot:
+            await boot_checks.require_host(session, catalogue.settings, new.architecture)
     return earlier
 
 
@@ -116,6 +119,9 @@ async def _from_image(catalogue: Catalogue, viewer: Viewer, new: NewCopy) -> Wri
         copy = _copied(description, original, blob)
         await _add(tx, viewer, new, copy)
         await ledger.stored(tx, copy)
+        if new.verify_boot:
+            await boot_checks.require_host(tx.session, catalogue.settings, copy.architecture)
+            boot_checks.start(tx, copy, blob)
     return Written(copy, tx.position)
 
 

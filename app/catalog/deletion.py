@@ -11,7 +11,7 @@ from app.catalog.revisions import require_revision
 from app.catalog.work import jobs
 from app.database.sessions import Transaction
 from app.errors import ProtectedImage
-from app.lifecycle import UploadState
+from app.lifecycle import OF_BLOBS, UploadState
 from app.models import Image, now
 from app.viewer import Viewer
 
@@ -34,7 +34,9 @@ async def _delete(catalogue: Catalogue, viewer: Viewer, image_id: str, expected_
             raise ProtectedImage(
                 "The image is protected.", field=("imageId",), hint="Call updateImage with protected: false first."
             )
-        await jobs.cancel_of_image(tx, image.id)
+        # What is being found out about the bytes is for the other images that have them, too.
+        kept = OF_BLOBS if await blobs.has_others(tx.session, image) else ()
+        await jobs.cancel_of_image(tx, image.id, but_kinds=kept)
         await sources.drop_source(tx, image, UploadState.ABORTED)
         await event_log.append(tx, image, Deleted(image.name), actor=viewer.subject)
         await sharing.revoke_all(tx, image, actor=viewer.subject)

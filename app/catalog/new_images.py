@@ -37,6 +37,7 @@ class NewImage(Request):
     os_version: str | None = None
     architecture: Architecture | None = Architecture.X86_64
     labels: tuple[tuple[str, str], ...] = ()
+    verify_boot: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,6 +74,7 @@ def described(viewer: Viewer, new: NewImage) -> dict[str, Any]:
         "os_version": os_version,
         "architecture": new.architecture,
         "created_by": viewer.subject,
+        "verify_boot": new.verify_boot,
     }
 
 

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import strawberry
 from graphql import FieldNode, SelectionNode
 from sqlalchemy.ext.asyncio import AsyncSession
+from sqlmodel import col, select
 from starlette.requests import HTTPConnection
 from strawberry.dataloader import DataLoader
 
@@ -26,7 +27,7 @@ from app.graphql.reused_results import ReusedResults
 from app.graphql.scalars import EventCursor
 from app.graphql.turns import Turn
 from app.lifecycle import ProjectRole
-from app.models import Image, ImageShare, Organization, Project, Server, Upload, Volume
+from app.models import Blob, Image, ImageShare, Organization, Project, Server, Upload, Volume
 from app.ports import SignedRequest
 from app.viewer import Viewer
 
@@ -80,6 +81,11 @@ class Loaders:
     def boot_volumes(self) -> DataLoader[str, Volume | None]:
         """Boot volumes, by the id of their server, for servers that the caller can see."""
         return self._loader(seeing.boot_volumes)
+
+    @cached_property
+    def blobs(self) -> DataLoader[str, Blob | None]:
+        """Blobs of images that the caller can see."""
+        return self._loader(_blobs)
 
     @cached_property
     def shares(self) -> DataLoader[str, ImageShare | None]:
@@ -140,6 +146,10 @@ class Loaders:
 async def _paying(session: AsyncSession, viewer: Viewer, ids: Sequence[str]) -> dict[str, bool]:
     images = await access.visible_images(session, viewer, ids)
     return dict.fromkeys(await billing.paying(session, images.values()), True)
+
+
+async def _blobs(session: AsyncSession, _viewer: Viewer, ids: Sequence[str]) -> dict[str, Blob]:
+    return {blob.id: blob for blob in (await session.execute(select(Blob).where(col(Blob.id).in_(ids)))).scalars()}
 
 
 async def _open_uploads(session: AsyncSession, _viewer: Viewer, ids: Sequence[str]) -> dict[str, Upload]:

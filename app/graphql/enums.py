@@ -5,6 +5,7 @@ from enum import StrEnum
 import strawberry
 
 from app import lifecycle
+from app.boot_readiness import report
 from app.catalog.images import ImageOrder
 
 _DESCRIPTIONS: dict[type[StrEnum], tuple[str, str, dict[str, str]]] = {
@@ -113,6 +114,52 @@ _DESCRIPTIONS: dict[type[StrEnum], tuple[str, str, dict[str, str]]] = {
             "ERROR": "The server can't be started, or its host does not answer; `failure` states why.",
         },
     ),
+    lifecycle.ServerFirmware: (
+        "ServerFirmware",
+        "Firmware of a server: what starts its boot loader.",
+        {"BIOS": "Starts the boot loader in the first sector.", "UEFI": "Starts the boot loader of an EFI partition."},
+    ),
+    report.Firmware: (
+        "BootFirmware",
+        "Firmware that an image has a boot loader for.",
+        {
+            "BIOS": "BIOS only.",
+            "UEFI": "UEFI only.",
+            "BOTH": "BIOS and UEFI.",
+            "UNKNOWN": "It could not be determined.",
+        },
+    ),
+    report.Support: (
+        "BootSupport",
+        "Whether a server can use a driver, or cloud-init, of an image.",
+        {
+            "PRESENT": "It is there, and is loaded or started in time.",
+            "MISSING": "It is not there.",
+            "NOT_IN_INITRAMFS": "The kernel can load it only from the disk that needs it, so it is of no use for the "
+            "boot disk.",
+            "DISABLED": "It is installed, and configured not to start.",
+            "UNKNOWN": "It could not be determined.",
+        },
+    ),
+    lifecycle.BootResult: (
+        "BootResult",
+        "Result of a boot check.",
+        {
+            "BOOTED": "The server came up; `seen` states what showed it.",
+            "NOT_SEEN": "Nothing showed within the time limit that the server came up.",
+            "ENDED": "The server powered off or crashed before it came up.",
+            "FAILED": "No host could run the check.",
+        },
+    ),
+    lifecycle.BootSign: (
+        "BootSign",
+        "What showed in a boot check that the server came up.",
+        {
+            "LOGIN_PROMPT": "A login prompt on the serial console.",
+            "CLOUD_INIT": "The end of cloud-init, or of cloudbase-init, on the serial console.",
+            "GUEST_AGENT": "A guest agent that listens.",
+        },
+    ),
     lifecycle.ServerFailureCode: (
         "ServerFailureCode",
         "Why a server is in ERROR.",
@@ -179,6 +226,7 @@ class UserErrorCode(StrEnum):
     NOT_READY = "NOT_READY"
     IN_USE = "IN_USE"
     BOOT_DISK_TOO_SMALL = "BOOT_DISK_TOO_SMALL"
+    WILL_NOT_BOOT = "WILL_NOT_BOOT"
     NO_HYPERVISOR = "NO_HYPERVISOR"
     PROTECTED = "PROTECTED"
     DIFFERENT_ORGANIZATION = "DIFFERENT_ORGANIZATION"
@@ -214,6 +262,7 @@ _DESCRIPTIONS[UserErrorCode] = (
         "NOT_READY": "The object is not in the required status yet.",
         "IN_USE": "Something else uses the object.",
         "BOOT_DISK_TOO_SMALL": "The boot disk is smaller than the image needs; `message` states the minimum.",
+        "WILL_NOT_BOOT": "The image is known not to boot; `force: true` launches it anyway.",
         "NO_HYPERVISOR": "No host can run the server: there is none, or none has room.",
         "PROTECTED": "The image is protected against deletion.",
         "DIFFERENT_ORGANIZATION": "The project is in another organization. Sharing across organizations is planned.",

@@ -23,6 +23,7 @@ from app.lifecycle import (
     ImageType,
     ImageVisibility,
     ProjectRole,
+    ServerFirmware,
     ShareGrant,
 )
 from app.sizes import GIB
@@ -177,15 +178,21 @@ class CreateImageInput:
     source: ImageSourceInput = strawberry.field(description="What to make the image from.")
     os: OperatingSystemInput | None = strawberry.field(
         default=None,
-        description="Operating system on the image. Null states none; a copy then takes that of its original.",
+        description="Operating system on the image. Null states none: a copy then takes that of its original, and an "
+        "upload gets what is found on its disk, shortly after it became ACTIVE.",
     )
     architecture: Architecture | None = strawberry.field(
         default=Architecture.X86_64,
-        description="Processor architecture that the image is made for; null states none. A copy always has that "
-        "of its original.",
+        description="Processor architecture that the image is made for. Null states none: an upload then gets what "
+        "is found on its disk. A copy always has that of its original.",
     )
     labels: list[LabelInput] | None = strawberry.field(
         default=None, description="Labels to attach, at most 64. If there are none, a copy takes those of its original."
+    )
+    verify_boot: bool = strawberry.field(
+        default=False,
+        description="Whether to boot a throwaway server from the image once it is ACTIVE, and record in `bootChecked` "
+        "whether it came up. A host has to run servers.",
     )
     idempotency_key: str | None = strawberry.field(
         default=None,
@@ -201,6 +208,7 @@ class CreateImageInput:
             "os_version": self.os.version if self.os else None,
             "architecture": self.architecture,
             "labels": _pairs(self.labels or []),
+            "verify_boot": self.verify_boot,
             "idempotency_key": self.idempotency_key,
         }
         if upload := self.source.upload:
@@ -393,6 +401,15 @@ class LaunchServerInput:
     data_volume_ids: list[strawberry.ID] | None = strawberry.field(
         default=None, description="Ids of volumes of the project to attach, at most 16."
     )
+    firmware: ServerFirmware | None = strawberry.field(
+        default=None,
+        description="Firmware of the virtual machine. Null takes UEFI if the image boots with UEFI only, and BIOS "
+        "otherwise.",
+    )
+    force: bool = strawberry.field(
+        default=False,
+        description="Whether to launch an image that is known not to boot. False refuses it with WILL_NOT_BOOT.",
+    )
     idempotency_key: str | None = strawberry.field(default=None, description=_IDEMPOTENCY_KEY.format("server"))
 
     def new_server(self) -> NewServer:
@@ -407,6 +424,8 @@ class LaunchServerInput:
             ssh_keys=tuple(self.ssh_keys or ()),
             user_data=self.user_data,
             data_volume_ids=tuple(self.data_volume_ids or ()),
+            firmware=self.firmware,
+            force=self.force,
             idempotency_key=self.idempotency_key,
         )
 

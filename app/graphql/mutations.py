@@ -190,7 +190,7 @@ class Mutation:
 
     @_mutation(
         description="Launch a server from an image. It is STARTING until its host has started it; read it again to "
-        "follow its status."
+        "follow its status. An image that is known not to boot is refused with WILL_NOT_BOOT."
     )
     async def launch_server(
         self, info: Info, input: Annotated[LaunchServerInput, _INPUT]

@@ -29,6 +29,8 @@ _SERVER = """
 query Server($id: ID!) {
   node(id: $id) { ... on Server { status failure { code message } bootVolume { id size } } }
 }"""
+_READINESS = """query ($id: ID!) { node(id: $id) { ... on Image {
+  bootReadiness { firmware virtioBlk { state } os { displayName } } } } }"""
 _COUNT = "query Count($id: ID!) { project(id: $id) { servers(first: 1) { totalCount } } }"
 _STOP = "mutation Stop($id: ID!) { stopServer(input: {serverId: $id}) { userErrors { code } server { id } } }"
 _DELETE = "mutation Delete($id: ID!) { deleteServer(input: {serverId: $id}) { userErrors { code } deletedServerId } }"
@@ -92,6 +94,8 @@ def test_a_server_of_an_uploaded_disk_outlives_the_gateway(data: Path, tiny_linu
         with client_of(first) as client:
             image_id = client.upload(tiny_linux.qcow2())
             image = client.active(image_id)
+            ready = until(lambda: client.ask(_READINESS, id=image_id)["node"]["bootReadiness"])
+            assert ready == {"firmware": "BIOS", "virtioBlk": {"state": "PRESENT"}, "os": {"displayName": "Debian 12"}}
             given = {"projectId": client.project_id, "imageId": image_id, "name": "web", "memoryMib": 256}
             launched = client.ask(_LAUNCH, input=given)["launchServer"]
             assert launched["userErrors"] == []

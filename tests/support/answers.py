@@ -32,6 +32,11 @@ def image(image_id: str = "img_1", status: str = "ACTIVE", **fields: Any) -> dic
     return known | fields
 
 
+def found_image(**fields: Any) -> dict[str, Any]:
+    """The fields that `images show` asks for."""
+    return image(**({"monthlyCost": None, "bootReadiness": None, "bootChecked": None} | fields))
+
+
 def share(number: int = 1, **fields: Any) -> dict[str, Any]:
     """The fields of `ShareFields`."""
     known: dict[str, Any] = {

@@ -2,6 +2,7 @@
 
 from app.catalog.work.kinds import (
     Assemble,
+    CheckReadiness,
     Convert,
     Erase,
     Hash,
@@ -9,6 +10,7 @@ from app.catalog.work.kinds import (
     SettleServer,
     SettleVolume,
     StreamRange,
+    VerifyBoot,
     every_kind,
 )
 from app.lifecycle import JobKind
@@ -20,8 +22,10 @@ DETAILS = every_kind(
         JobKind.STREAM_RANGE: StreamRange(source="src_x", shared={"reference": "r", "cuts": [0, 1]}, range=0),
         JobKind.ASSEMBLE: Assemble(source="src_x", shared={"reference": "r", "cuts": [0, 1]}),
         JobKind.HASH: Hash(blob="blb_x"),
+        JobKind.CHECK_READINESS: CheckReadiness(blob="blb_x"),
         JobKind.ERASE: Erase(),
         JobKind.SETTLE_SERVER: SettleServer(server="srv_x"),
         JobKind.SETTLE_VOLUME: SettleVolume(volume="vol_x"),
+        JobKind.VERIFY_BOOT: VerifyBoot(blob="blb_x"),
     }
 )

@@ -73,6 +73,7 @@ done
 [ -x /usr/bin/cloud-init ] && /usr/bin/cloud-init
 . /etc/os-release
 echo "tiny: $PRETTY_NAME is up after $(cut -d ' ' -f 1 /proc/uptime) s on $(hostname)"
+echo "$(hostname) login: "
 trap end USR2 TERM
 while true; do setsid cttyhack sh -i </dev/ttyS0 >/dev/ttyS0 2>&1; sleep 1; done
 """

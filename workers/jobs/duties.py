@@ -5,25 +5,32 @@ import hashlib
 import threading
 from contextlib import aclosing
 from dataclasses import dataclass
+from datetime import timedelta
 
 import structlog
 
-from app.catalog import conversions
+from app.boot_readiness.report import BootReadiness, Note
+from app.catalog import conversions, findings
 from app.catalog.catalogue import Catalogue
+from app.catalog.servers import booting
+from app.catalog.work import jobs
 from app.catalog.work.jobs import Claim, finish
-from app.catalog.work.kinds import Erase, Hash, InspectHead
+from app.catalog.work.kinds import CheckReadiness, Erase, Hash, InspectHead
 from app.errors import ImageFailed, ObjectMissing
 from app.models import Source
 from workers.errors import Cancelled
 from workers.inspection.inspect import inspect_head
-from workers.jobs.converters import Converter
+from workers.jobs.converters import Converter, StoredBlob
 
 log = structlog.get_logger()
+
+# When an image is checked again that could not be read, because its reader could not be confined.
+_UNTIL_CONFINED = timedelta(hours=1)
 
 
 @dataclass(frozen=True, slots=True)
 class Duties:
-    """Does the jobs besides conversions: inspect the head of an upload, hash a result, erase bytes."""
+    """Does the jobs besides conversions: inspect the head of an upload, examine a result, erase bytes."""
 
     catalogue: Catalogue
     converter: Converter
@@ -48,9 +55,9 @@ class Duties:
 
     async def hash(self, claim: Claim[Hash], cancelled: threading.Event) -> None:
         """Compute the SHA-256 of a stored qcow2, which also shows that the store can return it in full."""
-        blob = await conversions.blob_to_hash(self.catalogue, claim)
+        blob = await findings.blob_of(self.catalogue, claim)
         if blob is not None:
-            await conversions.keep_hash(self.catalogue, claim, blob.sha256 or await self._digest(blob.key, cancelled))
+            await findings.keep_hash(self.catalogue, claim, blob.sha256 or await self._digest(blob.key, cancelled))
 
     async def _digest(self, key: str, cancelled: threading.Event) -> str:
         """The SHA-256 of an object, in hex. Raises ObjectMissing, Cancelled."""
@@ -66,6 +73,30 @@ class Duties:
             log.error("blob.missing", key=key)
             raise
         return digest.hexdigest()
+
+    async def check_readiness(self, claim: Claim[CheckReadiness], cancelled: threading.Event) -> None:
+        """Find out whether the disk in a stored qcow2 is ready to boot."""
+        blob = await findings.blob_of(self.catalogue, claim)
+        if blob is None:
+            return
+        known = booting.readiness_of(blob)
+        if known is not None and not _is_not_confined(known):
+            # An earlier attempt stored it, and did not finish.
+            await findings.keep_readiness(self.catalogue, claim, known)
+            return
+        stored = StoredBlob(blob.key, blob.file_size, claim.job_id, claim.token)
+        report = await asyncio.to_thread(self.converter.check_boot, stored, cancelled)
+        if not _is_not_confined(report):
+            await findings.keep_readiness(self.catalogue, claim, report)
+        elif known is None:
+            await findings.keep_readiness(self.catalogue, claim, report, again=_UNTIL_CONFINED)
+        else:
+            await jobs.requeue(self.catalogue.database, claim, delay=_UNTIL_CONFINED, failed=False)
+
+    async def give_up_readiness(self, claim: Claim[CheckReadiness]) -> None:
+        """Record that nothing is known about a blob whose check was attempted too often."""
+        if await findings.blob_of(self.catalogue, claim) is not None:
+            await findings.keep_readiness(self.catalogue, claim, BootReadiness.unknown(Note.CHECK_FAILED))
 
     async def erase(self, claim: Claim[Erase], cancelled: threading.Event) -> None:
         """Delete bytes that no image needs, and what a conversion left next to them."""
@@ -83,3 +114,8 @@ class Duties:
     async def _finish(self, claim: Claim[Erase]) -> None:
         async with self.catalogue.database.transaction() as tx:
             await finish(tx, claim)
+
+
+def _is_not_confined(report: BootReadiness) -> bool:
+    """Whether nothing was read because the reader could not be confined on its worker."""
+    return Note.NOT_CONFINED in report.notes

@@ -8,6 +8,7 @@ from typing import Any
 import structlog
 
 from app import metrics
+from app.catalog.servers import boot_checks
 from app.catalog.work import jobs
 from app.catalog.work.jobs import Claim
 from app.database.sessions import Database
@@ -60,6 +61,8 @@ class HostRunner:
         """Start all jobs of the host that are due, up to the number that run at a time."""
         while not self._stopping and len(self._running) < _AT_ONCE:
             claim = await jobs.claim_of_host(self.database, self.host_id, self._lease)
+            if claim is None:
+                claim = await boot_checks.claim(self.database, self.host_id, self._lease)
             if claim is None:
                 return
             task = asyncio.create_task(self._do(claim, cancelled := asyncio.Event()))

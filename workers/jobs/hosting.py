@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 from weakref import WeakValueDictionary
 
 import structlog
@@ -13,17 +13,16 @@ from app.catalog.catalogue import Catalogue
 from app.catalog.servers import settling
 from app.catalog.servers.settling import Disk, ServerFailure, ServerOrder
 from app.catalog.work.jobs import Claim
-from app.catalog.work.kinds import SettleServer, SettleVolume, every_kind
+from app.catalog.work.kinds import SettleServer, SettleVolume, VerifyBoot, every_kind
 from app.errors import ObjectMissing, StoreError
-from app.lifecycle import OF_HOSTS, JobKind, ServerFailureCode, ServerGoal
-from workers.errors import Cancelled
+from app.lifecycle import OF_HOSTS, JobKind, ServerFailureCode, ServerFirmware, ServerGoal
 from workers.hypervisor.bases import BaseDamaged
 from workers.hypervisor.port import Hypervisor, HypervisorUnavailable, MachineSpec, Seed, VolumeSpec
 from workers.jobs.bases import Provide
+from workers.jobs.boot_checking import BootChecking
+from workers.jobs.interrupting import unless
 
 log = structlog.get_logger()
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +73,23 @@ class Hosting:
         await unless(cancelled, self.hypervisor.delete_volume(claim.detail.volume))
         await settling.volume_erased(self.catalogue, claim)
 
+    async def verify_boot(self, claim: Claim[VerifyBoot], cancelled: asyncio.Event) -> None:
+        """Boot an image to see whether it comes up."""
+        async with self._alone(claim.job_id):
+            await self._boot_checking.verify(claim, cancelled)
+
+    @property
+    def _boot_checking(self) -> BootChecking:
+        return BootChecking(self.catalogue, self.hypervisor, self.provide)
+
     async def give_up(self, claim: Claim[Any], error: Exception) -> bool:
-        """Set a server that could not be started to ERROR. Returns False for other jobs, which are retried forever."""
+        """Set a server that could not be started to ERROR, and record that a boot check could not be run.
+
+        Returns False for other jobs, which are retried forever.
+        """
+        if claim.kind is JobKind.VERIFY_BOOT:
+            await self._boot_checking.give_up(claim)
+            return True
         if claim.kind is not JobKind.SETTLE_SERVER:
             return False
         order = await settling.order_for(self.catalogue, claim)
@@ -83,9 +97,9 @@ class Hosting:
             return False
         return await settling.failed(self.catalogue, claim, order, failure_of(error))
 
-    def _alone(self, server_id: str) -> asyncio.Lock:
-        lock = self._locks.get(server_id) or asyncio.Lock()
-        self._locks[server_id] = lock
+    def _alone(self, of: str) -> asyncio.Lock:
+        lock = self._locks.get(of) or asyncio.Lock()
+        self._locks[of] = lock
         return lock
 
 
@@ -96,6 +110,7 @@ def _machine(order: ServerOrder) -> MachineSpec:
         memory=order.memory,
         volumes=[disk.id for disk in order.disks],
         seed=Seed(order.instance_id, order.host_name, order.ssh_keys, order.user_data),
+        uefi=order.firmware is ServerFirmware.UEFI,
     )
 
 
@@ -120,24 +135,6 @@ def failure_of(error: Exception) -> ServerFailure:
     )
 
 
-async def unless(cancelled: asyncio.Event, act: Coroutine[Any, Any, T]) -> T:
-    """The result of `act`, which is interrupted when `cancelled` is set: then raises Cancelled."""
-    if cancelled.is_set():
-        act.close()
-        raise Cancelled("the job was released")
-    acting = asyncio.ensure_future(act)
-    waiting = asyncio.ensure_future(cancelled.wait())
-    try:
-        await asyncio.wait({acting, waiting}, return_when=asyncio.FIRST_COMPLETED)
-        if acting.done():
-            return acting.result()
-        raise Cancelled("the job was released")
-    finally:
-        for task in (acting, waiting):
-            task.cancel()
-        await asyncio.gather(acting, waiting, return_exceptions=True)
-
-
 Duty = Callable[[Claim[Any], asyncio.Event], Coroutine[Any, Any, None]]
 
 # The method that does each kind of job.
@@ -145,6 +142,7 @@ DUTIES: Mapping[JobKind, Callable[[Hosting], Duty]] = every_kind(
     {
         JobKind.SETTLE_SERVER: lambda hosting: hosting.settle_server,
         JobKind.SETTLE_VOLUME: lambda hosting: hosting.settle_volume,
+        JobKind.VERIFY_BOOT: lambda hosting: hosting.verify_boot,
     },
     OF_HOSTS,
 )

@@ -158,7 +158,13 @@ class JobRunner:
         await jobs.requeue(self.database, claim, delay=retry_delay(claim.attempt))
 
     async def _give_up(self, claim: Claim[Any], code: FailureCode) -> bool:
-        """Set the image of a conversion to ERROR; return False for other jobs, which are retried forever."""
+        """Set the image of a conversion to ERROR, and what a check was to find out to UNKNOWN.
+
+        Returns False for other jobs, which are retried forever.
+        """
+        if claim.kind is JobKind.CHECK_READINESS:
+            await self.duties.give_up_readiness(claim)
+            return True
         if claim.kind not in CONVERSIONS:
             return False
         await self.conversions.give_up(claim, too_many_attempts(code))
@@ -173,6 +179,7 @@ _DUTIES: Mapping[JobKind, Callable[[JobRunner], Duty]] = every_kind(
         JobKind.STREAM_RANGE: lambda worker: worker.conversions.stream_range,
         JobKind.ASSEMBLE: lambda worker: worker.conversions.assemble,
         JobKind.HASH: lambda worker: worker.duties.hash,
+        JobKind.CHECK_READINESS: lambda worker: worker.duties.check_readiness,
         JobKind.ERASE: lambda worker: worker.duties.erase,
     },
     OF_WORKERS,

@@ -14,7 +14,7 @@ import structlog
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 
 from app import metrics
-from app.catalog import census, conversions, uploads
+from app.catalog import census, conversions, findings, uploads
 from app.catalog.bill import reconciling
 from app.catalog.catalogue import Catalogue
 from app.catalog.feed import event_log
@@ -80,6 +80,7 @@ class Schedule:
             (self.reconcile_ledger, _HOUR),
             (self.keep_reserve, _MINUTE / 2),
             (self.take_census, _CENSUS_SECONDS),
+            (self.check_readiness, _MINUTE),
         ]
         if self.upload_polling is not None:
             sweeps.append((self.upload_polling.poll, max(_UPLOAD_POLL_SECONDS, self._settings.progress_seconds)))
@@ -151,6 +152,10 @@ class Schedule:
     async def lose_servers(self) -> None:
         """Set servers whose host is gone to ERROR."""
         await watching.lose_servers(self.catalogue)
+
+    async def check_readiness(self) -> None:
+        """Start to check the readiness of images that were created before that was done."""
+        await findings.check_some(self._database)
 
     async def take_census(self) -> None:
         """Count waiting work for the metrics. They keep the newest count for a while if the database is down."""

@@ -11,11 +11,13 @@ from sqlmodel import col, select
 from app.catalog.people.tenancy import LOCKED
 from app.database.sessions import Database, Transaction
 from app.errors import NoHypervisor
-from app.lifecycle import Architecture, ServerGoal
-from app.models import Host, Server, now
+from app.lifecycle import Architecture, JobKind, JobState, ServerGoal
+from app.models import Host, Job, Server, now
 from app.settings import Settings
-from app.sizes import counted, spelled
+from app.sizes import GIB, counted, spelled
 
+# The memory of a server that checks whether an image boots, in bytes.
+CHECK_MEMORY = GIB
 _ASK = "Ask the operator for a host that runs servers. Everything else works without one."
 
 
@@ -57,11 +59,19 @@ def last_alive(settings: Settings) -> datetime:
     return now() - timedelta(seconds=settings.host_seconds)
 
 
-async def require_any(session: AsyncSession, settings: Settings) -> None:
-    """Raises NoHypervisor when no host takes launches."""
-    query = select(Host.id).where(Host.seen_at >= last_alive(settings), col(Host.takes_launches).is_(True)).limit(1)
-    if (await session.execute(query)).first() is None:
-        raise _no_host()
+async def require_any(
+    session: AsyncSession, settings: Settings, *, memory: int = 0, field: Sequence[str] = ("projectId",)
+) -> None:
+    """Raises NoHypervisor when no host with so many bytes of memory takes launches; `field` is what asks for one."""
+    alive = (Host.seen_at >= last_alive(settings), col(Host.takes_launches).is_(True), Host.memory >= memory)
+    if (await session.execute(select(Host.id).where(*alive).limit(1))).first() is None:
+        raise _no_host(field)
+
+
+def require_architecture(architecture: Architecture | None, field: Sequence[str]) -> None:
+    """Raises NoHypervisor when no host can run servers with this architecture. None is one that is not known."""
+    if architecture not in (None, Architecture.X86_64):
+        raise NoHypervisor(f"No host runs servers with the architecture {architecture}.", field=field, hint=_ASK)
 
 
 async def place(
@@ -78,8 +88,7 @@ async def place(
     `memory` is in bytes. `only` are the hosts that have data volumes of the server; empty if none does. The hosts are
     locked, so that no other transaction places a server until this one ends. Raises NoHypervisor.
     """
-    if architecture not in (None, Architecture.X86_64):
-        raise NoHypervisor(f"No host runs servers with the architecture {architecture}.", field=("imageId",), hint=_ASK)
+    require_architecture(architecture, ("imageId",))
     query = select(Host).where(Host.seen_at >= last_alive(settings), col(Host.takes_launches).is_(True))
     query = query.order_by(col(Host.id)).with_for_update(key_share=True)
     alive = (await tx.session.execute(query)).scalars().all()
@@ -91,7 +100,7 @@ async def place(
             field=("dataVolumeIds",),
             hint="Use volumes of one host, or new ones.",
         )
-    free = await _free_memory(tx.session, [host for host in alive if not only or host.id in only])
+    free = await free_memory(tx.session, [host for host in alive if not only or host.id in only])
     fitting = [host for host in alive if free.get(host.id, -1) >= memory and host.vcpus >= vcpus]
     if not fitting:
         raise _no_room(vcpus, memory)
@@ -107,23 +116,40 @@ async def require_room(tx: Transaction, settings: Settings, server: Server) -> N
             field=("serverId",),
             hint="Try again later, or ask the operator to start the host.",
         )
-    if (await _free_memory(tx.session, [host]))[host.id] < server.memory:
+    if (await free_memory(tx.session, [host]))[host.id] < server.memory:
         raise _no_room(server.vcpus, server.memory, ("serverId",))
 
 
-async def _free_memory(session: AsyncSession, hosts: Sequence[Host]) -> dict[str, int]:
-    """The memory of hosts that no server needs, in bytes, by their ids. Stopped servers need none."""
-    query = (
+async def free_memory(session: AsyncSession, hosts: Sequence[Host]) -> dict[str, int]:
+    """The memory of hosts that no server and no boot check needs, in bytes, by their ids. Stopped servers need none."""
+    ids = [host.id for host in hosts]
+    servers = (
         select(Server.host_id, func.sum(Server.memory))
-        .where(col(Server.host_id).in_([host.id for host in hosts]), Server.goal == ServerGoal.RUNNING)
+        .where(col(Server.host_id).in_(ids), Server.goal == ServerGoal.RUNNING)
         .group_by(col(Server.host_id))
     )
-    needed = {host_id: int(memory) for host_id, memory in (await session.execute(query)).all()}
-    return {host.id: host.memory - needed.get(host.id, 0) for host in hosts}
+    needed = {host_id: int(memory) for host_id, memory in (await session.execute(servers)).all()}
+    checking = await boot_checks_on(session, ids)
+    return {host.id: host.memory - needed.get(host.id, 0) - checking.get(host.id, 0) * CHECK_MEMORY for host in hosts}
 
 
-def _no_host() -> NoHypervisor:
-    return NoHypervisor("No host runs servers here.", field=("projectId",), hint=_ASK)
+async def boot_checks_on(session: AsyncSession, host_ids: Sequence[str]) -> dict[str, int]:
+    """The number of images that hosts boot now to check them, by the ids of the hosts that do."""
+    query = (
+        select(Job.host_id, func.count(col(Job.id)))
+        .where(
+            Job.kind == JobKind.VERIFY_BOOT,
+            Job.state == JobState.RUNNING,
+            col(Job.lease_until) >= now(),
+            col(Job.host_id).in_(host_ids),
+        )
+        .group_by(col(Job.host_id))
+    )
+    return {str(host_id): count for host_id, count in (await session.execute(query)).all()}
+
+
+def _no_host(field: Sequence[str] = ("projectId",)) -> NoHypervisor:
+    return NoHypervisor("No host runs servers here.", field=field, hint=_ASK)
 
 
 def _no_room(vcpus: int, memory: int, field: Sequence[str] = ("memoryMib",)) -> NoHypervisor:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from app.catalog import texts
 from app.catalog.idempotency import Request, check_key
 from app.errors import InvalidInput, TooLarge
+from app.lifecycle import ServerFirmware
 from app.settings import Settings
 from app.sizes import GIB, KIB, counted, exactly
 
@@ -39,7 +40,10 @@ _MAXIMUM_HOST_NAME = 63
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewServer(Request):
-    """A request for a server. `boot_disk_gib` is in GiB, `memory_mib` in MiB."""
+    """A request for a server. `boot_disk_gib` is in GiB, `memory_mib` in MiB.
+
+    Without `firmware`, it is the one that the image boots with. With `force`, the image may be one that will not boot.
+    """
 
     image_id: str
     name: str
@@ -49,6 +53,8 @@ class NewServer(Request):
     ssh_keys: tuple[str, ...] = ()
     user_data: str | None = None
     data_volume_ids: tuple[str, ...] = ()
+    firmware: ServerFirmware | None = None
+    force: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

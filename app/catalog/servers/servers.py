@@ -10,13 +10,13 @@ from app.catalog.catalogue import Catalogue, Written
 from app.catalog.people import access, tenancy
 from app.catalog.people.tenancy import LOCKED
 from app.catalog.revisions import require_revision
-from app.catalog.servers import hosts, limits, requests, seeing
+from app.catalog.servers import booting, hosts, limits, requests, seeing
 from app.catalog.servers.requests import NewServer
 from app.catalog.work import jobs
 from app.catalog.work.kinds import SettleServer
 from app.database.sessions import Transaction
 from app.errors import BootDiskTooSmall, Forbidden, InUse
-from app.lifecycle import ProjectRole, ServerGoal, ServerStatus
+from app.lifecycle import ProjectRole, ServerFirmware, ServerGoal, ServerStatus
 from app.models import Blob, Host, Image, Server, Volume, new_id, now
 from app.sizes import GIB, MIB
 from app.viewer import Viewer
@@ -28,7 +28,8 @@ async def launch_server(catalogue: Catalogue, viewer: Viewer, new: NewServer) ->
     """Create a server with its boot volume, which its host then starts. It is STARTING until the host reports.
 
     Returns the server of an earlier request with the same idempotency key, if there is one. Raises InvalidInput,
-    TooLarge, NotFound, Forbidden, Conflict, NotReady, BootDiskTooSmall, InUse, QuotaExceeded, NoHypervisor.
+    TooLarge, NotFound, Forbidden, Conflict, NotReady, BootDiskTooSmall, WillNotBoot, InUse, QuotaExceeded,
+    NoHypervisor.
     """
     new, settings = requests.checked_server(new, catalogue.settings), catalogue.settings
     catalogue.database.require_room()
@@ -40,6 +41,8 @@ async def launch_server(catalogue: Catalogue, viewer: Viewer, new: NewServer) ->
             return Written(earlier, None)
         image = await _image_of(tx, viewer, new)
         size = _boot_disk(new, image)
+        blob = await tx.session.get_one(Blob, image.blob_id)
+        plan = booting.plan(new, image, blob)
         data = [await _data_volume(tx, viewer, new, at) for at in range(len(new.data_volume_ids))]
         await limits.require_room(tx.session, project, settings, size=size, field="bootDiskGib", server=True)
         host = await hosts.place(
@@ -47,10 +50,10 @@ async def launch_server(catalogue: Catalogue, viewer: Viewer, new: NewServer) ->
             settings,
             vcpus=new.vcpus,
             memory=new.memory_mib * MIB,
-            architecture=image.architecture,
+            architecture=plan.architecture,
             only={volume.host_id for volume in data if volume.host_id},
         )
-        server = await _add(tx, viewer, new, image, host, size, data)
+        server = await _add(tx, viewer, new, image, plan.firmware, host, size, data)
         idempotency.remember(tx, new, server.id)
     return Written(server, tx.position)
 
@@ -101,7 +104,14 @@ async def _data_volume(tx: Transaction, viewer: Viewer, new: NewServer, at: int)
 
 
 async def _add(
-    tx: Transaction, viewer: Viewer, new: NewServer, image: Image, host: Host, size: int, data: Sequence[Volume]
+    tx: Transaction,
+    viewer: Viewer,
+    new: NewServer,
+    image: Image,
+    firmware: ServerFirmware,
+    host: Host,
+    size: int,
+    data: Sequence[Volume],
 ) -> Server:
     """Insert a server and its boot volume, attach the data volumes, and start the job of the host."""
     server = Server(
@@ -116,6 +126,7 @@ async def _add(
         instance_id=new_id("ins"),
         ssh_keys=list(new.ssh_keys),
         user_data=new.user_data,
+        firmware=firmware,
         created_by=viewer.subject,
     )
     server.job_id = jobs.start(tx, SettleServer(server=server.id), host_id=host.id).id

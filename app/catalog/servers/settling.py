@@ -21,7 +21,7 @@ from app.catalog.work import jobs
 from app.catalog.work.jobs import Claim
 from app.catalog.work.kinds import SettleServer, SettleVolume
 from app.database.sessions import Transaction
-from app.lifecycle import ServerFailureCode, ServerGoal, ServerStatus
+from app.lifecycle import ServerFailureCode, ServerFirmware, ServerGoal, ServerStatus
 from app.models import Blob, Server, Volume, now
 
 
@@ -62,6 +62,7 @@ class ServerOrder:
     host_name: str
     ssh_keys: Sequence[str]
     user_data: str | None
+    firmware: ServerFirmware
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +89,7 @@ async def order_for(catalogue: Catalogue, claim: Claim[SettleServer]) -> ServerO
             host_name=host_name_of(server.name, server.id),
             ssh_keys=server.ssh_keys,
             user_data=server.user_data,
+            firmware=server.firmware,
         )
 
 
@@ -99,13 +101,14 @@ async def _disks_of(session: AsyncSession, server_id: str) -> Sequence[Disk]:
         .order_by(col(Volume.position), col(Volume.id))
     )
     return [
-        Disk(volume.id, volume.size, _base(blob), volume.deleted_at is not None)
+        Disk(volume.id, volume.size, base_of(blob) if blob else None, volume.deleted_at is not None)
         for volume, blob in (await session.execute(query)).all()
     ]
 
 
-def _base(blob: Blob | None) -> Base | None:
-    return None if blob is None else Base(blob.id, blob.key, blob.file_size, blob.sha256)
+def base_of(blob: Blob) -> Base:
+    """The base of the disks that start from a blob."""
+    return Base(blob.id, blob.key, blob.file_size, blob.sha256)
 
 
 async def settled(catalogue: Catalogue, claim: Claim[SettleServer], order: ServerOrder) -> bool:

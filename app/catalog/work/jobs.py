@@ -1,6 +1,6 @@
 """Jobs: claimed under a lease, fenced by a token, reassigned when the lease expires (architecture, rule 3)."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Generic, TypeVar, cast
@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 from sqlmodel.sql.expression import SelectOfScalar
 
-from app.catalog.work.kinds import CONVERSIONS, JOBS, Detail, kind_of
+from app.catalog.work.kinds import CONVERSIONS, JOBS, OF_WORKERS, Detail, kind_of
 from app.database.postgres import Lock
 from app.database.sessions import Database, Transaction
 from app.errors import LeaseLost
@@ -59,27 +59,34 @@ async def claim(database: Database, kind: JobKind, lease: timedelta) -> Claim[An
     """Claim the longest-waiting job of a kind that is due or whose lease has expired; None if there is none."""
     query = select(Job).where(Job.kind == kind).order_by(col(Job.due_at), col(Job.id)).limit(1)
     async with database.transaction() as tx:
-        return await _take(tx, query, lease)
+        return await take(tx, query, lease)
 
 
 async def claim_of_host(database: Database, host_id: str, lease: timedelta) -> Claim[Any] | None:
-    """Claim the longest-waiting job of a host that is due or whose lease has expired; None if there is none."""
+    """Claim the longest-waiting job of a host that is due or whose lease has expired; None if there is none.
+
+    Jobs that any host may do are not included: see `servers.boot_checks`.
+    """
+    of_host = (Job.host_id == host_id, Job.kind != JobKind.VERIFY_BOOT)
     # A host polls, and mostly finds nothing: a read disturbs no writer.
-    due = select(Job.id).where(Job.host_id == host_id, claimable(now())).limit(1)
+    due = select(Job.id).where(*of_host, claimable(now())).limit(1)
     async with database.read() as session:
         if (await session.execute(due)).first() is None:
             return None
-    query = select(Job).where(Job.host_id == host_id).order_by(col(Job.due_at), col(Job.id)).limit(1)
+    query = select(Job).where(*of_host).order_by(col(Job.due_at), col(Job.id)).limit(1)
     async with database.transaction() as tx:
-        return await _take(tx, query, lease)
+        return await take(tx, query, lease)
 
 
 async def claim_by_id(tx: Transaction, job_id: str, lease: timedelta) -> Claim[Any] | None:
     """Claim a job by its id; None unless it is due or its lease has expired."""
-    return await _take(tx, select(Job).where(Job.id == job_id), lease)
+    return await take(tx, select(Job).where(Job.id == job_id), lease)
 
 
-async def _take(tx: Transaction, query: SelectOfScalar[Job], lease: timedelta) -> Claim[Any] | None:
+async def take(
+    tx: Transaction, query: SelectOfScalar[Job], lease: timedelta, *, host_id: str | None = None
+) -> Claim[Any] | None:
+    """Claim the job that a query selects, for a host if given; None unless it is due or its lease has expired."""
     at = now()
     # A locked row is being claimed or changed by another transaction: it is not worth waiting for.
     query = query.where(claimable(at)).with_for_update(skip_locked=True)
@@ -87,6 +94,7 @@ async def _take(tx: Transaction, query: SelectOfScalar[Job], lease: timedelta) -
     if job is None:
         return None
     job.state, job.lease_until = JobState.RUNNING, at + lease
+    job.host_id = host_id or job.host_id
     job.token += 1
     job.attempts += 1
     detail = JOBS[job.kind].detail.from_row(job.detail)
@@ -128,12 +136,14 @@ async def requeue_in(
     await _execute(tx.session, update(Job).where(_held(claim)).values(**values))
 
 
-async def cancel_of_image(tx: Transaction, image_id: str, *, but: str | None = None) -> None:
-    """Cancel all unfinished jobs of an image, except the one with the id `but`.
+async def cancel_of_image(
+    tx: Transaction, image_id: str, *, but: str | None = None, but_kinds: Collection[JobKind] = ()
+) -> None:
+    """Cancel all unfinished jobs of an image, except the one with the id `but` and those of `but_kinds`.
 
     Their workers get LeaseLost on their next write.
     """
-    others = () if but is None else (col(Job.id) != but,)
+    others = (col(Job.kind).not_in(but_kinds), *(() if but is None else (col(Job.id) != but,)))
     await _execute(
         tx.session,
         update(Job)
@@ -148,7 +158,7 @@ async def due(database: Database, limit: int = 100) -> Sequence[Job]:
     Conversions are not included: many more may wait than can start, so they are chosen by `turns`. Neither are the jobs
     of hosts, which look for them.
     """
-    query = select(Job).where(claimable(now()), col(Job.kind).not_in(CONVERSIONS), col(Job.host_id).is_(None))
+    query = select(Job).where(claimable(now()), col(Job.kind).in_(OF_WORKERS - CONVERSIONS))
     query = query.order_by(col(Job.due_at)).limit(limit)
     async with database.read() as session:
         return (await session.execute(query)).scalars().all()

@@ -75,10 +75,20 @@ class Assemble(Split):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Hash(Detail):
-    """Compute the SHA-256 of a blob, given by its id."""
+class OfBlob(Detail):
+    """Find something out about a blob, given by its id."""
 
     blob: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hash(OfBlob):
+    """Compute the SHA-256 of a blob."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckReadiness(OfBlob):
+    """Find out whether the disk in a blob is ready to boot."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,6 +111,11 @@ class SettleVolume(Detail):
     """Delete the disk of a deleted volume, given by its id."""
 
     volume: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VerifyBoot(OfBlob):
+    """Boot a throwaway server from a blob, and see whether it comes up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,9 +145,12 @@ JOBS = every_kind(
         JobKind.STREAM_RANGE: Kind(StreamRange, priority=1, is_conversion=True),
         JobKind.ASSEMBLE: Kind(Assemble, priority=1, is_conversion=True),
         JobKind.ERASE: Kind(Erase, priority=2),
-        JobKind.HASH: Kind(Hash, priority=3),
+        # A fraction of a second, and users want to know it before they launch.
+        JobKind.CHECK_READINESS: Kind(CheckReadiness, priority=3),
+        JobKind.HASH: Kind(Hash, priority=4),
         JobKind.SETTLE_SERVER: Kind(SettleServer, priority=0),
         JobKind.SETTLE_VOLUME: Kind(SettleVolume, priority=2),
+        JobKind.VERIFY_BOOT: Kind(VerifyBoot, priority=3),
     }
 )
 

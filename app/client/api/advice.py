@@ -38,4 +38,6 @@ def advising(options: Mapping[str, str], advice: Mapping[str, str]) -> Iterator[
 
 
 def _with_commands(hint: str | None) -> str | None:
-    return _MUTATIONS.sub(lambda found: f"`{_COMMANDS[found[1]]}`", hint) if hint else None
+    if not hint:
+        return None
+    return _MUTATIONS.sub(lambda found: f"`{_COMMANDS[found[1]]}`", hint).replace("`force: true`", "`--force`")

@@ -18,14 +18,14 @@ from app.client.commands import options
 from app.client.commands.input_files import public_keys, text_of
 from app.client.commands.session import command, run, session
 from app.client.commands.show import Image
-from app.client.generated.enums import ServerStatus
+from app.client.generated.enums import ServerFirmware, ServerStatus
 from app.client.generated.fragments import ServerFields
 from app.client.generated.input_types import LaunchServerInput
 from app.client.retrying import RetryPolicy
 from app.client.terminal.output import Output
 from app.client.terminal.showing_servers import server_text
 
-_OPTIONS = {"bootDiskGib": "--boot-disk", "memoryMib": "--memory", "vcpus": "--vcpus"}
+_OPTIONS = {"bootDiskGib": "--boot-disk", "firmware": "--firmware", "memoryMib": "--memory", "vcpus": "--vcpus"}
 _ADVICE = {
     "NO_HYPERVISOR projectId": "Ask the operator to run `images host` on a machine with QEMU. There, `images doctor` "
     "lists what is missing.",
@@ -58,6 +58,16 @@ def launch(
     volume: Annotated[
         list[str] | None, typer.Option(metavar="VOLUME", help="Volume to attach, by id or name; may be repeated.")
     ] = None,
+    firmware: Annotated[
+        ServerFirmware | None,
+        typer.Option(
+            parser=options.word_of(ServerFirmware),
+            metavar=f"<{options.words(ServerFirmware)}>",
+            help="Firmware of the server.",
+            show_default="the one that the image boots with",
+        ),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Launch the image even if it is known not to boot.")] = False,
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until the server is RUNNING.")] = True,
     idempotency_key: Annotated[
         str | None, typer.Option(metavar="KEY", help="Key for retries: the same key returns the same server.")
@@ -82,6 +92,8 @@ def launch(
                 "memory_mib": memory,
                 "ssh_keys": public_keys(ssh_key or ()) or None,
                 "user_data": text_of(user_data) if user_data else None,
+                "firmware": firmware,
+                "force": force,
                 "idempotency_key": idempotency_key or secrets.token_hex(16),
             },
             wait=wait,

@@ -55,6 +55,12 @@ def upload(
     checksum: Annotated[
         bool, typer.Option("--checksum", help="Compute the SHA-256 first, for the gateway to verify.")
     ] = False,
+    verify_boot: Annotated[
+        bool,
+        typer.Option(
+            "--verify-boot", help="Boot a throwaway server from the image once it is ACTIVE; see `images show`."
+        ),
+    ] = False,
     jobs: Annotated[int, typer.Option(min=1, max=32, help="Number of parts to send at the same time.")] = 4,
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until the image is ACTIVE.")] = True,
     patience: options.PatienceSeconds = 120,
@@ -76,6 +82,7 @@ def upload(
             labels=label or (),
             sha256=sha256,
             checksum=checksum,
+            verify_boot=verify_boot,
         )
         effort = _Effort(jobs, RetryPolicy(patience), wait)
         act = _upload(options.connection_of(connection, project), output, disk, new, effort)

@@ -397,7 +397,40 @@ class Client(BaseClient):
                 monthlyCost {
                   ...MoneyFields
                 }
+                bootReadiness {
+                  firmware
+                  virtioBlk {
+                    ...BootPartFields
+                  }
+                  virtioNet {
+                    ...BootPartFields
+                  }
+                  virtioScsi {
+                    ...BootPartFields
+                  }
+                  cloudInit {
+                    ...BootPartFields
+                  }
+                  os {
+                    displayName
+                  }
+                  architecture
+                  notes
+                }
+                bootChecked {
+                  result
+                  seen
+                  afterSeconds
+                  checkedAt
+                  console
+                }
               }
+            }
+
+            fragment BootPartFields on BootPart {
+              state
+              message
+              hint
             }
 
             fragment FailureFields on ImageFailure {

@@ -9,6 +9,34 @@ class Architecture(OpenEnum):
     X86_64 = "X86_64"
 
 
+class BootFirmware(OpenEnum):
+    BIOS = "BIOS"
+    BOTH = "BOTH"
+    UEFI = "UEFI"
+    UNKNOWN = "UNKNOWN"
+
+
+class BootResult(OpenEnum):
+    BOOTED = "BOOTED"
+    ENDED = "ENDED"
+    FAILED = "FAILED"
+    NOT_SEEN = "NOT_SEEN"
+
+
+class BootSign(OpenEnum):
+    CLOUD_INIT = "CLOUD_INIT"
+    GUEST_AGENT = "GUEST_AGENT"
+    LOGIN_PROMPT = "LOGIN_PROMPT"
+
+
+class BootSupport(OpenEnum):
+    DISABLED = "DISABLED"
+    MISSING = "MISSING"
+    NOT_IN_INITRAMFS = "NOT_IN_INITRAMFS"
+    PRESENT = "PRESENT"
+    UNKNOWN = "UNKNOWN"
+
+
 class DiskFormat(OpenEnum):
     QCOW2 = "QCOW2"
     RAW = "RAW"
@@ -88,6 +116,11 @@ class ServerFailureCode(OpenEnum):
     INTERNAL = "INTERNAL"
 
 
+class ServerFirmware(OpenEnum):
+    BIOS = "BIOS"
+    UEFI = "UEFI"
+
+
 class ServerStatus(OpenEnum):
     ERROR = "ERROR"
     RUNNING = "RUNNING"
@@ -130,3 +163,4 @@ class UserErrorCode(OpenEnum):
     STALE_REVISION = "STALE_REVISION"
     TOO_LARGE = "TOO_LARGE"
     UNSUPPORTED_FORMAT = "UNSUPPORTED_FORMAT"
+    WILL_NOT_BOOT = "WILL_NOT_BOOT"

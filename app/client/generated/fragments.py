@@ -10,6 +10,7 @@ from app.client.newer import Unknown
 from .base_model import BaseModel
 from .enums import (
     Architecture,
+    BootSupport,
     DiskFormat,
     ImageFailureCode,
     ImagePhase,
@@ -22,6 +23,12 @@ from .enums import (
     ShareState,
     UserErrorCode,
 )
+
+
+class BootPartFields(BaseModel):
+    state: BootSupport
+    message: str | None
+    hint: str | None
 
 
 class EventImageFields(BaseModel):

@@ -6,7 +6,9 @@ from typing import Optional
 from pydantic import Field
 
 from .base_model import BaseModel
+from .enums import Architecture, BootFirmware, BootResult, BootSign
 from .fragments import (  # noqa: F401
+    BootPartFields,
     ImageFields,
     ImageFieldsFailure,
     ImageFieldsLabels,
@@ -26,6 +28,37 @@ class Image(BaseModel):
 
 class ImageImage(ImageFields):
     monthly_cost: Optional["ImageImageMonthlyCost"] = Field(alias="monthlyCost")
+    boot_readiness: Optional["ImageImageBootReadiness"] = Field(alias="bootReadiness")
+    boot_checked: Optional["ImageImageBootChecked"] = Field(alias="bootChecked")
 
 
 ImageImageMonthlyCost = MoneyFields
+
+
+class ImageImageBootReadiness(BaseModel):
+    firmware: BootFirmware
+    virtio_blk: "ImageImageBootReadinessVirtioBlk" = Field(alias="virtioBlk")
+    virtio_net: "ImageImageBootReadinessVirtioNet" = Field(alias="virtioNet")
+    virtio_scsi: "ImageImageBootReadinessVirtioScsi" = Field(alias="virtioScsi")
+    cloud_init: "ImageImageBootReadinessCloudInit" = Field(alias="cloudInit")
+    os: Optional["ImageImageBootReadinessOs"]
+    architecture: Architecture | None
+    notes: list[str]
+
+
+ImageImageBootReadinessVirtioBlk = BootPartFields
+ImageImageBootReadinessVirtioNet = BootPartFields
+ImageImageBootReadinessVirtioScsi = BootPartFields
+ImageImageBootReadinessCloudInit = BootPartFields
+
+
+class ImageImageBootReadinessOs(BaseModel):
+    display_name: str = Field(alias="displayName")
+
+
+class ImageImageBootChecked(BaseModel):
+    result: BootResult
+    seen: BootSign | None
+    after_seconds: float = Field(alias="afterSeconds")
+    checked_at: str = Field(alias="checkedAt")
+    console: str

@@ -15,6 +15,7 @@ from .enums import (
     ImageVisibility,
     OrderDirection,
     ProjectRole,
+    ServerFirmware,
     ShareGrant,
 )
 
@@ -53,7 +54,7 @@ class CreateImageInput(BaseModel):
     """An image to create."""
 
     architecture: Architecture | None = Architecture.X86_64
-    "Processor architecture that the image is made for; null states none. A copy always has that of its original."
+    "Processor architecture that the image is made for. Null states none: an upload then gets what is found on its disk. A copy always has that of its original."
     idempotency_key: str | None = Field(alias="idempotencyKey", default=None)
     "Key that makes the request safe to repeat, 1 to 255 characters: the same key and input return the same image; other input with that key is a CONFLICT."
     labels: list["LabelInput"] | None = None
@@ -61,11 +62,13 @@ class CreateImageInput(BaseModel):
     name: str
     "Name, 1 to 255 characters."
     os: Optional["OperatingSystemInput"] = None
-    "Operating system on the image. Null states none; a copy then takes that of its original."
+    "Operating system on the image. Null states none: a copy then takes that of its original, and an upload gets what is found on its disk, shortly after it became ACTIVE."
     project_id: str = Field(alias="projectId")
     "Id of the project that will own the image."
     source: "ImageSourceInput"
     "What to make the image from."
+    verify_boot: bool = Field(alias="verifyBoot", default=False)
+    "Whether to boot a throwaway server from the image once it is ACTIVE, and record in `bootChecked` whether it came up. A host has to run servers."
 
 
 class CreateVolumeInput(BaseModel):
@@ -181,6 +184,10 @@ class LaunchServerInput(BaseModel):
     "Size of the boot disk, in GiB. Null takes the smallest that the image allows: `minBootDiskGib`."
     data_volume_ids: list[str] | None = Field(alias="dataVolumeIds", default=None)
     "Ids of volumes of the project to attach, at most 16."
+    firmware: ServerFirmware | None = None
+    "Firmware of the virtual machine. Null takes UEFI if the image boots with UEFI only, and BIOS otherwise."
+    force: bool = False
+    "Whether to launch an image that is known not to boot. False refuses it with WILL_NOT_BOOT."
     idempotency_key: str | None = Field(alias="idempotencyKey", default=None)
     "Key that makes the request safe to repeat, 1 to 255 characters: the same key and input return the same server; other input with that key is a CONFLICT."
     image_id: str = Field(alias="imageId")

@@ -1,6 +1,6 @@
 """Prints images for people."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
 
@@ -84,6 +84,7 @@ def show_image(output: Output, image: ImageImage) -> None:
             ("stored", size(image.stored_size) if image.stored_size else None),
             ("monthly cost", _cost(image.monthly_cost)),
             ("sha256", image.sha256),
+            *_booting(image),
             ("protected", "yes" if image.protected else None),
             ("labels", ", ".join(f"{label.key}={label.value}" for label in image.labels)),
             ("you may", ", ".join(right for right, held in image.viewer_can if held)),
@@ -92,6 +93,24 @@ def show_image(output: Output, image: ImageImage) -> None:
             *(("warning", warning) for warning in image.warnings),
         ]
     )
+
+
+def _booting(image: ImageImage) -> Iterator[tuple[str, str]]:
+    """Whether an image is ready to boot, and whether it did."""
+    if ready := image.boot_readiness:
+        yield "firmware", ready.firmware
+        parts = {
+            "virtio disks": ready.virtio_blk,
+            "virtio network": ready.virtio_net,
+            "virtio scsi": ready.virtio_scsi,
+            "cloud-init": ready.cloud_init,
+        }
+        for name, part in parts.items():
+            yield name, f"{part.state}: {part.message} {part.hint}" if part.message else part.state
+        yield from (("boot note", note) for note in ready.notes)
+    if check := image.boot_checked:
+        seen = f" ({check.seen})" if check.seen else ""
+        yield "boot check", f"{check.result}{seen} after {check.after_seconds:g} s"
 
 
 def _source(image: ImageFields) -> list[tuple[str, str | None]]:

@@ -34,6 +34,7 @@ class NewImage:
     labels: tuple[tuple[str, str], ...] = ()
     sha256: str | None = None
     checksum: bool = False
+    verify_boot: bool = False
 
     def as_input(self, project_id: str, sha256: str | None) -> CreateImageInput:
         """The input of createImage, without its idempotency key."""
@@ -46,6 +47,7 @@ class NewImage:
             os=os,
             labels=[LabelInput(key=key, value=value) for key, value in self.labels] or None,
             source=ImageSourceInput(upload=file),
+            verify_boot=self.verify_boot,
         )
 
     def identity(self) -> dict[str, Any]:
@@ -68,6 +70,7 @@ def describe(
     labels: Sequence[str],
     sha256: str | None,
     checksum: bool,
+    verify_boot: bool = False,
 ) -> NewImage:
     """The image that the options of `images upload` describe. Raises Misconfigured."""
     family, version = os
@@ -86,6 +89,7 @@ def describe(
         labels=tuple(_label(text) for text in labels),
         sha256=sha256,
         checksum=checksum,
+        verify_boot=verify_boot,
     )
 
 

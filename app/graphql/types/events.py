@@ -136,6 +136,7 @@ class ImageEventConnection:
 _FIELDS: Mapping[Aspect, str] = {
     Aspect.NAME: "name",
     Aspect.OS: "os",
+    Aspect.ARCHITECTURE: "architecture",
     Aspect.LABELS: "labels",
     Aspect.PROTECTION: "protected",
     Aspect.VISIBILITY: "visibility",
@@ -143,6 +144,8 @@ _FIELDS: Mapping[Aspect, str] = {
     Aspect.PROGRESS: "progress",
     Aspect.FAILURE: "failure",
     Aspect.SHA256: "sha256",
+    Aspect.BOOT_READINESS: "bootReadiness",
+    Aspect.BOOT_CHECKED: "bootChecked",
 }
 
 

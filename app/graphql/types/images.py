@@ -16,6 +16,7 @@ from app.catalog.uploads import receipt_of
 from app.graphql.context import Info
 from app.graphql.scalars import ByteSize, EventCursor
 from app.graphql.types.billing import Money
+from app.graphql.types.booting import BootCheck, BootReadiness, OperatingSystem
 from app.graphql.types.connections import Connection, Paging, paged
 from app.graphql.types.node import Node, made_of
 from app.graphql.types.servers import Server, server_page
@@ -36,13 +37,6 @@ from app.models import Blob, ImageRow, now
 from app.ports import UploadReceipt
 
 _UNDER_WAY = (ImageStatus.QUEUED, ImageStatus.SAVING)
-
-
-@strawberry.type(description="Operating system of an image, as its owner states it.")
-class OperatingSystem:
-    family: str = strawberry.field(description="Family in lower case, such as ubuntu, rocky or windows.")
-    version: str | None = strawberry.field(description="Version, such as 24.04; null if none is stated.")
-    display_name: str = strawberry.field(description="Family and version for display, such as Ubuntu 24.04.")
 
 
 @strawberry.type(description="A key and a value that the owner attached to an image.")
@@ -141,7 +135,8 @@ class Image(Node):
     status: ImageStatus = strawberry.field(description="Lifecycle status: QUEUED, SAVING, ACTIVE or ERROR.")
     visibility: ImageVisibility = strawberry.field(description="Who can see the image.")
     architecture: Architecture | None = strawberry.field(
-        description="Processor architecture that the image is made for; null if none is stated."
+        description="Processor architecture that the image is made for, as its owner states it, or else as found on "
+        "its disk; null if neither is known."
     )
     virtual_size: ByteSize | None = strawberry.field(
         description="Size of the disk that a server sees, in bytes; null until the image is ACTIVE."
@@ -190,13 +185,31 @@ class Image(Node):
             seen_from=seen_from,
         )
 
-    @strawberry.field(description="Operating system on the image; null if none is stated.")
+    @strawberry.field(
+        description="Operating system on the image, as its owner states it, or else as found on its disk; null if "
+        "neither is known."
+    )
     def os(self) -> OperatingSystem | None:
-        family, version = self.row.os_family, self.row.os_version
-        if family is None:
-            return None
-        shown = f"{family.capitalize()} {version}" if version else family.capitalize()
-        return OperatingSystem(family=family, version=version, display_name=shown)
+        return OperatingSystem.of(self.row.os_family, self.row.os_version)
+
+    @strawberry.field(
+        description="Whether the image is ready to boot as a server, as found on its disk; null until it is checked, "
+        "shortly after it became ACTIVE."
+    )
+    async def boot_readiness(self, info: Info) -> BootReadiness | None:
+        blob = await self._blob(info)
+        return None if blob is None else BootReadiness.of(blob)
+
+    @strawberry.field(
+        description="Whether a server that was launched from the image came up: the newest check of its bytes, "
+        "requested with `verifyBoot`. Null if there was none yet."
+    )
+    async def boot_checked(self, info: Info) -> BootCheck | None:
+        blob = await self._blob(info)
+        return None if blob is None else BootCheck.of(blob)
+
+    async def _blob(self, info: Info) -> Blob | None:
+        return await info.context.loaders.blobs.load(self.row.blob_id) if self.row.blob_id else None
 
     @strawberry.field(description="Labels of the image, by key.")
     def labels(self) -> list[Label]:

@@ -13,7 +13,7 @@ from app.graphql.context import Info
 from app.graphql.scalars import ByteSize
 from app.graphql.types.connections import Connection, Paging, cursor_for, page_fields, paged
 from app.graphql.types.node import Node, made_of, node_of
-from app.lifecycle import ServerFailureCode, ServerStatus
+from app.lifecycle import ServerFailureCode, ServerFirmware, ServerStatus
 from app.models import Server as ServerRow
 from app.models import Volume as VolumeRow
 from app.sizes import MIB
@@ -103,6 +103,7 @@ class Server(Node):
     status: ServerStatus = strawberry.field(description="Lifecycle status: STARTING, RUNNING, STOPPED or ERROR.")
     vcpus: int = strawberry.field(description="Number of virtual processors.")
     memory_mib: int = strawberry.field(description="Memory, in MiB.")
+    firmware: ServerFirmware = strawberry.field(description="Firmware of the virtual machine.")
     created_by: str = strawberry.field(description="Who launched the server: the `sub` claim of their token.")
     created_at: datetime = strawberry.field(description="When the server was launched.")
     updated_at: datetime = strawberry.field(description="When the server last changed.")
@@ -118,6 +119,7 @@ class Server(Node):
             status=row.status,
             vcpus=row.vcpus,
             memory_mib=row.memory // MIB,
+            firmware=row.firmware,
             created_by=row.created_by,
             created_at=row.created_at,
             updated_at=row.updated_at,

@@ -343,11 +343,12 @@ NODES = {
 }
 
 
-# Fields that no line reads: stored columns, which everyone sees who sees the object.
+# Fields that no line reads: stored columns, also of its blob, which everyone sees who sees the object.
 STORED = {
     "Image": {
-        "architecture", "createdAt", "failure", "labels", "minBootDiskGib", "name", "os", "protected", "revision",
-        "sha256", "status", "storedSize", "type", "updatedAt", "virtualSize", "visibility", "warnings",
+        "architecture", "bootChecked", "bootReadiness", "createdAt", "failure", "labels", "minBootDiskGib", "name",
+        "os", "protected", "revision", "sha256", "status", "storedSize", "type", "updatedAt", "virtualSize",
+        "visibility", "warnings",
     },
     "Project": {"revision"},
 }  # fmt: skip

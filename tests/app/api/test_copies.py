@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from app.adapters.folder.store import FolderStore
-from app.catalog import conversions
+from app.catalog import findings
 from app.lifecycle import JobKind, ProjectRole
 from app.models import Blob, Image, Project
 from app.sizes import GIB, MIB
@@ -173,9 +173,9 @@ async def test_a_copy_learns_the_sha256_whenever_it_is_made(gateway: Gateway, wh
     if when == "between":  # the worker dies after its first step, in which it writes down what it has found
         await gateway.change(Blob, str((await gateway.image(origin["id"])).blob_id), sha256="0" * 64)
         copies.append(await copied(gateway, origin, project))
-    blob = await conversions.blob_to_hash(gateway.catalogue, claim)
+    blob = await findings.blob_of(gateway.catalogue, claim)
     assert blob is not None
-    await conversions.keep_hash(gateway.catalogue, claim, "0" * 64)
+    await findings.keep_hash(gateway.catalogue, claim, "0" * 64)
     if when == "after":
         copies.append(await copied(gateway, origin, project))
     for image in (origin, *copies):

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from sqlmodel import select
 
-from app.catalog import conversions
+from app.catalog import conversions, findings
 from app.catalog.uploads import handle_of
 from app.catalog.work import jobs
 from app.catalog.work.jobs import Claim
@@ -212,17 +212,17 @@ async def test_a_hash_that_is_in_other_hands_is_not_kept(gateway: Gateway) -> No
     await lost(gateway, claim)
     before = await gateway.everything()
     with pytest.raises(LeaseLost):
-        await conversions.keep_hash(gateway.catalogue, claim, "0" * 64)
+        await findings.keep_hash(gateway.catalogue, claim, "0" * 64)
     assert await gateway.everything() == before
 
 
 async def test_a_hash_is_kept_and_told(gateway: Gateway) -> None:
     image = await gateway.active()
     claim = await gateway.claim(image["id"], JobKind.HASH)
-    blob = await conversions.blob_to_hash(gateway.catalogue, claim)
+    blob = await findings.blob_of(gateway.catalogue, claim)
     assert blob is not None
     assert (blob.key, blob.sha256) == ((await gateway.blob(image)).key, None)
-    await conversions.keep_hash(gateway.catalogue, claim, "0" * 64)
+    await findings.keep_hash(gateway.catalogue, claim, "0" * 64)
     assert (await gateway.image(image["id"])).sha256 == "0" * 64
     assert (await gateway.events(image["id"]))[-1].detail["aspects"] == ["SHA256"]
 
@@ -256,9 +256,9 @@ async def test_success_makes_a_blob_settles_the_quota_and_drops_the_source(gatew
         blob = await session.get_one(Blob, upload.source.result_id)
     assert (blob.key, blob.virtual_size, blob.file_size) == (upload.source.key_of_result, 5 * MIB, MIB)
     started = [job for job in await gateway.all_jobs() if job.state == JobState.WAITING]
-    kinds = {str(job.detail): job.kind for job in started}
-    assert kinds[str({"blob": blob.id})] == JobKind.HASH
-    assert kinds[str({"sources": [upload.source_id]})] == JobKind.ERASE
+    of_blob = {job.kind for job in started if job.detail == {"blob": blob.id}}
+    assert of_blob == {JobKind.HASH, JobKind.CHECK_READINESS}
+    assert {job.kind for job in started if job.detail == {"sources": [upload.source_id]}} == {JobKind.ERASE}
 
 
 async def test_failure_keeps_the_source_and_the_promise_for_a_retry(gateway: Gateway) -> None:

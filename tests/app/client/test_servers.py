@@ -70,7 +70,7 @@ def test_a_server_is_launched_as_the_options_say_and_waited_for(tmp_path: Path) 
 
     run = launched(
         *("--boot-disk", "7", "--vcpus", "2", "--memory", "512", "--ssh-key", str(keys), "--user-data", str(script)),
-        *("--volume", "vol_2", "--volume", "Logs", "--idempotency-key", "k"),
+        *("--volume", "vol_2", "--volume", "Logs", "--firmware", "uefi", "--force", "--idempotency-key", "k"),
         Volume=[node(volume("vol_2"))],
         Volumes=[volumes(volume("vol_3", name="logs"), volume("vol_4", name="logs", bootable=True))],
     )
@@ -88,6 +88,8 @@ def test_a_server_is_launched_as_the_options_say_and_waited_for(tmp_path: Path) 
             "sshKeys": [KEY, f"{KEY} two"],
             "userData": "#!/bin/sh\n",
             "dataVolumeIds": ["vol_2", "vol_3"],
+            "firmware": "UEFI",
+            "force": True,
             "idempotencyKey": "k",
         }
     ]
@@ -149,6 +151,7 @@ def test_a_server_that_fails_to_start_ends_the_command_with_1() -> None:
         ("NO_HYPERVISOR", "projectId", "No host runs servers here.", "Ask.", "`images host`"),
         ("NO_HYPERVISOR", "memoryMib", "No host has room.", "Request a smaller one.", "less --memory"),
         ("NO_HYPERVISOR", "dataVolumeIds", "No host has all volumes.", "Use volumes of one host.", "of one host"),
+        ("WILL_NOT_BOOT", "imageId", "It will not.", "`force: true` launches it.", "`--force` launches it."),
         ("IN_USE", "dataVolumeIds", "The volume is attached.", "Call deleteServer first.", "`images delete-server`"),
     ],
 )

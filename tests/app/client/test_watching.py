@@ -24,7 +24,7 @@ def image(status: str) -> dict[str, Any]:
 
 
 def whole(status: str) -> dict[str, Any]:
-    return {"image": answers.image(status=status, monthlyCost=None)}
+    return {"image": answers.found_image(status=status)}
 
 
 def event(cursor: str) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from sqlmodel import col, select
 
-from app.catalog import conversions, deletion, images, uploads
+from app.catalog import conversions, deletion, findings, images, uploads
 from app.catalog.catalogue import Catalogue
 from app.catalog.conversions import Assignment
 from app.catalog.images import ImagePatch
@@ -213,7 +213,7 @@ async def test_a_hash_that_comes_while_the_image_is_deleted_is_dropped(gateway: 
         Image,
         image["id"],
         deleting(replace(gateway.catalogue, database=other), image["id"]),
-        lambda: conversions.keep_hash(gateway.catalogue, claim, "0" * 64),
+        lambda: findings.keep_hash(gateway.catalogue, claim, "0" * 64),
     )
     assert isinstance(kept, LeaseLost)
     assert (await gateway.events(image["id"]))[-1].kind == EventKind.DELETED
