@@ -179,3 +179,13 @@ class Wakeups(Protocol):
 
     def listen(self) -> AsyncIterator[ProgressReport | None]:
         """The messages from now on: a report, or None when the feed has new rows. One iterator per process."""
+
+
+class HostBells(Protocol):
+    """Wakes hosts when they have a job. A message may be lost or arrive twice: hosts also poll."""
+
+    def ring(self, host_id: str) -> None:
+        """Wake a host. Never blocks, and never raises."""
+
+    def listen(self, host_id: str) -> AsyncIterator[None]:
+        """Yield when the host listens, and whenever it has been woken or may have missed that."""

@@ -15,12 +15,12 @@ from typing import Self
 import structlog
 
 from app.adapters.chosen import reserve_of, storage_of
-from app.adapters.messaging.host_bells import HostBells
 from app.catalog.catalogue import Catalogue
 from app.catalog.servers import hosts
 from app.catalog.servers.hosts import HostReport
 from app.database.sessions import Database
 from app.models import Event, Job
+from app.ports import HostBells
 from app.settings import Settings
 from app.sizes import GIB
 from workers.hypervisor.accelerators import Accelerator
@@ -141,23 +141,24 @@ class HostWorkers:
             storage.close()
 
     async def _work_as(self, host_id: str, runner: HostRunner, schedule: HostSchedule) -> None:
-        loop, over = asyncio.get_running_loop(), self._over
+        over = self._over
         if over is None:
             raise RuntimeError("the event that ends the host is missing")
 
-        def ring() -> None:
-            with suppress(RuntimeError):  # the loop has just ended
-                loop.call_soon_threadsafe(runner.wake)
-
-        self._bells.listen(host_id, ring)
+        listening = asyncio.create_task(self._listen(host_id, runner))
         running, sweeping = asyncio.create_task(runner.run()), asyncio.create_task(self._sweep(schedule, over))
         self._started.set_result(None)
         try:
             await over.wait()
         finally:
-            self._bells.leave(host_id)
+            listening.cancel()
             await runner.stop()
             await asyncio.gather(running, sweeping)
+            await asyncio.gather(listening, return_exceptions=True)
+
+    async def _listen(self, host_id: str, runner: HostRunner) -> None:
+        async for _ in self._bells.listen(host_id):
+            runner.wake()
 
     async def _sweep(self, schedule: HostSchedule, over: asyncio.Event) -> None:
         seconds = min(_SWEEP_SECONDS, self._settings.host_seconds / 3)

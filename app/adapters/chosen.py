@@ -9,15 +9,16 @@ from dramatiq import Broker
 
 from app.adapters.folder.store import FolderStore
 from app.adapters.messaging.dramatiq_queue import DramatiqQueue, local_broker
-from app.adapters.messaging.host_bells import HostBells
+from app.adapters.messaging.local_host_bells import LocalHostBells
 from app.adapters.messaging.local_wakeups import LocalWakeups
 from app.adapters.messaging.no_queue import NoQueue
+from app.adapters.messaging.redis_host_bells import RedisHostBells
 from app.adapters.messaging.redis_queue import PatientBroker, RedisQueue
 from app.adapters.messaging.redis_wakeups import RedisWakeups
 from app.adapters.s3.store import S3Store
 from app.lifecycle import OF_HOSTS
 from app.models import Event, Job
-from app.ports import JobQueue, Wakeups
+from app.ports import HostBells, JobQueue, Wakeups
 from app.reserve import Reserve
 from app.settings import Settings
 
@@ -26,15 +27,15 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Messaging:
-    """How a gateway's processes notify each other of jobs and news. Workers receive messages from `broker`.
+    """How a gateway's processes notify each other of jobs and news.
 
-    Hosts in this process listen to `bells`; those elsewhere poll for their jobs.
+    Workers receive messages from `broker`; hosts listen to `bells`.
     """
 
     broker: Broker
     queue: JobQueue
     wakeups: Wakeups
-    bells: HostBells = field(default_factory=HostBells)
+    bells: HostBells = field(default_factory=LocalHostBells)
 
     def announce(self, jobs: list[Job], events: list[Event]) -> None:
         """Notify workers of jobs, and watchers of events. Called after every commit."""
@@ -60,10 +61,10 @@ def messaging(settings: Settings, *, works: bool = True) -> Iterator[Messaging]:
     url = settings.broker_url.get_secret_value()
     with ExitStack() as stack:
         patient = PatientBroker(url)
-        queue, wakeups = RedisQueue(patient), RedisWakeups(url)
-        stack.callback(queue.close)
-        stack.callback(wakeups.close)
-        yield Messaging(patient, queue, wakeups)
+        queue, wakeups, bells = RedisQueue(patient), RedisWakeups(url), RedisHostBells(url)
+        for channel in (queue, wakeups, bells):
+            stack.callback(channel.close)
+        yield Messaging(patient, queue, wakeups, bells)
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from starlette.applications import Starlette
 from app.adapters.chosen import Messaging
 from app.adapters.folder.store import FolderStore
 from app.adapters.messaging.dramatiq_queue import DramatiqQueue, local_broker
-from app.adapters.messaging.host_bells import HostBells
+from app.adapters.messaging.local_host_bells import LocalHostBells
 from app.adapters.messaging.local_wakeups import LocalWakeups
 from app.adapters.tokens import SecretTokens
 from app.catalog import conversions, images, members
@@ -35,6 +35,7 @@ from app.graphql.transport.asgi import GatewayGraphQL
 from app.lifecycle import Aspect, DiskFormat, FailureCode, ImageVisibility, JobKind, JobState, ProjectRole
 from app.main import create_app
 from app.models import Blob, Event, Image, Job, Source, Upload
+from app.ports import HostBells
 from app.settings import Settings
 from app.sizes import GIB, MIB
 from workers.main import Workers
@@ -89,7 +90,7 @@ class Gateway:
     alpha: str = ""
     beta: str = ""
     tokens: SecretTokens = field(default_factory=lambda: SecretTokens(SECRET.encode()))
-    bells: HostBells = field(default_factory=HostBells)
+    bells: HostBells = field(default_factory=LocalHostBells)
 
     # ------------------------------------------------------------ asking
 

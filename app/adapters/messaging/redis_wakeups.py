@@ -1,24 +1,16 @@
 """Wake-ups between processes, over a Redis channel."""
 
-import asyncio
 import json
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncIterator
 from contextlib import aclosing
 from dataclasses import asdict
 from datetime import datetime
 
-import redis
-
 from app.adapters.messaging import redis_client
 from app.adapters.messaging.outbox import Outbox
 from app.adapters.messaging.rate_limited_warning import RateLimitedWarning
+from app.adapters.messaging.redis_channel import messages
 from app.ports import ProgressReport
-
-# After this many seconds without a message, a connection is pinged.
-_SILENCE_SECONDS = 10.0
-# How long to wait before the next attempt to connect, in seconds: the first time, and at most.
-_FIRST_PAUSE = 0.05
-_LONGEST_PAUSE = 2.0
 
 _FEED_GREW = b"{}"
 
@@ -46,17 +38,13 @@ class RedisWakeups:
 
     async def listen(self) -> AsyncIterator[ProgressReport | None]:
         """As the port says, without end. Yields None after every connect, since earlier messages were missed."""
-        pause = _FIRST_PAUSE
-        while True:
-            try:
-                async with aclosing(self._received()) as news:
-                    async for item in news:
-                        yield item
-                        pause = _FIRST_PAUSE
-            except (redis.RedisError, OSError) as error:
-                self._unavailable.failed(redis_client.reason(error))
-            await asyncio.sleep(pause)
-            pause = min(2 * pause, _LONGEST_PAUSE)
+        async with aclosing(messages(self._url, self._channel, self._unavailable)) as received:
+            async for message in received:
+                try:
+                    news = None if message is None else decoded(message)
+                except ValueError:  # another program's message
+                    continue
+                yield news
 
     def close(self) -> None:
         """Send the waiting messages, for a few seconds at most, and close the connections."""
@@ -65,28 +53,6 @@ class RedisWakeups:
 
     def _publish(self, message: bytes) -> None:
         self._client.publish(self._channel, message)
-
-    async def _received(self) -> AsyncGenerator[ProgressReport | None, None]:
-        """The messages of one connection, until it breaks. Raises RedisError, OSError."""
-        async with redis_client.async_client(self._url) as connection, connection.pubsub() as channel:
-            await channel.subscribe(self._channel)
-            pinged = False
-            while True:
-                message = await channel.get_message(timeout=_SILENCE_SECONDS)
-                if message is None:
-                    if pinged:
-                        raise redis.TimeoutError("the other end does not answer")
-                    await channel.ping()
-                pinged = message is None
-                kind = message["type"] if message else None
-                if kind == "subscribe":
-                    yield None
-                elif kind == "message":
-                    try:
-                        news = decoded(message["data"])
-                    except ValueError:  # another program's message
-                        continue
-                    yield news
 
 
 def encoded(report: ProgressReport) -> bytes:

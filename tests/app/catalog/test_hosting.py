@@ -440,16 +440,17 @@ async def test_the_runner_works_until_it_is_stopped(bench: Bench, project: str, 
     running = asyncio.create_task(bench.runner.run())
     woken: list[bool] = []
 
-    def ring() -> None:
-        woken.append(True)
-        bench.runner.wake()
+    async def listen() -> None:
+        async for _ in bench.gateway.bells.listen(bench.host_id):
+            woken.append(True)
+            bench.runner.wake()
 
-    bench.gateway.bells.listen(bench.host_id, ring)
+    listening = asyncio.create_task(listen())
     server = await launch(bench.gateway, project, disk["id"])
     async with asyncio.timeout(30):
         while await bench.status(server) != RUNNING:  # noqa: ASYNC110 (it is another task that changes it)
             await asyncio.sleep(0.01)
-    bench.gateway.bells.leave(bench.host_id)
+    listening.cancel()
     await bench.runner.stop()
     await running
     assert woken
