@@ -166,14 +166,37 @@ class Aspect(StrEnum):
     BOOT_CHECKED = "BOOT_CHECKED"
 
 
+class ServerAspect(StrEnum):
+    """What of a server a change concerns, other than its status."""
+
+    GOAL = "GOAL"
+    FAILURE = "FAILURE"
+
+
+class VolumeAspect(StrEnum):
+    """What of a volume a change concerns."""
+
+    SERVER = "SERVER"
+
+
 class EventKind(StrEnum):
-    """Kinds of events. MEMBERS_CHANGED concerns no image: processes then re-check who may watch a project."""
+    """Kinds of events. Those without a prefix, from before there were servers, are about images.
+
+    MEMBERS_CHANGED is about no object: processes then re-check who may watch a project.
+    """
 
     CREATED = "CREATED"
     STATUS_CHANGED = "STATUS_CHANGED"
     UPDATED = "UPDATED"
     SHARE_CHANGED = "SHARE_CHANGED"
     DELETED = "DELETED"
+    SERVER_CREATED = "SERVER_CREATED"
+    SERVER_STATUS_CHANGED = "SERVER_STATUS_CHANGED"
+    SERVER_UPDATED = "SERVER_UPDATED"
+    SERVER_DELETED = "SERVER_DELETED"
+    VOLUME_CREATED = "VOLUME_CREATED"
+    VOLUME_UPDATED = "VOLUME_UPDATED"
+    VOLUME_DELETED = "VOLUME_DELETED"
     MEMBERS_CHANGED = "MEMBERS_CHANGED"
 
 
@@ -195,6 +218,19 @@ class JobState(StrEnum):
     RUNNING = "RUNNING"
     DONE = "DONE"
 
+
+# The kinds of events that watchers may get: all of them, those about images, and those that end what they are about.
+WATCHED = frozenset(EventKind) - {EventKind.MEMBERS_CHANGED}
+OF_IMAGES = frozenset(
+    {
+        EventKind.CREATED,
+        EventKind.STATUS_CHANGED,
+        EventKind.UPDATED,
+        EventKind.SHARE_CHANGED,
+        EventKind.DELETED,
+    }
+)
+DELETIONS = frozenset({EventKind.DELETED, EventKind.SERVER_DELETED, EventKind.VOLUME_DELETED})
 
 # The kinds of jobs that only hosts can do: the host of the server or volume, or, to verify a boot, any host.
 OF_HOSTS = frozenset({JobKind.SETTLE_SERVER, JobKind.SETTLE_VOLUME, JobKind.VERIFY_BOOT})
@@ -219,6 +255,12 @@ SHARE_ANSWERS: dict[ShareState, frozenset[ShareState]] = {
 }
 
 SETTLED = frozenset({ImageStatus.ACTIVE, ImageStatus.ERROR})
+
+
+def is_settled(status: ServerStatus, goal: ServerGoal) -> bool:
+    """Whether a server is what its users want, or in ERROR."""
+    return status == ServerStatus.ERROR or status.value == goal.value
+
 
 # A role includes those of lower rank: an ADMIN may do everything that a MEMBER may do.
 ROLE_RANK = {ProjectRole.READER: 1, ProjectRole.MEMBER: 2, ProjectRole.ADMIN: 3}

@@ -537,13 +537,14 @@ class Event(SQLModel, table=True):
     """A row of one feed. `seq` is assigned in the order of commits over all feeds and never used twice.
 
     `feed` is the id of a project, or PUBLIC_FEED. An event that several projects see has a row in the feed of each; one
-    that every project sees has a single row in the public feed. `least_role` is the lowest role in a project that sees
-    the event. `actor` is the `sub` of the token that caused it; null stands for the gateway itself.
+    that every project sees has a single row in the public feed. `subject_id` is the image, server or volume that the
+    event is about; empty for a change of members. `least_role` is the lowest role in a project that sees the event.
+    `actor` is the `sub` of the token that caused it; null stands for the gateway itself.
     """
 
     __table_args__ = (
         Index("event_feed", "feed", "seq"),
-        Index("event_image", "image_id", "feed", "seq"),
+        Index("event_subject", "subject_id", "feed", "seq"),
         {"sqlite_autoincrement": True},
     )
 
@@ -551,7 +552,7 @@ class Event(SQLModel, table=True):
     occurred_at: datetime = Field(default_factory=now, sa_type=Instant)
     kind: EventKind = Field(sa_type=Word(EventKind))
     feed: str = Field(sa_type=_ID)
-    image_id: str = Field(sa_type=_ID)
+    subject_id: str = Field(sa_type=_ID)
     least_role: ProjectRole = Field(default=ProjectRole.READER, sa_type=Word(ProjectRole))
     actor: str | None = Field(default=None, sa_type=_NAME)
     detail: dict[str, Any] = Field(default_factory=dict, sa_type=JSON)

@@ -57,7 +57,8 @@ class _Open(ast.NodeTransformer):
                     node.slice.elts.append(ast.Name("Unknown"))
                 in_turn = ast.Call(ast.Name("Field"), [], [ast.keyword("union_mode", ast.Constant("left_to_right"))])
                 return ast.Subscript(ast.Name("Annotated"), ast.Tuple([node, in_turn]))
-            case ast.Subscript(value=ast.Name(id="Literal"), slice=ast.Tuple(elts=names)):
+            case ast.Subscript(value=ast.Name(id="Literal"), slice=named):
+                names = named.elts if isinstance(named, ast.Tuple) else [named]
                 return ast.Name("str") if any(_text(name) in self._interfaces for name in names) else node
         return node
 

@@ -189,8 +189,8 @@ class Mutation:
         return await RemoveProjectMemberPayload.of(info, written)
 
     @_mutation(
-        description="Launch a server from an image. It is STARTING until its host has started it; read it again to "
-        "follow its status. An image that is known not to boot is refused with WILL_NOT_BOOT."
+        description="Launch a server from an image. It is STARTING until its host has started it; the subscription "
+        "`server` follows it. An image that is known not to boot is refused with WILL_NOT_BOOT."
     )
     async def launch_server(
         self, info: Info, input: Annotated[LaunchServerInput, _INPUT]

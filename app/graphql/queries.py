@@ -1,6 +1,5 @@
 """The queries. Every resolver opens its own session, since resolvers run concurrently."""
 
-from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager, suppress
 from datetime import datetime
 from enum import StrEnum
@@ -11,8 +10,6 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.catalog import images
 from app.catalog.feed import event_log
-from app.catalog.feed.event_log import Wanted
-from app.catalog.feed.items import happened, resync_required
 from app.catalog.images import ImageOrder, sort_key
 from app.catalog.people import access, tenancy
 from app.catalog.uploads import upload_for
@@ -24,21 +21,29 @@ from app.graphql.scalars import EventCursor
 from app.graphql.types.connections import (
     First,
     Last,
-    PageInfo,
     Paging,
     cursor_for,
     page_fields,
-    page_size,
     paged,
 )
-from app.graphql.types.events import ImageEventConnection, ImageEventEdge, StoredEvent, event_node
+from app.graphql.types.event_pages import (
+    EventsAfter,
+    EventsBefore,
+    ImageEventConnection,
+    ImageEventEdge,
+    ProjectEventConnection,
+    ProjectEventEdge,
+    Span,
+    read_events,
+)
+from app.graphql.types.image_events import ImageEvent
 from app.graphql.types.images import Image, ImageConnection
 from app.graphql.types.node import Node
 from app.graphql.types.servers import Server, Volume
 from app.graphql.types.sharing import ImageShare
 from app.graphql.types.tenancy import Organization, Project, Viewer
 from app.graphql.types.uploads import ImageUpload
-from app.lifecycle import ImageStatus, ImageType
+from app.lifecycle import OF_IMAGES, WATCHED, ImageStatus, ImageType
 from app.models import ImageRow
 
 ProjectId = Annotated[strawberry.ID, strawberry.argument(description="Id of the project.")]
@@ -168,50 +173,46 @@ class Query:
             strawberry.ID | None,
             strawberry.argument(description="Return only events of this image; null returns those of all images."),
         ] = None,
-        after: Annotated[
-            EventCursor | None,
-            strawberry.argument(
-                description="Return only events after this position; null starts at the oldest that is kept."
-            ),
-        ] = None,
+        after: EventsAfter = None,
         first: First = None,
-        before: Annotated[
-            EventCursor | None,
-            strawberry.argument(description="Return only events before this position; null ends at the newest."),
-        ] = None,
+        before: EventsBefore = None,
         last: Last = None,
     ) -> ImageEventConnection | None:
-        limit, backward = page_size(first, last)
-        context = info.context
-        given = {"after": after, "before": before}
-        marks = {name: context.mark_of(cursor, name) for name, cursor in given.items() if cursor is not None}
-        bounds = await context.gateway.feed.positions_of(marks)
-        async with context.catalogue.database.read() as session:
-            role = await tenancy.reader_role(session, context.viewer, project_id)
-            if "after" in bounds and bounds["after"] < await event_log.oldest_position(session):
-                raise resync_required("after")
-            wanted = Wanted(access.feeds_followed_by(project_id), role, image_id)
-            events = await event_log.events_for(session, wanted, limit + 1, newest=backward, **bounds)
-            more = len(events) > limit
-            kept = events[-limit:] if backward else events[:limit]
-            page = await happened(session, kept, context.epoch)
-        nodes = [event_node(info, item, project_id) for item in page]
-        if backward:
-            return _event_page(nodes, later=before is not None, earlier=more)
-        return _event_page(nodes, later=more, earlier=after is not None)
+        span = Span(OF_IMAGES, image_id, after, first, before, last)
+        found, page_info = await read_events(info, project_id, span)
+        nodes = [node for node in found if isinstance(node, ImageEvent)]
+        return ImageEventConnection(
+            edges=[ImageEventEdge(cursor=node.cursor, node=node) for node in nodes],
+            nodes=list(nodes),
+            page_info=page_info,
+        )
 
-
-def _event_page(nodes: Sequence[StoredEvent], *, later: bool, earlier: bool) -> ImageEventConnection:
-    return ImageEventConnection(
-        edges=[ImageEventEdge(cursor=node.cursor, node=node) for node in nodes],
-        nodes=list(nodes),
-        page_info=PageInfo(
-            has_next_page=later,
-            has_previous_page=earlier,
-            start_cursor=nodes[0].cursor if nodes else None,
-            end_cursor=nodes[-1].cursor if nodes else None,
-        ),
+    @strawberry.field(
+        description="Past events of everything that a project can see: images, servers and volumes. The subscription "
+        "`projectEvents` sends the same events as they happen. Otherwise as `imageEvents`, with the same cursors."
     )
+    async def project_events(
+        self,
+        info: Info,
+        project_id: ProjectId,
+        subject_id: Annotated[
+            strawberry.ID | None,
+            strawberry.argument(
+                description="Return only events of this image, server or volume; null returns those of all."
+            ),
+        ] = None,
+        after: EventsAfter = None,
+        first: First = None,
+        before: EventsBefore = None,
+        last: Last = None,
+    ) -> ProjectEventConnection | None:
+        span = Span(WATCHED, subject_id, after, first, before, last)
+        nodes, page_info = await read_events(info, project_id, span)
+        return ProjectEventConnection(
+            edges=[ProjectEventEdge(cursor=node.cursor, node=node) for node in nodes],
+            nodes=list(nodes),
+            page_info=page_info,
+        )
 
 
 def _viewer(context: Context) -> Viewer:

@@ -14,7 +14,7 @@ from app.graphql.queries import Query
 from app.graphql.reused_results import ReusingExecutor
 from app.graphql.scalars import SCALARS
 from app.graphql.subscriptions import Subscription
-from app.graphql.types.events import (
+from app.graphql.types.image_events import (
     ImageCreated,
     ImageDeleted,
     ImageProgressed,
@@ -23,6 +23,15 @@ from app.graphql.types.events import (
     ImageUpdated,
 )
 from app.graphql.types.images import Image
+from app.graphql.types.server_events import (
+    ServerCreated,
+    ServerDeleted,
+    ServerStatusChanged,
+    ServerUpdated,
+    VolumeCreated,
+    VolumeDeleted,
+    VolumeUpdated,
+)
 from app.graphql.types.sharing import ImageShare
 from app.graphql.types.tenancy import Organization, Project, Viewer
 from app.graphql.types.uploads import ImageUpload
@@ -44,6 +53,13 @@ _IMPLEMENTATIONS: Sequence[type] = (
     ImageShareChanged,
     ImageStatusChanged,
     ImageUpdated,
+    ServerCreated,
+    ServerDeleted,
+    ServerStatusChanged,
+    ServerUpdated,
+    VolumeCreated,
+    VolumeDeleted,
+    VolumeUpdated,
 )
 
 

@@ -26,6 +26,7 @@ const WITHOUT_ID = {
     "Money",
     "OperatingSystem",
     "ProjectQuota",
+    "ServerConsole",
     "ServerFailure",
     "SignedRequest",
     "StorageUsage",
@@ -42,6 +43,13 @@ const WITHOUT_ID = {
     "ImageStatusChanged",
     "ImageUpdated",
     "ResyncRequired",
+    "ServerCreated",
+    "ServerDeleted",
+    "ServerStatusChanged",
+    "ServerUpdated",
+    "VolumeCreated",
+    "VolumeDeleted",
+    "VolumeUpdated",
   ],
 };
 // Lists of values need no connection, and a connection has `nodes` beside its edges, as GitHub's have. Relay lets an

@@ -111,6 +111,7 @@ def _of_copy(name: str) -> Read:
 
 
 _EVENTS = "{ nodes { imageId } }"
+_PROJECT_EVENTS = "{ nodes { ... on ImageEvent { imageId } ... on ServerEvent { serverId } } }"
 _IMAGES = "first: 9, filter: {nameContains: $name}) { nodes { id } totalCount }"
 _USAGE = 'usage(from: "2026-01-01T00:00:00Z", to: "2026-02-01T00:00:00Z") { gibHours cost { amount } }'
 _REQUEST = "parts(first: 1) { nodes { request { url } } }"
@@ -133,6 +134,15 @@ READS = {
     ),
     "imageEvents of one's own project, backward": Read(
         f"imageEvents(projectId: $place, imageId: $image, last: 9) {_EVENTS}", "nodes"
+    ),
+    "projectEvents of its project": Read(
+        f"projectEvents(projectId: $project, subjectId: $image, first: 9) {_PROJECT_EVENTS}", "nodes"
+    ),
+    "projectEvents of one's own project": Read(
+        f"projectEvents(projectId: $place, subjectId: $image, last: 9) {_PROJECT_EVENTS}", "nodes"
+    ),
+    "projectEvents of a server": Read(
+        f"projectEvents(projectId: $project, subjectId: $server, first: 9) {_PROJECT_EVENTS}", "nodes"
     ),
     "viewerCan of an image": _of_image("viewerCan { launch edit share delete }", "viewerCan", _permissions),
     "project of an image": _of_image("project { id }", "project id"),
@@ -201,6 +211,9 @@ WATCHES = {
     "image": Read("image(id: $image) { id }"),
     "imageEvents of its project": Read(f"imageEvents(projectId: $project, {_FEED}"),
     "imageEvents of one's own project": Read(f"imageEvents(projectId: $place, {_FEED}"),
+    "projectEvents of its project": Read(f"projectEvents(projectId: $project, {_FEED}"),
+    "projectEvents of one's own project": Read(f"projectEvents(projectId: $place, {_FEED}"),
+    "server": Read("server(id: $server) { id }"),
 }
 
 

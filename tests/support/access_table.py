@@ -38,6 +38,8 @@ READING = {
     imageEvents of its project, backward       | + + + | - - - | - - - | - - | ? - - | + +
     imageEvents of one's own project           | + + + | 0 0 0 | 0 0 0 | 0 0 | ? - 0 | + +
     imageEvents of one's own project, backward | + + + | 0 0 0 | 0 0 0 | 0 0 | ? - 0 | + +
+    projectEvents of its project               | + + + | - - - | - - - | - - | ? - - | + +
+    projectEvents of one's own project         | + + + | 0 0 0 | 0 0 0 | 0 0 | ? - 0 | + +
     viewerCan of an image                      | no LED LESD | - - - | - - - | - - | ? - - | LESD LESD
     project of an image                        | + + + | - - - | - - - | - - | ? - - | + +
     shares of an image                         | + + + | - - - | - - - | - - | ? - - | + +
@@ -60,6 +62,7 @@ READING = {
     servers of a project                       | + + + | - - - | - - - | - - | ? - - | + +
     volumes of a project                       | + + + | - - - | - - - | - - | ? - - | + +
     node of a server                           | + + + | - - - | - - - | - - | ? - - | + +
+    projectEvents of a server                  | + + + | - - - | - - - | - - | ? - - | + +
     bootVolume of a server                     | + + + | - - - | - - - | - - | ? - - | + +
     image of a server                          | + + + | - - - | - - - | - - | ? - - | + +
     node of a volume                           | + + + | - - - | - - - | - - | ? - - | + +
@@ -84,6 +87,8 @@ READING = {
     imageEvents of its project, backward       | + + + | - - - | - - - | - - | ? - - | + +
     imageEvents of one's own project           | + + + | + + + | + + + | 0 + | ? - 0 | + +
     imageEvents of one's own project, backward | + + + | + + + | + + + | 0 + | ? - 0 | + +
+    projectEvents of its project               | + + + | - - - | - - - | - - | ? - - | + +
+    projectEvents of one's own project         | + + + | + + + | + + + | 0 + | ? - 0 | + +
     viewerCan of an image                      | no LED LESD | no L L | no LE LE | - - | ? - - | LESD LESD
     project of an image                        | + + + | . . . | . . . | - - | ? - - | + +
     shares of an image                         | + + + | . . . | . . . | - - | ? - - | + +
@@ -122,6 +127,8 @@ READING = {
     imageEvents of its project, backward       | - - - | - - - | - - - | - - | ? - + | - +
     imageEvents of one's own project           | 0 0 0 | 0 0 0 | 0 0 0 | 0 0 | ? - + | 0 0
     imageEvents of one's own project, backward | 0 0 0 | 0 0 0 | 0 0 0 | 0 0 | ? - + | 0 0
+    projectEvents of its project               | - - - | - - - | - - - | - - | ? - + | - +
+    projectEvents of one's own project         | 0 0 0 | 0 0 0 | 0 0 0 | 0 0 | ? - + | 0 0
     viewerCan of an image                      | - - - | - - - | - - - | - - | ? - LESD | - LESD
     project of an image                        | - - - | - - - | - - - | - - | ? - + | - +
     shares of an image                         | - - - | - - - | - - - | - - | ? - + | - +
@@ -150,6 +157,7 @@ READING = {
     servers of a project                       | - - - | - - - | - - - | - - | ? - + | - +
     volumes of a project                       | - - - | - - - | - - - | - - | ? - + | - +
     node of a server                           | - - - | - - - | - - - | - - | ? - + | - +
+    projectEvents of a server                  | - - - | - - - | - - - | - - | ? - + | - +
     bootVolume of a server                     | - - - | - - - | - - - | - - | ? - + | - +
     image of a server                          | - - - | - - - | - - - | - - | ? - + | - +
     node of a volume                           | - - - | - - - | - - - | - - | ? - + | - +
@@ -170,6 +178,8 @@ READING = {
     imageEvents of its project, backward       | - - - | - - - | - - - | - - | ? - + | - +
     imageEvents of one's own project           | + + + | + + + | + + + | + + | ? - + | + +
     imageEvents of one's own project, backward | + + + | + + + | + + + | + + | ? - + | + +
+    projectEvents of its project               | - - - | - - - | - - - | - - | ? - + | - +
+    projectEvents of one's own project         | + + + | + + + | + + + | + + | ? - + | + +
     viewerCan of an image                      | no L L | no L L | no L L | L L | ? - LED | L LED
     project of an image                        | . . . | . . . | . . . | . . | ? - + | . +
     shares of an image                         | . . . | . . . | . . . | . . | ? - + | . +
@@ -189,23 +199,33 @@ READING = {
 WATCHING = {
     "own": """
     image                                      | + + + | - - - | - - - | - - | ? - - | + +
+    server                                     | + + + | - - - | - - - | - - | ? - - | + +
     imageEvents of its project                 | + + + | - - - | - - - | - - | ? - - | + +
     imageEvents of one's own project           | + + + | 0 0 0 | 0 0 0 | 0 0 | ? - 0 | + +
+    projectEvents of its project               | + + + | - - - | - - - | - - | ? - - | + +
+    projectEvents of one's own project         | + + + | 0 0 0 | 0 0 0 | 0 0 | ? - 0 | + +
     """,
     "shared": """
     image                                      | + + + | + + + | + + + | - - | ? - - | + +
     imageEvents of its project                 | + + + | - - - | - - - | - - | ? - - | + +
     imageEvents of one's own project           | + + + | + + + | + + + | 0 + | ? - 0 | + +
+    projectEvents of its project               | + + + | - - - | - - - | - - | ? - - | + +
+    projectEvents of one's own project         | + + + | + + + | + + + | 0 + | ? - 0 | + +
     """,
     "foreign": """
     image                                      | - - - | - - - | - - - | - - | ? - + | - +
+    server                                     | - - - | - - - | - - - | - - | ? - + | - +
     imageEvents of its project                 | - - - | - - - | - - - | - - | ? - + | - +
     imageEvents of one's own project           | 0 0 0 | 0 0 0 | 0 0 0 | 0 0 | ? - + | 0 0
+    projectEvents of its project               | - - - | - - - | - - - | - - | ? - + | - +
+    projectEvents of one's own project         | 0 0 0 | 0 0 0 | 0 0 0 | 0 0 | ? - + | 0 0
     """,
     "public": """
     image                                      | + + + | + + + | + + + | + + | ? - + | + +
     imageEvents of its project                 | - - - | - - - | - - - | - - | ? - + | - +
     imageEvents of one's own project           | + + + | + + + | + + + | + + | ? - + | + +
+    projectEvents of its project               | - - - | - - - | - - - | - - | ? - + | - +
+    projectEvents of one's own project         | + + + | + + + | + + + | + + | ? - + | + +
     """,
 }
 

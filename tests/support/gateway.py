@@ -282,9 +282,9 @@ class Gateway:
         async with self.database.read() as session:
             return await session.get_one(Blob, (await session.get_one(Image, image["id"])).blob_id)
 
-    async def events(self, image_id: str) -> list[Event]:
+    async def events(self, subject_id: str) -> list[Event]:
         async with self.database.read() as session:
-            query = select(Event).where(Event.image_id == image_id).order_by(col(Event.seq))
+            query = select(Event).where(Event.subject_id == subject_id).order_by(col(Event.seq))
             return list((await session.execute(query)).scalars())
 
     async def all_jobs(self) -> list[Job]:

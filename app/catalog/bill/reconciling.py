@@ -60,8 +60,8 @@ async def _position_before(session: AsyncSession, at: datetime) -> int:
 
 
 def _changed(position: int) -> Select[str]:
-    """Select the ids of the images in events after a position."""
-    return sqlalchemy.select(col(Event.image_id)).where(col(Event.seq) > position)
+    """Select the ids of what events after a position are about, images among them."""
+    return sqlalchemy.select(col(Event.subject_id)).where(col(Event.seq) > position)
 
 
 def _unclosed(position: int) -> Select[Any, Any]:

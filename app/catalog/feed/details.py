@@ -1,4 +1,4 @@
-"""The details of events by kind, and their format in rows.
+"""The details of events by kind, and their format in rows. Those of servers and volumes are in `server_details`.
 
 Rows use the catalogue's own names: stored events stay readable when the API renames its fields.
 """
@@ -8,6 +8,17 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, ClassVar, Self
 
+from app.catalog.feed.server_details import (
+    OfServers,
+    OfVolumes,
+    ServerCreated,
+    ServerDeleted,
+    ServerStatusChanged,
+    ServerUpdated,
+    VolumeCreated,
+    VolumeDeleted,
+    VolumeUpdated,
+)
 from app.lifecycle import Aspect, EventKind, FailureCode, ImageStatus, ShareGrant, ShareState
 from app.models import Event
 
@@ -177,10 +188,26 @@ class MembersChanged:
         return cls()
 
 
-Detail = Created | Updated | StatusChanged | ShareChanged | Deleted | MembersChanged
+OfImages = Created | Updated | StatusChanged | ShareChanged | Deleted
+Detail = OfImages | OfServers | OfVolumes | MembersChanged
 
 _BY_KIND: Mapping[EventKind, type[Detail]] = {
-    detail.kind: detail for detail in (Created, Updated, StatusChanged, ShareChanged, Deleted, MembersChanged)
+    detail.kind: detail
+    for detail in (
+        Created,
+        Updated,
+        StatusChanged,
+        ShareChanged,
+        Deleted,
+        ServerCreated,
+        ServerStatusChanged,
+        ServerUpdated,
+        ServerDeleted,
+        VolumeCreated,
+        VolumeUpdated,
+        VolumeDeleted,
+        MembersChanged,
+    )
 }
 
 

@@ -1,6 +1,6 @@
 """The feed: a log with cursors (architecture, rule 5; docs/feed.md)."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -10,20 +10,21 @@ from sqlalchemy import Select, delete, false, func, union_all
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
-from app.catalog.feed.details import Detail, MembersChanged
+from app.catalog.feed.details import Detail, MembersChanged, OfImages
 from app.catalog.feed.items import Happened
+from app.catalog.feed.server_details import OfServers, OfVolumes
 from app.catalog.people import access
 from app.catalog.people.tenancy import is_id
 from app.database.postgres import Lock
 from app.database.sessions import Database, Transaction
-from app.lifecycle import EventKind, ProjectRole
-from app.models import TABLES, Event, Image, now
+from app.lifecycle import WATCHED, EventKind, ProjectRole
+from app.models import TABLES, Event, Image, Server, Volume, now
 from app.viewer import includes
 
 _EVENT = TABLES.tables["event"].c
 
 
-async def append(tx: Transaction, image: Image, detail: Detail, *, actor: str | None = None) -> Sequence[Event]:
+async def append(tx: Transaction, image: Image, detail: OfImages, *, actor: str | None = None) -> Sequence[Event]:
     """Add an event about `image` to the feeds of its audience.
 
     They get their positions and are announced when the transaction commits. `actor` is the subject of the user, None
@@ -33,20 +34,30 @@ async def append(tx: Transaction, image: Image, detail: Detail, *, actor: str | 
     return [publish(tx, feed, image.id, detail, actor=actor) for feed in feeds]
 
 
+def append_server(tx: Transaction, server: Server, detail: OfServers, *, actor: str | None = None) -> Event:
+    """Add an event about a server to the feed of its project, whose members alone see it; otherwise as `append`."""
+    return publish(tx, server.project_id, server.id, detail, actor=actor)
+
+
+def append_volume(tx: Transaction, volume: Volume, detail: OfVolumes, *, actor: str | None = None) -> Event:
+    """Add an event about a volume to the feed of its project, whose members alone see it; otherwise as `append`."""
+    return publish(tx, volume.project_id, volume.id, detail, actor=actor)
+
+
 def publish(
     tx: Transaction,
     feed: str,
-    image_id: str,
+    subject_id: str,
     detail: Detail,
     *,
     actor: str | None,
     least_role: ProjectRole = ProjectRole.READER,
 ) -> Event:
-    """Add an event about an image to one feed, for followers with at least `least_role` in their project."""
+    """Add an event about a subject to one feed, for followers with at least `least_role` in their project."""
     event = Event(
         kind=detail.kind,
         feed=feed,
-        image_id=image_id,
+        subject_id=subject_id,
         actor=actor,
         least_role=least_role,
         detail=dict(detail.to_row()),
@@ -80,18 +91,23 @@ async def events_after(session: AsyncSession, position: int, limit: int) -> Sequ
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """The events that a reader gets: of the feeds they follow, allowed by their role, and of one image if given."""
+    """The events that a reader gets: of the feeds that they follow, and allowed by their role.
+
+    Only those of one subject, if given, and of `kinds`. Kinds that are not WATCHED are left out in any case.
+    """
 
     feeds: Sequence[str]
     role: ProjectRole
-    image_id: str | None = None
+    subject_id: str | None = None
+    kinds: Collection[EventKind] = WATCHED
 
     def includes(self, event: Happened) -> bool:
         """Whether the reader gets an event."""
         return (
             event.feed in self.feeds
-            and self.image_id in (None, event.image_id)
-            and event.kind != EventKind.MEMBERS_CHANGED
+            and self.subject_id in (None, event.subject_id)
+            and event.kind in WATCHED
+            and event.kind in self.kinds
             and includes(self.role, event.least_role)
         )
 
@@ -99,12 +115,12 @@ class Wanted:
         """Limit a query to these events in one of the feeds."""
         query = query.where(
             _EVENT.feed == feed,
-            _EVENT.kind != EventKind.MEMBERS_CHANGED,
+            _EVENT.kind.in_(sorted(WATCHED.intersection(self.kinds))),
             _EVENT.least_role.in_([role for role in ProjectRole if includes(self.role, role)]),
         )
-        if self.image_id is None:
+        if self.subject_id is None:
             return query
-        return query.where(_EVENT.image_id == self.image_id) if is_id(self.image_id) else query.where(false())
+        return query.where(_EVENT.subject_id == self.subject_id) if is_id(self.subject_id) else query.where(false())
 
 
 async def events_for(

@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from app.catalog.feed.cursors import Mark
 from app.catalog.feed.details import Detail, ShareChanged, detail_of
 from app.catalog.feed.progress import Progress
-from app.catalog.people import access
+from app.catalog.feed.subjects import Subject, seen_in_feeds
 from app.errors import ResyncRequired
 from app.lifecycle import EventKind, ProjectRole
 from app.models import Event, Image
@@ -18,10 +18,10 @@ from app.models import Event, Image
 
 @dataclass(frozen=True, slots=True)
 class Happened:
-    """An event of the feed, with its image as it is now.
+    """An event of the feed, with its subject as it is now: the image, server or volume that it is about.
 
-    `visible` says whether the followers of the event's feed could see the image when this process read the event. If
-    not, or if the image was deleted, it is None. `live` says that the event was read when it arrived, not later for a
+    `visible` says whether the followers of the event's feed could see the subject when this process read the event. If
+    not, or if it was deleted, `subject` is None. `live` says that the event was read when it arrived, not later for a
     watcher that had fallen behind. The other fields are those of the row.
     """
 
@@ -29,28 +29,28 @@ class Happened:
     position: int
     occurred_at: datetime
     feed: str
-    image_id: str
+    subject_id: str
     least_role: ProjectRole
     actor: str | None
     detail: Detail
     visible: bool
-    image: Image | None
+    subject: Subject | None
     live: bool = False
 
     @classmethod
-    def of(cls, event: Event, image: Image | None, epoch: bytes) -> Self:
-        """An event from its row, and its image if it is visible."""
+    def of(cls, event: Event, subject: Subject | None, epoch: bytes) -> Self:
+        """An event from its row, and its subject if that is visible."""
         return cls(
             epoch=epoch,
             position=event.seq or 0,
             occurred_at=event.occurred_at,
             feed=event.feed,
-            image_id=event.image_id,
+            subject_id=event.subject_id,
             least_role=event.least_role,
             actor=event.actor,
             detail=detail_of(event),
-            visible=image is not None,
-            image=image,
+            visible=subject is not None,
+            subject=subject,
         )
 
     @property
@@ -97,9 +97,9 @@ def resync_required(field: str) -> ResyncRequired:
 
 
 async def happened(session: AsyncSession, events: Sequence[Event], epoch: bytes) -> list[Happened]:
-    """Events with their images, if followers of the feed can see them now."""
-    seen = await access.seen_in_feeds(session, {(event.feed, event.image_id) for event in events})
-    return [Happened.of(event, seen.get((event.feed, event.image_id)), epoch) for event in events]
+    """Events with their subjects, if followers of the feed can see them now."""
+    seen = await seen_in_feeds(session, {(event.feed, event.subject_id) for event in events})
+    return [Happened.of(event, seen.get((event.feed, event.subject_id)), epoch) for event in events]
 
 
 def ends_sight(item: Happened) -> bool:

@@ -4,7 +4,7 @@ import asyncio
 import secrets
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence, Set
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
@@ -18,10 +18,11 @@ from app.catalog.feed.epochs import Head
 from app.catalog.feed.event_log import Wanted
 from app.catalog.feed.items import Happened, Item, Progressed, Resync, ends_sight, happened, resync_required
 from app.catalog.feed.progress import ProgressBoard
+from app.catalog.feed.subjects import Subject
 from app.catalog.people import access, tenancy
 from app.database.sessions import Database
 from app.errors import DatabaseUnavailable, NotFound
-from app.lifecycle import SETTLED, EventKind, ImageVisibility, ProjectRole
+from app.lifecycle import DELETIONS, SETTLED, WATCHED, EventKind, ImageVisibility, ProjectRole
 from app.models import PUBLIC_FEED, Event, Image
 from app.ports import Wakeups
 from app.viewer import Viewer
@@ -58,14 +59,14 @@ class Feed:
     _readable: bool = True
     # Makes the cursors of progress differ from those of other processes.
     _salt: int = field(default_factory=lambda: secrets.randbits(62))
-    # The events newer than `_ring_begins`, in ascending order, without their images, and their positions.
+    # The events newer than `_ring_begins`, in ascending order, without their subjects, and their positions.
     _ring: list[Happened] = field(default_factory=list)
     _positions: list[int] = field(default_factory=list)
     _ring_begins: int = 0
     _newest: int = 0
-    # The images of the events in the ring that still exist, as they are now. An image has many events, and its row is
-    # by far the largest part of each.
-    _images: dict[str, Image] = field(default_factory=dict)
+    # The subjects of the events in the ring that still exist, as they are now. A subject has many events, and its row
+    # is by far the largest part of each.
+    _subjects: dict[str, Subject] = field(default_factory=dict)
     # By project: the event that its watchers wait for, their number, and who may watch.
     _grown: dict[str, asyncio.Event] = field(default_factory=dict)
     _watchers: Counter[str] = field(default_factory=Counter)
@@ -160,43 +161,43 @@ class Feed:
             self.cursors = Cursors(head.key)
         self.epoch, self._newest, self._newest_at = head.epoch, head.position, head.occurred_at
         self._ring_begins = head.position
-        self._ring, self._positions, self._images = [], [], {}
+        self._ring, self._positions, self._subjects = [], [], {}
         self._wake_followers({PUBLIC_FEED})
 
     def _take(self, item: Happened) -> None:
         if ends_sight(item):
-            self._hide(item.feed, item.image_id)
-        self._ring.append(replace(item, image=None, live=True))
+            self._hide(item.feed, item.subject_id)
+        self._ring.append(replace(item, subject=None, live=True))
         self._positions.append(item.position)
         self._newest, self._newest_at = item.position, item.occurred_at
-        if item.image is not None:
-            self._images[item.image_id] = item.image
-        elif item.kind == EventKind.DELETED:
-            self._images.pop(item.image_id, None)
+        if item.subject is not None:
+            self._subjects[item.subject_id] = item.subject
+        elif item.kind in DELETIONS:
+            self._subjects.pop(item.subject_id, None)
         moved = item.kind in (EventKind.STATUS_CHANGED, EventKind.DELETED)
-        if moved and (item.image is None or item.image.status in SETTLED):
-            self.board.settle(item.image_id, item.occurred_at)
+        if moved and not (isinstance(item.subject, Image) and item.subject.status not in SETTLED):
+            self.board.settle(item.subject_id, item.occurred_at)
         if len(self._ring) >= 2 * self.ring_size:  # cut in large steps, to keep the cost per event low
             self._cut()
 
     def _cut(self) -> None:
         self._ring_begins = self._positions[self.ring_size - 1]
         del self._ring[: self.ring_size], self._positions[: self.ring_size]
-        kept = {item.image_id for item in self._ring}
-        self._images = {id_: image for id_, image in self._images.items() if id_ in kept}
+        kept = {item.subject_id for item in self._ring}
+        self._subjects = {id_: subject for id_, subject in self._subjects.items() if id_ in kept}
 
     def _hide(self, feed: str, image_id: str) -> None:
         """Remove an image that a feed no longer shows from its older events, for watchers that are behind."""
         for at, item in enumerate(self._ring):
-            if item.visible and (item.feed, item.image_id) == (feed, image_id):
+            if item.visible and (item.feed, item.subject_id) == (feed, image_id):
                 self._ring[at] = replace(item, visible=False, live=False)
 
-    def _with_image(self, item: Happened) -> Happened:
-        """An event of the ring with its image."""
-        image = self._images.get(item.image_id) if item.visible else None
-        if image is None or (item.feed == PUBLIC_FEED and image.visibility != ImageVisibility.PUBLIC):
+    def _with_subject(self, item: Happened) -> Happened:
+        """An event of the ring with its subject."""
+        subject = self._subjects.get(item.subject_id) if item.visible else None
+        if subject is None or (item.feed == PUBLIC_FEED and not _is_public(subject)):
             return item
-        return replace(item, image=image)
+        return replace(item, subject=subject)
 
     def _wake_followers(self, feeds: Set[str]) -> None:
         """Wake the watchers that follow any of the feeds."""
@@ -246,15 +247,17 @@ class Feed:
         project_id: str,
         *,
         after: Mark | None,
-        image_id: str | None = None,
+        subject_id: str | None = None,
+        kinds: Collection[EventKind] = WATCHED,
         progress: bool = True,
         waiting: Callable[[], None] = lambda: None,
     ) -> AsyncIterator[Item]:
         """Yield items of the feeds that a project follows, after a mark or, without one, from now on.
 
-        Yields a Resync where events may be missing: at the start if the mark is of another epoch, later when a new
-        epoch begins. Raises NotFound when the viewer may not see the project or the one image that is followed, also
-        as soon as they lose that right. Calls `waiting` whenever there is nothing to yield.
+        Of events, only those of `kinds`, and of one subject if given. Yields a Resync where events may be missing: at
+        the start if the mark is of another epoch, later when a new epoch begins. Raises NotFound when the viewer may
+        not see the project or the one subject that is followed, also as soon as they lose that right. Calls `waiting`
+        whenever there is nothing to yield.
         """
         async with self.database.read() as session:
             await tenancy.project_for(session, viewer, project_id)
@@ -270,15 +273,15 @@ class Feed:
                     yield Resync(Mark(epoch, position), position)
                 grown = self._grown.setdefault(project_id, asyncio.Event())
                 role = await self._require_role(viewer, project_id)
-                wanted = Wanted(access.feeds_followed_by(project_id), role, image_id)
+                wanted = Wanted(access.feeds_followed_by(project_id), role, subject_id, kinds)
                 items, position = await self._since(epoch, position, wanted)
                 for item in items:
                     yield item
-                    if image_id is not None and isinstance(item, Happened) and ends_sight(item):
-                        await self._require_sight(project_id, image_id)
+                    if subject_id is not None and isinstance(item, Happened) and ends_sight(item):
+                        await self._require_sight(project_id, subject_id)
                 if progress:
                     version, seen = seen, self.board.version
-                    for made in await self._progress_since(version, Mark(epoch, position), project_id, image_id):
+                    for made in await self._progress_since(version, Mark(epoch, position), project_id, subject_id):
                         yield made
                 if not items and epoch == self.epoch:
                     waiting()
@@ -335,7 +338,7 @@ class Feed:
             return [], position
         if position >= self._ring_begins:
             news = self._ring[bisect_right(self._positions, position) :]
-            return [self._with_image(item) for item in news if wanted.includes(item)], max(position, self._newest)
+            return [self._with_subject(item) for item in news if wanted.includes(item)], max(position, self._newest)
         known = self._newest
         async with self.database.read() as session:
             oldest = await event_log.oldest_position(session)
@@ -354,7 +357,7 @@ class Feed:
             for progress in self.board.newer_than(version)
             if progress.report.project_id == project_id and image_id in (None, progress.report.image_id)
         ]
-        missing = {progress.report.image_id for progress in news} - self._images.keys()
+        missing = {progress.report.image_id for progress in news} - self._subjects.keys()
         if missing:
             existing = select(Image).where(col(Image.id).in_(missing), col(Image.deleted_at).is_(None))
             async with self.database.read() as session:
@@ -362,9 +365,14 @@ class Feed:
             for image in read:
                 # In the meantime, the ring may have got a newer row, or the event that the image was deleted.
                 if self.board.of(image.id) is not None:
-                    self._images.setdefault(image.id, image)
+                    self._subjects.setdefault(image.id, image)
+        found = ((progress, self._subjects.get(progress.report.image_id)) for progress in reversed(news))
         return [
-            Progressed(mark.unlinked(self._salt + progress.version), progress, self._images[progress.report.image_id])
-            for progress in reversed(news)
-            if progress.report.image_id in self._images
+            Progressed(mark.unlinked(self._salt + progress.version), progress, image)
+            for progress, image in found
+            if isinstance(image, Image)
         ]
+
+
+def _is_public(subject: Subject) -> bool:
+    return isinstance(subject, Image) and subject.visibility == ImageVisibility.PUBLIC

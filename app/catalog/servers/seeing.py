@@ -39,6 +39,18 @@ async def _visible(session: AsyncSession, model: type[Thing], viewer: Viewer, id
     return {found.id: found for found in (await session.execute(query)).scalars()}
 
 
+async def server_for(
+    session: AsyncSession,
+    viewer: Viewer,
+    server_id: str,
+    role: ProjectRole = ProjectRole.READER,
+    *,
+    field: Sequence[str],
+) -> Server:
+    """A server of a project in which the viewer has at least a role. Raises NotFound, Forbidden."""
+    return await _for(session, Server, viewer, server_id, role, field)
+
+
 async def server_to_change(session: AsyncSession, viewer: Viewer, server_id: str, *, lock: bool = True) -> Server:
     """A server that the viewer may change. Raises NotFound, Forbidden.
 
@@ -57,6 +69,19 @@ async def volume_to_change(
 async def _to_change(
     session: AsyncSession, model: type[Thing], viewer: Viewer, id_: str, field: Sequence[str], *, lock: bool
 ) -> Thing:
+    return await _for(session, model, viewer, id_, ProjectRole.MEMBER, field, lock=lock)
+
+
+async def _for(
+    session: AsyncSession,
+    model: type[Thing],
+    viewer: Viewer,
+    id_: str,
+    needed: ProjectRole,
+    field: Sequence[str],
+    *,
+    lock: bool = False,
+) -> Thing:
     locked = LOCKED if lock else None
     found = await session.get(model, id_, with_for_update=locked, populate_existing=lock) if is_id(id_) else None
     role = await tenancy.role_in(session, viewer, found.project_id) if found else None
@@ -65,7 +90,7 @@ async def _to_change(
         raise NotFound(
             f"There is no such {thing}.", field=field, hint=f"Check the id: the {thing} may have been deleted."
         )
-    tenancy.require_role(role, ProjectRole.MEMBER, field)
+    tenancy.require_role(role, needed, field)
     return found
 
 

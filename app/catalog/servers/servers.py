@@ -1,7 +1,6 @@
 """Launches, starts, stops and deletes servers: records what users want, and starts the job of the host."""
 
 from collections.abc import Sequence
-from typing import Any
 
 from sqlmodel import col, select
 
@@ -10,7 +9,8 @@ from app.catalog.catalogue import Catalogue, Written
 from app.catalog.people import access, tenancy
 from app.catalog.people.tenancy import LOCKED
 from app.catalog.revisions import require_revision
-from app.catalog.servers import booting, hosts, limits, requests, seeing
+from app.catalog.servers import booting, changes, hosts, limits, requests, seeing
+from app.catalog.servers.changes import NO_FAILURE
 from app.catalog.servers.requests import NewServer
 from app.catalog.work import jobs
 from app.catalog.work.kinds import SettleServer
@@ -20,8 +20,6 @@ from app.lifecycle import ProjectRole, ServerFirmware, ServerGoal, ServerStatus
 from app.models import Blob, Host, Image, Server, Volume, new_id, now
 from app.sizes import GIB, MIB
 from app.viewer import Viewer
-
-NO_FAILURE: dict[str, Any] = dict.fromkeys(("failure_code", "failure_message", "failure_hint", "failed_at"))
 
 
 async def launch_server(catalogue: Catalogue, viewer: Viewer, new: NewServer) -> Written[Server]:
@@ -130,12 +128,10 @@ async def _add(
         created_by=viewer.subject,
     )
     server.job_id = jobs.start(tx, SettleServer(server=server.id), host_id=host.id).id
-    tx.session.add(server)
+    changes.add_server(tx, server)
     await tx.session.flush()
     for at, volume in enumerate(data, start=1):
-        volume.server_id, volume.position, volume.host_id = server.id, at, host.id
-        volume.revision += 1
-        volume.updated_at = now()
+        changes.attach(tx, volume, server, at)
     image.last_launched_at = now()
     await tx.session.flush()
     # The lock keeps the blob from being erased before the commit.
@@ -151,7 +147,7 @@ async def _add(
         host_id=host.id,
         created_by=viewer.subject,
     )
-    tx.session.add(boot)
+    changes.add_volume(tx, boot)
     return server
 
 
@@ -174,7 +170,9 @@ async def start_server(
         server = await seeing.server_to_change(tx.session, viewer, server_id)
         require_revision(server.revision, expected_revision, "server")
         if server.goal != ServerGoal.RUNNING or server.status == ServerStatus.ERROR:
-            await _pursue(tx, server, goal=ServerGoal.RUNNING, status=ServerStatus.STARTING, **NO_FAILURE)
+            starting = {"goal": ServerGoal.RUNNING, "status": ServerStatus.STARTING, **NO_FAILURE}
+            changes.change(tx, server, actor=viewer.subject, **starting)
+            await _pursue(tx, server)
     return Written(server, tx.position)
 
 
@@ -189,7 +187,8 @@ async def stop_server(
         server = await seeing.server_to_change(tx.session, viewer, server_id)
         require_revision(server.revision, expected_revision, "server")
         if server.goal != ServerGoal.STOPPED:
-            await _pursue(tx, server, goal=ServerGoal.STOPPED)
+            changes.change(tx, server, actor=viewer.subject, goal=ServerGoal.STOPPED)
+            await _pursue(tx, server)
     return Written(server, tx.position)
 
 
@@ -209,27 +208,18 @@ async def _delete(
     async with catalogue.database.transaction() as tx:
         server = await seeing.server_to_change(tx.session, viewer, server_id)
         require_revision(server.revision, expected_revision, "server")
-        await _pursue(tx, server, goal=ServerGoal.ABSENT, deleted_at=now())
+        changes.delete(tx, server, actor=viewer.subject)
         boot = select(Volume).where(Volume.server_id == server.id, col(Volume.bootable).is_(True))
         for volume in (await tx.session.execute(boot.with_for_update(key_share=True))).scalars():
-            volume.deleted_at = volume.updated_at = now()
-            volume.revision += 1
+            changes.delete_volume(tx, volume, actor=viewer.subject)
+        await _pursue(tx, server)
     return Written(server, tx.position)
 
 
-async def _pursue(tx: Transaction, server: Server, **values: Any) -> None:
-    """Set columns of a server, whose row must be locked, and make its host act on them.
+async def _pursue(tx: Transaction, server: Server) -> None:
+    """Make the host of a server, which has just changed, act on it.
 
     There is one job at a time: one that runs looks again before it ends.
     """
-    change(server, **values)
     if not await jobs.expedite(tx, server.job_id):
         server.job_id = jobs.start(tx, SettleServer(server=server.id), host_id=server.host_id).id
-
-
-def change(server: Server, **values: Any) -> None:
-    """Set columns of a server, whose row must be locked."""
-    for name, value in values.items():
-        setattr(server, name, value)
-    server.revision += 1
-    server.updated_at = now()

@@ -15,8 +15,9 @@ from sqlmodel import col, select
 from app.catalog import blobs
 from app.catalog.catalogue import Catalogue
 from app.catalog.people.tenancy import LOCKED
+from app.catalog.servers import changes
+from app.catalog.servers.changes import NO_FAILURE
 from app.catalog.servers.requests import host_name_of
-from app.catalog.servers.servers import NO_FAILURE, change
 from app.catalog.work import jobs
 from app.catalog.work.jobs import Claim
 from app.catalog.work.kinds import SettleServer, SettleVolume
@@ -128,7 +129,7 @@ async def settled(catalogue: Catalogue, claim: Claim[SettleServer], order: Serve
         await jobs.finish(tx, claim)
         status = ServerStatus(order.goal.value)
         if server.status != status:
-            change(server, status=status, **NO_FAILURE)
+            changes.change(tx, server, status=status, **NO_FAILURE)
     return True
 
 
@@ -140,7 +141,7 @@ async def failed(catalogue: Catalogue, claim: Claim[SettleServer], order: Server
             await jobs.hold(tx, claim)
             return False
         await jobs.finish(tx, claim)
-        change(server, goal=ServerGoal.STOPPED, status=ServerStatus.ERROR, **failure_values(failure))
+        changes.change(tx, server, goal=ServerGoal.STOPPED, status=ServerStatus.ERROR, **failure_values(failure))
     return True
 
 
@@ -168,9 +169,7 @@ async def _detach(tx: Transaction, claim: Claim[SettleServer], order: ServerOrde
         if volume.id in gone:
             await _erased(tx, volume)
         else:
-            volume.server_id, volume.position = None, 0
-            volume.revision += 1
-            volume.updated_at = now()
+            changes.detach(tx, volume)
 
 
 # ---------------------------------------------------------------- volumes

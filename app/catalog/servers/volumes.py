@@ -5,14 +5,14 @@ from app.catalog.catalogue import Catalogue, Written
 from app.catalog.people import tenancy
 from app.catalog.people.tenancy import LOCKED
 from app.catalog.revisions import require_revision
-from app.catalog.servers import hosts, limits, requests, seeing
+from app.catalog.servers import changes, hosts, limits, requests, seeing
 from app.catalog.servers.requests import NewVolume
 from app.catalog.work import jobs
 from app.catalog.work.kinds import SettleVolume
 from app.database.sessions import Transaction
 from app.errors import InUse, NotReady
 from app.lifecycle import ProjectRole
-from app.models import Project, Server, Volume, new_id, now
+from app.models import Project, Server, Volume, new_id
 from app.sizes import GIB
 from app.viewer import Viewer
 
@@ -36,7 +36,7 @@ async def create_volume(catalogue: Catalogue, viewer: Viewer, new: NewVolume) ->
         volume = Volume(
             id=new_id("vol"), project_id=new.project_id, name=new.name, size=size, created_by=viewer.subject
         )
-        tx.session.add(volume)
+        changes.add_volume(tx, volume)
         idempotency.remember(tx, new, volume.id)
     return Written(volume, tx.position)
 
@@ -61,8 +61,7 @@ async def _delete(
         volume = await seeing.volume_to_change(tx.session, viewer, volume_id)
         require_revision(volume.revision, expected_revision, "volume")
         await _require_detached(tx, volume)
-        volume.deleted_at = volume.updated_at = now()
-        volume.revision += 1
+        changes.delete_volume(tx, volume, actor=viewer.subject)
         if volume.host_id is not None:
             volume.job_id = jobs.start(tx, SettleVolume(volume=volume.id), host_id=volume.host_id).id
     return Written(volume, tx.position)

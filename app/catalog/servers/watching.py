@@ -7,8 +7,8 @@ from sqlmodel import col, select
 
 from app.catalog.catalogue import Catalogue
 from app.catalog.people.tenancy import LOCKED
-from app.catalog.servers import hosts
-from app.catalog.servers.servers import NO_FAILURE, change
+from app.catalog.servers import changes, hosts
+from app.catalog.servers.changes import NO_FAILURE
 from app.catalog.servers.settling import ServerFailure, failure_values
 from app.database.sessions import Database
 from app.lifecycle import JobState, ServerFailureCode, ServerGoal, ServerStatus
@@ -54,20 +54,21 @@ async def found(database: Database, server_id: str, revision: int, *, running: b
         if server.revision != revision or (running and server.status == ServerStatus.RUNNING):
             return False
         if running:
-            change(server, status=ServerStatus.RUNNING, **NO_FAILURE)
+            changes.change(tx, server, status=ServerStatus.RUNNING, **NO_FAILURE)
         else:
-            change(server, status=ServerStatus.STOPPED, goal=ServerGoal.STOPPED, **NO_FAILURE)
+            changes.change(tx, server, status=ServerStatus.STOPPED, goal=ServerGoal.STOPPED, **NO_FAILURE)
     return True
 
 
 async def lose_servers(catalogue: Catalogue) -> None:
-    """Set servers to ERROR that should run on a host that is gone. They continue when the host is back."""
+    """Set servers to ERROR that ran on a host that is gone. They continue, or are stopped, when the host is back."""
     query = (
         select(Server.id, Server.revision)
         .join(Host, col(Host.id) == col(Server.host_id))
         .where(
             Host.seen_at < hosts.last_alive(catalogue.settings),
-            Server.goal == ServerGoal.RUNNING,
+            # One that is to be stopped is not known to run, either.
+            Server.goal != ServerGoal.ABSENT,
             col(Server.status).in_([ServerStatus.STARTING, ServerStatus.RUNNING]),
         )
     )
@@ -77,4 +78,4 @@ async def lose_servers(catalogue: Catalogue) -> None:
         async with catalogue.database.transaction() as tx:
             server = await tx.session.get_one(Server, server_id, with_for_update=LOCKED)
             if server.revision == revision:
-                change(server, status=ServerStatus.ERROR, **failure_values(_HOST_GONE))
+                changes.change(tx, server, status=ServerStatus.ERROR, **failure_values(_HOST_GONE))

@@ -1,4 +1,4 @@
-"""Follows the events of images across broken connections, without losing or repeating any."""
+"""Follows the events of a project across broken connections, without losing or repeating any."""
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from app.client.api.gateway import Api, present
 from app.client.errors import ClientError, NoAnswer, NotReachable
 from app.client.feed import Event, Item, OtherEvent, ResyncRequired
-from app.client.generated.events import EventsImageEvents
+from app.client.generated.events import EventsProjectEvents
 from app.client.newer import Unknown
 from app.client.retrying import RetryPolicy, succeeded
 
@@ -16,10 +16,10 @@ _PAGE = 100
 
 @dataclass(frozen=True, slots=True)
 class Watched:
-    """What to watch: a project, or one image in it, from the cursor `after` on."""
+    """What to watch: a project, or one image, server or volume in it, from the cursor `after` on."""
 
     project_id: str
-    image_id: str | None
+    subject_id: str | None
     after: str
     progress: bool = True
 
@@ -48,7 +48,7 @@ async def missed(api: Api, watched: Watched) -> AsyncGenerator[Item, None]:
     """The events after `watched.after` so far, or ResyncRequired if some may be missing."""
     while True:
         try:
-            page = await _page(api, watched.project_id, watched.image_id, first=_PAGE, after=watched.after)
+            page = await _page(api, watched.project_id, watched.subject_id, first=_PAGE, after=watched.after)
         except ClientError as error:
             if error.code != "RESYNC_REQUIRED":
                 raise
@@ -62,13 +62,13 @@ async def missed(api: Api, watched: Watched) -> AsyncGenerator[Item, None]:
         watched = replace(watched, after=page.page_info.end_cursor)
 
 
-async def newest_events(api: Api, project_id: str, image_id: str | None, count: int) -> list[Event]:
-    """The newest `count` events of a project's feed, or of one image in it, oldest first."""
+async def newest_events(api: Api, project_id: str, subject_id: str | None, count: int) -> list[Event]:
+    """The newest `count` events of a project's feed, or of one image, server or volume in it, oldest first."""
     found: list[Event] = []
     before: str | None = None
     while len(found) < count:
         last = min(_PAGE, count - len(found))
-        page = await _page(api, project_id, image_id, last=last, before=before)
+        page = await _page(api, project_id, subject_id, last=last, before=before)
         found = [*_events_of(page), *found]
         if not page.page_info.has_previous_page:
             break
@@ -79,27 +79,27 @@ async def newest_events(api: Api, project_id: str, image_id: str | None, count: 
 async def _page(
     api: Api,
     project_id: str,
-    image_id: str | None,
+    subject_id: str | None,
     *,
     first: int | None = None,
     after: str | None = None,
     last: int | None = None,
     before: str | None = None,
-) -> EventsImageEvents:
-    answer = await api.events(project_id, image_id, first, after, last, before)
-    if answer.image_events is None:
+) -> EventsProjectEvents:
+    answer = await api.events(project_id, subject_id, first, after, last, before)
+    if answer.project_events is None:
         raise NoAnswer("The gateway does not return the events.")
-    return answer.image_events
+    return answer.project_events
 
 
-def _events_of(page: EventsImageEvents) -> list[Event]:
+def _events_of(page: EventsProjectEvents) -> list[Event]:
     return [event for event in page.nodes or () if event is not None]
 
 
 async def _one_stream(api: Api, watched: Watched) -> AsyncGenerator[Item, None]:
-    stream = api.watch(watched.project_id, watched.progress, watched.image_id, watched.after)
+    stream = api.watch(watched.project_id, watched.progress, watched.subject_id, watched.after)
     async with aclosing(stream) as answers:
         async for data in answers:
-            item = data.image_events
+            item = data.project_events
             # If the event's type is newer than this client, only the fields that all events have are known.
             yield api.parsed(OtherEvent, item.model_dump()) if isinstance(item, Unknown) else item

@@ -21,7 +21,7 @@ def history(
     connection: options.ConnectionFile = None,
     as_json: options.AsJson = False,
 ) -> None:
-    """Print the newest events of images and who caused them, the newest last.
+    """Print the newest events of images, servers and volumes, and who caused them, the newest last.
 
     The gateway keeps events for some days. Use the id of an image that was deleted.
     """

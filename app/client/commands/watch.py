@@ -34,7 +34,7 @@ def watch(
     connection: options.ConnectionFile = None,
     as_json: options.AsJson = False,
 ) -> None:
-    """Print events of images as they happen, one line each; with --json, one line of JSON each."""
+    """Print events of images, servers and volumes as they happen, one line each; with --json, one line of JSON each."""
     with command(as_json=as_json) as output:
         if until_settled and image is None:
             raise Misconfigured("--until-settled needs an image.", hint="Add the id or name of an image.")
@@ -80,8 +80,8 @@ class _Watching:
     async def _follow(self, at: Session, watched: Watched) -> None:
         async for item in follow(at.api, watched, self.policy):
             self._print(item)
-            if self.until_settled and watched.image_id and await self._may_be_over(at, item, watched.image_id):
-                return await self._end(at, watched.image_id)
+            if self.until_settled and watched.subject_id and await self._may_be_over(at, item, watched.subject_id):
+                return await self._end(at, watched.subject_id)
 
     async def _may_be_over(self, at: Session, item: Item, image_id: str) -> bool:
         if isinstance(item, Deleted):

@@ -96,7 +96,7 @@ class Client(BaseClient):
     async def events(
         self,
         project: str,
-        image: Union[str | None, "UnsetType"] = UNSET,
+        subject: Union[str | None, "UnsetType"] = UNSET,
         first: Union[int | None, "UnsetType"] = UNSET,
         after: Union[str | None, "UnsetType"] = UNSET,
         last: Union[int | None, "UnsetType"] = UNSET,
@@ -105,10 +105,10 @@ class Client(BaseClient):
         from .events import Events
 
         query = gql("""
-            query Events($project: ID!, $image: ID, $first: Int, $after: EventCursor, $last: Int, $before: EventCursor) {
-              imageEvents(
+            query Events($project: ID!, $subject: ID, $first: Int, $after: EventCursor, $last: Int, $before: EventCursor) {
+              projectEvents(
                 projectId: $project
-                imageId: $image
+                subjectId: $subject
                 first: $first
                 after: $after
                 last: $last
@@ -119,11 +119,17 @@ class Client(BaseClient):
                   cursor
                   occurredAt
                   actor
-                  imageId
-                  image {
-                    ...EventImageFields
+                  ... on ImageCreated {
+                    imageId
+                    image {
+                      ...EventImageFields
+                    }
                   }
                   ... on ImageStatusChanged {
+                    imageId
+                    image {
+                      ...EventImageFields
+                    }
                     from
                     to
                     failure {
@@ -131,9 +137,17 @@ class Client(BaseClient):
                     }
                   }
                   ... on ImageUpdated {
+                    imageId
+                    image {
+                      ...EventImageFields
+                    }
                     fields
                   }
                   ... on ImageShareChanged {
+                    imageId
+                    image {
+                      ...EventImageFields
+                    }
                     state
                     grant
                     imageName
@@ -146,12 +160,85 @@ class Client(BaseClient):
                     }
                   }
                   ... on ImageDeleted {
+                    imageId
+                    image {
+                      ...EventImageFields
+                    }
                     imageName
                   }
                   ... on ImageProgressed {
+                    imageId
+                    image {
+                      ...EventImageFields
+                    }
                     progress {
                       ...ProgressFields
                     }
+                  }
+                  ... on ServerCreated {
+                    serverId
+                    server {
+                      id
+                      name
+                      status
+                    }
+                  }
+                  ... on ServerStatusChanged {
+                    serverId
+                    server {
+                      id
+                      name
+                      status
+                    }
+                    oldStatus
+                    newStatus
+                    serverFailure {
+                      code
+                      message
+                      hint
+                      occurredAt
+                    }
+                  }
+                  ... on ServerUpdated {
+                    serverId
+                    server {
+                      id
+                      name
+                      status
+                    }
+                    fields
+                  }
+                  ... on ServerDeleted {
+                    serverId
+                    server {
+                      id
+                      name
+                      status
+                    }
+                    serverName
+                  }
+                  ... on VolumeCreated {
+                    volumeId
+                    volume {
+                      id
+                      name
+                    }
+                  }
+                  ... on VolumeUpdated {
+                    volumeId
+                    volume {
+                      id
+                      name
+                    }
+                    fields
+                  }
+                  ... on VolumeDeleted {
+                    volumeId
+                    volume {
+                      id
+                      name
+                    }
+                    volumeName
                   }
                 }
                 pageInfo {
@@ -188,7 +275,7 @@ class Client(BaseClient):
             """)
         variables: dict[str, object] = {
             "project": project,
-            "image": image,
+            "subject": subject,
             "first": first,
             "after": after,
             "last": last,
@@ -202,27 +289,44 @@ class Client(BaseClient):
         self,
         project: str,
         progress: bool,
-        image: Union[str | None, "UnsetType"] = UNSET,
+        subject: Union[str | None, "UnsetType"] = UNSET,
         after: Union[str | None, "UnsetType"] = UNSET,
     ) -> AsyncGenerator["Watch", None]:
         from .watch import Watch
 
         query = gql("""
-            subscription Watch($project: ID!, $image: ID, $after: EventCursor, $progress: Boolean!) {
-              imageEvents(
+            subscription Watch($project: ID!, $subject: ID, $after: EventCursor, $progress: Boolean!) {
+              projectEvents(
                 projectId: $project
-                imageId: $image
+                subjectId: $subject
                 after: $after
                 progress: $progress
               ) {
-                ... on ImageEvent {
+                ... on ProjectEvent {
                   __typename
                   cursor
                   occurredAt
                   actor
+                }
+                ... on ImageEvent {
                   imageId
                   image {
                     ...EventImageFields
+                  }
+                }
+                ... on ServerEvent {
+                  serverId
+                  server {
+                    id
+                    name
+                    status
+                  }
+                }
+                ... on VolumeEvent {
+                  volumeId
+                  volume {
+                    id
+                    name
                   }
                 }
                 ... on ImageStatusChanged {
@@ -254,6 +358,28 @@ class Client(BaseClient):
                   progress {
                     ...ProgressFields
                   }
+                }
+                ... on ServerStatusChanged {
+                  oldStatus
+                  newStatus
+                  serverFailure {
+                    code
+                    message
+                    hint
+                    occurredAt
+                  }
+                }
+                ... on ServerUpdated {
+                  fields
+                }
+                ... on ServerDeleted {
+                  serverName
+                }
+                ... on VolumeUpdated {
+                  fields
+                }
+                ... on VolumeDeleted {
+                  volumeName
                 }
                 ... on ResyncRequired {
                   __typename
@@ -288,7 +414,7 @@ class Client(BaseClient):
             """)
         variables: dict[str, object] = {
             "project": project,
-            "image": image,
+            "subject": subject,
             "after": after,
             "progress": progress,
         }

@@ -6,25 +6,33 @@ from typing import Annotated, Literal, Optional, Union
 from pydantic import Field
 
 from .base_model import BaseModel
-from .enums import ImageStatus, ShareGrant, ShareState
+from .enums import ImageStatus, ServerFailureCode, ServerStatus, ShareGrant, ShareState
 from .fragments import EventImageFields, FailureFields, ProgressFields
 
 
 class Events(BaseModel):
-    image_events: Optional["EventsImageEvents"] = Field(alias="imageEvents")
+    project_events: Optional["EventsProjectEvents"] = Field(alias="projectEvents")
 
 
-class EventsImageEvents(BaseModel):
+class EventsProjectEvents(BaseModel):
     nodes: (
         list[
             Annotated[
                 Union[
-                    "EventsImageEventsNodesImageDeleted",
-                    "EventsImageEventsNodesImageProgressed",
-                    "EventsImageEventsNodesImageShareChanged",
-                    "EventsImageEventsNodesImageStatusChanged",
-                    "EventsImageEventsNodesImageUpdated",
-                    "EventsImageEventsNodesImageEvent",
+                    "EventsProjectEventsNodesImageCreated",
+                    "EventsProjectEventsNodesImageDeleted",
+                    "EventsProjectEventsNodesImageProgressed",
+                    "EventsProjectEventsNodesImageShareChanged",
+                    "EventsProjectEventsNodesImageStatusChanged",
+                    "EventsProjectEventsNodesImageUpdated",
+                    "EventsProjectEventsNodesServerCreated",
+                    "EventsProjectEventsNodesServerDeleted",
+                    "EventsProjectEventsNodesServerStatusChanged",
+                    "EventsProjectEventsNodesServerUpdated",
+                    "EventsProjectEventsNodesVolumeCreated",
+                    "EventsProjectEventsNodesVolumeDeleted",
+                    "EventsProjectEventsNodesVolumeUpdated",
+                    "EventsProjectEventsNodesProjectEvent",
                 ],
                 Field(union_mode="left_to_right"),
             ]
@@ -32,104 +40,227 @@ class EventsImageEvents(BaseModel):
         ]
         | None
     )
-    page_info: "EventsImageEventsPageInfo" = Field(alias="pageInfo")
+    page_info: "EventsProjectEventsPageInfo" = Field(alias="pageInfo")
 
 
-class EventsImageEventsNodesImageEvent(BaseModel):
+class EventsProjectEventsNodesProjectEvent(BaseModel):
     typename__: str = Field(alias="__typename")
     cursor: str
     occurred_at: str = Field(alias="occurredAt")
     actor: str | None
+
+
+class EventsProjectEventsNodesImageCreated(BaseModel):
+    typename__: Literal["ImageCreated"] = Field(alias="__typename")
+    cursor: str
+    occurred_at: str = Field(alias="occurredAt")
+    actor: str | None
     image_id: str = Field(alias="imageId")
-    image: Optional["EventsImageEventsNodesImageEventImage"]
+    image: Optional["EventsProjectEventsNodesImageCreatedImage"]
 
 
-EventsImageEventsNodesImageEventImage = EventImageFields
+EventsProjectEventsNodesImageCreatedImage = EventImageFields
 
 
-class EventsImageEventsNodesImageDeleted(BaseModel):
+class EventsProjectEventsNodesImageDeleted(BaseModel):
     typename__: Literal["ImageDeleted"] = Field(alias="__typename")
     cursor: str
     occurred_at: str = Field(alias="occurredAt")
     actor: str | None
     image_id: str = Field(alias="imageId")
-    image: Optional["EventsImageEventsNodesImageDeletedImage"]
+    image: Optional["EventsProjectEventsNodesImageDeletedImage"]
     image_name: str = Field(alias="imageName")
 
 
-EventsImageEventsNodesImageDeletedImage = EventImageFields
+EventsProjectEventsNodesImageDeletedImage = EventImageFields
 
 
-class EventsImageEventsNodesImageProgressed(BaseModel):
+class EventsProjectEventsNodesImageProgressed(BaseModel):
     typename__: Literal["ImageProgressed"] = Field(alias="__typename")
     cursor: str
     occurred_at: str = Field(alias="occurredAt")
     actor: str | None
     image_id: str = Field(alias="imageId")
-    image: Optional["EventsImageEventsNodesImageProgressedImage"]
-    progress: "EventsImageEventsNodesImageProgressedProgress"
+    image: Optional["EventsProjectEventsNodesImageProgressedImage"]
+    progress: "EventsProjectEventsNodesImageProgressedProgress"
 
 
-EventsImageEventsNodesImageProgressedImage = EventImageFields
-EventsImageEventsNodesImageProgressedProgress = ProgressFields
+EventsProjectEventsNodesImageProgressedImage = EventImageFields
+EventsProjectEventsNodesImageProgressedProgress = ProgressFields
 
 
-class EventsImageEventsNodesImageShareChanged(BaseModel):
+class EventsProjectEventsNodesImageShareChanged(BaseModel):
     typename__: Literal["ImageShareChanged"] = Field(alias="__typename")
     cursor: str
     occurred_at: str = Field(alias="occurredAt")
     actor: str | None
     image_id: str = Field(alias="imageId")
-    image: Optional["EventsImageEventsNodesImageShareChangedImage"]
+    image: Optional["EventsProjectEventsNodesImageShareChangedImage"]
     state: ShareState | None
     grant: ShareGrant
     image_name: str = Field(alias="imageName")
-    project: "EventsImageEventsNodesImageShareChangedProject"
-    share: Optional["EventsImageEventsNodesImageShareChangedShare"]
+    project: "EventsProjectEventsNodesImageShareChangedProject"
+    share: Optional["EventsProjectEventsNodesImageShareChangedShare"]
 
 
-EventsImageEventsNodesImageShareChangedImage = EventImageFields
+EventsProjectEventsNodesImageShareChangedImage = EventImageFields
 
 
-class EventsImageEventsNodesImageShareChangedProject(BaseModel):
+class EventsProjectEventsNodesImageShareChangedProject(BaseModel):
     id: str
     name: str
 
 
-class EventsImageEventsNodesImageShareChangedShare(BaseModel):
+class EventsProjectEventsNodesImageShareChangedShare(BaseModel):
     id: str
 
 
-class EventsImageEventsNodesImageStatusChanged(BaseModel):
+class EventsProjectEventsNodesImageStatusChanged(BaseModel):
     typename__: Literal["ImageStatusChanged"] = Field(alias="__typename")
     cursor: str
     occurred_at: str = Field(alias="occurredAt")
     actor: str | None
     image_id: str = Field(alias="imageId")
-    image: Optional["EventsImageEventsNodesImageStatusChangedImage"]
+    image: Optional["EventsProjectEventsNodesImageStatusChangedImage"]
     from_: ImageStatus = Field(alias="from")
     to: ImageStatus
-    failure: Optional["EventsImageEventsNodesImageStatusChangedFailure"]
+    failure: Optional["EventsProjectEventsNodesImageStatusChangedFailure"]
 
 
-EventsImageEventsNodesImageStatusChangedImage = EventImageFields
-EventsImageEventsNodesImageStatusChangedFailure = FailureFields
+EventsProjectEventsNodesImageStatusChangedImage = EventImageFields
+EventsProjectEventsNodesImageStatusChangedFailure = FailureFields
 
 
-class EventsImageEventsNodesImageUpdated(BaseModel):
+class EventsProjectEventsNodesImageUpdated(BaseModel):
     typename__: Literal["ImageUpdated"] = Field(alias="__typename")
     cursor: str
     occurred_at: str = Field(alias="occurredAt")
     actor: str | None
     image_id: str = Field(alias="imageId")
-    image: Optional["EventsImageEventsNodesImageUpdatedImage"]
+    image: Optional["EventsProjectEventsNodesImageUpdatedImage"]
     fields: list[str]
 
 
-EventsImageEventsNodesImageUpdatedImage = EventImageFields
+EventsProjectEventsNodesImageUpdatedImage = EventImageFields
 
 
-class EventsImageEventsPageInfo(BaseModel):
+class EventsProjectEventsNodesServerCreated(BaseModel):
+    typename__: Literal["ServerCreated"] = Field(alias="__typename")
+    cursor: str
+    occurred_at: str = Field(alias="occurredAt")
+    actor: str | None
+    server_id: str = Field(alias="serverId")
+    server: Optional["EventsProjectEventsNodesServerCreatedServer"]
+
+
+class EventsProjectEventsNodesServerCreatedServer(BaseModel):
+    id: str
+    name: str
+    status: ServerStatus
+
+
+class EventsProjectEventsNodesServerDeleted(BaseModel):
+    typename__: Literal["ServerDeleted"] = Field(alias="__typename")
+    cursor: str
+    occurred_at: str = Field(alias="occurredAt")
+    actor: str | None
+    server_id: str = Field(alias="serverId")
+    server: Optional["EventsProjectEventsNodesServerDeletedServer"]
+    server_name: str = Field(alias="serverName")
+
+
+class EventsProjectEventsNodesServerDeletedServer(BaseModel):
+    id: str
+    name: str
+    status: ServerStatus
+
+
+class EventsProjectEventsNodesServerStatusChanged(BaseModel):
+    typename__: Literal["ServerStatusChanged"] = Field(alias="__typename")
+    cursor: str
+    occurred_at: str = Field(alias="occurredAt")
+    actor: str | None
+    server_id: str = Field(alias="serverId")
+    server: Optional["EventsProjectEventsNodesServerStatusChangedServer"]
+    old_status: ServerStatus = Field(alias="oldStatus")
+    new_status: ServerStatus = Field(alias="newStatus")
+    server_failure: Optional["EventsProjectEventsNodesServerStatusChangedServerFailure"] = Field(alias="serverFailure")
+
+
+class EventsProjectEventsNodesServerStatusChangedServer(BaseModel):
+    id: str
+    name: str
+    status: ServerStatus
+
+
+class EventsProjectEventsNodesServerStatusChangedServerFailure(BaseModel):
+    code: ServerFailureCode
+    message: str
+    hint: str
+    occurred_at: str = Field(alias="occurredAt")
+
+
+class EventsProjectEventsNodesServerUpdated(BaseModel):
+    typename__: Literal["ServerUpdated"] = Field(alias="__typename")
+    cursor: str
+    occurred_at: str = Field(alias="occurredAt")
+    actor: str | None
+    server_id: str = Field(alias="serverId")
+    server: Optional["EventsProjectEventsNodesServerUpdatedServer"]
+    fields: list[str]
+
+
+class EventsProjectEventsNodesServerUpdatedServer(BaseModel):
+    id: str
+    name: str
+    status: ServerStatus
+
+
+class EventsProjectEventsNodesVolumeCreated(BaseModel):
+    typename__: Literal["VolumeCreated"] = Field(alias="__typename")
+    cursor: str
+    occurred_at: str = Field(alias="occurredAt")
+    actor: str | None
+    volume_id: str = Field(alias="volumeId")
+    volume: Optional["EventsProjectEventsNodesVolumeCreatedVolume"]
+
+
+class EventsProjectEventsNodesVolumeCreatedVolume(BaseModel):
+    id: str
+    name: str
+
+
+class EventsProjectEventsNodesVolumeDeleted(BaseModel):
+    typename__: Literal["VolumeDeleted"] = Field(alias="__typename")
+    cursor: str
+    occurred_at: str = Field(alias="occurredAt")
+    actor: str | None
+    volume_id: str = Field(alias="volumeId")
+    volume: Optional["EventsProjectEventsNodesVolumeDeletedVolume"]
+    volume_name: str = Field(alias="volumeName")
+
+
+class EventsProjectEventsNodesVolumeDeletedVolume(BaseModel):
+    id: str
+    name: str
+
+
+class EventsProjectEventsNodesVolumeUpdated(BaseModel):
+    typename__: Literal["VolumeUpdated"] = Field(alias="__typename")
+    cursor: str
+    occurred_at: str = Field(alias="occurredAt")
+    actor: str | None
+    volume_id: str = Field(alias="volumeId")
+    volume: Optional["EventsProjectEventsNodesVolumeUpdatedVolume"]
+    fields: list[str]
+
+
+class EventsProjectEventsNodesVolumeUpdatedVolume(BaseModel):
+    id: str
+    name: str
+
+
+class EventsProjectEventsPageInfo(BaseModel):
     has_next_page: bool = Field(alias="hasNextPage")
     end_cursor: str | None = Field(alias="endCursor")
     has_previous_page: bool = Field(alias="hasPreviousPage")

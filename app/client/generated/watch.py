@@ -8,121 +8,244 @@ from pydantic import Field
 from app.client.newer import Unknown
 
 from .base_model import BaseModel
-from .enums import ImageStatus, ShareGrant, ShareState
+from .enums import ImageStatus, ServerFailureCode, ServerStatus, ShareGrant, ShareState
 from .fragments import EventImageFields, FailureFields, ProgressFields
 
 
 class Watch(BaseModel):
-    image_events: Annotated[
+    project_events: Annotated[
         Union[
-            "WatchImageEventsImageCreated",
-            "WatchImageEventsImageDeleted",
-            "WatchImageEventsImageProgressed",
-            "WatchImageEventsImageShareChanged",
-            "WatchImageEventsImageStatusChanged",
-            "WatchImageEventsImageUpdated",
-            "WatchImageEventsResyncRequired",
+            "WatchProjectEventsImageCreated",
+            "WatchProjectEventsImageDeleted",
+            "WatchProjectEventsImageProgressed",
+            "WatchProjectEventsImageShareChanged",
+            "WatchProjectEventsImageStatusChanged",
+            "WatchProjectEventsImageUpdated",
+            "WatchProjectEventsResyncRequired",
+            "WatchProjectEventsServerCreated",
+            "WatchProjectEventsServerDeleted",
+            "WatchProjectEventsServerStatusChanged",
+            "WatchProjectEventsServerUpdated",
+            "WatchProjectEventsVolumeCreated",
+            "WatchProjectEventsVolumeDeleted",
+            "WatchProjectEventsVolumeUpdated",
             Unknown,
         ],
         Field(union_mode="left_to_right"),
-    ] = Field(alias="imageEvents")
+    ] = Field(alias="projectEvents")
 
 
-class WatchImageEventsImageCreated(BaseModel):
+class WatchProjectEventsImageCreated(BaseModel):
     typename__: Literal["ImageCreated"] = Field(alias="__typename")
     cursor: str
     occurred_at: str = Field(alias="occurredAt")
     actor: str | None
     image_id: str = Field(alias="imageId")
-    image: Optional["WatchImageEventsImageCreatedImage"]
+    image: Optional["WatchProjectEventsImageCreatedImage"]
 
 
-WatchImageEventsImageCreatedImage = EventImageFields
+WatchProjectEventsImageCreatedImage = EventImageFields
 
 
-class WatchImageEventsImageDeleted(BaseModel):
+class WatchProjectEventsImageDeleted(BaseModel):
     typename__: Literal["ImageDeleted"] = Field(alias="__typename")
     cursor: str
     occurred_at: str = Field(alias="occurredAt")
     actor: str | None
     image_id: str = Field(alias="imageId")
-    image: Optional["WatchImageEventsImageDeletedImage"]
+    image: Optional["WatchProjectEventsImageDeletedImage"]
     image_name: str = Field(alias="imageName")
 
 
-WatchImageEventsImageDeletedImage = EventImageFields
+WatchProjectEventsImageDeletedImage = EventImageFields
 
 
-class WatchImageEventsImageProgressed(BaseModel):
+class WatchProjectEventsImageProgressed(BaseModel):
     typename__: Literal["ImageProgressed"] = Field(alias="__typename")
     cursor: str
     occurred_at: str = Field(alias="occurredAt")
     actor: str | None
     image_id: str = Field(alias="imageId")
-    image: Optional["WatchImageEventsImageProgressedImage"]
-    progress: "WatchImageEventsImageProgressedProgress"
+    image: Optional["WatchProjectEventsImageProgressedImage"]
+    progress: "WatchProjectEventsImageProgressedProgress"
 
 
-WatchImageEventsImageProgressedImage = EventImageFields
-WatchImageEventsImageProgressedProgress = ProgressFields
+WatchProjectEventsImageProgressedImage = EventImageFields
+WatchProjectEventsImageProgressedProgress = ProgressFields
 
 
-class WatchImageEventsImageShareChanged(BaseModel):
+class WatchProjectEventsImageShareChanged(BaseModel):
     typename__: Literal["ImageShareChanged"] = Field(alias="__typename")
     cursor: str
     occurred_at: str = Field(alias="occurredAt")
     actor: str | None
     image_id: str = Field(alias="imageId")
-    image: Optional["WatchImageEventsImageShareChangedImage"]
+    image: Optional["WatchProjectEventsImageShareChangedImage"]
     state: ShareState | None
     grant: ShareGrant
     image_name: str = Field(alias="imageName")
-    project: "WatchImageEventsImageShareChangedProject"
-    share: Optional["WatchImageEventsImageShareChangedShare"]
+    project: "WatchProjectEventsImageShareChangedProject"
+    share: Optional["WatchProjectEventsImageShareChangedShare"]
 
 
-WatchImageEventsImageShareChangedImage = EventImageFields
+WatchProjectEventsImageShareChangedImage = EventImageFields
 
 
-class WatchImageEventsImageShareChangedProject(BaseModel):
+class WatchProjectEventsImageShareChangedProject(BaseModel):
     id: str
     name: str
 
 
-class WatchImageEventsImageShareChangedShare(BaseModel):
+class WatchProjectEventsImageShareChangedShare(BaseModel):
     id: str
 
 
-class WatchImageEventsImageStatusChanged(BaseModel):
+class WatchProjectEventsImageStatusChanged(BaseModel):
     typename__: Literal["ImageStatusChanged"] = Field(alias="__typename")
     cursor: str
     occurred_at: str = Field(alias="occurredAt")
     actor: str | None
     image_id: str = Field(alias="imageId")
-    image: Optional["WatchImageEventsImageStatusChangedImage"]
+    image: Optional["WatchProjectEventsImageStatusChangedImage"]
     from_: ImageStatus = Field(alias="from")
     to: ImageStatus
-    failure: Optional["WatchImageEventsImageStatusChangedFailure"]
+    failure: Optional["WatchProjectEventsImageStatusChangedFailure"]
 
 
-WatchImageEventsImageStatusChangedImage = EventImageFields
-WatchImageEventsImageStatusChangedFailure = FailureFields
+WatchProjectEventsImageStatusChangedImage = EventImageFields
+WatchProjectEventsImageStatusChangedFailure = FailureFields
 
 
-class WatchImageEventsImageUpdated(BaseModel):
+class WatchProjectEventsImageUpdated(BaseModel):
     typename__: Literal["ImageUpdated"] = Field(alias="__typename")
     cursor: str
     occurred_at: str = Field(alias="occurredAt")
     actor: str | None
     image_id: str = Field(alias="imageId")
-    image: Optional["WatchImageEventsImageUpdatedImage"]
+    image: Optional["WatchProjectEventsImageUpdatedImage"]
     fields: list[str]
 
 
-WatchImageEventsImageUpdatedImage = EventImageFields
+WatchProjectEventsImageUpdatedImage = EventImageFields
 
 
-class WatchImageEventsResyncRequired(BaseModel):
+class WatchProjectEventsResyncRequired(BaseModel):
     typename__: Literal["ResyncRequired"] = Field(alias="__typename")
     cursor: str
     oldest: str
+
+
+class WatchProjectEventsServerCreated(BaseModel):
+    typename__: Literal["ServerCreated"] = Field(alias="__typename")
+    cursor: str
+    occurred_at: str = Field(alias="occurredAt")
+    actor: str | None
+    server_id: str = Field(alias="serverId")
+    server: Optional["WatchProjectEventsServerCreatedServer"]
+
+
+class WatchProjectEventsServerCreatedServer(BaseModel):
+    id: str
+    name: str
+    status: ServerStatus
+
+
+class WatchProjectEventsServerDeleted(BaseModel):
+    typename__: Literal["ServerDeleted"] = Field(alias="__typename")
+    cursor: str
+    occurred_at: str = Field(alias="occurredAt")
+    actor: str | None
+    server_id: str = Field(alias="serverId")
+    server: Optional["WatchProjectEventsServerDeletedServer"]
+    server_name: str = Field(alias="serverName")
+
+
+class WatchProjectEventsServerDeletedServer(BaseModel):
+    id: str
+    name: str
+    status: ServerStatus
+
+
+class WatchProjectEventsServerStatusChanged(BaseModel):
+    typename__: Literal["ServerStatusChanged"] = Field(alias="__typename")
+    cursor: str
+    occurred_at: str = Field(alias="occurredAt")
+    actor: str | None
+    server_id: str = Field(alias="serverId")
+    server: Optional["WatchProjectEventsServerStatusChangedServer"]
+    old_status: ServerStatus = Field(alias="oldStatus")
+    new_status: ServerStatus = Field(alias="newStatus")
+    server_failure: Optional["WatchProjectEventsServerStatusChangedServerFailure"] = Field(alias="serverFailure")
+
+
+class WatchProjectEventsServerStatusChangedServer(BaseModel):
+    id: str
+    name: str
+    status: ServerStatus
+
+
+class WatchProjectEventsServerStatusChangedServerFailure(BaseModel):
+    code: ServerFailureCode
+    message: str
+    hint: str
+    occurred_at: str = Field(alias="occurredAt")
+
+
+class WatchProjectEventsServerUpdated(BaseModel):
+    typename__: Literal["ServerUpdated"] = Field(alias="__typename")
+    cursor: str
+    occurred_at: str = Field(alias="occurredAt")
+    actor: str | None
+    server_id: str = Field(alias="serverId")
+    server: Optional["WatchProjectEventsServerUpdatedServer"]
+    fields: list[str]
+
+
+class WatchProjectEventsServerUpdatedServer(BaseModel):
+    id: str
+    name: str
+    status: ServerStatus
+
+
+class WatchProjectEventsVolumeCreated(BaseModel):
+    typename__: Literal["VolumeCreated"] = Field(alias="__typename")
+    cursor: str
+    occurred_at: str = Field(alias="occurredAt")
+    actor: str | None
+    volume_id: str = Field(alias="volumeId")
+    volume: Optional["WatchProjectEventsVolumeCreatedVolume"]
+
+
+class WatchProjectEventsVolumeCreatedVolume(BaseModel):
+    id: str
+    name: str
+
+
+class WatchProjectEventsVolumeDeleted(BaseModel):
+    typename__: Literal["VolumeDeleted"] = Field(alias="__typename")
+    cursor: str
+    occurred_at: str = Field(alias="occurredAt")
+    actor: str | None
+    volume_id: str = Field(alias="volumeId")
+    volume: Optional["WatchProjectEventsVolumeDeletedVolume"]
+    volume_name: str = Field(alias="volumeName")
+
+
+class WatchProjectEventsVolumeDeletedVolume(BaseModel):
+    id: str
+    name: str
+
+
+class WatchProjectEventsVolumeUpdated(BaseModel):
+    typename__: Literal["VolumeUpdated"] = Field(alias="__typename")
+    cursor: str
+    occurred_at: str = Field(alias="occurredAt")
+    actor: str | None
+    volume_id: str = Field(alias="volumeId")
+    volume: Optional["WatchProjectEventsVolumeUpdatedVolume"]
+    fields: list[str]
+
+
+class WatchProjectEventsVolumeUpdatedVolume(BaseModel):
+    id: str
+    name: str

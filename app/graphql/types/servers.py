@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING, Annotated
 import strawberry
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from app.catalog.feed.server_details import ServerFault
 from app.catalog.pages import Page, Window
 from app.catalog.servers import seeing
+from app.catalog.servers.changes import fault_of
 from app.graphql.context import Info
 from app.graphql.scalars import ByteSize
 from app.graphql.types.connections import Connection, Paging, cursor_for, page_fields, paged
 from app.graphql.types.node import Node, made_of, node_of
-from app.lifecycle import ServerFailureCode, ServerFirmware, ServerStatus
+from app.lifecycle import ServerFailureCode, ServerFirmware, ServerGoal, ServerStatus
 from app.models import Server as ServerRow
 from app.models import Volume as VolumeRow
 from app.sizes import MIB
@@ -25,6 +27,12 @@ if TYPE_CHECKING:
 _SERVERS = "server"
 _VOLUMES = "volume"
 _ATTACHED = "attached-volume"
+# Only a deleted server, which is not shown, has the goal ABSENT.
+_DESIRED = {
+    ServerGoal.RUNNING: ServerStatus.RUNNING,
+    ServerGoal.STOPPED: ServerStatus.STOPPED,
+    ServerGoal.ABSENT: ServerStatus.STOPPED,
+}
 
 LazyProject = Annotated["Project", strawberry.lazy("app.graphql.types.tenancy")]
 LazyImage = Annotated["Image", strawberry.lazy("app.graphql.types.images")]
@@ -36,6 +44,11 @@ class ServerFailure:
     message: str = strawberry.field(description="What went wrong, as text for people.")
     hint: str = strawberry.field(description="What to do about it, as text for people.")
     occurred_at: datetime = strawberry.field(description="When the server failed.")
+
+    @staticmethod
+    def of(fault: ServerFault) -> "ServerFailure":
+        """The GraphQL form of a failure."""
+        return ServerFailure(code=fault.code, message=fault.message, hint=fault.hint, occurred_at=fault.failed_at)
 
 
 @made_of(VolumeRow)
@@ -101,6 +114,10 @@ class Server(Node):
         "derived from it."
     )
     status: ServerStatus = strawberry.field(description="Lifecycle status: STARTING, RUNNING, STOPPED or ERROR.")
+    desired_status: ServerStatus = strawberry.field(
+        description="Status that the host works toward, RUNNING or STOPPED: the one that was requested last, but "
+        "STOPPED once starting the server has failed."
+    )
     vcpus: int = strawberry.field(description="Number of virtual processors.")
     memory_mib: int = strawberry.field(description="Memory, in MiB.")
     firmware: ServerFirmware = strawberry.field(description="Firmware of the virtual machine.")
@@ -117,6 +134,7 @@ class Server(Node):
             revision=row.revision,
             name=row.name,
             status=row.status,
+            desired_status=_DESIRED[row.goal],
             vcpus=row.vcpus,
             memory_mib=row.memory // MIB,
             firmware=row.firmware,
@@ -128,15 +146,8 @@ class Server(Node):
 
     @strawberry.field(description="Why the server failed; null unless it is in ERROR.")
     def failure(self) -> ServerFailure | None:
-        row = self.row
-        if row.status != ServerStatus.ERROR or row.failure_code is None or row.failed_at is None:
-            return None
-        return ServerFailure(
-            code=row.failure_code,
-            message=row.failure_message or "",
-            hint=row.failure_hint or "",
-            occurred_at=row.failed_at,
-        )
+        fault = fault_of(self.row)
+        return None if fault is None else ServerFailure.of(fault)
 
     @strawberry.field(description="The project that owns the server.")
     async def project(self, info: Info) -> LazyProject | None:

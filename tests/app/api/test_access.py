@@ -31,6 +31,8 @@ from tests.support.watchers import Wanted, served, watching
 pytestmark = pytest.mark.anyio
 
 DONE = ("+", "o")
+# What can be watched alone.
+_ALONE = ("image", "server")
 # What a mutation changes, by the names with a dollar.
 _THINGS = ("image", "upload", "share", "offer", "declined", "server", "stopped", "volume")
 
@@ -205,13 +207,18 @@ async def watched(world: World, address: str, row: Row, caller: str) -> str:
     given = {name: names[name] for name in names_in(watch.text)}
     answer = await first_answer(world, address, row, caller, given)
     if "errors" not in answer:
-        return "+" if names["image"] in answer["ids"] else "0"
+        return "+" if names[_watched_thing(row)] in answer["ids"] else "0"
     (error,) = answer["errors"]
     seen = {"UNAUTHENTICATED": "?", "NOT_FOUND": "-"}[error["extensions"]["code"]]
-    hidden = {name for name in given if name in (PROJECTS if row.line != "image" else {"image"})}
+    hidden = {name for name in given if name in (PROJECTS if row.line not in _ALONE else {row.line})}
     if seen == "-" and answer != await first_answer(world, address, row, caller, without(given, hidden)):
         return "-, different from what does not exist"
     return seen
+
+
+def _watched_thing(row: Row) -> str:
+    """What an answer has to name."""
+    return row.line if row.line in _ALONE else "image"
 
 
 async def first_answer(world: World, address: str, row: Row, caller: str, given: Mapping[str, str]) -> dict[str, Any]:
@@ -226,8 +233,9 @@ async def first_answer(world: World, address: str, row: Row, caller: str, given:
             answer = await watcher.next()
             if "errors" in answer:
                 return anonymized(answer)
-            ids.append(answer["data"]["it"].get("imageId") or answer["data"]["it"]["id"])
-            if row.line == "image":
+            # Empty for events of servers and volumes.
+            ids.append(answer["data"]["it"].get("imageId") or answer["data"]["it"].get("id", ""))
+            if row.line in _ALONE:
                 break
     return {"ids": ids}
 

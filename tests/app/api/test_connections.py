@@ -39,6 +39,9 @@ class Listed:
 CONNECTIONS = {
     "Query.images": Listed("project", "images(projectId: $id, orderBy: {field: NAME, direction: ASC}"),
     "Query.imageEvents": Listed("project", "imageEvents(projectId: $id", "imageId", "EventCursor"),
+    "Query.projectEvents": Listed(
+        "project", "projectEvents(projectId: $id", "... on ImageEvent { imageId }", "EventCursor"
+    ),
     "Image.shares": Listed("image", "shares("),
     "Image.usedBy": Listed("image", "usedBy("),
     "ImageUpload.parts": Listed("upload", "parts(", "number"),

@@ -45,7 +45,7 @@ class Feeds:
         feeds = [PUBLIC_FEED] * public + [self.project] * own + ["prj_other"] * (100 - public - own)
         spread = [(feeds[37 * n % 100], n // 100 % IMAGES) for n in range(MANY)]
         rows = [
-            {"occurred_at": now(), "kind": EventKind.UPDATED, "feed": feed, "image_id": self.images[feed][image]}
+            {"occurred_at": now(), "kind": EventKind.UPDATED, "feed": feed, "subject_id": self.images[feed][image]}
             | {"least_role": ProjectRole.READER, "detail": {}}
             for feed, image in spread
         ]

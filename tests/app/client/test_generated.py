@@ -136,7 +136,7 @@ def answered(operation: OperationDefinitionNode, answering: Answering) -> dict[s
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_an_answer_is_printed_as_it_came(name: str) -> None:
     # As many turns as the longest union has types.
-    for answering in (Answering(full=False), *(Answering(full=True, turn=turn) for turn in range(7))):
+    for answering in (Answering(full=False), *(Answering(full=True, turn=turn) for turn in range(14))):
         data = answered(OPERATIONS[name], answering)
 
         printed = as_received(model_of(name).model_validate(data))

@@ -28,7 +28,7 @@ def whole(status: str) -> dict[str, Any]:
 
 
 def event(cursor: str) -> dict[str, Any]:
-    return {"imageEvents": answers.event("ImageUpdated", cursor, fields=["name"])}
+    return {"projectEvents": answers.event("ImageUpdated", cursor, fields=["name"])}
 
 
 async def waited(answer: Answer) -> tuple[str, ScriptedServer]:
@@ -105,7 +105,7 @@ def test_a_feed_goes_on_after_its_last_cursor_when_a_connection_breaks() -> None
         events(event("c1"), event("c2"), complete=False),
         Reply(cut=True),
         events(event("c3")),
-        events({"imageEvents": {"__typename": "ResyncRequired", "cursor": "c9", "oldest": "c5"}}, complete=False),
+        events({"projectEvents": {"__typename": "ResyncRequired", "cursor": "c9", "oldest": "c5"}}, complete=False),
         events(event("c10")),
     )
 
@@ -117,12 +117,12 @@ def test_a_feed_goes_on_after_its_last_cursor_when_a_connection_breaks() -> None
 
 def test_an_event_that_is_newer_than_the_client_is_followed_past() -> None:
     async def read() -> list[tuple[str, object]]:
-        frozen = {"imageEvents": answers.event("ImageFrozen", "c1")}
+        frozen = {"projectEvents": answers.event("ImageFrozen", "c1")}
         async with session_with(in_turn(events(frozen, event("c2"), complete=False))) as (at, _server):
             async with aclosing(follow(at.api, Watched("prj_1", None, "c0"), POLICY)) as items:
                 return [(event_text(await anext(items)), as_received(await anext(items))["cursor"])]
 
-    assert asyncio.run(read()) == [("T  img_1  web: ImageFrozen (by ada)", "c2")]
+    assert asyncio.run(read()) == [("T  ImageFrozen (by ada)", "c2")]
 
 
 def test_a_feed_that_stays_away_for_too_long_is_given_up() -> None:
@@ -149,9 +149,9 @@ def test_what_was_missed_before_a_restore_ends_in_a_resync() -> None:
 
 def test_what_was_missed_is_read_page_by_page() -> None:
     def page(*cursors: str, more: bool) -> Reply:
-        nodes = [event(cursor)["imageEvents"] for cursor in cursors]
+        nodes = [event(cursor)["projectEvents"] for cursor in cursors]
         info = answers.page_info(hasNextPage=more, endCursor=cursors[-1] if cursors else None)
-        return data(imageEvents={"nodes": nodes, "pageInfo": info})
+        return data(projectEvents={"nodes": nodes, "pageInfo": info})
 
     async def read() -> tuple[list[str], list[str]]:
         async with session_with(in_turn(page("c1", "c2", more=True), page("c3", more=False))) as (at, server):

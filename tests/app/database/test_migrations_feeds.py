@@ -16,7 +16,8 @@ from app.models import now
 from app.settings import Settings
 from tests.app.database.test_migrations import rows, scripts, within
 from tests.servers.postgresql import PostgreSQL
-from tests.support.gateway import ADMIN, running_gateway
+from tests.support.gateway import ADMIN, Gateway, running_gateway
+from tests.support.serving_servers import add_host, image, launch
 
 BEFORE = "0006"
 ORGANIZATION, ALPHA, BETA = "org_" + "0" * 26, "prj_" + "1" * 26, "prj_" + "2" * 26
@@ -54,8 +55,8 @@ SHARE_ROW = text("""INSERT INTO image_share (id, image_id, project_id, "grant", 
     updated_at) VALUES (:id, :image, :project, 'LAUNCH', 'ACCEPTED', 1, :by, :at, :at)""")
 EVENT_ROW = text("""INSERT INTO event (occurred_at, kind, project_id, image_id, least_role, actor, detail)
     VALUES (:at, :kind, :project, :image, :role, :by, :detail)""")
-HISTORY = """query ($p: ID!, $after: EventCursor) { imageEvents(projectId: $p, after: $after, first: 50) { nodes {
-  __typename cursor imageId actor image { id }
+HISTORY = """query ($p: ID!, $after: EventCursor) { EVENTS(projectId: $p, after: $after, first: 50) { nodes {
+  __typename cursor actor ... on ImageEvent { imageId image { id } }
   ... on ImageUpdated { fields }
   ... on ImageStatusChanged { from to failure { code message hint retriable occurredAt } }
   ... on ImageShareChanged { state grant imageName project { id } } ... on ImageDeleted { imageName } } } }"""
@@ -93,8 +94,8 @@ def fill(connection: Connection) -> None:
         connection.execute(MEMBERSHIP_ROW, {"project": id_, "subject": ADMIN, "at": at})
     connection.execute(IMAGE_ROW, {"id": IMAGE, "project": ALPHA, "by": ADMIN, "at": at})
     connection.execute(SHARE_ROW, {"id": SHARE, "image": IMAGE, "project": BETA, "by": ADMIN, "at": at})
-    for kind, project, image, role, detail in [*OLDER, *EVENTS]:
-        given = {"kind": kind, "project": project, "image": image, "role": role, "by": ADMIN, "at": at}
+    for kind, project, about, role, detail in [*OLDER, *EVENTS]:
+        given = {"kind": kind, "project": project, "image": about, "role": role, "by": ADMIN, "at": at}
         connection.execute(EVENT_ROW, given | {"detail": json.dumps(detail)})
     # Older events are pruned, and processes of that version have run on these tables.
     connection.execute(text("DELETE FROM event WHERE seq <= 5"))
@@ -109,11 +110,17 @@ def place_in(connection: Connection) -> str:
 
 
 async def history(settings: dict[str, Any], project: str, after: str | None = None) -> list[dict[str, Any]]:
-    """What the API says happened in a project."""
+    """What the API says happened in a project: of images, and of everything, which is the same."""
     async with running_gateway(**settings) as gateway:
-        page = await gateway.ask(HISTORY, ADMIN, p=project, after=after)
-        nodes: list[dict[str, Any]] = page["imageEvents"]["nodes"]
-        return nodes
+        found = await read(gateway, "projectEvents", project, after)
+        assert await read(gateway, "imageEvents", project, after) == found
+        return found
+
+
+async def read(gateway: Gateway, events: str, project: str, after: str | None) -> list[dict[str, Any]]:
+    document = HISTORY.replace("EVENTS", events)
+    nodes: list[dict[str, Any]] = (await gateway.ask(document, ADMIN, p=project, after=after))[events]["nodes"]
+    return nodes
 
 
 def test_history_is_read_through_the_api_as_the_version_before_has_told_it(settings: dict[str, Any]) -> None:
@@ -158,13 +165,34 @@ def test_every_event_is_rewritten_once_and_counting_goes_on(settings: dict[str, 
     as_it_was(place)
     migrate(place)
     migrate(place)
-    found = rows(place, "SELECT CAST(detail AS TEXT) FROM event WHERE kind = 'UPDATED' AND image_id <> :image".replace(
-        ":image", f"'{IMAGE}'"
-    ))  # fmt: skip
+    others = f"SELECT CAST(detail AS TEXT) FROM event WHERE kind = 'UPDATED' AND subject_id <> '{IMAGE}'"  # noqa: S608
+    found = rows(place, others)
     assert [json.loads(detail) for (detail,) in found] == [{"aspects": ["NAME"]}] * (len(OLDER) - 5)
     newest = len(OLDER) + len(EVENTS)
-    insert = f"""INSERT INTO event (occurred_at, kind, feed, image_id, least_role, detail)
+    insert = f"""INSERT INTO event (occurred_at, kind, feed, subject_id, least_role, detail)
         VALUES ('2026-12-01', 'CREATED', 'public', '{IMAGE}', 'READER', '{{}}')"""  # noqa: S608
     within(place, lambda connection: connection.execute(text("DELETE FROM event")))
     within(place, lambda connection: connection.execute(text(insert)))
     assert rows(place, "SELECT seq, feed FROM event") == [(newest + 1, "public")]
+
+
+def test_events_of_servers_follow_those_of_before_under_the_same_cursors(settings: dict[str, Any]) -> None:
+    place = place_of(settings)
+    as_it_was(place)
+    ((key, epoch),) = rows(place, "SELECT key, epoch FROM feed_epoch")
+    migrate(place)
+    # The last event that the version before has published in the project.
+    last = Cursors(bytes.fromhex(key)).text(Mark(bytes.fromhex(epoch), len(OLDER) + len(EVENTS) - 1))
+
+    async def launched() -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        async with running_gateway(**settings) as gateway:
+            await add_host(gateway)
+            await launch(gateway, ALPHA, (await image(gateway, ALPHA))["id"])
+            everything = await read(gateway, "projectEvents", ALPHA, last)
+            return everything, await read(gateway, "imageEvents", ALPHA, last)
+
+    everything, of_images = asyncio.run(launched())
+    kinds = [event["__typename"] for event in everything]
+    assert kinds[0] == "ImageDeleted"
+    assert kinds[-2:] == ["ServerCreated", "VolumeCreated"]
+    assert everything[:-2] == of_images

@@ -98,7 +98,7 @@ async def test_two_that_mend_at_once_open_one_line(
 # ------------------------------------------------------------ from indexes
 
 FILL_EVENTS = text("""
-INSERT INTO event (occurred_at, kind, feed, image_id, least_role, detail)
+INSERT INTO event (occurred_at, kind, feed, subject_id, least_role, detail)
 SELECT :at, 'CREATED', project_id, id, 'READER', '{}' FROM (SELECT * FROM image ORDER BY id LIMIT :many) AS changed""")
 FILL_BLOBS = text("""
 INSERT INTO blob (id, key, virtual_size, stored_size, file_size, created_at)

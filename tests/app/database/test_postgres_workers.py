@@ -280,7 +280,7 @@ async def _require_sense(gateway: Gateway, image_id: str) -> None:
     image = await gateway.image(image_id)
     async with gateway.database.read() as session:
         upload = (await session.execute(select(Upload).where(Upload.image_id == image_id))).scalar_one()
-        query = select(Event).where(Event.image_id == image_id).order_by(col(Event.seq))
+        query = select(Event).where(Event.subject_id == image_id).order_by(col(Event.seq))
         events = (await session.execute(query)).scalars().all()
     stored = await blob(gateway, upload.source.result_id)
     status = ImageStatus.QUEUED

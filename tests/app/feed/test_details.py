@@ -17,10 +17,32 @@ from app.catalog.feed.details import (
     Updated,
     detail_of,
 )
-from app.lifecycle import Aspect, EventKind, FailureCode, ImageStatus, ShareGrant, ShareState
+from app.catalog.feed.server_details import (
+    ServerCreated,
+    ServerDeleted,
+    ServerFault,
+    ServerStatusChanged,
+    ServerUpdated,
+    VolumeCreated,
+    VolumeDeleted,
+    VolumeUpdated,
+)
+from app.lifecycle import (
+    Aspect,
+    EventKind,
+    FailureCode,
+    ImageStatus,
+    ServerAspect,
+    ServerFailureCode,
+    ServerStatus,
+    ShareGrant,
+    ShareState,
+    VolumeAspect,
+)
 from app.models import Event
 
 FAILURE = Failure(FailureCode.TOO_LARGE, "It is too large.", "", False, datetime(2026, 11, 29, 12, 30, 1, 5, UTC))
+FAULT = ServerFault(ServerFailureCode.INTERNAL, "It failed.", "", datetime(2026, 11, 29, 12, 30, 1, 5, UTC))
 DETAILS: list[Detail] = [
     Created(),
     Updated(list(Aspect)),
@@ -30,6 +52,14 @@ DETAILS: list[Detail] = [
     ShareChanged("shr", "prj", ShareGrant.LAUNCH, ShareState.OFFERED, "a disk", ends_sight=False),
     ShareChanged("shr", "prj", ShareGrant.LAUNCH_AND_EDIT, None, "a disk", ends_sight=True),
     Deleted("gone"),
+    ServerCreated(),
+    ServerStatusChanged(ServerStatus.STARTING, ServerStatus.RUNNING),
+    ServerStatusChanged(ServerStatus.RUNNING, ServerStatus.ERROR, FAULT),
+    ServerUpdated(list(ServerAspect)),
+    ServerDeleted("gone"),
+    VolumeCreated(),
+    VolumeUpdated(list(VolumeAspect)),
+    VolumeDeleted("gone"),
     MembersChanged(),
 ]
 
@@ -41,7 +71,7 @@ def stored(detail: Detail) -> Any:
 
 @pytest.mark.parametrize("detail", DETAILS, ids=lambda detail: type(detail).__name__)
 def test_what_an_event_says_comes_back_from_its_row(detail: Detail) -> None:
-    event = Event(kind=detail.kind, feed="prj", image_id="img", detail=stored(detail))
+    event = Event(kind=detail.kind, feed="prj", subject_id="img", detail=stored(detail))
     assert detail_of(event) == detail
 
 

@@ -83,6 +83,10 @@ async def update_often(gateway: Gateway, image: dict[str, Any], times: int) -> l
     return positions
 
 
+def name_of(item: Happened) -> str | None:
+    return None if item.subject is None else item.subject.name
+
+
 async def caught_up(gateway: Gateway, other: Feed) -> None:
     """Wait until the feed has read all there is."""
 
@@ -156,7 +160,7 @@ async def test_a_feed_that_starts_late_knows_what_was_before(gateway: Gateway) -
     async with following(gateway) as other, reading(other, project, start) as items:
         (created,) = await take(items, 1)
         assert isinstance(created, Happened)
-        assert (created.kind, created.image_id) == (EventKind.CREATED, image["id"])
+        assert (created.kind, created.subject_id) == (EventKind.CREATED, image["id"])
 
 
 async def test_events_of_the_ring_come_with_their_image_as_it_is_now(gateway: Gateway) -> None:
@@ -174,8 +178,8 @@ async def test_events_of_the_ring_come_with_their_image_as_it_is_now(gateway: Ga
         async with reading(other, project, start) as items:
             seen = [item for item in await take(items, 7) if isinstance(item, Happened)]
         # However many events there are: one row of each image that exists.
-        assert list(other._images) == [kept["id"]]
-    names = [(item.image_id, item.image and item.image.name) for item in seen]
+        assert list(other._subjects) == [kept["id"]]
+    names = [(item.subject_id, name_of(item)) for item in seen]
     assert names == [(deleted["id"], None)] * 2 + [(kept["id"], "the newest name")] * 4 + [(deleted["id"], None)]
 
 
@@ -186,7 +190,7 @@ async def test_images_leave_with_the_last_of_their_events_in_the_ring(gateway: G
         await update_often(gateway, early, 1)
         await update_often(gateway, late, 7)
         await caught_up(gateway, other)
-        assert list(other._images) == [late["id"]]
+        assert list(other._subjects) == [late["id"]]
 
 
 async def test_without_a_cursor_only_what_happens_from_now_on_comes(gateway: Gateway) -> None:
@@ -223,7 +227,7 @@ async def test_a_slow_watcher_gets_every_status_and_of_progress_the_newest(gatew
         await caught_up(gateway, other)
         news = await take(items, 4)
         moved = [item for item in news if isinstance(item, Happened)]
-        assert [(event.image_id, event.detail.to_row()["after"]) for event in moved] == [
+        assert [(event.subject_id, event.detail.to_row()["after"]) for event in moved] == [
             (image["id"], "SAVING") for image in images
         ]
         made = [item for item in news if isinstance(item, Progressed)]
@@ -242,7 +246,7 @@ async def test_progress_of_other_projects_and_images_stays_there(gateway: Gatewa
     project, neighbour = await gateway.project(), await gateway.project()
     mine, other_image = await gateway.uploaded(projectId=project), await gateway.uploaded(projectId=project)
     theirs = await gateway.uploaded(projectId=neighbour)
-    async with following(gateway) as other, reading(other, project, None, image_id=mine["id"]) as items:
+    async with following(gateway) as other, reading(other, project, None, subject_id=mine["id"]) as items:
         first = asyncio.ensure_future(anext(items))
 
         async def watching() -> bool:

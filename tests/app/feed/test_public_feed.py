@@ -133,7 +133,7 @@ async def test_events_from_when_an_image_was_public_do_not_show_what_became_of_i
         async with reading(other, project, start) as items:
             (item,) = await take(items, 1)
         assert isinstance(item, Happened)
-        assert (item.image_id, item.image) == (image["id"], None)
+        assert (item.subject_id, item.subject) == (image["id"], None)
 
 
 # ---------------------------------------------------------------- out of the ring, and out of the table
@@ -155,7 +155,7 @@ async def test_one_who_fell_behind_gets_both_feeds_from_the_table_in_the_order_o
             assert positions_of(found) == expected
             (later,) = await rename(gateway, image)
             assert positions_of(await take(items, 1)) == [await position_of(gateway, later)]
-        async with reading(other, project, start, image_id=image["id"]) as items:
+        async with reading(other, project, start, subject_id=image["id"]) as items:
             assert positions_of(await take(items, 8)) == [place for n, place in enumerate(expected) if n % 5 in (1, 2)]
     assert {item.feed for item in found if isinstance(item, Happened)} == {project, PUBLIC_FEED}
 

@@ -1,18 +1,14 @@
-"""What happens to images: the items of the feed."""
+"""What happens to images."""
 
 from collections.abc import Mapping
-from datetime import datetime
-from typing import Annotated, Any
 
 import strawberry
 
-from app.catalog.feed.cursors import Mark
-from app.catalog.feed.details import Created, Deleted, MembersChanged, ShareChanged, StatusChanged, Updated
-from app.catalog.feed.items import Happened, Item, Progressed, Resync
+from app.catalog.feed.details import Created, Deleted, OfImages, ShareChanged, StatusChanged, Updated
+from app.catalog.feed.items import Happened, Progressed
 from app.graphql.context import Info
-from app.graphql.scalars import EventCursor
-from app.graphql.types.connections import Edge, PageInfo
 from app.graphql.types.images import Image, ImageFailure, ImageProgress, current_progress
+from app.graphql.types.project_events import ProjectEvent, common_fields
 from app.graphql.types.sharing import ImageShare, project_of_share
 from app.graphql.types.tenancy import Project
 from app.lifecycle import Aspect, ImageStatus, ShareGrant, ShareState
@@ -20,17 +16,10 @@ from app.models import Image as ImageRow
 
 
 @strawberry.interface(description="Something that happened to an image.")
-class ImageEvent:
-    cursor: EventCursor = strawberry.field(description="Position of the event in the feed.")
-    occurred_at: datetime = strawberry.field(description="When it happened.")
+class ImageEvent(ProjectEvent):
     image_id: strawberry.ID = strawberry.field(description="Id of the image.")
-    actor: str | None = strawberry.field(
-        description="Who caused the event: the `sub` claim of their token; null if it was the gateway itself."
-    )
     row: strawberry.Private[ImageRow | None]
     project_id: strawberry.Private[str]
-    # Identifies the event if every watcher sees it the same way: see ReusingExecutor.
-    share_key: strawberry.Private[str | None] = None
 
     @strawberry.field(
         description="The image as it is now, not as it was; null if it has been deleted or the project no longer "
@@ -96,40 +85,7 @@ class ImageProgressed(ImageEvent):
     progress: ImageProgress = strawberry.field(description="Progress of the image.")
 
 
-@strawberry.type(
-    description="Events after your cursor may be lost, because the feed no longer keeps them or because the "
-    "database was restored from a backup. This can arrive at any time. Read the images again, "
-    "then continue from `cursor`."
-)
-class ResyncRequired:
-    cursor: EventCursor = strawberry.field(description="Position at which the feed continues.")
-    oldest: EventCursor = strawberry.field(description="Oldest position that the feed still keeps.")
-
-
-ImageFeedItem = Annotated[
-    ImageCreated
-    | ImageStatusChanged
-    | ImageUpdated
-    | ImageShareChanged
-    | ImageDeleted
-    | ImageProgressed
-    | ResyncRequired,
-    strawberry.union("ImageFeedItem", description="An item of the feed."),
-]
-StoredEvent = ImageCreated | ImageStatusChanged | ImageUpdated | ImageShareChanged | ImageDeleted
-FeedItem = StoredEvent | ImageProgressed | ResyncRequired
-
-
-@strawberry.type(description="An event of a page, with its cursor.")
-class ImageEventEdge(Edge[ImageEvent]):
-    pass
-
-
-@strawberry.type(description="A page of past events, oldest first.")
-class ImageEventConnection:
-    edges: list[ImageEventEdge | None] | None = strawberry.field(description="Events of the page, with their cursors.")
-    nodes: list[ImageEvent | None] | None = strawberry.field(description="Events of the page.")
-    page_info: PageInfo = strawberry.field(description="Position of the page in the feed.")
+StoredImageEvent = ImageCreated | ImageStatusChanged | ImageUpdated | ImageShareChanged | ImageDeleted
 
 
 # The fields of Image that differ after a change.
@@ -149,18 +105,15 @@ _FIELDS: Mapping[Aspect, str] = {
 }
 
 
-def event_node(info: Info, happened: Happened, project_id: str) -> StoredEvent:
-    """The GraphQL form of a stored event, as seen from a project."""
-    common: dict[str, Any] = {
-        "cursor": info.context.cursor_of(happened.mark),
-        "occurred_at": happened.occurred_at,
-        "image_id": strawberry.ID(happened.image_id),
-        "actor": happened.actor,
-        "row": happened.image,
+def image_event(info: Info, happened: Happened, detail: OfImages, project_id: str) -> StoredImageEvent:
+    """The GraphQL form of an event about an image, as seen from a project."""
+    common = {
+        **common_fields(info, happened),
+        "image_id": strawberry.ID(happened.subject_id),
+        "row": happened.subject if isinstance(happened.subject, ImageRow) else None,
         "project_id": project_id,
-        "share_key": f"{happened.epoch.hex()} {happened.position}" if happened.live else None,
     }
-    match happened.detail:
+    match detail:
         case Created():
             return ImageCreated(**common)
         case Updated(aspects):
@@ -179,28 +132,19 @@ def event_node(info: Info, happened: Happened, project_id: str) -> StoredEvent:
         case StatusChanged(before, after, failure):
             why = None if failure is None else ImageFailure.of(failure)
             return ImageStatusChanged(from_=before, to=after, failure=why, **common)
-        case MembersChanged():
-            raise LookupError("watchers don't see changes of members")
 
 
-def feed_item(info: Info, item: Item, project_id: str) -> FeedItem | None:
-    """The GraphQL form of an item of the feed, as seen from a project; None for progress that is out of date."""
-    match item:
-        case Happened():
-            return event_node(info, item, project_id)
-        case Resync():
-            newest, oldest = item.mark.unlinked(), Mark(item.mark.epoch, item.oldest).unlinked()
-            return ResyncRequired(cursor=info.context.cursor_of(newest), oldest=info.context.cursor_of(oldest))
-        case Progressed():
-            progress = current_progress(info, item.image.id)
-            if progress is None:
-                return None
-            return ImageProgressed(
-                cursor=info.context.cursor_of(item.mark),
-                occurred_at=progress.updated_at,
-                image_id=strawberry.ID(item.image.id),
-                actor=None,
-                row=item.image,
-                project_id=project_id,
-                progress=progress,
-            )
+def progress_event(info: Info, item: Progressed, project_id: str) -> ImageProgressed | None:
+    """The GraphQL form of progress, as seen from a project; None if it is out of date."""
+    progress = current_progress(info, item.image.id)
+    if progress is None:
+        return None
+    return ImageProgressed(
+        cursor=info.context.cursor_of(item.mark),
+        occurred_at=progress.updated_at,
+        image_id=strawberry.ID(item.image.id),
+        actor=None,
+        row=item.image,
+        project_id=project_id,
+        progress=progress,
+    )
