@@ -20,6 +20,7 @@ GatewayError
 │   └── NotTargetAdmin          NOT_TARGET_ADMIN
 ├── ReadRefused                 why a read was refused; becomes a top-level error
 │   ├── ResyncRequired          RESYNC_REQUIRED
+│   ├── HostUnavailable         HOST_UNAVAILABLE
 │   ├── SearchTimeout           SEARCH_TIMEOUT
 │   └── TooManySearches         TOO_MANY_SEARCHES
 ├── ImageFailed                 why a conversion ended in ERROR; becomes the image's `failure`
@@ -195,6 +196,12 @@ class ResyncRequired(ReadRefused):
     """Raised when events are requested after a cursor that the feed no longer knows."""
 
     code = "RESYNC_REQUIRED"
+
+
+class HostUnavailable(ReadRefused):
+    """Raised when only a host could answer, and it does not."""
+
+    code = "HOST_UNAVAILABLE"
 
 
 class SearchTimeout(ReadRefused):

@@ -211,6 +211,7 @@ class JobKind(StrEnum):
     SETTLE_SERVER = "SETTLE_SERVER"
     SETTLE_VOLUME = "SETTLE_VOLUME"
     VERIFY_BOOT = "VERIFY_BOOT"
+    READ_CONSOLE = "READ_CONSOLE"
 
 
 class JobState(StrEnum):
@@ -233,7 +234,7 @@ OF_IMAGES = frozenset(
 DELETIONS = frozenset({EventKind.DELETED, EventKind.SERVER_DELETED, EventKind.VOLUME_DELETED})
 
 # The kinds of jobs that only hosts can do: the host of the server or volume, or, to verify a boot, any host.
-OF_HOSTS = frozenset({JobKind.SETTLE_SERVER, JobKind.SETTLE_VOLUME, JobKind.VERIFY_BOOT})
+OF_HOSTS = frozenset({JobKind.SETTLE_SERVER, JobKind.SETTLE_VOLUME, JobKind.VERIFY_BOOT, JobKind.READ_CONSOLE})
 
 # The kinds of jobs about stored bytes, which several images may share.
 OF_BLOBS = frozenset({JobKind.HASH, JobKind.CHECK_READINESS})

@@ -458,6 +458,23 @@ class Server(SQLModel, table=True):
     deleted_at: datetime | None = Field(default=None, sa_type=Instant)
 
 
+class ServerConsole(SQLModel, table=True):
+    """The end of a server's serial console, as its host last read it for someone, at `read_at`.
+
+    `text` is null until then, and if it could not be read. `job_id` is the job that reads it; null when that is done.
+    `requested_at` is when the job was started. `truncated` says that the console had more before the text.
+    """
+
+    __tablename__ = "server_console"
+
+    server_id: str = Field(sa_type=_ID, primary_key=True, foreign_key="server.id")
+    job_id: str | None = Field(default=None, sa_type=_ID)
+    requested_at: datetime = Field(default_factory=now, sa_type=Instant)
+    text: str | None = Field(default=None, sa_type=_NAME)
+    truncated: bool = False
+    read_at: datetime | None = Field(default=None, sa_type=Instant)
+
+
 class Volume(SQLModel, table=True):
     """A disk of servers, or, with `deleted_at`, the tombstone of one. `size` is in bytes.
 

@@ -21,8 +21,8 @@ from app.catalog.feed.progress import ProgressBoard
 from app.catalog.people import access, tenancy
 from app.catalog.people.access import Access
 from app.catalog.searching import Searches
-from app.catalog.servers import seeing
-from app.database.sessions import Database
+from app.catalog.servers import consoles, seeing
+from app.catalog.servers.consoles import Console
 from app.graphql.reused_results import ReusedResults
 from app.graphql.scalars import EventCursor
 from app.graphql.turns import Turn
@@ -52,9 +52,11 @@ class Loaders:
     A loader is created when it is first used: most events of a subscription use none.
     """
 
-    def __init__(self, database: Database, viewer: Viewer) -> None:
-        self._database = database
+    def __init__(self, catalogue: Catalogue, viewer: Viewer) -> None:
+        self._catalogue = catalogue
+        self._database = catalogue.database
         self._viewer = viewer
+        self._consoles: dict[int, DataLoader[str, Console]] = {}
         self._accesses: dict[str | None, DataLoader[str, Access | None]] = {}
 
     @cached_property
@@ -81,6 +83,17 @@ class Loaders:
     def boot_volumes(self) -> DataLoader[str, Volume | None]:
         """Boot volumes, by the id of their server, for servers that the caller can see."""
         return self._loader(seeing.boot_volumes)
+
+    def consoles(self, last_kib: int) -> DataLoader[str, Console]:
+        """The ends of the consoles of servers, by the id of the server. Raises why one can't be read."""
+
+        async def load(ids: list[str]) -> list[Console | Exception]:
+            found = await consoles.read(self._catalogue, self._viewer, ids, last_kib)
+            return [found[id_] for id_ in ids]
+
+        if last_kib not in self._consoles:
+            self._consoles[last_kib] = DataLoader(load_fn=load)
+        return self._consoles[last_kib]
 
     @cached_property
     def blobs(self) -> DataLoader[str, Blob | None]:
@@ -231,7 +244,7 @@ class Context:
         """The loaders of this operation, or of this event."""
         self.personal = True
         if self._loaders is None:
-            self._loaders = Loaders(self._gateway.catalogue.database, self._viewer)
+            self._loaders = Loaders(self._gateway.catalogue, self._viewer)
         return self._loaders
 
     @property

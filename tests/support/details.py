@@ -7,6 +7,7 @@ from app.catalog.work.kinds import (
     Erase,
     Hash,
     InspectHead,
+    ReadConsole,
     SettleServer,
     SettleVolume,
     StreamRange,
@@ -27,5 +28,6 @@ DETAILS = every_kind(
         JobKind.SETTLE_SERVER: SettleServer(server="srv_x"),
         JobKind.SETTLE_VOLUME: SettleVolume(volume="vol_x"),
         JobKind.VERIFY_BOOT: VerifyBoot(blob="blb_x"),
+        JobKind.READ_CONSOLE: ReadConsole(server="srv_x"),
     }
 )

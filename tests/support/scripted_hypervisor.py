@@ -20,6 +20,8 @@ from workers.hypervisor.port import (
 class ScriptedHypervisor:
     """`port.Hypervisor` without points. `disks` and `machines` are what there is, `done` what was called.
 
+    `consoles` is what servers have written.
+
     An operation in `failing` raises its error, before it does anything. One in `held` waits there until its event is
     set, and `reached` has the event that says so.
     """
@@ -89,6 +91,7 @@ class ScriptedHypervisor:
         return {server_id: await self.state(server_id) for server_id in self.machines}
 
     async def console(self, server_id: str, most: int) -> bytes:
+        await self._begin("console", server_id)
         return self.consoles.get(server_id, self.console_of_all)[-most:]
 
     async def agent_listens(self, server_id: str) -> bool:

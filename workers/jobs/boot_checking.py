@@ -15,6 +15,7 @@ from app.catalog import findings
 from app.catalog.catalogue import Catalogue
 from app.catalog.servers import boot_checks
 from app.catalog.servers.boot_checks import BootCheck, BootOrder
+from app.catalog.servers.console_text import clean
 from app.catalog.servers.hosts import CHECK_MEMORY
 from app.catalog.work.jobs import Claim
 from app.catalog.work.kinds import VerifyBoot
@@ -32,7 +33,7 @@ from workers.hypervisor.port import (
     VolumeSpec,
 )
 from workers.jobs.bases import Provide
-from workers.jobs.boot_signs import excerpt, plain, sign_in
+from workers.jobs.boot_signs import excerpt, sign_in
 from workers.jobs.interrupting import unless
 from workers.jobs.turn_clock import set_within
 
@@ -122,7 +123,7 @@ class BootChecking:
         while True:
             # First the state: the console then has all that the server wrote before it ended.
             state = await self.hypervisor.state(name)
-            said = plain(await self.hypervisor.console(name, _MOST_BYTES))
+            said = clean(await self.hypervisor.console(name, _MOST_BYTES))
             seen = sign_in(said) or (BootSign.GUEST_AGENT if await self._agent_listens(name) else None)
             seconds = time.monotonic() - began
             result = _result(state, seen, late=seconds >= most)

@@ -10,10 +10,10 @@ from weakref import WeakValueDictionary
 import structlog
 
 from app.catalog.catalogue import Catalogue
-from app.catalog.servers import settling
+from app.catalog.servers import consoles, settling
 from app.catalog.servers.settling import Disk, ServerFailure, ServerOrder
 from app.catalog.work.jobs import Claim
-from app.catalog.work.kinds import SettleServer, SettleVolume, VerifyBoot, every_kind
+from app.catalog.work.kinds import ReadConsole, SettleServer, SettleVolume, VerifyBoot, every_kind
 from app.errors import ObjectMissing, StoreError
 from app.lifecycle import OF_HOSTS, JobKind, ServerFailureCode, ServerFirmware, ServerGoal
 from workers.hypervisor.bases import BaseDamaged
@@ -82,13 +82,21 @@ class Hosting:
     def _boot_checking(self) -> BootChecking:
         return BootChecking(self.catalogue, self.hypervisor, self.provide)
 
+    async def read_console(self, claim: Claim[ReadConsole], cancelled: asyncio.Event) -> None:
+        """Read the end of a server's console. Needs no lock: a server that is being stopped is still writing."""
+        reading = self.hypervisor.console(claim.detail.server, consoles.WANTED_BYTES)
+        await consoles.keep(self.catalogue, claim, await unless(cancelled, reading))
+
     async def give_up(self, claim: Claim[Any], error: Exception) -> bool:
-        """Set a server that could not be started to ERROR, and record that a boot check could not be run.
+        """Set a server that could not be started to ERROR, or end a boot check or the reading of a console.
 
         Returns False for other jobs, which are retried forever.
         """
         if claim.kind is JobKind.VERIFY_BOOT:
             await self._boot_checking.give_up(claim)
+            return True
+        if claim.kind is JobKind.READ_CONSOLE:
+            await consoles.keep(self.catalogue, claim, None)
             return True
         if claim.kind is not JobKind.SETTLE_SERVER:
             return False
@@ -143,6 +151,7 @@ DUTIES: Mapping[JobKind, Callable[[Hosting], Duty]] = every_kind(
         JobKind.SETTLE_SERVER: lambda hosting: hosting.settle_server,
         JobKind.SETTLE_VOLUME: lambda hosting: hosting.settle_volume,
         JobKind.VERIFY_BOOT: lambda hosting: hosting.verify_boot,
+        JobKind.READ_CONSOLE: lambda hosting: hosting.read_console,
     },
     OF_HOSTS,
 )

@@ -160,11 +160,11 @@ def no_project(field: Sequence[str] = ("projectId",)) -> NotFound:
     return NotFound("There is no such project.", field=field, hint="List your projects with viewer { projects }.")
 
 
-def require_role(role: ProjectRole, needed: ProjectRole, field: Sequence[str]) -> None:
-    """Raises Forbidden when a role does not include the rights of the `needed` one."""
+def require_role(role: ProjectRole, needed: ProjectRole, field: Sequence[str], purpose: str | None = None) -> None:
+    """Raises Forbidden when a role does not include the rights of the `needed` one, which `purpose` requires."""
     if not includes(role, needed):
         raise Forbidden(
-            f"You need the role {needed} in this project to {_NEEDS[needed]}; yours is {role}.",
+            f"You need the role {needed} in this project to {purpose or _NEEDS[needed]}; yours is {role}.",
             field=field,
             hint="Ask an admin of the project for the role.",
         )

@@ -59,6 +59,12 @@ def last_alive(settings: Settings) -> datetime:
     return now() - timedelta(seconds=settings.host_seconds)
 
 
+async def alive_among(session: AsyncSession, settings: Settings, ids: Collection[str]) -> set[str]:
+    """The hosts, of these, that are not gone."""
+    query = select(Host.id).where(col(Host.id).in_(ids), Host.seen_at >= last_alive(settings))
+    return set((await session.execute(query)).scalars())
+
+
 async def require_any(
     session: AsyncSession, settings: Settings, *, memory: int = 0, field: Sequence[str] = ("projectId",)
 ) -> None:

@@ -86,12 +86,15 @@ async def _for(
     found = await session.get(model, id_, with_for_update=locked, populate_existing=lock) if is_id(id_) else None
     role = await tenancy.role_in(session, viewer, found.project_id) if found else None
     if found is None or role is None or found.deleted_at is not None:
-        thing = model.__name__.lower()
-        raise NotFound(
-            f"There is no such {thing}.", field=field, hint=f"Check the id: the {thing} may have been deleted."
-        )
+        raise no_such(model, field)
     tenancy.require_role(role, needed, field)
     return found
+
+
+def no_such(model: type[Thing], field: Sequence[str]) -> NotFound:
+    """The error for a server or volume that does not exist, and for one that the caller may not see."""
+    thing = model.__name__.lower()
+    return NotFound(f"There is no such {thing}.", field=field, hint=f"Check the id: the {thing} may have been deleted.")
 
 
 # ---------------------------------------------------------------- pages, in order of creation

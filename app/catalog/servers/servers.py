@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from sqlalchemy import delete
 from sqlmodel import col, select
 
 from app.catalog import idempotency, images
@@ -17,7 +18,7 @@ from app.catalog.work.kinds import SettleServer
 from app.database.sessions import Transaction
 from app.errors import BootDiskTooSmall, Forbidden, InUse
 from app.lifecycle import ProjectRole, ServerFirmware, ServerGoal, ServerStatus
-from app.models import Blob, Host, Image, Server, Volume, new_id, now
+from app.models import Blob, Host, Image, Server, ServerConsole, Volume, new_id, now
 from app.sizes import GIB, MIB
 from app.viewer import Viewer
 
@@ -209,6 +210,7 @@ async def _delete(
         server = await seeing.server_to_change(tx.session, viewer, server_id)
         require_revision(server.revision, expected_revision, "server")
         changes.delete(tx, server, actor=viewer.subject)
+        await tx.session.execute(delete(ServerConsole).where(col(ServerConsole.server_id) == server.id))
         boot = select(Volume).where(Volume.server_id == server.id, col(Volume.bootable).is_(True))
         for volume in (await tx.session.execute(boot.with_for_update(key_share=True))).scalars():
             changes.delete_volume(tx, volume, actor=viewer.subject)

@@ -118,6 +118,12 @@ async def finish(tx: Transaction, claim: Claim[D], found: D | None = None) -> No
     await _write(tx.session, claim, state=JobState.DONE, lease_until=None, detail=detail.to_row())
 
 
+async def discard(tx: Transaction, claim: Claim[Detail]) -> None:
+    """Delete a job that is done, and to which nothing refers. Raises LeaseLost."""
+    if not await _execute(tx.session, delete(Job).where(_held(claim))):
+        raise _lost(claim)
+
+
 async def requeue(database: Database, claim: Claim[Detail], *, delay: timedelta, failed: bool = True) -> None:
     """Return a job to the queue after `delay`. Without `failed` it costs no attempt. A lost job is left unchanged."""
     async with database.transaction() as tx:
@@ -185,7 +191,11 @@ def _held(claim: Claim[Detail]) -> Any:
 
 async def _write(session: AsyncSession, claim: Claim[Detail], **values: Any) -> None:
     if not await _execute(session, update(Job).where(_held(claim)).values(**values)):
-        raise LeaseLost(f"job {claim.job_id} is no longer held")
+        raise _lost(claim)
+
+
+def _lost(claim: Claim[Detail]) -> LeaseLost:
+    return LeaseLost(f"job {claim.job_id} is no longer held")
 
 
 async def _execute(session: AsyncSession, statement: Any) -> int:

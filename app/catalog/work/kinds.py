@@ -118,6 +118,13 @@ class VerifyBoot(OfBlob):
     """Boot a throwaway server from a blob, and see whether it comes up."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReadConsole(Detail):
+    """Read the end of the serial console of a server, given by its id."""
+
+    server: str
+
+
 @dataclass(frozen=True, slots=True)
 class Kind:
     """The properties of a kind of job.
@@ -151,6 +158,7 @@ JOBS = every_kind(
         JobKind.SETTLE_SERVER: Kind(SettleServer, priority=0),
         JobKind.SETTLE_VOLUME: Kind(SettleVolume, priority=2),
         JobKind.VERIFY_BOOT: Kind(VerifyBoot, priority=3),
+        JobKind.READ_CONSOLE: Kind(ReadConsole, priority=0),
     }
 )
 

@@ -1,4 +1,7 @@
-"""Calculates how many nodes an operation requests, multiplied down nested connections, with its variables."""
+"""Calculates how many nodes an operation requests, multiplied down nested connections, with its variables.
+
+Text of which the caller says how much they want counts like nodes: one for each KiB.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -56,6 +59,8 @@ class CostPlan:
                 return self._page(ask, variables)
             case Sizing.IDS:
                 return self._ids(ask, variables)
+            case Sizing.KIB:
+                return max(1, _whole(_argument(ask, "lastKib", variables) or ask.fixed_size))
             case Sizing.FIXED:
                 return ask.fixed_size
 

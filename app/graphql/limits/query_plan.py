@@ -33,6 +33,7 @@ class Sizing(Enum):
 
     PAGE = "its arguments first and last"
     IDS = "its argument ids, a list"
+    KIB = "its argument lastKib"
     FIXED = "the schema"
 
 
@@ -40,7 +41,8 @@ class Sizing(Enum):
 class Ask:
     """A field that requests nodes, itself or in its subfields. `counted` means that the field itself returns nodes.
 
-    `introspected` is the cost of its introspection, in nodes.
+    A KiB of text counts as a node. `fixed_size` is the number where no argument states it. `introspected` is the cost
+    of its introspection, in nodes.
     """
 
     field: FieldNode
@@ -100,7 +102,7 @@ class Planner:
         self._count_field()
         below = self._asks(given, [node.selection_set for node in nodes if node.selection_set])
         sizing, size = self._sizing(owner, definition, given)
-        counted = sizing is Sizing.PAGE or (_is_node(given) and not _is_part_of_connection(owner))
+        counted = sizing in (Sizing.PAGE, Sizing.KIB) or (_is_node(given) and not _is_part_of_connection(owner))
         if sizing is Sizing.FIXED and not counted and not below:
             return None
         return Ask(field, sizing, size, counted, "last" in definition.args, below)
@@ -108,6 +110,8 @@ class Planner:
     def _sizing(self, owner: GraphQLNamedType, definition: GraphQLField, given: GraphQLNamedType) -> tuple[Sizing, int]:
         if given.name.endswith("Connection") and "first" in definition.args:
             return Sizing.PAGE, 0
+        if (kib := definition.args.get("lastKib")) is not None:
+            return Sizing.KIB, kib.default_value
         if not is_list_type(get_nullable_type(definition.type)) or _is_part_of_connection(owner):
             return Sizing.FIXED, 1
         if "ids" in definition.args:

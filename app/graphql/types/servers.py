@@ -11,6 +11,7 @@ from app.catalog.feed.server_details import ServerFault
 from app.catalog.pages import Page, Window
 from app.catalog.servers import seeing
 from app.catalog.servers.changes import fault_of
+from app.catalog.servers.consoles import MAXIMUM_KIB
 from app.graphql.context import Info
 from app.graphql.scalars import ByteSize
 from app.graphql.types.connections import Connection, Paging, cursor_for, page_fields, paged
@@ -102,6 +103,16 @@ class Volume(Node):
         return None if row is None else node_of(row)
 
 
+@strawberry.type(description="The end of what a server wrote to its serial console.")
+class ServerConsole:
+    text: str = strawberry.field(
+        description="Text, with line feeds between its lines. Escape sequences and control characters other than tabs "
+        "are removed, and bytes that are not UTF-8 are replaced with U+FFFD."
+    )
+    truncated: bool = strawberry.field(description="Whether the server wrote more before this text.")
+    read_at: datetime = strawberry.field(description="When the host read the text.")
+
+
 @made_of(ServerRow)
 @strawberry.type(description="A virtual machine. The members of its project see it.")
 class Server(Node):
@@ -160,6 +171,19 @@ class Server(Node):
     async def image(self, info: Info) -> LazyImage | None:
         row = await info.context.loaders.images.load(self.row.image_id)
         return None if row is None else node_of(row)
+
+    @strawberry.field(
+        description="The end of what the server wrote to its serial console, read by its host at most a second before "
+        "the request. Requires the role MEMBER, since a console may show secrets. HOST_UNAVAILABLE if the host does "
+        "not answer."
+    )
+    async def console(
+        self,
+        info: Info,
+        last_kib: Annotated[int, strawberry.argument(description=f"How much of it, in KiB: 1 to {MAXIMUM_KIB}.")] = 64,
+    ) -> ServerConsole | None:
+        found = await info.context.loaders.consoles(last_kib).load(self.id)
+        return ServerConsole(text=found.text, truncated=found.truncated, read_at=found.read_at)
 
     @strawberry.field(description="The volume that the server boots from.")
     async def boot_volume(self, info: Info) -> Volume | None:
