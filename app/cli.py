@@ -16,6 +16,7 @@ _PACKAGE = "image-gateway"
 _OPERATORS_COMMANDS = {
     **dict.fromkeys(("up", "serve"), ("app.commands.api", "add_api_commands")),
     **dict.fromkeys(("work", "schedule"), ("app.commands.work", "add_work_commands")),
+    **dict.fromkeys(("hosts", "forget-host"), ("app.commands.hosts", "add_host_commands")),
     **dict.fromkeys(("token", "signin"), ("app.commands.tokens", "add_token_commands")),
     **dict.fromkeys(
         ("migrate", "create-organization", "found", "owner"),

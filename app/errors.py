@@ -37,6 +37,8 @@ GatewayError
 │   ├── DatabaseFull            its disk is full
 │   └── DatabaseDamaged         its file is corrupt or incomplete
 ├── LeaseLost                   a job was reassigned to another worker, or cancelled
+├── HostForgotten               this machine's host was removed by an operator
+├── HostNotForgotten            a host can't be removed
 └── SettingsError               the configuration is invalid
 """
 
@@ -293,6 +295,14 @@ class DatabaseDamaged(DatabaseUnavailable):
 
 class LeaseLost(GatewayError):
     """Raised when a worker finds that its job was reassigned to another worker, or cancelled."""
+
+
+class HostForgotten(GatewayError):
+    """Raised when a host reports that it is alive after an operator removed it. The text says what to do."""
+
+
+class HostNotForgotten(GatewayError):
+    """Raised when a host can't be removed: there is none with this id, or it is alive. The text says what to do."""
 
 
 class SettingsError(GatewayError):

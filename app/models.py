@@ -405,7 +405,8 @@ class Host(SQLModel, table=True):
     """A machine that runs servers. `memory` is what servers may use, in bytes.
 
     `token` is what the host keeps to be recognized after a restart. `takes_launches` is false when it runs only the
-    servers that it has. `seen_at` is when it last reported.
+    servers that it has. `seen_at` is when it last reported. `forgotten_at` is when an operator declared that it never
+    returns.
     """
 
     id: str = Field(default_factory=lambda: new_id("hst"), sa_type=_ID, primary_key=True)
@@ -416,6 +417,7 @@ class Host(SQLModel, table=True):
     vcpus: int
     takes_launches: bool = True
     seen_at: datetime = Field(default_factory=now, sa_type=Instant)
+    forgotten_at: datetime | None = Field(default=None, sa_type=Instant)
     created_at: datetime = Field(default_factory=now, sa_type=Instant)
 
 

@@ -19,6 +19,7 @@ from app.commands.organizations import create_projects
 from app.commands.serving import address_of, listen, serve
 from app.commands.starting import migrate_all, prepare, settings_from
 from app.commands.tokens import ADMIN, ADMIN_NAME, issue_token, sign_in_address
+from app.errors import HostForgotten
 from app.main import create_app
 from app.models import Project
 from app.settings import Settings
@@ -70,7 +71,10 @@ def _run_servers(settings: Settings, channels: Messaging, stack: ExitStack) -> N
     except HypervisorUnavailable as error:
         log.info("host.unavailable", reason=str(error), hint="images doctor")
         return
-    stack.enter_context(HostWorkers(settings, host, channels.bells, channels.announce))
+    try:
+        stack.enter_context(HostWorkers(settings, host, channels.bells, channels.announce))
+    except HostForgotten as error:
+        log.warning("host.forgotten", reason=str(error))
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from app.client.commands.all import add_user_commands
 from app.commands.api import add_api_commands
 from app.commands.doctor import Finding, findings
 from app.commands.fsck import add_fsck_command
+from app.commands.hosts import add_host_commands
 from app.commands.options import FOR_OPERATORS, Data
 from app.commands.organizations import add_organization_commands
 from app.commands.starting import settings_from
@@ -78,6 +79,7 @@ def command_line() -> typer.Typer:
     add_organization_commands(cli)
     add_token_commands(cli)
     add_work_commands(cli)
+    add_host_commands(cli)
     add_fsck_command(cli, owner_of)
     add_user_commands(cli)
     return cli

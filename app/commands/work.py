@@ -3,6 +3,7 @@
 import asyncio
 import signal
 import threading
+from contextlib import ExitStack
 from typing import Annotated
 
 import typer
@@ -11,7 +12,7 @@ from app.adapters.chosen import messaging
 from app.commands.metrics_port import metrics_port
 from app.commands.options import FOR_OPERATORS, Data
 from app.commands.starting import prepare, settings_from
-from app.errors import SettingsError
+from app.errors import HostForgotten, SettingsError
 from app.sizes import counted, spelled
 from workers.main import Workers, run_sweeps
 from workers.memory import share_heap
@@ -68,11 +69,14 @@ def host(data: Data = None) -> None:
         here = this_host(settings)
     except HypervisorUnavailable as error:
         raise SettingsError(f"this machine can't run servers: {error}") from error
-    with metrics_port(settings), messaging(settings, works=False) as channels:
-        with HostWorkers(settings, here, channels.bells, channels.announce):
-            memory = spelled(here.about.memory)
-            print(f"running servers with {here.about.accelerator} in {memory} of memory", flush=True)  # noqa: T201
-            stopped.wait()
+    with metrics_port(settings), messaging(settings, works=False) as channels, ExitStack() as stack:
+        try:
+            stack.enter_context(HostWorkers(settings, here, channels.bells, channels.announce))
+        except HostForgotten as error:
+            raise SettingsError(f"this machine can't run servers: {error}") from error
+        memory = spelled(here.about.memory)
+        print(f"running servers with {here.about.accelerator} in {memory} of memory", flush=True)  # noqa: T201
+        stopped.wait()
 
 
 def _stop_on_signal() -> threading.Event:

@@ -164,9 +164,11 @@ _DESCRIPTIONS: dict[type[StrEnum], tuple[str, str, dict[str, str]]] = {
         "ServerFailureCode",
         "Why a server is in ERROR.",
         {
-            "IMAGE_UNAVAILABLE": "The host could not read the bytes of the image.",
+            "IMAGE_UNAVAILABLE": "The host could not read the bytes of the image, or not verify them.",
+            "VOLUME_IN_USE": "A volume of the server was in use for too long, for example by a snapshot.",
+            "HOST_FULL": "The disk of the host is full.",
             "HYPERVISOR_UNAVAILABLE": "The hypervisor of the host could not start the server.",
-            "HOST_UNAVAILABLE": "The host of the server does not answer.",
+            "HOST_UNAVAILABLE": "The host of the server does not answer, or was removed.",
             "INTERNAL": "The gateway failed for an internal reason.",
         },
     ),

@@ -1,6 +1,7 @@
 """A host's base images: each is fetched once, verified, and deleted when nothing uses it and space is short."""
 
 import asyncio
+import errno
 import hashlib
 import os
 import shutil
@@ -141,6 +142,28 @@ def test_a_base_is_not_deleted_while_somebody_is_about_to_use_it(host: HostFiles
 
     asyncio.run(evict_meanwhile())
     assert present(host) == set()
+
+
+def test_a_base_that_is_here_makes_room_for_the_volumes_over_it(host: HostFiles, store: Store) -> None:
+    async def get_all() -> None:
+        for digest in store.digests[:2]:
+            await got(cache(host), store, digest)
+        await got(cache(host, spare=everything(host)), store, store.digests[0])
+
+    asyncio.run(get_all())
+    assert present(host) == {store.digests[0]}
+    assert store.fetched == store.digests[:2]
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_disk_that_does_not_fit_is_an_error_that_says_so(host: HostFiles, tmp_path: Path, number: int) -> None:
+    full = tmp_path / "qemu-img"
+    full.write_text(f"#!/bin/sh\necho 'qemu-img: disk.qcow2: {os.strerror(number)}' >&2\nexit 1\n")
+    full.chmod(0o755)
+    with pytest.raises(OSError, match="can't create a disk") as caught:
+        create(host, host.volume("V1"), VolumeSpec("V1", MiB), Limits(qemu_img=str(full)))
+    assert caught.value.errno == number
+    create(host, host.volume("V1"), VolumeSpec("V1", MiB), Limits())
 
 
 def test_the_base_that_was_used_last_stays_longest(

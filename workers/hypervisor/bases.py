@@ -54,7 +54,10 @@ class BaseCache:
         async with held(self._using(sha256), self._fetch_seconds, shared=True):
             # A second lock, since the first one is shared by all who use the image.
             async with held(self._locks / f"fetch-{sha256}", self._fetch_seconds):
-                if not path.exists():
+                if path.exists():
+                    # Volumes need space as well, if little at first.
+                    await asyncio.to_thread(self.evict, 0)
+                else:
                     await asyncio.to_thread(self._make_room, size)
                     await self._fetch(path, sha256, fetch)
             os.utime(path)
@@ -65,6 +68,8 @@ class BaseCache:
 
         Deletes no more than that, and stops where nothing else can be deleted.
         """
+        if self._free() >= needed + self._spare:
+            return
         used = self._bases_of_volumes()
         for path in sorted(self._folder.glob("*.qcow2"), key=lambda path: path.stat().st_mtime):
             if self._free() >= needed + self._spare:

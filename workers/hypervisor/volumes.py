@@ -1,5 +1,6 @@
 """Creates and deletes the disks of volumes."""
 
+import errno
 import os
 import struct
 import subprocess
@@ -72,7 +73,9 @@ def _create_disk(disk: Path, size: int, base: Path | None, limits: Limits) -> No
     except FileNotFoundError as error:
         raise HypervisorUnavailable(f"{limits.qemu_img} not found; install qemu-utils") from error
     if done.returncode:
-        raise HypervisorError(f"{limits.qemu_img} can't create a disk: {done.stderr.strip()}")
+        said = f"{limits.qemu_img} can't create a disk: {done.stderr.strip()}"
+        full = next((number for number in (errno.ENOSPC, errno.EDQUOT) if os.strerror(number) in said), None)
+        raise HypervisorError(said) if full is None else OSError(full, said)
 
 
 def _virtual_size(base: Path) -> int:

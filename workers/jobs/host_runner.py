@@ -101,14 +101,24 @@ class HostRunner:
             await jobs.requeue(self.database, claim, delay=timedelta(0), failed=False)
             log.info("job.released", job=claim.job_id, kind=claim.kind)
         except (BaseNotReady, VolumeInUse) as error:
-            log.info("job.waits", job=claim.job_id, kind=claim.kind, reason=str(error))
-            await jobs.requeue(self.database, claim, delay=_SHORTLY, failed=False)
+            await self._wait(claim, error)
         except DatabaseUnavailable as error:
             # Not the job's fault, so it costs no attempt. If this fails too, the lease expires.
             log.warning("job.without_database", job=claim.job_id, kind=claim.kind, reason=str(error))
             await jobs.requeue(self.database, claim, delay=retry_delay(claim.attempt), failed=False)
         except Exception as error:
             await self._failed(claim, error)
+
+    async def _wait(self, claim: Claim[Any], error: Exception) -> None:
+        """Try again shortly, unless that has been tried for too long. It costs no attempt."""
+        log.info("job.waits", job=claim.job_id, kind=claim.kind, reason=str(error))
+        try:
+            if await self.hosting.give_up_waiting(claim, error):
+                return
+        except LeaseLost:
+            log.info("job.released", job=claim.job_id, kind=claim.kind)
+            return
+        await jobs.requeue(self.database, claim, delay=_SHORTLY, failed=False)
 
     async def _failed(self, claim: Claim[Any], error: Exception) -> None:
         metrics.JOB_FAILURES.labels(claim.kind).inc()

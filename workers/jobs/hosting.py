@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
+from datetime import timedelta
 from functools import partial
 from typing import Any
 from weakref import WeakValueDictionary
@@ -11,18 +12,21 @@ import structlog
 
 from app.catalog.catalogue import Catalogue
 from app.catalog.servers import consoles, settling
-from app.catalog.servers.settling import Disk, ServerFailure, ServerOrder
+from app.catalog.servers.settling import Disk, ServerOrder
 from app.catalog.work.jobs import Claim
 from app.catalog.work.kinds import ReadConsole, SettleServer, SettleVolume, VerifyBoot, every_kind
-from app.errors import ObjectMissing, StoreError
-from app.lifecycle import OF_HOSTS, JobKind, ServerFailureCode, ServerFirmware, ServerGoal
-from workers.hypervisor.bases import BaseDamaged
-from workers.hypervisor.port import Hypervisor, HypervisorUnavailable, MachineSpec, Seed, VolumeSpec
+from app.lifecycle import OF_HOSTS, JobKind, ServerFirmware, ServerGoal
+from app.models import now
+from workers.hypervisor.port import Hypervisor, MachineSpec, Seed, VolumeSpec
 from workers.jobs.bases import Provide
 from workers.jobs.boot_checking import BootChecking
+from workers.jobs.host_failures import failure_of
 from workers.jobs.interrupting import unless
 
 log = structlog.get_logger()
+
+# How long a server may wait to be started, for what costs no attempt: a SHA-256, or a volume that is being read.
+_PATIENCE = timedelta(hours=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +109,13 @@ class Hosting:
             return False
         return await settling.failed(self.catalogue, claim, order, failure_of(error))
 
+    async def give_up_waiting(self, claim: Claim[Any], error: Exception) -> bool:
+        """As `give_up`, for a server that has waited too long. Returns False for one that has not."""
+        if claim.kind is not JobKind.SETTLE_SERVER:
+            return False
+        order = await settling.order_for(self.catalogue, claim)
+        return now() - order.changed_at > _PATIENCE and await self.give_up(claim, error)
+
     def _alone(self, of: str) -> asyncio.Lock:
         lock = self._locks.get(of) or asyncio.Lock()
         self._locks[of] = lock
@@ -119,27 +130,6 @@ def _machine(order: ServerOrder) -> MachineSpec:
         volumes=[disk.id for disk in order.disks],
         seed=Seed(order.instance_id, order.host_name, order.ssh_keys, order.user_data),
         uefi=order.firmware is ServerFirmware.UEFI,
-    )
-
-
-def failure_of(error: Exception) -> ServerFailure:
-    """The failure that users of a server see for an error that kept it from starting."""
-    if isinstance(error, BaseDamaged | ObjectMissing | StoreError):
-        return ServerFailure(
-            ServerFailureCode.IMAGE_UNAVAILABLE,
-            "The host could not read the bytes of the image.",
-            "Try again with startServer. If it fails again, ask the operator to check the object store.",
-        )
-    if isinstance(error, HypervisorUnavailable | OSError):
-        return ServerFailure(
-            ServerFailureCode.HYPERVISOR_UNAVAILABLE,
-            "The hypervisor of the host could not start the server.",
-            "Try again later with startServer. If it fails again, ask the operator.",
-        )
-    return ServerFailure(
-        ServerFailureCode.INTERNAL,
-        "The server could not be started because of an internal error in the gateway.",
-        "Try again with startServer. If it fails again, ask the operator.",
     )
 
 

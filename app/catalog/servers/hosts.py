@@ -10,7 +10,7 @@ from sqlmodel import col, select
 
 from app.catalog.people.tenancy import LOCKED
 from app.database.sessions import Database, Transaction
-from app.errors import NoHypervisor
+from app.errors import HostForgotten, NoHypervisor
 from app.lifecycle import Architecture, JobKind, JobState, ServerGoal
 from app.models import Host, Job, Server, now
 from app.settings import Settings
@@ -40,7 +40,7 @@ class HostReport:
 async def report(database: Database, said: HostReport) -> str:
     """Record that a host is alive, and what it says about itself. Returns its id, which is created at the first time.
 
-    A host reports from one process at a time.
+    A host reports from one process at a time. Raises HostForgotten.
     """
     async with database.transaction() as tx:
         query = select(Host).where(Host.token == said.token).with_for_update(key_share=True)
@@ -48,10 +48,21 @@ async def report(database: Database, said: HostReport) -> str:
         if host is None:
             host = Host(token=said.token, name=said.name, accelerator=said.accelerator, memory=0, vcpus=0)
             tx.session.add(host)
+        if host.forgotten_at is not None:
+            raise HostForgotten(
+                "an operator has removed this host with `images forget-host`. End its virtual machines and delete its "
+                "folder; it then starts as a new host"
+            )
         host.name, host.accelerator = said.name, said.accelerator
         host.memory, host.vcpus, host.takes_launches = said.memory, said.vcpus, said.takes_launches
         host.seen_at = now()
         return host.id
+
+
+async def is_forgotten(session: AsyncSession, host_id: str, *, lock: bool = False) -> bool:
+    """Whether an operator has removed a host, which then does no more jobs. With `lock`, that does not change."""
+    host = await session.get_one(Host, host_id, with_for_update=LOCKED if lock else None, populate_existing=True)
+    return host.forgotten_at is not None
 
 
 def last_alive(settings: Settings) -> datetime:
@@ -115,15 +126,27 @@ async def place(
 
 async def require_room(tx: Transaction, settings: Settings, server: Server) -> None:
     """Lock the host of a stopped server. Raises NoHypervisor when it is gone, or has too little free memory."""
+    host = await require_alive(tx, settings, server)
+    if (await free_memory(tx.session, [host]))[host.id] < server.memory:
+        raise _no_room(server.vcpus, server.memory, ("serverId",))
+
+
+async def require_alive(tx: Transaction, settings: Settings, server: Server) -> Host:
+    """The host of a server, locked. Raises NoHypervisor when it is gone."""
     host = await tx.session.get_one(Host, server.host_id, with_for_update=LOCKED)
+    if host.forgotten_at is not None:
+        raise NoHypervisor(
+            "The host of the server was removed, with the disks of the server.",
+            field=("serverId",),
+            hint="Delete the server, and launch another one.",
+        )
     if host.seen_at < last_alive(settings):
         raise NoHypervisor(
             "The host of the server is not available.",
             field=("serverId",),
             hint="Try again later, or ask the operator to start the host.",
         )
-    if (await free_memory(tx.session, [host]))[host.id] < server.memory:
-        raise _no_room(server.vcpus, server.memory, ("serverId",))
+    return host
 
 
 async def free_memory(session: AsyncSession, hosts: Sequence[Host]) -> dict[str, int]:

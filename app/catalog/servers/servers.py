@@ -3,14 +3,14 @@
 from collections.abc import Sequence
 
 from sqlalchemy import delete
-from sqlmodel import col, select
+from sqlmodel import col
 
 from app.catalog import idempotency, images
 from app.catalog.catalogue import Catalogue, Written
 from app.catalog.people import access, tenancy
 from app.catalog.people.tenancy import LOCKED
 from app.catalog.revisions import require_revision
-from app.catalog.servers import booting, changes, hosts, limits, requests, seeing
+from app.catalog.servers import booting, changes, hosts, limits, requests, seeing, settling
 from app.catalog.servers.changes import NO_FAILURE
 from app.catalog.servers.requests import NewServer
 from app.catalog.work import jobs
@@ -168,6 +168,8 @@ async def start_server(
         server = await seeing.server_to_change(tx.session, viewer, server_id, lock=False)
         if server.goal != ServerGoal.RUNNING:
             await hosts.require_room(tx, catalogue.settings, server)
+        elif server.status == ServerStatus.ERROR:
+            await hosts.require_alive(tx, catalogue.settings, server)
         server = await seeing.server_to_change(tx.session, viewer, server_id)
         require_revision(server.revision, expected_revision, "server")
         if server.goal != ServerGoal.RUNNING or server.status == ServerStatus.ERROR:
@@ -196,7 +198,7 @@ async def stop_server(
 async def delete_server(
     catalogue: Catalogue, viewer: Viewer, server_id: str, expected_revision: int | None
 ) -> Written[Server]:
-    """Delete a server with its boot volume. Its host ends it, and detaches its data volumes.
+    """Delete a server with its boot volume. Its host ends it, and detaches its data volumes. A removed host need not.
 
     Raises NotFound, Forbidden, StaleRevision.
     """
@@ -211,10 +213,14 @@ async def _delete(
         require_revision(server.revision, expected_revision, "server")
         changes.delete(tx, server, actor=viewer.subject)
         await tx.session.execute(delete(ServerConsole).where(col(ServerConsole.server_id) == server.id))
-        boot = select(Volume).where(Volume.server_id == server.id, col(Volume.bootable).is_(True))
-        for volume in (await tx.session.execute(boot.with_for_update(key_share=True))).scalars():
-            changes.delete_volume(tx, volume, actor=viewer.subject)
-        await _pursue(tx, server)
+        volumes = await settling.locked_volumes(tx, server.id)
+        for volume in volumes:
+            if volume.bootable:
+                changes.delete_volume(tx, volume, actor=viewer.subject)
+        if await hosts.is_forgotten(tx.session, server.host_id):
+            await settling.let_go(tx, volumes)
+        else:
+            await _pursue(tx, server)
     return Written(server, tx.position)
 
 

@@ -7,6 +7,7 @@ or is found by the job before it ends.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -51,10 +52,14 @@ class Disk:
 
 @dataclass(frozen=True, slots=True)
 class ServerOrder:
-    """What a server has to become, as of a revision of it. `memory` is in bytes; the boot disk is the first one."""
+    """What a server has to become, as of a revision of it. `memory` is in bytes; the boot disk is the first one.
+
+    `changed_at` is when the server last changed, in UTC.
+    """
 
     server_id: str
     revision: int
+    changed_at: datetime
     goal: ServerGoal
     vcpus: int
     memory: int
@@ -82,6 +87,7 @@ async def order_for(catalogue: Catalogue, claim: Claim[SettleServer]) -> ServerO
         return ServerOrder(
             server_id=server.id,
             revision=server.revision,
+            changed_at=server.updated_at,
             goal=server.goal,
             vcpus=server.vcpus,
             memory=server.memory,
@@ -123,10 +129,12 @@ async def settled(catalogue: Catalogue, claim: Claim[SettleServer], order: Serve
         if server.revision != order.revision:
             await jobs.hold(tx, claim)
             return False
-        if order.goal == ServerGoal.ABSENT:
-            await _detach(tx, claim, order)
-            return True
+        gone = order.goal == ServerGoal.ABSENT
+        volumes = await locked_volumes(tx, server.id) if gone else []
         await jobs.finish(tx, claim)
+        if gone:
+            await let_go(tx, volumes)
+            return True
         status = ServerStatus(order.goal.value)
         if server.status != status:
             changes.change(tx, server, status=status, **NO_FAILURE)
@@ -159,17 +167,19 @@ async def _locked(tx: Transaction, server_id: str) -> Server:
     return await tx.session.get_one(Server, server_id, with_for_update=LOCKED)
 
 
-async def _detach(tx: Transaction, claim: Claim[SettleServer], order: ServerOrder) -> None:
-    """Record that a deleted server is gone from its host, with the disks that had to be deleted."""
-    query = select(Volume).where(Volume.server_id == order.server_id).order_by(col(Volume.id))
-    volumes = (await tx.session.execute(query.with_for_update(key_share=True))).scalars().all()
-    await jobs.finish(tx, claim)
-    gone = {disk.id for disk in order.disks if disk.deleted}
+async def locked_volumes(tx: Transaction, server_id: str) -> Sequence[Volume]:
+    """The volumes of a server, also deleted ones, locked."""
+    query = select(Volume).where(Volume.server_id == server_id).order_by(col(Volume.id))
+    return (await tx.session.execute(query.with_for_update(key_share=True))).scalars().all()
+
+
+async def let_go(tx: Transaction, volumes: Sequence[Volume]) -> None:
+    """Record that a deleted server is gone from its host, with the disks of its volumes that were deleted with it."""
     for volume in volumes:
-        if volume.id in gone:
-            await _erased(tx, volume)
-        else:
+        if volume.deleted_at is None:
             changes.detach(tx, volume)
+        else:
+            await erased(tx, volume)
 
 
 # ---------------------------------------------------------------- volumes
@@ -180,11 +190,11 @@ async def volume_erased(catalogue: Catalogue, claim: Claim[SettleVolume]) -> Non
     async with catalogue.database.transaction() as tx:
         volume = await tx.session.get_one(Volume, claim.detail.volume, with_for_update=LOCKED)
         await jobs.finish(tx, claim)
-        await _erased(tx, volume)
+        await erased(tx, volume)
 
 
-async def _erased(tx: Transaction, volume: Volume) -> None:
-    """Release the host and the base of a deleted volume; its bytes are erased if nothing else uses them."""
+async def erased(tx: Transaction, volume: Volume) -> None:
+    """Release the host and the base of a deleted volume; the base is erased if nothing else uses it."""
     base_id, volume.base_id, volume.host_id = volume.base_id, None, None
     if base_id is not None:
         await tx.session.flush()

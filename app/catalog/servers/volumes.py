@@ -5,7 +5,7 @@ from app.catalog.catalogue import Catalogue, Written
 from app.catalog.people import tenancy
 from app.catalog.people.tenancy import LOCKED
 from app.catalog.revisions import require_revision
-from app.catalog.servers import changes, hosts, limits, requests, seeing
+from app.catalog.servers import changes, hosts, limits, requests, seeing, settling
 from app.catalog.servers.requests import NewVolume
 from app.catalog.work import jobs
 from app.catalog.work.kinds import SettleVolume
@@ -58,12 +58,16 @@ async def _delete(
         # With the project locked, no launch attaches the volume in the meantime.
         volume = await seeing.volume_to_change(tx.session, viewer, volume_id, lock=False)
         await tx.session.get_one(Project, volume.project_id, with_for_update=LOCKED)
+        host_id = volume.host_id
+        forgotten = host_id is not None and await hosts.is_forgotten(tx.session, host_id, lock=True)
         volume = await seeing.volume_to_change(tx.session, viewer, volume_id)
         require_revision(volume.revision, expected_revision, "volume")
         await _require_detached(tx, volume)
         changes.delete_volume(tx, volume, actor=viewer.subject)
-        if volume.host_id is not None:
-            volume.job_id = jobs.start(tx, SettleVolume(volume=volume.id), host_id=volume.host_id).id
+        if forgotten:
+            await settling.erased(tx, volume)
+        elif host_id is not None:
+            volume.job_id = jobs.start(tx, SettleVolume(volume=volume.id), host_id=host_id).id
     return Written(volume, tx.position)
 
 

@@ -158,6 +158,16 @@ async def cancel_of_image(
     )
 
 
+async def cancel(tx: Transaction, job_id: str | None) -> None:
+    """Cancel a job unless it is done. Its worker gets LeaseLost on its next write."""
+    await _execute(
+        tx.session,
+        update(Job)
+        .where(col(Job.id) == job_id, col(Job.state) != JobState.DONE)
+        .values(state=JobState.DONE, lease_until=None, token=Job.token + 1),
+    )
+
+
 async def due(database: Database, limit: int = 100) -> Sequence[Job]:
     """Jobs that are due or whose lease has expired, the longest-waiting first, at most `limit`.
 

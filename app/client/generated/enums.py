@@ -110,10 +110,12 @@ class ProjectRole(OpenEnum):
 
 
 class ServerFailureCode(OpenEnum):
+    HOST_FULL = "HOST_FULL"
     HOST_UNAVAILABLE = "HOST_UNAVAILABLE"
     HYPERVISOR_UNAVAILABLE = "HYPERVISOR_UNAVAILABLE"
     IMAGE_UNAVAILABLE = "IMAGE_UNAVAILABLE"
     INTERNAL = "INTERNAL"
+    VOLUME_IN_USE = "VOLUME_IN_USE"
 
 
 class ServerFirmware(OpenEnum):

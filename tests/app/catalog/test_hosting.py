@@ -1,6 +1,7 @@
 """The jobs of a host: servers become what users want, and nothing is left behind, wherever the host is interrupted."""
 
 import asyncio
+import errno
 import hashlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -24,13 +25,14 @@ from tests.support.serving_servers import (
     blob_or_none,
     image,
     launch,
+    refused,
     server_row,
     volume,
     volume_row,
     volume_rows,
 )
 from tests.support.sharing import done
-from workers.hypervisor.port import HypervisorUnavailable
+from workers.hypervisor.port import HypervisorUnavailable, VolumeInUse
 from workers.jobs.host_runner import HostRunner
 from workers.jobs.hosting import Hosting
 
@@ -293,6 +295,45 @@ async def test_a_hypervisor_that_does_not_start_a_server_sets_it_to_error_until_
     assert (row.status, row.failure_code, row.failed_at) == (ServerStatus.RUNNING, None, None)
 
 
+async def test_a_full_host_sets_a_server_to_error_that_says_so(
+    bench: Bench, project: str, disk: dict[str, Any]
+) -> None:
+    server = await launch(bench.gateway, project, disk["id"])
+    bench.hypervisor.failing["create_volume"] = OSError(errno.ENOSPC, "/secret is full")
+    await fail(bench)
+    row = await server_row(bench.gateway, server["id"])
+    assert (row.status, row.failure_code) == (ServerStatus.ERROR, ServerFailureCode.HOST_FULL)
+
+
+async def test_a_server_does_not_wait_forever_for_an_image_that_is_not_verified(bench: Bench, project: str) -> None:
+    made = await bench.gateway.active(CONTENT, projectId=project)
+    server = await launch(bench.gateway, project, made["id"])
+    await bench.work()
+    assert (await bench.status(server))[0] == ServerStatus.STARTING
+    await bench.gateway.change(Server, server["id"], updated_at=now() - timedelta(hours=2))
+    await bench.due_now()
+    await bench.work()
+    row = await server_row(bench.gateway, server["id"])
+    assert (row.status, row.failure_code) == (ServerStatus.ERROR, ServerFailureCode.IMAGE_UNAVAILABLE)
+    assert row.failure_message == "The image has not been verified yet."
+    assert await bench.unfinished() == []
+
+
+async def test_a_server_waits_for_a_volume_that_is_in_use_and_not_forever(
+    bench: Bench, project: str, disk: dict[str, Any]
+) -> None:
+    server = await launch(bench.gateway, project, disk["id"])
+    bench.hypervisor.failing["launch"] = VolumeInUse("it has a point")
+    await bench.work()
+    assert (await bench.status(server))[0] == ServerStatus.STARTING
+    (job,) = await bench.unfinished()
+    assert job.attempts == 0
+    await bench.gateway.change(Server, server["id"], updated_at=now() - timedelta(hours=2))
+    await bench.due_now()
+    await bench.work()
+    assert (await server_row(bench.gateway, server["id"])).failure_code == ServerFailureCode.VOLUME_IN_USE
+
+
 async def test_a_server_that_can_not_be_stopped_is_tried_again_and_again(
     bench: Bench, project: str, disk: dict[str, Any]
 ) -> None:
@@ -416,6 +457,42 @@ async def test_servers_of_a_host_that_is_gone_are_in_error_until_it_is_back(
     assert await bench.status(starting) == RUNNING
     await watching.lose_servers(bench.gateway.catalogue)
     assert await bench.status(servers[0]) == RUNNING
+
+
+async def test_a_server_that_is_to_be_stopped_is_in_error_as_long_as_its_host_is_gone(
+    bench: Bench, project: str, disk: dict[str, Any]
+) -> None:
+    server = await launch(bench.gateway, project, disk["id"])
+    await bench.work()
+    await done(bench.gateway, "stopServer", serverId=server["id"])
+    await bench.gateway.change(Host, bench.host_id, seen_at=now() - timedelta(hours=1))
+    await watching.lose_servers(bench.gateway.catalogue)
+    row = await server_row(bench.gateway, server["id"])
+    assert (row.status, row.goal, row.failure_code) == (
+        ServerStatus.ERROR, ServerGoal.STOPPED, ServerFailureCode.HOST_UNAVAILABLE,
+    )  # fmt: skip
+    await bench.sweep()
+    await bench.work()
+    row = await server_row(bench.gateway, server["id"])
+    assert (row.status, row.failure_code) == (ServerStatus.STOPPED, None)
+    assert bench.hypervisor.running == set()
+
+
+async def test_a_server_is_stopped_and_not_started_while_its_host_is_gone(
+    bench: Bench, project: str, disk: dict[str, Any]
+) -> None:
+    server = await launch(bench.gateway, project, disk["id"])
+    await bench.work()
+    await bench.gateway.change(Host, bench.host_id, seen_at=now() - timedelta(hours=1))
+    await watching.lose_servers(bench.gateway.catalogue)
+    mistake = await refused(bench.gateway, "startServer", serverId=server["id"])
+    assert (mistake["code"], mistake["field"]) == ("NO_HYPERVISOR", ["serverId"])
+    await done(bench.gateway, "stopServer", serverId=server["id"])
+    assert await bench.status(server) == (ServerStatus.ERROR, ServerGoal.STOPPED)
+    await bench.sweep()
+    assert await bench.status(server) == (ServerStatus.ERROR, ServerGoal.STOPPED)
+    await bench.work()
+    assert await bench.status(server) == STOPPED
 
 
 async def test_a_host_whose_hypervisor_is_away_does_not_report(bench: Bench) -> None:

@@ -73,7 +73,7 @@ app.cli.main()"""
 HEAVY = ("strawberry", "starlette", "uvicorn", "app.graphql", "workers")
 
 
-@pytest.mark.parametrize("command", ["migrate", "found", "owner", "token", "signin"])
+@pytest.mark.parametrize("command", ["migrate", "found", "owner", "token", "signin", "hosts", "forget-host"])
 def test_what_changes_the_database_alone_loads_neither_api_nor_workers(command: str) -> None:
     code = f"""import atexit, json, sys
 sys.argv = ["images", "{command}", "--help"]
