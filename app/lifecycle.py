@@ -29,6 +29,7 @@ class ImagePhase(StrEnum):
     UPLOADING = "UPLOADING"
     WAITING = "WAITING"
     INSPECTING = "INSPECTING"
+    CAPTURING = "CAPTURING"
     CONVERTING = "CONVERTING"
     STORING = "STORING"
     VERIFYING = "VERIFYING"
@@ -68,6 +69,9 @@ class SourceKind(StrEnum):
 
     UPLOAD = "UPLOAD"
     IMAGE = "IMAGE"
+    SERVER = "SERVER"
+    VOLUME = "VOLUME"
+    SNAPSHOT = "SNAPSHOT"
 
 
 class ShareGrant(StrEnum):
@@ -96,6 +100,7 @@ class FailureCode(StrEnum):
     UPLOAD_EXPIRED = "UPLOAD_EXPIRED"
     UPLOAD_ABORTED = "UPLOAD_ABORTED"
     UPLOAD_REFUSED = "UPLOAD_REFUSED"
+    SOURCE_UNAVAILABLE = "SOURCE_UNAVAILABLE"
     STORAGE_UNAVAILABLE = "STORAGE_UNAVAILABLE"
     DATA_LOST = "DATA_LOST"
     INTERNAL = "INTERNAL"
@@ -163,6 +168,7 @@ class Aspect(StrEnum):
     UPLOAD = "UPLOAD"
     PROGRESS = "PROGRESS"
     FAILURE = "FAILURE"
+    SOURCE = "SOURCE"
     SHA256 = "SHA256"
     BOOT_READINESS = "BOOT_READINESS"
     BOOT_CHECKED = "BOOT_CHECKED"
@@ -214,6 +220,7 @@ class JobKind(StrEnum):
     SETTLE_VOLUME = "SETTLE_VOLUME"
     VERIFY_BOOT = "VERIFY_BOOT"
     READ_CONSOLE = "READ_CONSOLE"
+    CAPTURE = "CAPTURE"
 
 
 class JobState(StrEnum):
@@ -236,7 +243,18 @@ OF_IMAGES = frozenset(
 DELETIONS = frozenset({EventKind.DELETED, EventKind.SERVER_DELETED, EventKind.VOLUME_DELETED})
 
 # The kinds of jobs that only hosts can do: the host of the server or volume, or, to verify a boot, any host.
-OF_HOSTS = frozenset({JobKind.SETTLE_SERVER, JobKind.SETTLE_VOLUME, JobKind.VERIFY_BOOT, JobKind.READ_CONSOLE})
+OF_HOSTS = frozenset(
+    {
+        JobKind.SETTLE_SERVER,
+        JobKind.SETTLE_VOLUME,
+        JobKind.VERIFY_BOOT,
+        JobKind.READ_CONSOLE,
+        JobKind.CAPTURE,
+    }
+)
+
+# The kinds of jobs of an image that are not cancelled with it: their host has to undo what they did there.
+UNDONE = frozenset({JobKind.CAPTURE})
 
 # The kinds of jobs about stored bytes, which several images may share.
 OF_BLOBS = frozenset({JobKind.HASH, JobKind.CHECK_READINESS})

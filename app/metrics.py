@@ -71,7 +71,16 @@ for _code in ("INVALID", "OVERLOADED", "REQUEST_TIMEOUT", "TOO_LARGE"):
     ERRORS.labels("server", _code)
 for _code in ("INTERNAL", "STORAGE_UNAVAILABLE"):
     IMAGES_FAILED.labels(_code)
-for _limit in ("images", "bytes", "converted_bytes", "servers", "volumes", "volume_bytes"):
+for _limit in (
+    "images",
+    "bytes",
+    "converted_bytes",
+    "captured_bytes",
+    "servers",
+    "volumes",
+    "volume_bytes",
+    "snapshots",
+):
     QUOTA_REFUSALS.labels(_limit)
 
 _job_began: ContextVar[float | None] = ContextVar("job_began", default=None)

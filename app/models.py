@@ -204,6 +204,12 @@ def _live(name: str, *columns: str) -> Index:
 _PUBLIC = text("deleted_at IS NULL AND visibility = 'PUBLIC'")
 
 
+def _naming(name: str, column: str) -> Index:
+    """An index over the rows that are not deleted and that name something in `column`; it costs others nothing."""
+    named = text(f"deleted_at IS NULL AND {column} IS NOT NULL")
+    return Index(name, column, "id", sqlite_where=named, postgresql_where=named)
+
+
 def _public(name: str, *columns: str) -> Index:
     """An index over the images that every project sees; it costs nothing for others."""
     return Index(name, "visibility", *columns, sqlite_where=_PUBLIC, postgresql_where=_PUBLIC)
@@ -230,6 +236,11 @@ class Image(SQLModel, table=True):
     stored as JSON, since PostgreSQL's text can't contain every character that a user can send. `reserved_size` is the
     quota that is reserved for the image until `stored_size` is known, in bytes. With `verify_boot`, a host boots the
     image once it is ACTIVE.
+
+    An image that was captured names its volume, also after the volume was deleted, and the server that had the volume.
+    `captured_at` is the moment whose bytes it has, null until its host has taken the point. `quiet` says whether the
+    file systems of the guest were frozen at that moment, or no guest ran. An image that was promoted names its
+    snapshot as `source_image_id`.
     """
 
     __table_args__ = (
@@ -251,6 +262,8 @@ class Image(SQLModel, table=True):
         _public("image_public_of_kind_by_size", "status", "type", "size_key", "id"),
         _words("image_name_words", "name_key"),
         Index("image_blob", "blob_id"),
+        _naming("image_source_image", "source_image_id"),
+        _naming("image_volume", "volume_id"),
     )
 
     id: str = Field(default_factory=lambda: new_id("img"), sa_type=_ID, primary_key=True)
@@ -278,12 +291,17 @@ class Image(SQLModel, table=True):
     blob_id: str | None = Field(default=None, sa_type=_ID, foreign_key="blob.id")
     source_kind: SourceKind = Field(default=SourceKind.UPLOAD, sa_type=Word(SourceKind))
     source_image_id: str | None = Field(default=None, sa_type=_ID)
+    # No foreign keys: a volume and a server name images, too.
+    source_server_id: str | None = Field(default=None, sa_type=_ID)
+    volume_id: str | None = Field(default=None, sa_type=_ID)
     source_name: str | None = Field(default=None, sa_type=_NAME)
     source_file_name: str | None = Field(default=None, sa_type=JSON(none_as_null=True))
     source_size: int | None = Field(default=None, sa_type=BigInteger)
     source_sha256: str | None = Field(default=None, sa_type=_NAME)
     source_declared_format: DiskFormat | None = Field(default=None, sa_type=Word(DiskFormat))
     source_detected_format: DiskFormat | None = Field(default=None, sa_type=Word(DiskFormat))
+    captured_at: datetime | None = Field(default=None, sa_type=Instant)
+    quiet: bool | None = None
     warnings: list[str] = Field(default_factory=list, sa_type=JSON)
     failure_code: FailureCode | None = Field(default=None, sa_type=Word(FailureCode))
     failure_message: str | None = Field(default=None, sa_type=_NAME)
@@ -507,6 +525,22 @@ class Volume(SQLModel, table=True):
     created_at: datetime = Field(default_factory=now, sa_type=Instant)
     updated_at: datetime = Field(default_factory=now, sa_type=Instant)
     deleted_at: datetime | None = Field(default=None, sa_type=Instant)
+
+
+class Capture(SQLModel, table=True):
+    """A capture of a volume under way: the row is deleted when its image is ACTIVE, in ERROR or deleted.
+
+    There is one per volume at a time. `base_id` is the blob that the volume started from, which is kept until the end.
+    `result_id` and `result_key` are the id and the key of the blob that the volume becomes. The row is written with the
+    image's row locked.
+    """
+
+    image_id: str = Field(primary_key=True, sa_type=_ID, foreign_key="image.id")
+    volume_id: str = Field(sa_type=_ID, foreign_key="volume.id", unique=True)
+    host_id: str = Field(sa_type=_ID, foreign_key="host.id")
+    base_id: str | None = Field(default=None, sa_type=_ID, foreign_key="blob.id")
+    result_id: str = Field(default_factory=lambda: new_id("blb"), sa_type=_ID)
+    result_key: str = Field(default_factory=new_blob_key, sa_type=_NAME, unique=True)
 
 
 class Job(SQLModel, table=True):

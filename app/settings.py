@@ -210,6 +210,10 @@ class Settings(BaseSettings):
     boot_check_seconds: Seconds = Field(
         300, description="How long an image may take to boot in a boot check (`verifyBoot`), in seconds."
     )
+    snapshot_seconds: Seconds = Field(
+        5,
+        description="How long `createSnapshot` waits for the host to take the snapshot before it returns, in seconds.",
+    )
 
     custom_images_limit: Positive = Field(50, description="Default limit on custom images per project.")
     image_storage_limit_gib: Positive = Field(500, description="Default limit on image storage per project, in GiB.")

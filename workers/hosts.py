@@ -9,6 +9,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Self
 
@@ -20,19 +21,22 @@ from app.catalog.servers import hosts
 from app.catalog.servers.hosts import HostReport
 from app.database.sessions import Database
 from app.models import Event, Job
-from app.ports import HostBells
+from app.ports import HostBells, Wakeups
 from app.settings import Settings
 from app.sizes import GIB
+from workers.capture.capturing import capture
 from workers.hypervisor.accelerators import Accelerator
 from workers.hypervisor.bases import BaseCache
 from workers.hypervisor.port import Hypervisor
 from workers.hypervisor.qemu import QemuHypervisor
 from workers.hypervisor.settings import HostSettings
 from workers.jobs.bases import StoredBases
+from workers.jobs.capturing import Capturing
 from workers.jobs.host_runner import HostRunner
 from workers.jobs.host_schedule import HostSchedule
 from workers.jobs.hosting import Hosting
 from workers.jobs.turn_clock import set_within
+from workers.limits import limits_of
 
 log = structlog.get_logger()
 
@@ -92,10 +96,13 @@ class HostWorkers:
     Servers go on running when it stops. One process per host runs it.
     """
 
-    def __init__(self, settings: Settings, host: ThisHost, bells: HostBells, announce: Announce) -> None:
+    def __init__(
+        self, settings: Settings, host: ThisHost, bells: HostBells, wakeups: Wakeups, announce: Announce
+    ) -> None:
         self._settings = settings
         self._host = host
         self._bells = bells
+        self._wakeups = wakeups
         self._announce = announce
         self._started: Future[None] = Future()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -132,7 +139,10 @@ class HostWorkers:
         try:
             host_id = await hosts.report(database, self._host.about)
             bases = StoredBases(self._host.bases, storage.store)
-            hosting = Hosting(Catalogue(database, storage.store, settings), self._host.hypervisor, bases.base)
+            catalogue, hypervisor = Catalogue(database, storage.store, settings), self._host.hypervisor
+            store = partial(capture, storage, limits=limits_of(settings))
+            capturing = Capturing(catalogue, hypervisor, self._wakeups, store)
+            hosting = Hosting(catalogue, hypervisor, bases.base, capturing)
             runner = HostRunner(database, hosting, settings, host_id)
             schedule = HostSchedule(database, self._host.hypervisor, self._host.about, host_id)
             await self._work_as(host_id, runner, schedule)

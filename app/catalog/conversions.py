@@ -13,19 +13,17 @@ from sqlalchemy import and_, or_
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
-from app.catalog import images, quotas, sources
-from app.catalog.bill import ledger
+from app.catalog import activation, images, quotas, sources
 from app.catalog.catalogue import Catalogue
 from app.catalog.outcome import Outcome
 from app.catalog.people.tenancy import LOCKED
-from app.catalog.servers import boot_checks
 from app.catalog.uploads import NO_FAILURE, give_up, handle_of
 from app.catalog.work import jobs
 from app.catalog.work.jobs import Claim
-from app.catalog.work.kinds import CheckReadiness, Conversion, Erase, Hash, InspectHead
+from app.catalog.work.kinds import Conversion, Erase, InspectHead
 from app.errors import ImageFailed
 from app.lifecycle import DiskFormat, ImageStatus, JobKind, JobState, UploadState
-from app.models import Blob, Image, Job, Project, Source, Upload, now
+from app.models import Blob, Capture, Image, Job, Project, Source, Upload, now
 from app.object_keys import id_of_blob_before_0006, is_ours
 from app.ports import UploadHandle
 
@@ -95,26 +93,10 @@ async def succeed(catalogue: Catalogue, claim: Claim[Conversion], assignment: As
             stored_size=outcome.stored_size,
             file_size=outcome.file_size,
         )
-        tx.session.add(blob)
-        await tx.session.flush()
-        await images.move(
-            tx,
-            image,
-            ImageStatus.ACTIVE,
-            blob_id=blob.id,
-            virtual_size=outcome.virtual_size,
-            size_key=outcome.virtual_size,
-            stored_size=outcome.stored_size,
-            reserved_size=0,
-            source_detected_format=outcome.detected_format,
-            warnings=list(outcome.warnings),
+        await activation.activate(
+            tx, image, blob, source_detected_format=outcome.detected_format, warnings=list(outcome.warnings)
         )
-        await ledger.stored(tx, image)
         await sources.drop_source(tx, image, UploadState.COMPLETED)
-        jobs.start(tx, Hash(blob=blob.id), image_id=image.id)
-        jobs.start(tx, CheckReadiness(blob=blob.id), image_id=image.id)
-        if image.verify_boot:
-            boot_checks.start(tx, image, blob)
 
 
 async def fail(catalogue: Catalogue, claim: Claim[Conversion], assignment: Assignment, failure: ImageFailed) -> None:
@@ -188,6 +170,8 @@ async def named_keys(catalogue: Catalogue, keys: Collection[str]) -> set[str]:
     )
     async with catalogue.database.read() as session:
         named = set((await session.execute(select(Blob.key).where(col(Blob.key).in_(keys)))).scalars())
+        captured = select(Capture.result_key).where(col(Capture.result_key).in_(keys))
+        named |= set((await session.execute(captured)).scalars())
         kept = select(Source).where(of_source, col(Source.kept).is_(True))
         for source in (await session.execute(kept)).scalars():
             named |= {source.key, source.key_of_result}

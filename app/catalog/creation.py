@@ -1,5 +1,9 @@
-"""Creates images: from a file to upload, or as a copy that uses the bytes of another image (architecture, rule 8)."""
+"""Creates images: from a file to upload, from a server, or from an image whose bytes they use (architecture, rule 8).
 
+A copy takes the bytes of an image and is independent of it. A promotion takes those of a snapshot, and keeps it.
+"""
+
+from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -10,18 +14,20 @@ from app.catalog.bill import ledger
 from app.catalog.catalogue import Catalogue, Written
 from app.catalog.feed import event_log
 from app.catalog.feed.details import Created
-from app.catalog.new_images import NewCopy, NewImage, NewUpload, described, draft
+from app.catalog.new_images import NewCopy, NewImage, NewPromotion, NewServerImage, NewUpload, described, draft
 from app.catalog.people import access, tenancy
 from app.catalog.servers import boot_checks
+from app.catalog.snapshots.creating import create_from_server
 from app.database.sessions import Transaction
-from app.errors import Forbidden, UserMistake
-from app.lifecycle import ImageStatus, ProjectRole, SourceKind
+from app.errors import Forbidden, InvalidInput, UserMistake
+from app.lifecycle import ImageStatus, ImageType, ProjectRole, SourceKind
 from app.models import Blob, Image, Project, Upload
 from app.viewer import Viewer
 
 _SIZE = ("source", "upload", "size")
 _ORIGINAL = ("source", "image", "imageId")
-# Columns that a copy always takes from its original.
+_SNAPSHOT = ("source", "snapshot", "snapshotId")
+# Columns that a copy or a promotion always takes from its original.
 _INHERITED = (
     "architecture",
     "size_key",
@@ -37,18 +43,25 @@ _INHERITED = (
 )
 
 
-async def create_image(catalogue: Catalogue, viewer: Viewer, new: NewUpload | NewCopy) -> Written[Image]:
+async def create_image(
+    catalogue: Catalogue, viewer: Viewer, new: NewUpload | NewCopy | NewPromotion | NewServerImage
+) -> Written[Image]:
     """Create a custom image. Publishes nothing if an earlier request with the same idempotency key created it.
 
     From an upload, the image is QUEUED until its bytes have arrived. A copy is ACTIVE immediately, and stays when the
-    original is deleted.
+    original is deleted. So is a promotion, whose snapshot can't be deleted before it. From a server, the image is
+    SAVING until the host has stored the bytes of the boot volume.
 
     Raises InvalidInput, QuotaExceeded, NotFound, Forbidden, Conflict, NoHypervisor; for an upload UnsupportedFormat and
-    TooLarge; for a copy NotReady.
+    TooLarge; for the others NotReady.
     """
-    if isinstance(new, NewUpload):
-        return await _from_upload(catalogue, viewer, new)
-    return await _from_image(catalogue, viewer, new)
+    match new:
+        case NewUpload():
+            return await _from_upload(catalogue, viewer, new)
+        case NewServerImage():
+            return await create_from_server(catalogue, viewer, new)
+        case NewCopy() | NewPromotion():
+            return await _from_image(catalogue, viewer, new)
 
 
 # ---------------------------------------------------------------- from an upload
@@ -103,7 +116,7 @@ async def _admitted(
 # ---------------------------------------------------------------- from another image
 
 
-async def _from_image(catalogue: Catalogue, viewer: Viewer, new: NewCopy) -> Written[Image]:
+async def _from_image(catalogue: Catalogue, viewer: Viewer, new: NewCopy | NewPromotion) -> Written[Image]:
     description = described(viewer, new)
     catalogue.database.require_room()
     async with catalogue.database.transaction() as tx:
@@ -111,18 +124,46 @@ async def _from_image(catalogue: Catalogue, viewer: Viewer, new: NewCopy) -> Wri
         earlier = await _made_before(tx.session, new)
         if earlier is not None:
             return Written(earlier, None)
-        original = await _launchable(tx.session, viewer, new)
+        original, kind, field = await _original_of(tx.session, viewer, new)
         # The lock keeps the blob from being deleted, or getting its SHA-256, before the commit.
         blob = await tx.session.get_one(Blob, original.blob_id, with_for_update=tenancy.LOCKED)
         more = 0 if await _has_blob(tx.session, project.id, blob.id) else blob.stored_size
-        await quotas.require_room(tx.session, project, catalogue.settings, more, _ORIGINAL)
-        copy = _copied(description, original, blob)
+        await quotas.require_room(tx.session, project, catalogue.settings, more, field)
+        copy = _copied(description, original, blob, kind)
         await _add(tx, viewer, new, copy)
         await ledger.stored(tx, copy)
         if new.verify_boot:
             await boot_checks.require_host(tx.session, catalogue.settings, copy.architecture)
             boot_checks.start(tx, copy, blob)
     return Written(copy, tx.position)
+
+
+async def _original_of(
+    session: AsyncSession, viewer: Viewer, new: NewCopy | NewPromotion
+) -> tuple[Image, SourceKind, Sequence[str]]:
+    """The image whose bytes to use, locked, what it is to the new one, and the path of its id in the input."""
+    if isinstance(new, NewCopy):
+        return await _launchable(session, viewer, new), SourceKind.IMAGE, _ORIGINAL
+    return await _promotable(session, viewer, new), SourceKind.SNAPSHOT, _SNAPSHOT
+
+
+async def _promotable(session: AsyncSession, viewer: Viewer, new: NewPromotion) -> Image:
+    """The snapshot to promote, locked. Raises NotFound, Forbidden, InvalidInput, NotReady."""
+    snapshot = await access.image_for(session, viewer, new.snapshot_id, field=_SNAPSHOT, lock=True)
+    if snapshot.project_id != new.project_id:
+        raise Forbidden(
+            "The snapshot belongs to another project.",
+            field=_SNAPSHOT,
+            hint="Promote it in its own project, then copy or share the image.",
+        )
+    if snapshot.type != ImageType.SNAPSHOT:
+        raise InvalidInput(
+            f"The image has the type {snapshot.type}; only snapshots can be promoted.",
+            field=_SNAPSHOT,
+            hint="Copy it with `source: {image: {imageId: …}}`.",
+        )
+    access.require_active(snapshot, "promoted", _SNAPSHOT)
+    return snapshot
 
 
 async def _launchable(session: AsyncSession, viewer: Viewer, new: NewCopy) -> Image:
@@ -145,8 +186,8 @@ async def _has_blob(session: AsyncSession, project_id: str, blob_id: str) -> boo
     return (await session.execute(query.limit(1))).first() is not None
 
 
-def _copied(description: dict[str, Any], original: Image, blob: Blob) -> Image:
-    """The row of a copy: the values of the request, and otherwise those of the original."""
+def _copied(description: dict[str, Any], original: Image, blob: Blob, kind: SourceKind) -> Image:
+    """The row of a copy or a promotion: the values of the request, and otherwise those of the original."""
     values = dict(description)
     if values["os_family"] is None:
         values |= {"os_family": original.os_family, "os_version": original.os_version}
@@ -156,7 +197,7 @@ def _copied(description: dict[str, Any], original: Image, blob: Blob) -> Image:
         **(values | {name: getattr(original, name) for name in _INHERITED}),
         status=ImageStatus.ACTIVE,
         sha256=blob.sha256,
-        source_kind=SourceKind.IMAGE,
+        source_kind=kind,
         source_image_id=original.id,
         source_name=original.name,
     )

@@ -20,7 +20,7 @@ from app.models import Blob, Image, Project
 _LOST = ImageFailed(
     FailureCode.DATA_LOST,
     "The object store has lost or changed the bytes of this image.",
-    "Ask the operator whether they can be restored; if not, delete this image and upload the file again.",
+    "Ask the operator whether they can be restored; if not, delete this image and create it again.",
 )
 _SOURCE_LOST = ImageFailed(
     FailureCode.DATA_LOST,

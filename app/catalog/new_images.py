@@ -58,6 +58,29 @@ class NewCopy(NewImage):
     image_id: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewPromotion(NewImage):
+    """A request whose source is a snapshot, whose bytes the image then has."""
+
+    snapshot_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewServerImage(NewImage):
+    """A request whose source is the boot volume of a server."""
+
+    server_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewSnapshot(NewImage):
+    """A request for a snapshot of a volume, in whose project it will be."""
+
+    project_id: str = ""
+    volume_id: str
+    architecture: Architecture | None = None
+
+
 def described(viewer: Viewer, new: NewImage) -> dict[str, Any]:
     """The columns of a new image, without those of its source. Raises InvalidInput."""
     check_key(new)

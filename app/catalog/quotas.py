@@ -62,8 +62,13 @@ async def quota_of(session: AsyncSession, project: Project, settings: Settings) 
         storage_limit=_value_or(project.image_storage_limit, settings.image_storage_limit_gib * GIB),
         storage_used=int(used),
         storage_reserved=int(reserved),
-        snapshots_per_volume=_value_or(project.snapshots_per_volume_limit, settings.snapshots_per_volume_limit),
+        snapshots_per_volume=snapshots_per_volume(project, settings),
     )
+
+
+def snapshots_per_volume(project: Project, settings: Settings) -> int:
+    """How many snapshots of a volume a project keeps."""
+    return _value_or(project.snapshots_per_volume_limit, settings.snapshots_per_volume_limit)
 
 
 async def require_room(
@@ -120,6 +125,19 @@ async def overrun(session: AsyncSession, image: Image, settings: Settings, size:
         f"{text(image.reserved_size)} for this image.",
         f"{_MAKE_ROOM}, then call retryImage: the uploaded bytes are kept.",
         retriable=True,
+    )
+
+
+async def captured_overrun(session: AsyncSession, image: Image, settings: Settings) -> ImageFailed:
+    """The failure of an image whose volume takes more bytes than the project has room for."""
+    project = await session.get_one(Project, image.project_id)
+    quota = await quota_of(session, project, settings)
+    metrics.QUOTA_REFUSALS.labels("captured_bytes").inc()
+    return ImageFailed(
+        FailureCode.QUOTA_EXCEEDED,
+        f"Not enough image storage for the bytes of the volume: limit {spelled(quota.storage_limit)}, "
+        f"used {spelled(quota.storage_used)}, reserved {spelled(quota.storage_reserved)}.",
+        f"{_MAKE_ROOM}, then create the image again.",
     )
 
 

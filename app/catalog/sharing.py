@@ -167,7 +167,7 @@ async def revoke_share(
     return Written(share, tx.position)
 
 
-async def revoke_all(tx: Transaction, image: Image, *, actor: str) -> None:
+async def revoke_all(tx: Transaction, image: Image, *, actor: str | None) -> None:
     """Delete the shares of an image that is being deleted.
 
     Only projects with an open offer get an event here: those that see the image get the event of its deletion.
@@ -283,7 +283,7 @@ class _Change(NamedTuple):
 
     share: ImageShare
     image_name: str
-    actor: str
+    actor: str | None
     revoked: bool
 
 

@@ -72,7 +72,7 @@ def _run_servers(settings: Settings, channels: Messaging, stack: ExitStack) -> N
         log.info("host.unavailable", reason=str(error), hint="images doctor")
         return
     try:
-        stack.enter_context(HostWorkers(settings, host, channels.bells, channels.announce))
+        stack.enter_context(HostWorkers(settings, host, channels.bells, channels.wakeups, channels.announce))
     except HostForgotten as error:
         log.warning("host.forgotten", reason=str(error))
 

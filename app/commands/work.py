@@ -71,7 +71,7 @@ def host(data: Data = None) -> None:
         raise SettingsError(f"this machine can't run servers: {error}") from error
     with metrics_port(settings), messaging(settings, works=False) as channels, ExitStack() as stack:
         try:
-            stack.enter_context(HostWorkers(settings, here, channels.bells, channels.announce))
+            stack.enter_context(HostWorkers(settings, here, channels.bells, channels.wakeups, channels.announce))
         except HostForgotten as error:
             raise SettingsError(f"this machine can't run servers: {error}") from error
         memory = spelled(here.about.memory)

@@ -12,7 +12,7 @@ from sqlmodel import col, select
 from starlette.requests import HTTPConnection
 from strawberry.dataloader import DataLoader
 
-from app.catalog import sharing, uploads
+from app.catalog import promotions, sharing, uploads
 from app.catalog.bill import billing
 from app.catalog.catalogue import Catalogue
 from app.catalog.feed.cursors import Mark
@@ -120,6 +120,11 @@ class Loaders:
         """Whether images are billed for their bytes, by their ids, for images that the caller may see."""
         return self._loader(_paying)
 
+    @cached_property
+    def pinned(self) -> DataLoader[str, bool | None]:
+        """Whether images were promoted to others, by their ids, for images that the caller can see."""
+        return self._loader(_pinned)
+
     def accesses(self, project_id: str | None) -> DataLoader[str, Access | None]:
         """The caller's access to images by their ids, through one project or, for None, through all."""
 
@@ -163,6 +168,10 @@ async def _paying(session: AsyncSession, viewer: Viewer, ids: Sequence[str]) -> 
 
 async def _blobs(session: AsyncSession, _viewer: Viewer, ids: Sequence[str]) -> dict[str, Blob]:
     return {blob.id: blob for blob in (await session.execute(select(Blob).where(col(Blob.id).in_(ids)))).scalars()}
+
+
+async def _pinned(session: AsyncSession, _viewer: Viewer, ids: Sequence[str]) -> dict[str, bool]:
+    return dict.fromkeys(await promotions.pinned(session, ids), True)
 
 
 async def _open_uploads(session: AsyncSession, _viewer: Viewer, ids: Sequence[str]) -> dict[str, Upload]:

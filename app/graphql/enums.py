@@ -21,10 +21,10 @@ _DESCRIPTIONS: dict[type[StrEnum], tuple[str, str, dict[str, str]]] = {
     lifecycle.ImageStatus: (
         "ImageStatus",
         "Lifecycle status of an image. QUEUED becomes SAVING, and SAVING becomes ACTIVE; each can become ERROR, "
-        "which `retryImage` can turn into SAVING.",
+        "which `retryImage` can turn into SAVING. Images of volumes begin as SAVING.",
         {
             "QUEUED": "The image waits for bytes, or for a worker.",
-            "SAVING": "A worker is inspecting, converting and storing the bytes.",
+            "SAVING": "A worker is inspecting, converting and storing the bytes, or a host those of a volume.",
             "ACTIVE": "Servers can be launched from the image.",
             "ERROR": "The image can't be used; `failure` states why and what to do.",
         },
@@ -44,7 +44,8 @@ _DESCRIPTIONS: dict[type[StrEnum], tuple[str, str, dict[str, str]]] = {
         {
             "AWAITING_UPLOAD": "No byte has arrived yet.",
             "UPLOADING": "Bytes are arriving.",
-            "WAITING": "All bytes have arrived; no worker has started yet.",
+            "WAITING": "All bytes have arrived; no worker has started yet. Or a host has yet to take the snapshot.",
+            "CAPTURING": "A host reads the volume and stores what it reads.",
             "INSPECTING": "A worker checks the format of the file, and whether it is safe.",
             "CONVERTING": "A worker writes the qcow2.",
             "STORING": "A worker uploads the qcow2 to the object store.",
@@ -186,6 +187,7 @@ _DESCRIPTIONS: dict[type[StrEnum], tuple[str, str, dict[str, str]]] = {
             "UPLOAD_EXPIRED": "No byte arrived for too long.",
             "UPLOAD_ABORTED": "The upload was aborted by `abortUpload`.",
             "UPLOAD_REFUSED": "A part of the upload is not what its signed request allows.",
+            "SOURCE_UNAVAILABLE": "The volume could no longer be read, for example because its server stopped.",
             "STORAGE_UNAVAILABLE": "The object store could not write or read the bytes.",
             "DATA_LOST": "The object store has lost the bytes of the image, or contains different ones.",
             "INTERNAL": "The gateway failed for an internal reason.",

@@ -10,7 +10,7 @@ from strawberry.schema_directives import OneOf
 
 from app.catalog import images, texts
 from app.catalog.images import ImageOrder, ImagePatch
-from app.catalog.new_images import NewCopy, NewUpload
+from app.catalog.new_images import NewCopy, NewPromotion, NewServerImage, NewSnapshot, NewUpload
 from app.catalog.servers.requests import NewServer, NewVolume
 from app.errors import InvalidInput
 from app.graphql.enums import OrderDirection
@@ -162,12 +162,33 @@ class CopyImageInput:
     )
 
 
+@strawberry.input(
+    description="A server whose boot volume to capture. It keeps running; the image has the bytes of one moment."
+)
+class ServerImageInput:
+    server_id: strawberry.ID = strawberry.field(description="Id of the server, which the project owns.")
+
+
+@strawberry.input(
+    description="A snapshot to promote to an image. No bytes are copied, and the snapshot can't be deleted before the "
+    "image."
+)
+class SnapshotImageInput:
+    snapshot_id: strawberry.ID = strawberry.field(description="Id of an ACTIVE snapshot of the project.")
+
+
 @strawberry.input(directives=[ExactlyOne()], description="What to make the image from.")
 class ImageSourceInput:
     upload: UploadInput | None = strawberry.field(default=strawberry.UNSET, description="A file that you will upload.")
     image: CopyImageInput | None = strawberry.field(
         default=strawberry.UNSET,
         description="Another image. The copy is ACTIVE at once.",
+    )
+    server: ServerImageInput | None = strawberry.field(
+        default=strawberry.UNSET, description="The boot volume of a server, which may be running."
+    )
+    snapshot: SnapshotImageInput | None = strawberry.field(
+        default=strawberry.UNSET, description="A snapshot. The image is ACTIVE at once."
     )
 
 
@@ -178,16 +199,20 @@ class CreateImageInput:
     source: ImageSourceInput = strawberry.field(description="What to make the image from.")
     os: OperatingSystemInput | None = strawberry.field(
         default=None,
-        description="Operating system on the image. Null states none: a copy then takes that of its original, and an "
-        "upload gets what is found on its disk, shortly after it became ACTIVE.",
+        description="Operating system on the image. Null states none: an upload then gets what is found on its disk, "
+        "shortly after it became ACTIVE; another one takes that of its original, or of the image that its volume was "
+        "created from.",
     )
     architecture: Architecture | None = strawberry.field(
         default=Architecture.X86_64,
         description="Processor architecture that the image is made for. Null states none: an upload then gets what "
-        "is found on its disk. A copy always has that of its original.",
+        "is found on its disk. Another one always has that of its original, or of the image that its volume was "
+        "created from.",
     )
     labels: list[LabelInput] | None = strawberry.field(
-        default=None, description="Labels to attach, at most 64. If there are none, a copy takes those of its original."
+        default=None,
+        description="Labels to attach, at most 64. If there are none, an image of another image or a snapshot takes "
+        "those of its original.",
     )
     verify_boot: bool = strawberry.field(
         default=False,
@@ -199,7 +224,7 @@ class CreateImageInput:
         description=_IDEMPOTENCY_KEY.format("image"),
     )
 
-    def new_image(self) -> NewUpload | NewCopy:
+    def new_image(self) -> NewUpload | NewCopy | NewPromotion | NewServerImage:
         """The catalogue's form of the request. Raises InvalidInput."""
         said: dict[str, Any] = {
             "project_id": self.project_id,
@@ -222,7 +247,30 @@ class CreateImageInput:
             )
         if image := self.source.image:
             return NewCopy(image_id=image.image_id, **said)
-        raise InvalidInput("Either an upload or an image is required.", field=("source",))
+        if server := self.source.server:
+            return NewServerImage(server_id=server.server_id, **said)
+        if snapshot := self.source.snapshot:
+            return NewPromotion(snapshot_id=snapshot.snapshot_id, **said)
+        raise InvalidInput("An upload, an image, a server or a snapshot is required.", field=("source",))
+
+
+@strawberry.input(description="A volume to take a snapshot of.")
+class CreateSnapshotInput:
+    volume_id: strawberry.ID = strawberry.field(
+        description="Id of the volume. It must have been attached to a server once; that server may be running."
+    )
+    name: str = strawberry.field(description="Name of the snapshot, 1 to 255 characters.")
+    labels: list[LabelInput] | None = strawberry.field(default=None, description="Labels to attach, at most 64.")
+    idempotency_key: str | None = strawberry.field(default=None, description=_IDEMPOTENCY_KEY.format("snapshot"))
+
+    def new_snapshot(self) -> NewSnapshot:
+        """The catalogue's form of the request."""
+        return NewSnapshot(
+            volume_id=self.volume_id,
+            name=self.name,
+            labels=_pairs(self.labels or []),
+            idempotency_key=self.idempotency_key,
+        )
 
 
 @strawberry.input(description="An upload to complete: all its parts have been sent.")

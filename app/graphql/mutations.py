@@ -7,12 +7,14 @@ import strawberry
 from app.catalog import creation, deletion, images, members, quotas, sharing, uploads
 from app.catalog.catalogue import Written
 from app.catalog.servers import servers, volumes
+from app.catalog.snapshots.creating import create_snapshot
 from app.graphql.context import Info
 from app.graphql.inputs import (
     AbortUploadInput,
     AcceptImageShareInput,
     CompleteUploadInput,
     CreateImageInput,
+    CreateSnapshotInput,
     CreateVolumeInput,
     DeclineImageShareInput,
     DeleteImageInput,
@@ -35,6 +37,7 @@ from app.graphql.payloads import (
     AcceptImageSharePayload,
     CompleteUploadPayload,
     CreateImagePayload,
+    CreateSnapshotPayload,
     CreateVolumePayload,
     DeclineImageSharePayload,
     DeleteImagePayload,
@@ -71,7 +74,8 @@ def _mutation(description: str) -> Any:
 class Mutation:
     @_mutation(
         description="Create an image. If the source is an upload, send its parts next, then call "
-        "`completeUpload`. If it is another image, the new one is ACTIVE at once."
+        "`completeUpload`. If it is another image or a snapshot, the new one is ACTIVE at once. If it is a server, the "
+        "mutation returns as `createSnapshot` does."
     )
     async def create_image(self, info: Info, input: Annotated[CreateImageInput, _INPUT]) -> CreateImagePayload | None:
         written = await creation.create_image(info.context.catalogue, info.context.viewer, input.new_image())
@@ -108,7 +112,7 @@ class Mutation:
         written = await images.update_image(catalogue, viewer, input.image_id, input.patch(), input.expected_revision)
         return await UpdateImagePayload.of(info, written)
 
-    @_mutation(description="Delete an image and free its storage.")
+    @_mutation(description="Delete an image and free its storage. A snapshot that was promoted to images is IN_USE.")
     async def delete_image(self, info: Info, input: Annotated[DeleteImageInput, _INPUT]) -> DeleteImagePayload | None:
         catalogue, viewer = info.context.catalogue, info.context.viewer
         written = await deletion.delete_image(catalogue, viewer, input.image_id, input.expected_revision)
@@ -187,6 +191,21 @@ class Mutation:
             catalogue, viewer, input.project_id, input.subject, input.expected_revision
         )
         return await RemoveProjectMemberPayload.of(info, written)
+
+    @_mutation(
+        description="Take a snapshot of a volume: an image of type SNAPSHOT with the bytes of one moment. Its server "
+        "keeps running. The mutation returns when the host has taken the snapshot, usually within milliseconds: the "
+        "image is then SAVING while the host reads the volume and stores the bytes, and `capturedAt` of its source is "
+        "the moment. If the host does not answer in time, `capturedAt` is still null: watch the image. If it failed at "
+        "once, the image is in ERROR. One capture of a volume runs at a time: meanwhile, others are NOT_READY. The "
+        "oldest snapshot beyond the limit of the volume is deleted when the new one is ACTIVE, except those that are "
+        "protected or were promoted."
+    )
+    async def create_snapshot(
+        self, info: Info, input: Annotated[CreateSnapshotInput, _INPUT]
+    ) -> CreateSnapshotPayload | None:
+        written = await create_snapshot(info.context.catalogue, info.context.viewer, input.new_snapshot())
+        return await CreateSnapshotPayload.of(info, written)
 
     @_mutation(
         description="Launch a server from an image. It is STARTING until its host has started it; the subscription "

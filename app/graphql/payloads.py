@@ -282,6 +282,18 @@ class RemoveProjectMemberPayload(ProjectPayload):
     pass
 
 
+@strawberry.type(description="Result of createSnapshot.")
+class CreateSnapshotPayload(Payload):
+    snapshot: Image | None = strawberry.field(
+        default=None, description="The new snapshot; null if the mutation was refused."
+    )
+
+    @classmethod
+    async def of(cls, info: Info, written: Written[ImageRow]) -> Self:
+        """The result of the creation."""
+        return await cls.succeeded(info, written.position, snapshot=Image.of(written.row))
+
+
 @strawberry.type(description="Result of launchServer.")
 class LaunchServerPayload(ServerPayload):
     pass

@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import json
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -11,12 +12,14 @@ import pytest
 
 from tests.support.booting import CHECKED, READY, known, shown
 from tests.support.gateway import Gateway, until
+from tests.support.host_bench import store_point
 from tests.support.serving_servers import add_host, remove_hosts
 from tests.support.tiny_linux import USUAL, TinyLinux
 from workers.hypervisor.accelerators import Accelerator
 from workers.hypervisor.qemu import QemuHypervisor
 from workers.hypervisor.settings import HostSettings
 from workers.jobs.bases import StoredBases
+from workers.jobs.capturing import Capturing
 from workers.jobs.host_runner import HostRunner
 from workers.jobs.hosting import Hosting
 
@@ -35,7 +38,9 @@ async def test_a_real_linux_is_seen_to_boot_and_leaves_nothing_behind(
     made = await gateway.active(content, virtual_size=USUAL.size, verifyBoot=True)
     await known(gateway, made, sha256=hashlib.sha256(content).hexdigest(), readiness=READY.to_json())
     hypervisor = QemuHypervisor(HostSettings(tmp_path / "host", accelerator=Accelerator.TCG))
-    hosting = Hosting(gateway.catalogue, hypervisor, StoredBases(hypervisor.bases(0), gateway.store).base)
+    capturing = Capturing(gateway.catalogue, hypervisor, gateway.wakeups, partial(store_point, gateway))
+    bases = StoredBases(hypervisor.bases(0), gateway.store)
+    hosting = Hosting(gateway.catalogue, hypervisor, bases.base, capturing)
     runner = HostRunner(gateway.database, hosting, gateway.settings, host_id)
 
     await runner.take_due()

@@ -1,4 +1,4 @@
-"""A server of an uploaded disk, in a real gateway on real QEMU: launched, kept through a kill, stopped, deleted."""
+"""A server of an uploaded disk, in a real gateway on real QEMU: launched, kept through a kill, captured, deleted."""
 
 import json
 import os
@@ -31,7 +31,16 @@ query Server($id: ID!) {
 }"""
 _READINESS = """query ($id: ID!) { node(id: $id) { ... on Image {
   bootReadiness { firmware virtioBlk { state } os { displayName } } } } }"""
+_READY = {"firmware": "BIOS", "virtioBlk": {"state": "PRESENT"}, "os": {"displayName": "Debian 12"}}
 _COUNT = "query Count($id: ID!) { project(id: $id) { servers(first: 1) { totalCount } } }"
+_SNAPSHOT = """
+mutation Snapshot($input: CreateSnapshotInput!) {
+  createSnapshot(input: $input) {
+    userErrors { code message } snapshot { id source { ... on ServerSource { capturedAt } } }
+  }
+}"""
+_PROMOTE = """
+mutation Promote($input: CreateImageInput!) { createImage(input: $input) { userErrors { code } image { status } } }"""
 _STOP = "mutation Stop($id: ID!) { stopServer(input: {serverId: $id}) { userErrors { code } server { id } } }"
 _DELETE = "mutation Delete($id: ID!) { deleteServer(input: {serverId: $id}) { userErrors { code } deletedServerId } }"
 
@@ -76,6 +85,11 @@ def until(happened: Callable[[], T | None]) -> T:
     return result
 
 
+def readiness(client: Client, image_id: str) -> Any:
+    """What is found out about the disk of an image."""
+    return until(lambda: client.ask(_READINESS, id=image_id)["node"]["bootReadiness"])
+
+
 def with_status(client: Client, server_id: str, status: str) -> Any:
     """The server as soon as it has a status."""
 
@@ -94,8 +108,7 @@ def test_a_server_of_an_uploaded_disk_outlives_the_gateway(data: Path, tiny_linu
         with client_of(first) as client:
             image_id = client.upload(tiny_linux.qcow2())
             image = client.active(image_id)
-            ready = until(lambda: client.ask(_READINESS, id=image_id)["node"]["bootReadiness"])
-            assert ready == {"firmware": "BIOS", "virtioBlk": {"state": "PRESENT"}, "os": {"displayName": "Debian 12"}}
+            assert readiness(client, image_id) == _READY
             given = {"projectId": client.project_id, "imageId": image_id, "name": "web", "memoryMib": 256}
             launched = client.ask(_LAUNCH, input=given)["launchServer"]
             assert launched["userErrors"] == []
@@ -109,6 +122,15 @@ def test_a_server_of_an_uploaded_disk_outlives_the_gateway(data: Path, tiny_linu
     until(lambda: b"is up after" in console.read_bytes())
 
     with running(data, _SETTINGS) as second, client_of(second) as client:
+        assert client.ask(_SERVER, id=server_id)["node"]["status"] == "RUNNING"
+        given = {"volumeId": server["bootVolume"]["id"], "name": "live"}
+        taken = client.ask(_SNAPSHOT, input=given)["createSnapshot"]
+        assert (taken["userErrors"], taken["snapshot"]["source"]["capturedAt"] is None) == ([], False)
+        client.active(snapshot_id := taken["snapshot"]["id"])
+        assert readiness(client, snapshot_id) == _READY
+        source = {"snapshot": {"snapshotId": snapshot_id}}
+        promoted = client.ask(_PROMOTE, input={"projectId": client.project_id, "name": "golden", "source": source})
+        assert promoted["createImage"]["image"] == {"status": "ACTIVE"}
         assert client.ask(_SERVER, id=server_id)["node"]["status"] == "RUNNING"
         assert client.ask(_STOP, id=server_id)["stopServer"]["userErrors"] == []
         with_status(client, server_id, "STOPPED")

@@ -28,9 +28,12 @@ const WITHOUT_ID = {
     "ProjectQuota",
     "ServerConsole",
     "ServerFailure",
+    "ServerSource",
     "SignedRequest",
+    "SnapshotSource",
     "StorageUsage",
     "UploadSource",
+    "VolumeSource",
     // Values that a connection lists: the subject, the number and the image tell them apart.
     "ImageUsage",
     "ProjectMember",

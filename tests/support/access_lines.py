@@ -11,6 +11,7 @@ Names with a dollar are replaced in every cell:
   $copy, $orphan                                    copies in `launching`, of a shared image, and of one withdrawn
   $server, $stopped, $volume                        a server of the image's project that runs, one that is stopped, and
                                                     a volume that no server uses
+  $boot, $snapshot                                  the volume that the running server boots from, and a snapshot of it
 """
 
 import re
@@ -23,12 +24,12 @@ from app.sizes import GIB
 PROJECTS = {"project", "place", "theirs", "another", "beyond"}
 # Ids and a name that don't exist, by the names with a dollar.
 ABSENT = {
-    **dict.fromkeys(("image", "copy", "orphan"), f"img_{'0' * 26}"),
+    **dict.fromkeys(("image", "copy", "orphan", "snapshot"), f"img_{'0' * 26}"),
     **dict.fromkeys(("share", "offer", "declined"), f"shr_{'0' * 26}"),
     **dict.fromkeys((*PROJECTS, "invited"), f"prj_{'0' * 26}"),
     **dict.fromkeys(("server", "stopped"), f"srv_{'0' * 26}"),
     "upload": f"upl_{'0' * 26}",
-    "volume": f"vol_{'0' * 26}",
+    **dict.fromkeys(("volume", "boot"), f"vol_{'0' * 26}"),
     "organization": f"org_{'0' * 26}",
     "name": "a name that no image has",
     "me": "usr_absent",
@@ -184,6 +185,13 @@ READS = {
     "bootVolume of a server": Read("node(id: $server) { ... on Server { bootVolume { id } } }", "bootVolume id"),
     "image of a server": Read("node(id: $server) { ... on Server { image { id } } }", "image id"),
     "node of a volume": Read("node(id: $volume) { id }", "id"),
+    "snapshots of a volume": Read(
+        "node(id: $boot) { ... on Volume { snapshots(first: 9) { nodes { id } totalCount } } }", "snapshots"
+    ),
+    "volume of a snapshot": Read("node(id: $snapshot) { ... on Image { volume { id } } }", "volume id"),
+    "promotedTo of a snapshot": Read(
+        "node(id: $snapshot) { ... on Image { promotedTo(first: 9) { nodes { id } totalCount } } }", "promotedTo"
+    ),
     "source of a copy": _of_copy("copy"),
     "source of a copy, out of sight": _of_copy("orphan"),
     "project": _of_project("id", "id"),
@@ -250,6 +258,12 @@ def _copied(where: str) -> Change:
         "status project { id } source { ... on CopySource { imageName image { id } } }",
         {"status": "ACTIVE", "project": {"id": where}, "source": {"imageName": "$name", "image": {"id": "$image"}}},
     )
+
+
+def _made_of(source: Mapping[str, Any], thing: str) -> Change:
+    """An image of a server or a snapshot in the caller's own project."""
+    wish = {"projectId": "$place", "source": source}
+    return _created(wish, f"source.{thing}", "project { id }", {"project": {"id": "$place"}})
 
 
 def _image(
@@ -320,6 +334,16 @@ CHANGES = {
     ),
     "createImage, a copy beside it": _copied("$project"),
     "createImage, a copy in one's own project": _copied("$place"),
+    "createImage, of a server": _made_of({"server": {"serverId": "$stopped"}}, "server.serverId"),
+    "createImage, of a snapshot": _made_of({"snapshot": {"snapshotId": "$snapshot"}}, "snapshot.snapshotId"),
+    "createSnapshot": Change(
+        "createSnapshot",
+        {"volumeId": "$boot", "name": "new"},
+        "volumeId",
+        "node(id: $made) { ... on Image { name type status project { id } volume { id } } }",
+        {"name": "new", "type": "SNAPSHOT", "status": "SAVING", "project": {"id": "$project"}}
+        | {"volume": {"id": "$boot"}},
+    ),
     "completeUpload": _upload("completeUpload", "status upload { id }", {"status": "QUEUED", "upload": None}),
     "abortUpload": _upload(
         "abortUpload", "status failure { code }", {"status": "ERROR", "failure": {"code": "UPLOAD_ABORTED"}}

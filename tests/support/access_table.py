@@ -66,6 +66,9 @@ READING = {
     bootVolume of a server                     | + + + | - - - | - - - | - - | ? - - | + +
     image of a server                          | + + + | - - - | - - - | - - | ? - - | + +
     node of a volume                           | + + + | - - - | - - - | - - | ? - - | + +
+    snapshots of a volume                      | + + + | - - - | - - - | - - | ? - - | + +
+    volume of a snapshot                       | + + + | - - - | - - - | - - | ? - - | + +
+    promotedTo of a snapshot                   | + + + | - - - | - - - | - - | ? - - | + +
     viewerRole of a project                    | R M A | - - - | - - - | - - | ? - - | A A
     organization of a project                  | + + + | - - - | - - - | - - | ? - - | + +
     node of an organization                    | + + + | + + + | + + + | + + | ? - - | + +
@@ -161,6 +164,9 @@ READING = {
     bootVolume of a server                     | - - - | - - - | - - - | - - | ? - + | - +
     image of a server                          | - - - | - - - | - - - | - - | ? - + | - +
     node of a volume                           | - - - | - - - | - - - | - - | ? - + | - +
+    snapshots of a volume                      | - - - | - - - | - - - | - - | ? - + | - +
+    volume of a snapshot                       | - - - | - - - | - - - | - - | ? - + | - +
+    promotedTo of a snapshot                   | - - - | - - - | - - - | - - | ? - + | - +
     viewerRole of a project                    | - - - | - - - | - - - | - - | ? - A | - A
     organization of a project                  | - - - | - - - | - - - | - - | ? - + | - +
     node of an organization                    | - - - | - - - | - - - | - - | ? - + | - +
@@ -284,6 +290,8 @@ CHANGING = {
     createImage                                | F + + | - - - | - - - | - - | ? - - | + + | project C
     createImage, a copy beside it              | f + + | n n n | n n n | n n | ? n n | + + | project C
     createImage, a copy in one's own project   | f + + | f - - | f - - | - - | ? n - | + + | place C
+    createImage, of a server                   | f + + | f - - | f - - | - - | ? n - | + + | place C
+    createImage, of a snapshot                 | f + + | f - - | f - - | - - | ? n - | + + | place C
     completeUpload                             | F + + | - - - | - - - | - - | ? - - | + + | sees U
     abortUpload                                | F + + | - - - | - - - | - - | ? - - | + + | sees M
     retryImage                                 | F + + | - - - | - - - | - - | ? - - | + + | sees M
@@ -309,6 +317,7 @@ CHANGING = {
     stopServer                                 | F + + | - - - | - - - | - - | ? - - | + +
     deleteServer                               | F + + | - - - | - - - | - - | ? - - | + +
     createVolume                               | F + + | - - - | - - - | - - | ? - - | + +
+    createSnapshot                             | F + + | - - - | - - - | - - | ? - - | + + | project C
     deleteVolume                               | F + + | - - - | - - - | - - | ? - - | + +
     removeProjectMember, the last admin        | F F C | - - - | - - - | - - | ? - - | C C
     """,
@@ -345,6 +354,8 @@ CHANGING = {
     createImage                                | - - - | - - - | - - - | - - | ? - + | - + | project C
     createImage, a copy beside it              | n n n | n n n | n n n | n n | ? n + | n + | project C
     createImage, a copy in one's own project   | f - - | f - - | f - - | - - | ? n + | - F | place C
+    createImage, of a server                   | f - - | f - - | f - - | - - | ? n + | - F | place C
+    createImage, of a snapshot                 | f - - | f - - | f - - | - - | ? n + | - F | place C
     completeUpload                             | - - - | - - - | - - - | - - | ? - + | - + | sees U
     abortUpload                                | - - - | - - - | - - - | - - | ? - + | - + | sees M
     retryImage                                 | - - - | - - - | - - - | - - | ? - + | - + | sees M
@@ -378,6 +389,7 @@ CHANGING = {
     stopServer                                 | - - - | - - - | - - - | - - | ? - + | - +
     deleteServer                               | - - - | - - - | - - - | - - | ? - + | - +
     createVolume                               | - - - | - - - | - - - | - - | ? - + | - +
+    createSnapshot                             | - - - | - - - | - - - | - - | ? - + | - + | project C
     deleteVolume                               | - - - | - - - | - - - | - - | ? - + | - +
     removeProjectMember, the last admin        | - - - | - - - | - - - | - - | ? - C | - C
     """,

@@ -12,11 +12,12 @@ import sqlalchemy
 from app.catalog import members
 from app.catalog.feed import event_log
 from app.catalog.feed.cursors import EPOCH_BYTES, Cursors, Mark
-from app.lifecycle import ProjectRole, ServerGoal, ServerStatus
+from app.lifecycle import JobKind, ProjectRole, ServerGoal, ServerStatus
 from app.models import TABLES, Server
 from tests.support.access_cells import CALLERS
 from tests.support.gateway import OPERATOR, Gateway
-from tests.support.serving_servers import add_host
+from tests.support.host_bench import capture
+from tests.support.serving_servers import add_host, boot_volume
 
 ACME, GLOBEX = ("home", "launching", "editing", "asked", "aside"), ("abroad", "overseas", "islands")
 # Admins of further projects, by project.
@@ -45,6 +46,7 @@ RESULTS = {
     "deleteServer": "deletedServerId",
     "createVolume": "volume { id }",
     "deleteVolume": "deletedVolumeId",
+    "createSnapshot": "snapshot { id }",
 }
 
 
@@ -147,8 +149,9 @@ class World:
         await self.do("updateImage", imageId=withdrawn["id"], name="renamed-since")
 
     async def _launch(self) -> None:
-        """A host, and in the projects of images a server that runs, one that is stopped, and a volume."""
+        """A host that is never waited for, and in the projects of images what there is of servers."""
         await add_host(self.gateway)
+        self.gateway.settings.snapshot_seconds = 0.001
         for project, kind in (("home", "own"), ("abroad", "foreign")):
             given = {"projectId": self.ids[project], "name": "server"}
             image_id = self.images[kind, "active"]["id"]
@@ -157,6 +160,9 @@ class World:
                 await self.gateway.change(Server, id_, status=status, goal=ServerGoal(status.value))
                 self.ids[f"{project} {name}"] = id_
             self.ids[f"{project} volume"] = await self.do("createVolume", sizeGib=1, **given)
+            self.ids[f"{project} boot"] = boot = await boot_volume(self.gateway, {"id": self.ids[f"{project} server"]})
+            self.ids[f"{project} snapshot"] = made = await self.do("createSnapshot", volumeId=boot, name="nightly")
+            await capture(self.gateway.catalogue, await self.gateway.claim(made, JobKind.CAPTURE))
 
     async def share(self, image_id: str, project: str, grant: str, subject: str = OPERATOR) -> str:
         """Share an image, or offer it if necessary. Returns the share's id."""
@@ -213,7 +219,7 @@ class World:
             **{name: self.ids[project] for name, project in PLACES[kind].items()},
             **{name: self.ids.get(f"{kind} {name}", "") for name in ("share", "offer")},
             **{name: self.ids[name] for name in ("declined", "copy", "orphan")},
-            **{name: self.ids[f"{project} {name}"] for name in ("server", "stopped", "volume")},
+            **{name: self.ids[f"{project} {name}"] for name in ("server", "stopped", "volume", "boot", "snapshot")},
             **{role: f"abroad-{role}" if project == "abroad" else role for role in staff},
             "image": image["id"],
             "name": image["name"],

@@ -2,6 +2,7 @@
 
 from app.catalog.work.kinds import (
     Assemble,
+    CaptureVolume,
     CheckReadiness,
     Convert,
     Erase,
@@ -29,5 +30,6 @@ DETAILS = every_kind(
         JobKind.SETTLE_VOLUME: SettleVolume(volume="vol_x"),
         JobKind.VERIFY_BOOT: VerifyBoot(blob="blb_x"),
         JobKind.READ_CONSOLE: ReadConsole(server="srv_x"),
+        JobKind.CAPTURE: CaptureVolume(image="img_x", volume="vol_x", key="blobs/x"),
     }
 )

@@ -320,7 +320,7 @@ class Gateway:
 
 _CHANGED_BY_THE_API = (
     "project", "membership", "image", "image_share", "storage_entry", "source", "upload", "job", "event",
-    "idempotency_key", "blob", "server", "volume",
+    "idempotency_key", "blob", "server", "volume", "capture",
 )  # fmt: skip
 _NUMBERS = itertools.count(1)
 MORNING = datetime(2026, 1, 31, 6, tzinfo=UTC)

@@ -15,6 +15,8 @@ from tests.support.gateway import ADMIN, Gateway
 from tests.support.sharing import act, done
 
 SERVER = "server { id name status revision vcpus memoryMib project { id } image { id } }"
+SNAPSHOT = """snapshot { id name type status failure { code message hint retriable }
+  source { ... on ServerSource { capturedAt } ... on VolumeSource { capturedAt } } }"""
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAABAgMEBQYHCAkKCwwNDg8QERITFBUWFxgZGhscHR4f ada@example.org"
 CONTENT = b"\1" * MIB
 
@@ -58,6 +60,25 @@ async def volume(gateway: Gateway, project: str, **given: Any) -> dict[str, Any]
     """A new volume."""
     wish = {"projectId": project, "name": "data", "sizeGib": 3} | given
     made: dict[str, Any] = await done(gateway, "createVolume", give="volume { id name size revision }", **wish)
+    return made
+
+
+async def boot_volume(gateway: Gateway, server: dict[str, Any]) -> str:
+    """The id of the volume that a server boots from."""
+    return (await volume_rows(gateway, server["id"]))[0].id
+
+
+async def snapshot(gateway: Gateway, volume_id: str, give: str = SNAPSHOT, **given: Any) -> dict[str, Any]:
+    """A new snapshot."""
+    wish = {"volumeId": volume_id, "name": "nightly"} | given
+    made: dict[str, Any] = await done(gateway, "createSnapshot", give=give, **wish)
+    return made
+
+
+async def promote(gateway: Gateway, project: str, snapshot: dict[str, Any], **given: Any) -> dict[str, Any]:
+    """A new image of a snapshot."""
+    wish = {"projectId": project, "name": "promoted", "source": {"snapshot": {"snapshotId": snapshot["id"]}}} | given
+    made: dict[str, Any] = await done(gateway, "createImage", give="image { id name status }", **wish)
     return made
 
 

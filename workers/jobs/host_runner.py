@@ -38,8 +38,8 @@ class HostRunner:
     hosting: Hosting
     settings: Settings
     host_id: str
-    # The running jobs, each with the event that cancels it.
-    _running: dict[asyncio.Task[None], asyncio.Event] = field(default_factory=dict)
+    # The running jobs, each with its id and the event that cancels it.
+    _running: dict[asyncio.Task[None], tuple[str, asyncio.Event]] = field(default_factory=dict)
     _bell: asyncio.Event = field(default_factory=asyncio.Event)
     _stopping: bool = False
 
@@ -65,21 +65,27 @@ class HostRunner:
                 claim = await boot_checks.claim(self.database, self.host_id, self._lease)
             if claim is None:
                 return
+            self._cancel(claim.job_id)
             task = asyncio.create_task(self._do(claim, cancelled := asyncio.Event()))
-            self._running[task] = cancelled
+            self._running[task] = claim.job_id, cancelled
             task.add_done_callback(self._ended)
 
     async def stop(self) -> None:
         """Release the running jobs, and start no more. Servers go on running."""
         self._stopping = True
         self._bell.set()
-        for cancelled in self._running.values():
-            cancelled.set()
+        self._cancel()
         await asyncio.gather(*self._running, return_exceptions=True)
 
     async def idle(self) -> None:
         """Wait until the jobs that run now have ended."""
         await asyncio.gather(*self._running, return_exceptions=True)
+
+    def _cancel(self, job_id: str | None = None) -> None:
+        """Cancel the running jobs, or only earlier runs of one: it was claimed again because they have lost it."""
+        for running, cancelled in self._running.values():
+            if job_id in (None, running):
+                cancelled.set()
 
     @property
     def _lease(self) -> timedelta:

@@ -14,12 +14,13 @@ from app.catalog.catalogue import Catalogue
 from app.catalog.servers import consoles, settling
 from app.catalog.servers.settling import Disk, ServerOrder
 from app.catalog.work.jobs import Claim
-from app.catalog.work.kinds import ReadConsole, SettleServer, SettleVolume, VerifyBoot, every_kind
+from app.catalog.work.kinds import CaptureVolume, ReadConsole, SettleServer, SettleVolume, VerifyBoot, every_kind
 from app.lifecycle import OF_HOSTS, JobKind, ServerFirmware, ServerGoal
 from app.models import now
 from workers.hypervisor.port import Hypervisor, MachineSpec, Seed, VolumeSpec
 from workers.jobs.bases import Provide
 from workers.jobs.boot_checking import BootChecking
+from workers.jobs.capturing import Capturing
 from workers.jobs.host_failures import failure_of
 from workers.jobs.interrupting import unless
 
@@ -33,13 +34,14 @@ _PATIENCE = timedelta(hours=1)
 class Hosting:
     """Does the jobs of one host. Lives in one event loop. Every method raises errors that another attempt may resolve.
 
-    `provide` makes the base of a volume available as a file.
+    `provide` makes the base of a volume available as a file. `capturing` does the captures of volumes.
     """
 
     catalogue: Catalogue
     hypervisor: Hypervisor
     provide: Provide
-    # A job whose lease was lost may still be acting on its server when the job is claimed again.
+    capturing: Capturing
+    # A job whose lease was lost may still be acting on its server or volume when the job is claimed again.
     _locks: WeakValueDictionary[str, asyncio.Lock] = field(default_factory=WeakValueDictionary)
 
     async def settle_server(self, claim: Claim[SettleServer], cancelled: asyncio.Event) -> None:
@@ -86,13 +88,18 @@ class Hosting:
     def _boot_checking(self) -> BootChecking:
         return BootChecking(self.catalogue, self.hypervisor, self.provide)
 
+    async def capture(self, claim: Claim[CaptureVolume], cancelled: asyncio.Event) -> None:
+        """Capture a volume, one capture of it after the other."""
+        async with self._alone(claim.detail.volume):
+            await self.capturing.capture(claim, cancelled)
+
     async def read_console(self, claim: Claim[ReadConsole], cancelled: asyncio.Event) -> None:
         """Read the end of a server's console. Needs no lock: a server that is being stopped is still writing."""
         reading = self.hypervisor.console(claim.detail.server, consoles.WANTED_BYTES)
         await consoles.keep(self.catalogue, claim, await unless(cancelled, reading))
 
     async def give_up(self, claim: Claim[Any], error: Exception) -> bool:
-        """Set a server that could not be started to ERROR, or end a boot check or the reading of a console.
+        """Set what could not be started or captured to ERROR, or end a boot check or the reading of a console.
 
         Returns False for other jobs, which are retried forever.
         """
@@ -102,6 +109,8 @@ class Hosting:
         if claim.kind is JobKind.READ_CONSOLE:
             await consoles.keep(self.catalogue, claim, None)
             return True
+        if claim.kind is JobKind.CAPTURE:
+            return await self.capturing.give_up(claim, error)
         if claim.kind is not JobKind.SETTLE_SERVER:
             return False
         order = await settling.order_for(self.catalogue, claim)
@@ -142,6 +151,7 @@ DUTIES: Mapping[JobKind, Callable[[Hosting], Duty]] = every_kind(
         JobKind.SETTLE_VOLUME: lambda hosting: hosting.settle_volume,
         JobKind.VERIFY_BOOT: lambda hosting: hosting.verify_boot,
         JobKind.READ_CONSOLE: lambda hosting: hosting.read_console,
+        JobKind.CAPTURE: lambda hosting: hosting.capture,
     },
     OF_HOSTS,
 )

@@ -1,7 +1,9 @@
-"""Interrupts the work of a job when it is cancelled."""
+"""Interrupts the work of a job when it is cancelled, in the event loop and in threads."""
 
 import asyncio
-from collections.abc import Coroutine
+import threading
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 from workers.errors import Cancelled
@@ -25,3 +27,19 @@ async def unless(cancelled: asyncio.Event, act: Coroutine[Any, Any, T]) -> T:
         for task in (acting, waiting):
             task.cancel()
         await asyncio.gather(acting, waiting, return_exceptions=True)
+
+
+@asynccontextmanager
+async def in_threads(cancelled: asyncio.Event) -> AsyncIterator[threading.Event]:
+    """An event for threads that is set when `cancelled` is, during the block."""
+    stop = threading.Event()
+
+    async def relay() -> None:
+        await cancelled.wait()
+        stop.set()
+
+    relaying = asyncio.create_task(relay())
+    try:
+        yield stop
+    finally:
+        relaying.cancel()

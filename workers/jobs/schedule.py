@@ -18,7 +18,7 @@ from app.catalog import census, conversions, findings, uploads
 from app.catalog.bill import reconciling
 from app.catalog.catalogue import Catalogue
 from app.catalog.feed import event_log
-from app.catalog.servers import watching
+from app.catalog.servers import lost_captures, watching
 from app.catalog.upload_progress import UploadPolling
 from app.catalog.work import jobs, turns
 from app.database.sessions import Database
@@ -150,8 +150,9 @@ class Schedule:
             await asyncio.to_thread(self._database.reserve.keep)
 
     async def lose_servers(self) -> None:
-        """Set servers whose host is gone to ERROR."""
+        """Set servers to ERROR whose host is gone, and images that it was capturing."""
         await watching.lose_servers(self.catalogue)
+        await lost_captures.lose(self.catalogue)
 
     async def check_readiness(self) -> None:
         """Start to check the readiness of images that were created before that was done."""

@@ -11,7 +11,7 @@ from sqlalchemy import exists, func, or_
 from sqlmodel import col, select
 
 from app.catalog.people.tenancy import LOCKED
-from app.catalog.servers import changes, settling
+from app.catalog.servers import changes, lost_captures, settling
 from app.catalog.servers.settling import ServerFailure, failure_values
 from app.catalog.work import jobs
 from app.database.sessions import Database
@@ -64,6 +64,7 @@ async def forget(database: Database, host_id: str, alive_since: datetime) -> int
             )
         host.forgotten_at = host.forgotten_at or now()
     # From now on, nothing starts there, and deletions do without the host. What follows is what was begun before.
+    await lost_captures.forget(database, host_id)
     for server_id in await _servers(database, host_id):
         await _settle(database, server_id)
     for volume_id in await _deleted_volumes(database, host_id):

@@ -134,19 +134,30 @@ async def require_room(tx: Transaction, settings: Settings, server: Server) -> N
 async def require_alive(tx: Transaction, settings: Settings, server: Server) -> Host:
     """The host of a server, locked. Raises NoHypervisor when it is gone."""
     host = await tx.session.get_one(Host, server.host_id, with_for_update=LOCKED)
+    _require_alive(host, settings, "server", ("serverId",))
+    return host
+
+
+async def require_alive_for_volume(
+    session: AsyncSession, settings: Settings, host_id: str, field: Sequence[str]
+) -> None:
+    """Raises NoHypervisor when the host of a volume is gone. `field` is the path of its id."""
+    _require_alive(await session.get_one(Host, host_id), settings, "volume", field)
+
+
+def _require_alive(host: Host, settings: Settings, thing: str, field: Sequence[str]) -> None:
     if host.forgotten_at is not None:
         raise NoHypervisor(
-            "The host of the server was removed, with the disks of the server.",
-            field=("serverId",),
+            f"The host of the {thing} was removed, with its disks.",
+            field=field,
             hint="Delete the server, and launch another one.",
         )
     if host.seen_at < last_alive(settings):
         raise NoHypervisor(
-            "The host of the server is not available.",
-            field=("serverId",),
+            f"The host of the {thing} is not available.",
+            field=field,
             hint="Try again later, or ask the operator to start the host.",
         )
-    return host
 
 
 async def free_memory(session: AsyncSession, hosts: Sequence[Host]) -> dict[str, int]:

@@ -12,8 +12,8 @@ from app.catalog.pages import Page, Window, read_page
 from app.catalog.people import tenancy
 from app.catalog.people.tenancy import LOCKED, is_id
 from app.errors import NotFound
-from app.lifecycle import ProjectRole
-from app.models import Server, Volume
+from app.lifecycle import ImageType, ProjectRole
+from app.models import Image, Server, Volume
 from app.viewer import Viewer
 
 Thing = TypeVar("Thing", Server, Volume)
@@ -51,18 +51,20 @@ async def server_for(
     return await _for(session, Server, viewer, server_id, role, field)
 
 
-async def server_to_change(session: AsyncSession, viewer: Viewer, server_id: str, *, lock: bool = True) -> Server:
-    """A server that the viewer may change. Raises NotFound, Forbidden.
+async def server_to_change(
+    session: AsyncSession, viewer: Viewer, server_id: str, field: Sequence[str] = ("serverId",), *, lock: bool = True
+) -> Server:
+    """A server that the viewer may change. `field` is the path of its id in the input. Raises NotFound, Forbidden.
 
     With `lock`, no other transaction changes it until this one ends.
     """
-    return await _to_change(session, Server, viewer, server_id, ("serverId",), lock=lock)
+    return await _to_change(session, Server, viewer, server_id, field, lock=lock)
 
 
 async def volume_to_change(
     session: AsyncSession, viewer: Viewer, volume_id: str, field: Sequence[str] = ("volumeId",), *, lock: bool = True
 ) -> Volume:
-    """A volume that the viewer may change; as `server_to_change`. `field` is the path of its id in the input."""
+    """A volume that the viewer may change; as `server_to_change`."""
     return await _to_change(session, Volume, viewer, volume_id, field, lock=lock)
 
 
@@ -140,6 +142,16 @@ async def count_attached_to(session: AsyncSession, server_id: str) -> int:
     return await _count(session, _attached_to(server_id))
 
 
+async def snapshots_of(session: AsyncSession, volume_id: str, window: Window) -> Page[Image]:
+    """The snapshots of a volume, which are in its project."""
+    return await read_page(session, _snapshots_of(volume_id), col(Image.id), col(Image.id), window)
+
+
+async def count_snapshots(session: AsyncSession, volume_id: str) -> int:
+    """The number of snapshots of a volume."""
+    return await _count(session, _snapshots_of(volume_id))
+
+
 async def boot_volumes(session: AsyncSession, viewer: Viewer, server_ids: Sequence[str]) -> dict[str, Volume]:
     """The boot volumes of servers that the viewer reached, by the id of the server."""
     query = select(Volume).where(
@@ -167,6 +179,12 @@ def _volumes_of(project_id: str) -> SelectOfScalar[Volume]:
 
 def _attached_to(server_id: str) -> SelectOfScalar[Volume]:
     return select(Volume).where(Volume.server_id == server_id, col(Volume.deleted_at).is_(None))
+
+
+def _snapshots_of(volume_id: str) -> SelectOfScalar[Image]:
+    return select(Image).where(
+        Image.volume_id == volume_id, Image.type == ImageType.SNAPSHOT, col(Image.deleted_at).is_(None)
+    )
 
 
 async def _count(session: AsyncSession, rows: SelectOfScalar[Any]) -> int:

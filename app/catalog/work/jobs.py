@@ -14,7 +14,7 @@ from app.catalog.work.kinds import CONVERSIONS, JOBS, OF_WORKERS, Detail, kind_o
 from app.database.postgres import Lock
 from app.database.sessions import Database, Transaction
 from app.errors import LeaseLost
-from app.lifecycle import JobKind, JobState
+from app.lifecycle import UNDONE, JobKind, JobState
 from app.models import Job, now
 
 D = TypeVar("D", bound=Detail)
@@ -147,15 +147,21 @@ async def cancel_of_image(
 ) -> None:
     """Cancel all unfinished jobs of an image, except the one with the id `but` and those of `but_kinds`.
 
-    Their workers get LeaseLost on their next write.
+    Their workers get LeaseLost on their next write. Those whose host has to undo something start over instead: they
+    find the image as it is now.
     """
     others = (col(Job.kind).not_in(but_kinds), *(() if but is None else (col(Job.id) != but,)))
     await _execute(
         tx.session,
         update(Job)
-        .where(col(Job.image_id) == image_id, col(Job.state) != JobState.DONE, *others)
+        .where(col(Job.image_id) == image_id, col(Job.state) != JobState.DONE, col(Job.kind).not_in(UNDONE), *others)
         .values(state=JobState.DONE, lease_until=None, token=Job.token + 1),
     )
+    undone = select(Job).where(Job.image_id == image_id, Job.state != JobState.DONE, col(Job.kind).in_(UNDONE), *others)
+    for job in (await tx.session.execute(undone.with_for_update())).scalars():
+        job.state, job.lease_until, job.due_at, job.attempts = JobState.WAITING, None, now(), 0
+        job.token += 1
+        tx.jobs.append(job)
 
 
 async def cancel(tx: Transaction, job_id: str | None) -> None:

@@ -125,6 +125,15 @@ class ReadConsole(Detail):
     server: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CaptureVolume(Detail):
+    """Capture a volume into an image, both given by their ids; `key` is where the bytes are stored."""
+
+    image: str
+    volume: str
+    key: str
+
+
 @dataclass(frozen=True, slots=True)
 class Kind:
     """The properties of a kind of job.
@@ -159,6 +168,7 @@ JOBS = every_kind(
         JobKind.SETTLE_VOLUME: Kind(SettleVolume, priority=2),
         JobKind.VERIFY_BOOT: Kind(VerifyBoot, priority=3),
         JobKind.READ_CONSOLE: Kind(ReadConsole, priority=0),
+        JobKind.CAPTURE: Kind(CaptureVolume, priority=0),
     }
 )
 

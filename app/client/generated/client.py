@@ -482,6 +482,25 @@ class Client(BaseClient):
                     id
                   }
                 }
+                ... on ServerSource {
+                  serverName
+                  capturedAt
+                  quiet
+                  server {
+                    id
+                  }
+                }
+                ... on VolumeSource {
+                  volumeName
+                  capturedAt
+                  quiet
+                }
+                ... on SnapshotSource {
+                  snapshotName
+                  snapshot {
+                    id
+                  }
+                }
               }
               viewerCan {
                 launch
@@ -609,6 +628,25 @@ class Client(BaseClient):
                     id
                   }
                 }
+                ... on ServerSource {
+                  serverName
+                  capturedAt
+                  quiet
+                  server {
+                    id
+                  }
+                }
+                ... on VolumeSource {
+                  volumeName
+                  capturedAt
+                  quiet
+                }
+                ... on SnapshotSource {
+                  snapshotName
+                  snapshot {
+                    id
+                  }
+                }
               }
               viewerCan {
                 launch
@@ -723,6 +761,25 @@ class Client(BaseClient):
                     id
                   }
                 }
+                ... on ServerSource {
+                  serverName
+                  capturedAt
+                  quiet
+                  server {
+                    id
+                  }
+                }
+                ... on VolumeSource {
+                  volumeName
+                  capturedAt
+                  quiet
+                }
+                ... on SnapshotSource {
+                  snapshotName
+                  snapshot {
+                    id
+                  }
+                }
               }
               viewerCan {
                 launch
@@ -827,6 +884,25 @@ class Client(BaseClient):
                   imageName
                   sha256
                   image {
+                    id
+                  }
+                }
+                ... on ServerSource {
+                  serverName
+                  capturedAt
+                  quiet
+                  server {
+                    id
+                  }
+                }
+                ... on VolumeSource {
+                  volumeName
+                  capturedAt
+                  quiet
+                }
+                ... on SnapshotSource {
+                  snapshotName
+                  snapshot {
                     id
                   }
                 }
@@ -2090,6 +2166,25 @@ class Client(BaseClient):
                     id
                   }
                 }
+                ... on ServerSource {
+                  serverName
+                  capturedAt
+                  quiet
+                  server {
+                    id
+                  }
+                }
+                ... on VolumeSource {
+                  volumeName
+                  capturedAt
+                  quiet
+                }
+                ... on SnapshotSource {
+                  snapshotName
+                  snapshot {
+                    id
+                  }
+                }
               }
               viewerCan {
                 launch
@@ -2197,6 +2292,25 @@ class Client(BaseClient):
                   imageName
                   sha256
                   image {
+                    id
+                  }
+                }
+                ... on ServerSource {
+                  serverName
+                  capturedAt
+                  quiet
+                  server {
+                    id
+                  }
+                }
+                ... on VolumeSource {
+                  volumeName
+                  capturedAt
+                  quiet
+                }
+                ... on SnapshotSource {
+                  snapshotName
+                  snapshot {
                     id
                   }
                 }
@@ -2355,6 +2469,25 @@ class Client(BaseClient):
                   imageName
                   sha256
                   image {
+                    id
+                  }
+                }
+                ... on ServerSource {
+                  serverName
+                  capturedAt
+                  quiet
+                  server {
+                    id
+                  }
+                }
+                ... on VolumeSource {
+                  volumeName
+                  capturedAt
+                  quiet
+                }
+                ... on SnapshotSource {
+                  snapshotName
+                  snapshot {
                     id
                   }
                 }

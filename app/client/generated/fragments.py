@@ -73,7 +73,14 @@ class ImageFields(BaseModel):
     project: Optional["ImageFieldsProject"]
     source: (
         Annotated[
-            Union["ImageFieldsSourceCopySource", "ImageFieldsSourceUploadSource", Unknown],
+            Union[
+                "ImageFieldsSourceCopySource",
+                "ImageFieldsSourceServerSource",
+                "ImageFieldsSourceSnapshotSource",
+                "ImageFieldsSourceUploadSource",
+                "ImageFieldsSourceVolumeSource",
+                Unknown,
+            ],
             Field(union_mode="left_to_right"),
         ]
         | None
@@ -111,12 +118,38 @@ class ImageFieldsSourceCopySourceImage(BaseModel):
     id: str
 
 
+class ImageFieldsSourceServerSource(BaseModel):
+    server_name: str = Field(alias="serverName")
+    captured_at: str | None = Field(alias="capturedAt")
+    quiet: bool | None
+    server: Optional["ImageFieldsSourceServerSourceServer"]
+
+
+class ImageFieldsSourceServerSourceServer(BaseModel):
+    id: str
+
+
+class ImageFieldsSourceSnapshotSource(BaseModel):
+    snapshot_name: str = Field(alias="snapshotName")
+    snapshot: Optional["ImageFieldsSourceSnapshotSourceSnapshot"]
+
+
+class ImageFieldsSourceSnapshotSourceSnapshot(BaseModel):
+    id: str
+
+
 class ImageFieldsSourceUploadSource(BaseModel):
     file_name: str = Field(alias="fileName")
     size: int
     declared_format: DiskFormat | None = Field(alias="declaredFormat")
     detected_format: DiskFormat | None = Field(alias="detectedFormat")
     sha256: str | None
+
+
+class ImageFieldsSourceVolumeSource(BaseModel):
+    volume_name: str = Field(alias="volumeName")
+    captured_at: str | None = Field(alias="capturedAt")
+    quiet: bool | None
 
 
 class ImageFieldsViewerCan(BaseModel):

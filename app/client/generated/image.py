@@ -16,7 +16,10 @@ from .fragments import (  # noqa: F401
     ImageFieldsProgress,
     ImageFieldsProject,
     ImageFieldsSourceCopySource,
+    ImageFieldsSourceServerSource,
+    ImageFieldsSourceSnapshotSource,
     ImageFieldsSourceUploadSource,
+    ImageFieldsSourceVolumeSource,
     ImageFieldsViewerCan,
     MoneyFields,
 )

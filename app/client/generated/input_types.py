@@ -54,15 +54,15 @@ class CreateImageInput(BaseModel):
     """An image to create."""
 
     architecture: Architecture | None = Architecture.X86_64
-    "Processor architecture that the image is made for. Null states none: an upload then gets what is found on its disk. A copy always has that of its original."
+    "Processor architecture that the image is made for. Null states none: an upload then gets what is found on its disk. Another one always has that of its original, or of the image that its volume was created from."
     idempotency_key: str | None = Field(alias="idempotencyKey", default=None)
     "Key that makes the request safe to repeat, 1 to 255 characters: the same key and input return the same image; other input with that key is a CONFLICT."
     labels: list["LabelInput"] | None = None
-    "Labels to attach, at most 64. If there are none, a copy takes those of its original."
+    "Labels to attach, at most 64. If there are none, an image of another image or a snapshot takes those of its original."
     name: str
     "Name, 1 to 255 characters."
     os: Optional["OperatingSystemInput"] = None
-    "Operating system on the image. Null states none: a copy then takes that of its original, and an upload gets what is found on its disk, shortly after it became ACTIVE."
+    "Operating system on the image. Null states none: an upload then gets what is found on its disk, shortly after it became ACTIVE; another one takes that of its original, or of the image that its volume was created from."
     project_id: str = Field(alias="projectId")
     "Id of the project that will own the image."
     source: "ImageSourceInput"
@@ -164,6 +164,10 @@ class ImageSourceInput(BaseModel):
 
     image: Optional["CopyImageInput"] = None
     "Another image. The copy is ACTIVE at once."
+    server: Optional["ServerImageInput"] = None
+    "The boot volume of a server, which may be running."
+    snapshot: Optional["SnapshotImageInput"] = None
+    "A snapshot. The image is ACTIVE at once."
     upload: Optional["UploadInput"] = None
     "A file that you will upload."
 
@@ -244,6 +248,13 @@ class RevokeImageShareInput(BaseModel):
     "Id of the share."
 
 
+class ServerImageInput(BaseModel):
+    """A server whose boot volume to capture. It keeps running; the image has the bytes of one moment."""
+
+    server_id: str = Field(alias="serverId")
+    "Id of the server, which the project owns."
+
+
 class SetProjectMemberInput(BaseModel):
     """A user to add to a project, or a member whose role to change."""
 
@@ -289,6 +300,13 @@ class ShareImageInput(BaseModel):
     "If you are not an admin of the other project: true offers the image to its admins; false fails with NOT_TARGET_ADMIN."
     project_id: str = Field(alias="projectId")
     "Id of the project to share it with, in the same organization."
+
+
+class SnapshotImageInput(BaseModel):
+    """A snapshot to promote to an image. No bytes are copied, and the snapshot can't be deleted before the image."""
+
+    snapshot_id: str = Field(alias="snapshotId")
+    "Id of an ACTIVE snapshot of the project."
 
 
 class StartServerInput(BaseModel):

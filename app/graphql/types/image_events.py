@@ -99,6 +99,7 @@ _FIELDS: Mapping[Aspect, str] = {
     Aspect.UPLOAD: "upload",
     Aspect.PROGRESS: "progress",
     Aspect.FAILURE: "failure",
+    Aspect.SOURCE: "source",
     Aspect.SHA256: "sha256",
     Aspect.BOOT_READINESS: "bootReadiness",
     Aspect.BOOT_CHECKED: "bootChecked",

@@ -6,7 +6,7 @@ from typing import Annotated
 import strawberry
 
 from app import models
-from app.catalog import images, sharing
+from app.catalog import images, promotions, sharing
 from app.catalog.bill import billing
 from app.catalog.feed.details import Failure
 from app.catalog.people import access
@@ -17,9 +17,10 @@ from app.graphql.context import Info
 from app.graphql.scalars import ByteSize, EventCursor
 from app.graphql.types.billing import Money
 from app.graphql.types.booting import BootCheck, BootReadiness, OperatingSystem
-from app.graphql.types.connections import Connection, Paging, paged
+from app.graphql.types.connections import Connection, Paging, page_fields, paged
+from app.graphql.types.image_pages import ImagePage, image_page
 from app.graphql.types.node import Node, made_of
-from app.graphql.types.servers import Server, server_page
+from app.graphql.types.servers import Server, Volume, server_page
 from app.graphql.types.sharing import ImageShare, share_page
 from app.graphql.types.tenancy import Project
 from app.graphql.types.uploads import ImageUpload, SignedRequest, asker_of, download_end, signed_request
@@ -86,8 +87,47 @@ class CopySource:
         return None if row is None else Image.of(row)
 
 
+_CAPTURED_AT = "The moment whose bytes the image has; null until the host has taken the bytes."
+_QUIET = (
+    "Whether the guest's file systems were frozen at that moment, or no guest was running; otherwise, they are as "
+    "after a power failure. Null until the host has taken the bytes."
+)
+
+
+@strawberry.type(description="The image has the bytes of a volume of a server at one moment.")
+class ServerSource:
+    server_name: str = strawberry.field(description="Name of the server at that moment.")
+    captured_at: datetime | None = strawberry.field(description=_CAPTURED_AT)
+    quiet: bool | None = strawberry.field(description=_QUIET)
+    server_id: strawberry.Private[str]
+
+    @strawberry.field(description="The server; null if it has been deleted or you can't see it.")
+    async def server(self, info: Info) -> Server | None:
+        row = await info.context.loaders.servers.load(self.server_id)
+        return None if row is None else Server.of(row)
+
+
+@strawberry.type(description="The image has the bytes that a volume had while no server used it.")
+class VolumeSource:
+    volume_name: str = strawberry.field(description="Name of the volume at that moment.")
+    captured_at: datetime | None = strawberry.field(description=_CAPTURED_AT)
+    quiet: bool | None = strawberry.field(description=_QUIET)
+
+
+@strawberry.type(description="The image was promoted from a snapshot and has all its bytes.")
+class SnapshotSource:
+    snapshot_name: str = strawberry.field(description="Name of the snapshot when it was promoted.")
+    snapshot_id: strawberry.Private[str]
+
+    @strawberry.field(description="The snapshot, which is kept as long as the image; null if you can't see it.")
+    async def snapshot(self, info: Info) -> Annotated["Image", strawberry.lazy("app.graphql.types.images")] | None:
+        row = await info.context.loaders.images.load(self.snapshot_id)
+        return None if row is None else Image.of(row)
+
+
 ImageSource = Annotated[
-    UploadSource | CopySource, strawberry.union("ImageSource", description="What an image was made from.")
+    UploadSource | CopySource | ServerSource | VolumeSource | SnapshotSource,
+    strawberry.union("ImageSource", description="What an image was made from."),
 ]
 
 
@@ -222,19 +262,32 @@ class Image(Node):
 
     @strawberry.field(description="What the image was made from.")
     def source(self) -> ImageSource | None:
-        if self.row.source_kind == SourceKind.IMAGE:
-            return CopySource(
-                image_name=self.row.source_name or "",
-                sha256=self.row.sha256,
-                image_id=self.row.source_image_id or "",
-            )
-        return UploadSource(
-            file_name=self.row.source_file_name or "",
-            declared_format=self.row.source_declared_format,
-            detected_format=self.row.source_detected_format,
-            size=ByteSize(self.row.source_size or 0),
-            sha256=self.row.source_sha256,
+        return _source_of(self.row)
+
+    @strawberry.field(
+        description="The volume that the image has the bytes of; null if it was not captured from one, and if the "
+        "volume has been deleted or you can't see it."
+    )
+    async def volume(self, info: Info) -> Volume | None:
+        row = await info.context.loaders.volumes.load(self.row.volume_id) if self.row.volume_id else None
+        return None if row is None else Volume.of(row)
+
+    @paged(
+        description="Images that the snapshot was promoted to, oldest first; it can't be deleted before them. Null if "
+        "the image is not a snapshot, and if you have no role in its project."
+    )
+    async def promoted_to(
+        self, info: Info, paging: Paging
+    ) -> Annotated["ImageConnection", strawberry.lazy("app.graphql.types.images")] | None:
+        if self.type != ImageType.SNAPSHOT or await info.context.loaders.roles.load(self.row.project_id) is None:
+            return None
+        page: ImageConnection = await image_page(
+            info,
+            paging,
+            read=lambda session, window: promotions.page_of(session, self.id, window),
+            count=lambda session: promotions.count(session, self.id),
         )
+        return page
 
     @strawberry.field(
         description="The upload of the image's file while bytes are expected; null otherwise, and if you have no role "
@@ -257,7 +310,8 @@ class Image(Node):
         if known is not None and (known.phase is ImagePhase.UPLOADING) == (upload is not None):
             return known
         if upload is None:
-            return _progress(ImagePhase.WAITING, 0, self.row.source_size, self.updated_at)
+            phase = ImagePhase.WAITING if self.row.captured_at is None else ImagePhase.CAPTURING
+            return _progress(phase, 0, self.row.source_size, self.updated_at)
         receipt = await receipt_of(info.context.catalogue, upload) or UploadReceipt()
         phase = ImagePhase.AWAITING_UPLOAD if receipt.last_byte_at is None else ImagePhase.UPLOADING
         return _progress(phase, receipt.received_bytes, upload.source.size, receipt.last_byte_at or self.created_at)
@@ -275,8 +329,11 @@ class Image(Node):
             launch=held.may(Right.LAUNCH) and access.is_launchable(self.row),
             edit=held.may(Right.EDIT),
             share=held.may(Right.SHARE) and sharing.is_shareable(self.row),
-            delete=held.may(Right.MANAGE) and not self.protected,
+            delete=held.may(Right.MANAGE) and not self.protected and not await self._is_pinned(info),
         )
+
+    async def _is_pinned(self, info: Info) -> bool:
+        return self.type == ImageType.SNAPSHOT and bool(await info.context.loaders.pinned.load(self.id))
 
     @paged(
         description="Shares of the image with other projects, and offers to them, oldest first; null if you have "
@@ -342,11 +399,43 @@ class Image(Node):
         return signed_request(info.context, request)
 
 
+@made_of(ImagePage)
 @strawberry.type(name="ImageConnection", description="A page of images.")
 class ImageConnection(Connection[Image]):
     as_of: EventCursor = strawberry.field(
         description="Feed position at which the page was read. Subscribe after it and you miss no event."
     )
+
+    @staticmethod
+    def of(found: ImagePage) -> "ImageConnection":
+        """The connection of a page."""
+        fields = page_fields(found.page, [Image.of(row) for row in found.page.rows], found.cursor_of)
+        return ImageConnection(as_of=found.as_of, count=found.count, **fields)
+
+
+def _source_of(row: models.Image | ImageRow) -> ImageSource:
+    match row.source_kind:
+        case SourceKind.IMAGE:
+            return CopySource(image_name=row.source_name or "", sha256=row.sha256, image_id=row.source_image_id or "")
+        case SourceKind.SNAPSHOT:
+            return SnapshotSource(snapshot_name=row.source_name or "", snapshot_id=row.source_image_id or "")
+        case SourceKind.SERVER:
+            return ServerSource(
+                server_name=row.source_name or "",
+                captured_at=row.captured_at,
+                quiet=row.quiet,
+                server_id=row.source_server_id or "",
+            )
+        case SourceKind.VOLUME:
+            return VolumeSource(volume_name=row.source_name or "", captured_at=row.captured_at, quiet=row.quiet)
+        case _:
+            return UploadSource(
+                file_name=row.source_file_name or "",
+                declared_format=row.source_declared_format,
+                detected_format=row.source_detected_format,
+                size=ByteSize(row.source_size or 0),
+                sha256=row.source_sha256,
+            )
 
 
 def current_progress(info: Info, image_id: str) -> ImageProgress | None:

@@ -5,7 +5,7 @@ from typing import Any, TypeVar
 
 import strawberry
 
-Made = TypeVar("Made", bound="Node")
+Made = TypeVar("Made")
 
 _MAKERS: dict[type, Callable[[Any], Any]] = {}
 
@@ -16,9 +16,9 @@ class Node:
 
 
 def made_of(row_type: type) -> Callable[[type[Made]], type[Made]]:
-    """Register a node type: its `of` converts the rows of a table.
+    """Register a type, mostly of nodes: its `of` converts the rows of a table.
 
-    Node types refer to each other in cycles, as GraphQL types do. A module that can't import another one's type uses
+    These types refer to each other in cycles, as GraphQL types do. A module that can't import another one's type uses
     `node_of` instead.
     """
 

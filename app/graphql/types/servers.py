@@ -15,6 +15,7 @@ from app.catalog.servers.consoles import MAXIMUM_KIB
 from app.graphql.context import Info
 from app.graphql.scalars import ByteSize
 from app.graphql.types.connections import Connection, Paging, cursor_for, page_fields, paged
+from app.graphql.types.image_pages import image_page
 from app.graphql.types.node import Node, made_of, node_of
 from app.lifecycle import ServerFailureCode, ServerFirmware, ServerGoal, ServerStatus
 from app.models import Server as ServerRow
@@ -22,7 +23,7 @@ from app.models import Volume as VolumeRow
 from app.sizes import MIB
 
 if TYPE_CHECKING:
-    from app.graphql.types.images import Image
+    from app.graphql.types.images import Image, ImageConnection
     from app.graphql.types.tenancy import Project
 
 _SERVERS = "server"
@@ -37,6 +38,7 @@ _DESIRED = {
 
 LazyProject = Annotated["Project", strawberry.lazy("app.graphql.types.tenancy")]
 LazyImage = Annotated["Image", strawberry.lazy("app.graphql.types.images")]
+LazyImages = Annotated["ImageConnection", strawberry.lazy("app.graphql.types.images")]
 
 
 @strawberry.type(description="Why a server is in ERROR, and what to do about it.")
@@ -101,6 +103,16 @@ class Volume(Node):
     async def image(self, info: Info) -> LazyImage | None:
         row = await info.context.loaders.images.load(self.row.image_id) if self.row.image_id else None
         return None if row is None else node_of(row)
+
+    @paged(description="Snapshots of the volume, oldest first, also those that are SAVING or in ERROR.")
+    async def snapshots(self, info: Info, paging: Paging) -> LazyImages | None:
+        page: LazyImages = await image_page(
+            info,
+            paging,
+            read=lambda session, window: seeing.snapshots_of(session, self.id, window),
+            count=lambda session: seeing.count_snapshots(session, self.id),
+        )
+        return page
 
 
 @strawberry.type(description="The end of what a server wrote to its serial console.")

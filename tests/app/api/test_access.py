@@ -33,8 +33,10 @@ pytestmark = pytest.mark.anyio
 DONE = ("+", "o")
 # What can be watched alone.
 _ALONE = ("image", "server")
+# The mutations whose events are about a new image.
+_CREATIONS = ("createImage", "createSnapshot")
 # What a mutation changes, by the names with a dollar.
-_THINGS = ("image", "upload", "share", "offer", "declined", "server", "stopped", "volume")
+_THINGS = ("image", "upload", "share", "offer", "declined", "server", "stopped", "volume", "boot", "snapshot")
 
 
 @pytest.fixture(scope="module")
@@ -309,7 +311,7 @@ async def does(world: World, cell: Cell, change: Change, names: Mapping[str, str
     variables = {name: names[name] for name in names_in(change.check)}
     found = await world.answer(document_of("query", change.check), "operator", **variables)
     assert found["data"] == {"it": filled(change.becomes, names)}
-    assert await world.feeds() == expected_feeds(cell, made if change.mutation == "createImage" else names["image"])
+    assert await world.feeds() == expected_feeds(cell, made if change.mutation in _CREATIONS else names["image"])
 
 
 def expected_feeds(cell: Cell, image_id: str) -> dict[str, list[tuple[str, str, str | None]]]:

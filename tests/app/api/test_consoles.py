@@ -16,15 +16,12 @@ from app.lifecycle import JobKind
 from app.models import Host, Job, ServerConsole, now
 from app.sizes import KIB
 from tests.support.gateway import ADMIN, MEMBER, READER, STRANGER, Gateway
-from tests.support.scripted_hypervisor import ScriptedHypervisor
-from tests.support.serving_servers import add_host, image, jobs_of, launch, remove_hosts
+from tests.support.host_bench import host_bench, working
+from tests.support.memory_hypervisor import MemoryHypervisor
+from tests.support.serving_servers import image, jobs_of, launch
 from tests.support.sharing import done
-from workers.hypervisor.bases import BaseCache
-from workers.hypervisor.files import HostFiles
 from workers.hypervisor.port import HypervisorUnavailable
-from workers.jobs.bases import StoredBases
 from workers.jobs.host_runner import HostRunner
-from workers.jobs.hosting import Hosting
 
 pytestmark = pytest.mark.anyio
 
@@ -42,7 +39,7 @@ class Hosted:
     host: str
     project: str
     disk: dict[str, Any]
-    hypervisor: ScriptedHypervisor
+    hypervisor: MemoryHypervisor
     runner: HostRunner
     server: str = ""
 
@@ -69,28 +66,14 @@ class Hosted:
 
 @pytest.fixture
 async def hosted(gateway: Gateway, project: str, tmp_path: Path) -> AsyncIterator[Hosted]:
-    await remove_hosts(gateway)
-    host, hypervisor = await add_host(gateway, str(tmp_path)), ScriptedHypervisor()
-    bases = StoredBases(BaseCache(HostFiles(tmp_path), 0), gateway.store)
-    hosting = Hosting(gateway.catalogue, hypervisor, bases.base)
-    runner = HostRunner(gateway.database, hosting, gateway.settings, host)
-    made = Hosted(gateway, host, project, await image(gateway, project), hypervisor, runner)
-    made.server = (await launch(gateway, project, made.disk["id"]))["id"]
-    await runner.take_due()
-    await runner.idle()
-    running = asyncio.create_task(runner.run())
-
-    async def listen() -> None:
-        async for _ in gateway.bells.listen(host):
-            runner.wake()
-
-    listening = asyncio.create_task(listen())
-    yield made
-    listening.cancel()
-    with suppress(asyncio.CancelledError):
-        await listening
-    await runner.stop()
-    await running
+    async with host_bench(gateway, tmp_path) as bench:
+        bench.hypervisor.console_of_all = b""
+        disk = await image(gateway, project)
+        made = Hosted(gateway, bench.host_id, project, disk, bench.hypervisor, bench.runner)
+        made.server = (await launch(gateway, project, disk["id"]))["id"]
+        await bench.work()
+        async with working(bench):
+            yield made
 
 
 def reads(hosted: Hosted) -> int:

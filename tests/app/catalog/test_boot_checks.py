@@ -156,7 +156,7 @@ async def test_a_server_that_powers_off_has_ended(bench: Bench, project: str) ->
 
     async def launch_in_vain(machine: Any) -> None:
         await real(machine)
-        bench.hypervisor.running.discard(machine.id)
+        bench.hypervisor.crash(machine.id)
 
     bench.hypervisor.launch = launch_in_vain  # type: ignore[method-assign]
     await bench.work()
@@ -374,8 +374,7 @@ async def test_a_server_that_vanishes_during_its_check_is_booted_again(bench: Be
 
     async def launch_and_lose(machine: Any) -> None:
         await real(machine)
-        bench.hypervisor.machines.clear()
-        bench.hypervisor.running.clear()
+        bench.hypervisor.restart()
 
     bench.hypervisor.console_of_all = b""
     bench.hypervisor.launch = launch_and_lose  # type: ignore[method-assign]

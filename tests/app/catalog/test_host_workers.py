@@ -15,7 +15,7 @@ from app.lifecycle import ServerStatus
 from app.models import Host
 from app.sizes import GIB
 from tests.support.gateway import Gateway, until
-from tests.support.scripted_hypervisor import ScriptedHypervisor
+from tests.support.memory_hypervisor import MemoryHypervisor
 from tests.support.serving_servers import image, launch, remove_hosts, server_row
 from tests.support.sharing import done
 from workers.hosts import HostWorkers, ThisHost
@@ -25,11 +25,15 @@ from workers.hypervisor.files import HostFiles
 pytestmark = pytest.mark.anyio
 
 
-@contextmanager
-def working(gateway: Gateway, hypervisor: ScriptedHypervisor, folder: Path) -> Iterator[None]:
+def this_host(hypervisor: MemoryHypervisor, folder: Path) -> ThisHost:
     about = HostReport(str(folder), "here", "tcg", 4096 * GIB, 64)
-    host = ThisHost(hypervisor, about, BaseCache(HostFiles(folder), 0))
-    with HostWorkers(gateway.settings, host, gateway.bells, lambda jobs, events: None):
+    return ThisHost(hypervisor, about, BaseCache(HostFiles(folder), 0))
+
+
+@contextmanager
+def working(gateway: Gateway, hypervisor: MemoryHypervisor, folder: Path) -> Iterator[None]:
+    host = this_host(hypervisor, folder)
+    with HostWorkers(gateway.settings, host, gateway.bells, gateway.wakeups, lambda jobs, events: None):
         yield
 
 
@@ -42,7 +46,7 @@ async def test_servers_live_from_launch_to_deletion_and_outlive_the_process_of_t
     gateway: Gateway, project: str, tmp_path: Path
 ) -> None:
     await remove_hosts(gateway)
-    hypervisor, disk = ScriptedHypervisor(), await image(gateway, project)
+    hypervisor, disk = MemoryHypervisor(), await image(gateway, project)
     made: dict[str, Any] = {}
 
     async def status() -> ServerStatus:
@@ -76,13 +80,13 @@ async def _is(status: Any, wanted: ServerStatus) -> bool:
     return bool(await status() == wanted)
 
 
-async def _empty(hypervisor: ScriptedHypervisor) -> bool:
+async def _empty(hypervisor: MemoryHypervisor) -> bool:
     return not hypervisor.disks
 
 
 async def test_a_host_that_can_not_be_registered_says_so_at_its_start(gateway: Gateway, tmp_path: Path) -> None:
     settings = gateway.settings.model_copy(update={"data": tmp_path / "nothing", "database_url": None})
-    host = ThisHost(ScriptedHypervisor(), HostReport("x", "x", "tcg", GIB, 1), BaseCache(HostFiles(tmp_path), 0))
-    workers = HostWorkers(settings, host, gateway.bells, lambda jobs, events: None)
+    host = this_host(MemoryHypervisor(), tmp_path)
+    workers = HostWorkers(settings, host, gateway.bells, gateway.wakeups, lambda jobs, events: None)
     with pytest.raises(OperationalError, match="no such table"):
         await asyncio.to_thread(workers.__enter__)

@@ -33,8 +33,6 @@ from tests.support.serving_servers import (
 )
 from tests.support.sharing import done
 from workers.hypervisor.port import HypervisorUnavailable, VolumeInUse
-from workers.jobs.host_runner import HostRunner
-from workers.jobs.hosting import Hosting
 
 pytestmark = pytest.mark.anyio
 
@@ -381,8 +379,7 @@ async def test_a_store_that_is_away_is_a_failure_of_the_image(bench: Bench, proj
         raise StoreUnavailable("away")
         yield Path()
 
-    hosting = Hosting(bench.gateway.catalogue, bench.hypervisor, away)
-    bench.runner = HostRunner(bench.gateway.database, hosting, bench.gateway.settings, bench.host_id)
+    bench.restarted(away)
     server = await launch(bench.gateway, project, disk["id"])
     await fail(bench)
     row = await server_row(bench.gateway, server["id"])
@@ -404,7 +401,7 @@ async def test_a_host_does_only_its_own_jobs(bench: Bench, project: str, disk: d
 async def test_a_server_whose_guest_powered_off_is_stopped(bench: Bench, project: str, disk: dict[str, Any]) -> None:
     servers = [await launch(bench.gateway, project, disk["id"]) for _ in range(2)]
     await bench.work()
-    bench.hypervisor.running.discard(servers[0]["id"])
+    bench.hypervisor.crash(servers[0]["id"])
     await bench.sweep()
     assert await bench.status(servers[0]) == STOPPED
     assert await bench.status(servers[1]) == RUNNING
@@ -415,8 +412,7 @@ async def test_servers_that_ended_with_their_machine_are_stopped(
 ) -> None:
     server = await launch(bench.gateway, project, disk["id"])
     await bench.work()
-    bench.hypervisor.running.clear()
-    bench.hypervisor.machines.clear()
+    bench.hypervisor.restart()
     await bench.sweep()
     assert await bench.status(server) == STOPPED
 
@@ -449,7 +445,7 @@ async def test_servers_of_a_host_that_is_gone_are_in_error_until_it_is_back(
         row = await server_row(bench.gateway, server["id"])
         assert (row.status, row.goal) == (ServerStatus.ERROR, ServerGoal.RUNNING)
         assert row.failure_code == ServerFailureCode.HOST_UNAVAILABLE
-    bench.hypervisor.running.discard(servers[1]["id"])
+    bench.hypervisor.crash(servers[1]["id"])
     await bench.sweep()
     assert await bench.status(servers[0]) == RUNNING
     assert await bench.status(servers[1]) == STOPPED
