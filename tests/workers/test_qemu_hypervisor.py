@@ -433,8 +433,12 @@ def test_qemu_sees_the_files_of_its_server_and_no_network(place: QemuPlace) -> N
     assert [path.name for path in (root / "dev").iterdir()] == ["null"]
     interfaces = Path(f"/proc/{process.pid}/net/dev").read_text().splitlines()[2:]
     assert [line.split(":")[0].strip() for line in interfaces] == ["lo"]
-    namespaces = [os.readlink(f"/proc/{process.pid}/ns/{kind}") for kind in ("pid", "net", "mnt", "ipc", "uts")]
-    assert not set(namespaces) & {os.readlink(f"/proc/self/ns/{kind}") for kind in ("pid", "net", "mnt", "ipc", "uts")}
+    ours, other = namespaces("self"), namespaces(str(place.process("S2").pid))
+    assert not set(namespaces(str(process.pid))) & {*ours, *other}
+
+
+def namespaces(pid: str) -> list[str]:
+    return [os.readlink(f"/proc/{pid}/ns/{kind}") for kind in ("pid", "net", "mnt", "ipc", "uts")]
 
 
 def test_a_base_is_read_as_it_is_whatever_it_refers_to(place: QemuPlace, tmp_path: Path) -> None:
