@@ -129,15 +129,20 @@ class Client:
         data: dict[str, Any] = body["data"]
         return data
 
-    def mutate(self, name: str, **given: Any) -> dict[str, Any]:
-        """What a mutation of an image answers. Raises Refused."""
+    def act(self, name: str, give: str, /, **given: Any) -> dict[str, Any]:
+        """The payload of a mutation, with the fields `give`. Raises Refused."""
         kind = f"{name[0].upper()}{name[1:]}Input"
-        answers = "deletedImageId" if name == "deleteImage" else "image { ...It }"
-        document = f"mutation ($input: {kind}!) {{ {name}(input: $input) {{ userErrors {{ code }} {answers} }} }}"
-        payload = self.ask(document + ("" if name == "deleteImage" else IMAGE), input=given)[name]
+        errors = "userErrors { code message hint }"
+        document = f"mutation ($input: {kind}!) {{ {name}(input: $input) {{ {errors} {give} }} }}"
+        used = IMAGE if "...It" in give else ""
+        payload: dict[str, Any] = self.ask(document + used, input=given)[name]
         if payload["userErrors"]:
             raise Refused(payload["userErrors"])
-        return dict(payload)
+        return payload
+
+    def mutate(self, name: str, **given: Any) -> dict[str, Any]:
+        """What a mutation of an image answers. Raises Refused."""
+        return self.act(name, "deletedImageId" if name == "deleteImage" else "image { ...It }", **given)
 
     def image(self, image_id: str) -> dict[str, Any]:
         """An image as it is now."""

@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,16 +72,22 @@ class Gateway:
             raise
 
 
-def start(data: Path, env: Mapping[str, str] | None = None, port: int = 0, open_files: int | None = None) -> Gateway:
+def start(
+    data: Path,
+    env: Mapping[str, str] | None = None,
+    port: int = 0,
+    open_files: int | None = None,
+    program: Sequence[str] = (IMAGES,),
+) -> Gateway:
     """Start a gateway on the folder `data`, new or kept from an earlier one, and wait until it is ready.
 
-    `env` are settings (IMAGES_…); port 0 takes a free one; `open_files` is the hard limit of the process. What it
-    prints goes to `data`.log.
+    `env` are settings (IMAGES_…); port 0 takes a free one; `open_files` is the hard limit of the process; `program` is
+    what runs in place of `images`. What it prints goes to `data`.log.
     """
     connection = data / "connection.json"
     connection.unlink(missing_ok=True)
     log = data.with_name(f"{data.name}.log")
-    command = [IMAGES, "up", "--data", str(data), "--host", "127.0.0.1", "--port", str(port)]
+    command = [*program, "up", "--data", str(data), "--host", "127.0.0.1", "--port", str(port)]
     if open_files is not None:
         command = ["sh", "-c", f'ulimit -n {open_files} && exec "$@"', "sh", *command]
     with open(log, "ab") as output:

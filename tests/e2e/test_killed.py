@@ -6,7 +6,7 @@ import sqlite3
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, suppress
 from pathlib import Path
 
@@ -15,50 +15,18 @@ import pytest
 
 from tests.e2e import images
 from tests.e2e.client import Client, Part, becomes, eventually, stored
-from tests.e2e.gateway import start
-from tests.e2e.images import DENSE, HOLEY, MiB, Variant
+from tests.e2e.images import DENSE, HOLEY, Variant
+from tests.e2e.killer import IMPATIENT, Killer
 from tests.e2e.processes import child_named
 
 pytestmark = pytest.mark.needs_program("qemu-img")
 
-# Short enough that a test sees what otherwise takes its time: leases run out, sweeps come round.
-IMPATIENT = {
-    "IMAGES_LEASE_SECONDS": "2",
-    "IMAGES_POLL_SECONDS": "0.2",
-    "IMAGES_ORPHAN_SECONDS": "3",
-    "IMAGES_MINIMUM_PART_SIZE": str(4 * MiB),
-}
 SEED = 20260
 
 # One of each way: new tables around the data, a new header, a copy.
 REFERENCE = Variant("reference", "VMDK", DENSE)
 KEEP = Variant("keep", "QCOW2", HOLEY, flags=("-c",))
 COPY = Variant("copy", "VHD", HOLEY)
-
-
-class Killer:
-    """A gateway on a folder that is killed and started again, and a client of the one that runs now."""
-
-    def __init__(self, data: Path, settings: Mapping[str, str]) -> None:
-        self._settings = settings
-        self.gateway = start(data, settings)
-        self.client = Client.of(self.gateway)
-
-    @property
-    def store(self) -> Path:
-        return self.gateway.data / "store"
-
-    def kill(self) -> None:
-        self.gateway.kill()
-
-    def start_again(self) -> None:
-        self.client.close()
-        self.gateway = start(self.gateway.data, self._settings)
-        self.client = Client.of(self.gateway)
-
-    def kill_and_start_again(self) -> None:
-        self.kill()
-        self.start_again()
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """The examples of docs/servers.md, as they stand there, against a gateway that runs servers on real QEMU."""
 
-import json
 import re
 import shlex
 import subprocess
@@ -10,17 +9,15 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.gateway import Gateway, running
+from tests.e2e.servers import SETTINGS, ending_servers
 from tests.support.serving_servers import KEY
 from tests.support.tiny_linux import TinyLinux
 from tests.support.typed_commands import Run, typed
-from workers.hypervisor import processes
 
 pytestmark = pytest.mark.needs_program("bwrap", "curl", "jq", "qemu-img", "qemu-nbd", "qemu-system-x86_64")
 
 DOCS = Path(__file__).parents[2] / "docs"
 SECONDS = 120
-# The guests have no time to shut down: they may still be booting.
-_SETTINGS = {"IMAGES_SERVERS": "auto", "IMAGES_ACCELERATOR": "tcg", "IMAGES_STOP_SECONDS": "0.1"}
 
 
 def examples(page: str) -> list[str]:
@@ -30,13 +27,8 @@ def examples(page: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def gateway(module_folder: Path) -> Iterator[Gateway]:
-    data = module_folder / "data"
-    try:
-        with running(data, _SETTINGS) as gateway:
-            yield gateway
-    finally:
-        for description in (data / "host/servers").glob("*/server.json"):
-            processes.kill(json.loads(description.read_text())["uuid"])
+    with ending_servers(module_folder / "data") as data, running(data, SETTINGS) as gateway:
+        yield gateway
 
 
 @pytest.fixture(scope="module")
