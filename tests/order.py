@@ -19,6 +19,8 @@ LONGEST_FIRST = (
     "tests/e2e/test_killed.py",
     "tests/app/catalog/test_pages.py",
     "tests/workers/test_kill_points.py",
+    "tests/e2e/test_snapshots_killed.py",
+    "tests/e2e/test_server_workflow.py",
     "tests/workers/test_qemu_hypervisor.py",
     "tests/workers/readiness/test_check.py",
     "tests/e2e/test_cli_sharing.py",
