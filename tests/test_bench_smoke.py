@@ -24,6 +24,7 @@ LINES = {
     "crowd": ["p99 from commit", "memory per watcher", "memory of API process 2"],
     "servers": ["launch: bytes copied", "launch: until it runs", "point: its moment", "point: pause of the guest"],
     "captures": ["idle server, over its base", "idle server, without a base", "what a guest writes meanwhile"],
+    "promotion": ["snapshot of 0.004 GiB", "snapshot of 0.2 GiB", "bytes written to the store"],
 }
 TINY = "--size 0.004 --rounds 1 --watchers 5 --crowd 6 --events 2 --seconds 0.02 --images 200".split()
 

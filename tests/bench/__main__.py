@@ -18,6 +18,7 @@ from tests.bench import (
     growth,
     memory,
     pages,
+    promotion,
     receiving,
     servers,
     sharing,
@@ -42,6 +43,7 @@ MEASUREMENTS: Mapping[str, Callable[[Scale], Report]] = {
     "crowd": crowd.measure,
     "servers": servers.measure,
     "captures": captures.measure,
+    "promotion": promotion.measure,
 }
 
 
