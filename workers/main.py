@@ -3,7 +3,7 @@
 import asyncio
 import threading
 from collections.abc import Callable
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import dramatiq
 import structlog
@@ -12,8 +12,6 @@ from dramatiq.asyncio import get_event_loop_thread
 from app.adapters.chosen import Storage, reserve_of, storage_of
 from app.adapters.folder.store import FolderStore
 from app.adapters.messaging.dramatiq_queue import DramatiqQueue
-from app.adapters.messaging.redis_queue import PatientBroker, RedisQueue
-from app.adapters.s3.store import S3Store
 from app.catalog.catalogue import Catalogue
 from app.catalog.upload_progress import UploadPolling
 from app.database.sessions import Database
@@ -23,13 +21,16 @@ from app.ports import JobQueue, Wakeups
 from app.settings import Settings
 from workers.errors import QemuError
 from workers.jobs.conversions import Conversions
-from workers.jobs.converters import Converter, FolderConverter, StoreConverter
+from workers.jobs.converters import Converter, FolderConverter
 from workers.jobs.duties import Duties
 from workers.jobs.polling import JobPolling
 from workers.jobs.runner import JobRunner, declare_actors
 from workers.jobs.schedule import Schedule
 from workers.limits import Limits, limits_of
 from workers.qemu.confinement import check_confinement
+
+if TYPE_CHECKING:
+    from app.adapters.s3.store import S3Store
 
 log = structlog.get_logger()
 
@@ -69,13 +70,12 @@ class Workers:
         declare_actors(broker, self._runner.run)
         self._schedule = _schedule(catalogue, self._storage, sending, wakeups) if scheduled else None
         self._worker = dramatiq.Worker(broker, worker_threads=settings.workers, worker_timeout=_POLL_MS)
-        if isinstance(broker, PatientBroker):
+        self._polling = None
+        if settings.broker_url is not None:
             # Jobs that this process can't start at once are left to others.
             self._worker.queue_prefetch = settings.workers
-        # A broker on another machine may be down while this process still works.
-        self._polling = (
-            JobPolling(queue, self._runner, settings.poll_seconds) if isinstance(queue, RedisQueue) else None
-        )
+            # A broker on another machine may be down while this process still works.
+            self._polling = JobPolling(sending, self._runner, settings.poll_seconds)
 
     def __enter__(self) -> Self:
         """Start working. Returns at once."""
@@ -132,7 +132,10 @@ def _converter(settings: Settings, storage: Storage) -> Converter:
     def in_place(folder: FolderStore) -> Converter:
         return FolderConverter(folder, limits)
 
-    def in_store(bucket: S3Store) -> Converter:
+    def in_store(bucket: "S3Store") -> Converter:
+        # Loaded only here: a folder does without.
+        from workers.jobs.store_converter import StoreConverter
+
         return StoreConverter(bucket.address, limits)
 
     return storage.by_kind(in_place, in_store)

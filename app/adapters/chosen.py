@@ -1,9 +1,12 @@
-"""Chooses the adapter of each port by the settings; no other module does."""
+"""Chooses the adapter of each port by the settings; no other module does.
+
+Loads an adapter for Redis or S3 when it is chosen: both take a while, and the embedded mode needs neither.
+"""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from dramatiq import Broker
 
@@ -12,15 +15,14 @@ from app.adapters.messaging.dramatiq_queue import DramatiqQueue, local_broker
 from app.adapters.messaging.local_host_bells import LocalHostBells
 from app.adapters.messaging.local_wakeups import LocalWakeups
 from app.adapters.messaging.no_queue import NoQueue
-from app.adapters.messaging.redis_host_bells import RedisHostBells
-from app.adapters.messaging.redis_queue import PatientBroker, RedisQueue
-from app.adapters.messaging.redis_wakeups import RedisWakeups
-from app.adapters.s3.store import S3Store
 from app.lifecycle import OF_HOSTS
 from app.models import Event, Job
 from app.ports import HostBells, JobQueue, Wakeups
 from app.reserve import Reserve
 from app.settings import Settings
+
+if TYPE_CHECKING:
+    from app.adapters.s3.store import S3Store
 
 T = TypeVar("T")
 
@@ -58,6 +60,10 @@ def messaging(settings: Settings, *, works: bool = True) -> Iterator[Messaging]:
         broker = local_broker()
         yield Messaging(broker, DramatiqQueue(broker) if works else NoQueue(), LocalWakeups())
         return
+    from app.adapters.messaging.redis_host_bells import RedisHostBells
+    from app.adapters.messaging.redis_queue import PatientBroker, RedisQueue
+    from app.adapters.messaging.redis_wakeups import RedisWakeups
+
     url = settings.broker_url.get_secret_value()
     with ExitStack() as stack:
         patient = PatientBroker(url)
@@ -71,9 +77,9 @@ def messaging(settings: Settings, *, works: bool = True) -> Iterator[Messaging]:
 class Storage:
     """The object store, and the only place that decides what depends on its kind."""
 
-    store: FolderStore | S3Store
+    store: "FolderStore | S3Store"
 
-    def by_kind(self, folder: Callable[[FolderStore], T], bucket: Callable[[S3Store], T]) -> T:
+    def by_kind(self, folder: Callable[[FolderStore], T], bucket: "Callable[[S3Store], T]") -> T:
         """The result of the function for this kind of store.
 
         The gateway serves the bytes of a folder itself, and converts them in place. Clients reach a bucket without it,
@@ -92,6 +98,8 @@ def storage_of(settings: Settings) -> Storage:
     Raises StoreUnavailable when its folder can't be created.
     """
     if settings.s3 is not None:
+        from app.adapters.s3.store import S3Store
+
         return Storage(S3Store(settings.s3, settings.object_store_public_url, settings.upload_key))
     return Storage(FolderStore(settings.objects_path, settings.secret_bytes, reserve=reserve_of(settings)))
 

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-import httpx
 import jwt
 
 from app.errors import NotAuthenticated
@@ -116,6 +115,9 @@ class IssuerTokens:
         return self._keys.get_signing_key_from_jwt(token)
 
     def _discovered(self) -> str:
+        # Loaded only here: a gateway that issues its own tokens does without.
+        import httpx
+
         address = self.issuer.rstrip("/") + "/.well-known/openid-configuration"
         try:
             answer = httpx.get(address, timeout=5)

@@ -11,7 +11,8 @@ from urllib.parse import urlsplit
 from pydantic import SecretStr
 
 from app.adapters.chosen import needs_data_folder
-from app.adapters.reaching import Trouble, broker_trouble, database_trouble, store_trouble
+from app.adapters.reaching import broker_trouble, database_trouble, store_trouble
+from app.adapters.trouble import Trouble
 from app.settings import Settings
 from app.sizes import GIB
 from app.web.graphiql import ASSETS

@@ -4,24 +4,20 @@ import asyncio
 import fcntl
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 
-from alembic.util import CommandError
 from sqlalchemy.exc import SQLAlchemyError
 
 from app.adapters.chosen import reserve_of
-from app.adapters.reaching import STORE, UPLOAD_KEY, Trouble, store_trouble, troubles, wait_until_reached
-from app.adapters.s3.bucket import Bucket
-from app.adapters.s3.keys import create_keys
-from app.adapters.s3.store import S3Store
+from app.adapters.reaching import store_trouble, troubles, wait_until_reached
+from app.adapters.trouble import STORE, UPLOAD_KEY, Trouble
 from app.commands.data_folder import keep_files_private, make_folders
 from app.database import sqlite
-from app.database.migrations import migrate
+from app.database.migrations import is_newest, migrate
 from app.database.sessions import Database
-from app.errors import DatabaseDamaged, DatabaseUnavailable, SettingsError, StoreError
+from app.errors import DatabaseDamaged, DatabaseUnavailable, SettingsError
 from app.logs import configure_logs
-from app.s3_address import S3Address, S3Key
 from app.settings import Settings, load_settings
 
 # How long each command checks the database for damage at its start: enough to check all of a small file.
@@ -101,9 +97,12 @@ def _require_content(database: Path, objects: Path) -> None:
 
 
 def _migrate(settings: Settings, where: str) -> None:
+    address = settings.database_address
     try:
-        migrate(settings.database_address)
-    except (DatabaseUnavailable, SQLAlchemyError, CommandError) as error:
+        if settings.database_url is None and is_newest(sqlite.revision_of(address)):
+            return
+        migrate(address)
+    except (DatabaseUnavailable, SQLAlchemyError) as error:
         reason = str(error).splitlines()[0]
         raise SettingsError(f"the database {where} can't be migrated: {reason}") from error
 
@@ -132,25 +131,11 @@ async def _require_tables(settings: Settings) -> None:
 def _prepare_store(settings: Settings) -> Sequence[str]:
     if settings.s3 is None:
         return []
-    with closing(S3Store(settings.s3, settings.object_store_public_url)) as store:
-        try:
-            if settings.admin_key is not None:
-                _create_bucket_and_keys(settings.s3, settings.upload_key, settings.admin_key)
-            left_to_do = asyncio.run(store.prepare(settings.allowed_origins))
-        except StoreError as error:
-            raise SettingsError(f"{STORE}: {error}") from error
+    # Loaded only here: a folder does without.
+    from app.commands.bucket import prepare_bucket
+
+    left_to_do = prepare_bucket(settings, settings.s3)
     trouble = store_trouble(settings)
     if trouble is not None:
         raise SettingsError(str(trouble))
     return left_to_do
-
-
-def _create_bucket_and_keys(address: S3Address, upload_key: S3Key | None, admin: S3Key) -> None:
-    if upload_key is None:
-        raise SettingsError(f"{UPLOAD_KEY}: not set. Choose a key:secret; IMAGES_OBJECT_STORE_ADMIN_KEY creates it")
-    if len({address.key, upload_key.name, admin.name}) < 3:
-        raise SettingsError(f"{UPLOAD_KEY}, IMAGES_OBJECT_STORE_ADMIN_KEY and {STORE} must name three different keys")
-    # The gateway's own key may not create buckets.
-    with closing(Bucket(address.with_key(admin))) as bucket:
-        bucket.make()
-    create_keys(address, upload_key, admin)

@@ -1,10 +1,11 @@
-"""Why a connection to PostgreSQL failed, without the address, since that contains the password."""
+"""Why a connection to PostgreSQL failed, without the address, since that contains the password.
+
+Loads asyncpg when it is needed: with SQLite, it never is.
+"""
 
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-
-import asyncpg
 
 from app.errors import DatabaseUnavailable
 
@@ -26,6 +27,8 @@ class NotConnected(DatabaseUnavailable):
 @contextmanager
 def as_not_connected() -> Iterator[None]:
     """Raise NotConnected for what asyncpg raises when it connects."""
+    import asyncpg
+
     try:
         yield
     except (OSError, ValueError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
@@ -33,6 +36,8 @@ def as_not_connected() -> Iterator[None]:
 
 
 def _explained(error: Exception) -> NotConnected:
+    import asyncpg
+
     match error:
         case asyncpg.InvalidAuthorizationSpecificationError():
             reason = "PostgreSQL refuses the user or the password"

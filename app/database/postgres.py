@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from enum import IntEnum
 from typing import Any, cast
 
-import asyncpg
 from sqlalchemy import event, func, select
 from sqlalchemy.exc import DBAPIError, DisconnectionError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
@@ -109,6 +108,8 @@ def open_for_migration(url: str) -> AsyncEngine:
 
 
 def _connecting(url: str, settings: dict[str, str], driver_seconds: float | None) -> Callable[[], Any]:
+    import asyncpg
+
     # asyncpg supports the same options in an address as libpq: sslmode, several hosts, target_session_attrs.
     address = "postgresql:" + url.partition(":")[2]
 

@@ -47,6 +47,8 @@ _INTERRUPT_SECONDS = 0.01
 # How long a connection waits for a writer in another process, in seconds.
 _BUSY_SECONDS = 30
 _BEGIN_WRITE = "BEGIN IMMEDIATE"
+# WAL lets readers continue during a write, and FULL makes a commit survive a power cut.
+PRAGMAS = ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON")
 DAMAGED = (
     "images.db is damaged. Stop the gateway, keep a copy of the file, restore it and its folder from a backup, and run "
     "`images fsck`"
@@ -86,12 +88,12 @@ def _open_engine(
 
 
 def _prepare(connection: Any, _record: object) -> None:
-    """Set WAL, which lets readers continue during a write, and FULL, so that a commit survives a power cut."""
+    """Set up a new connection."""
     raw: sqlite3.Connection = connection
     raw.isolation_level = None  # the driver's own BEGIN would come too late to be IMMEDIATE
     cursor = raw.cursor()
     try:
-        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+        for pragma in PRAGMAS:
             cursor.execute(f"PRAGMA {pragma}")
     except BaseException:
         # Not in the pool yet. If it stayed open, every attempt on a damaged file would leak descriptors and a thread.
@@ -465,6 +467,17 @@ def require_sound(url: str, seconds: float | None) -> None:
             return
         if found != ("ok",):
             raise DatabaseDamaged(DAMAGED)
+
+
+def revision_of(url: str) -> str | None:
+    """The revision of the tables; None when there are none. Blocks. Raises DatabaseUnavailable."""
+    path = Path(make_url(url).database or "")
+    if not path.is_file():
+        return None
+    with as_unavailable(), closing(sqlite3.connect(path, timeout=_BUSY_SECONDS)) as connection:
+        named = connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'alembic_version'").fetchone()
+        found = connection.execute("SELECT version_num FROM alembic_version").fetchone() if named else None
+    return None if found is None else str(found[0])
 
 
 def _when_long() -> Callable[[], bool]:

@@ -19,9 +19,10 @@ from tests.workers.images import KiB, MiB, make, patch, qemu_img, raw_disk
 from tests.workers.store_bench import StoreBench, store_bench
 from workers.errors import Cancelled
 from workers.jobs.conversions import Conversions
-from workers.jobs.converters import Order, StoreConverter, owner_of
+from workers.jobs.converters import Order, owner_of
 from workers.jobs.duties import Duties
 from workers.jobs.runner import JobRunner
+from workers.jobs.store_converter import StoreConverter
 from workers.limits import Limits
 
 pytestmark = [pytest.mark.anyio, pytest.mark.needs_program("qemu-img", "qemu-nbd")]

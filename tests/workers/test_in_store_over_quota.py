@@ -15,9 +15,10 @@ from app.sizes import exactly
 from tests.servers.minio import Minio
 from tests.workers.images import KiB, MiB, make, qemu_img, raw_disk
 from tests.workers.store_bench import SOURCE, StoreBench, store_bench
-from workers.jobs.converters import Order, StoreConverter
+from workers.convert.split_plan import SplitPlan
+from workers.jobs.converters import Order
+from workers.jobs.store_converter import StoreConverter
 from workers.limits import Limits
-from workers.store.ranges import SplitPlan
 
 pytestmark = pytest.mark.needs_program("qemu-img", "qemu-nbd")
 

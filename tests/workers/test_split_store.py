@@ -16,13 +16,14 @@ from app.lifecycle import DiskFormat, FailureCode
 from tests.servers.minio import Minio
 from tests.workers.images import KiB, MiB, make, raw_disk
 from tests.workers.store_bench import RESULT, SOURCE, StoreBench, store_bench
+from workers.convert.split_plan import SplitPlan
 from workers.errors import Cancelled, SplitLost
 from workers.limits import Limits, PartRules
 from workers.qcow2.extents import Extents
 from workers.qcow2.packing import Disk, Packer
 from workers.store.pipeline import convert_in_store
 from workers.store.range_jobs import assemble, discard_split, stream_range
-from workers.store.ranges import SplitPlan, cut_evenly, decode_record, encode_record
+from workers.store.ranges import cut_evenly, decode_record, encode_record
 from workers.store.streaming import Streamed
 
 RAW, VMDK, VHD = (DiskFormat(name) for name in ("RAW", "VMDK", "VHD"))

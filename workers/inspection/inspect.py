@@ -1,13 +1,12 @@
 """Detects a file's real format and decides from its bytes alone whether qemu-img may read it.
 
 Two independent checks of the same bytes: the inspectors of oslo.utils, and our own rules in `workers.inspection`,
-which cover more cases and tell the owner what to do.
+which cover more cases and tell the owner what to do. oslo.utils is loaded with the first file: it takes a while.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-
-from oslo_utils.imageutils import format_inspector
+from typing import TYPE_CHECKING
 
 from app.lifecycle import DiskFormat
 from app.sizes import KIB
@@ -24,6 +23,9 @@ from workers.inspection.signatures import (
 )
 from workers.inspection.tables import Facts
 from workers.limits import MAX_VIRTUAL_SIZE
+
+if TYPE_CHECKING:
+    from oslo_utils.imageutils import format_inspector
 
 _OSLO_NAMES = {"qcow2", "vmdk", "vhd", "vhdx", "vdi", "qed", "iso", "luks"}
 _CHUNK = 64 * KIB
@@ -147,15 +149,17 @@ def _not_as_declared(declared: DiskFormat, found: DiskFormat | None, foreign: Si
     )
 
 
-def _oslo_matches(head: bytes) -> Iterator[tuple[str, format_inspector.FileInspector]]:
+def _oslo_matches(head: bytes) -> "Iterator[tuple[str, format_inspector.FileInspector]]":
     """The inspectors of oslo.utils that recognize the head; partition tables and raw bytes do not count as formats."""
+    from oslo_utils.imageutils import format_inspector
+
     for name, make in format_inspector.ALL_FORMATS.items():
         inspector = make()
         if name in _OSLO_NAMES and _feed(inspector, head) and inspector.format_match:
             yield name, inspector
 
 
-def _feed(inspector: format_inspector.FileInspector, *pieces: bytes) -> bool:
+def _feed(inspector: "format_inspector.FileInspector", *pieces: bytes) -> bool:
     """Feed bytes to an inspector; return False if it fails on them, with whichever exception."""
     try:
         for piece in pieces:
@@ -172,6 +176,8 @@ def _second_opinion(glimpse: Glimpse, declared: DiskFormat) -> None:
     """Run the safety checks of oslo.utils on a file that passed ours; they need the end of the file too."""
     if declared not in (DiskFormat.QCOW2, DiskFormat.VMDK) or glimpse.tail is None:
         return
+    from oslo_utils.imageutils import format_inspector
+
     inspector = format_inspector.ALL_FORMATS[declared.lower()]()
     rest = glimpse.tail[max(0, len(glimpse.head) + len(glimpse.tail) - glimpse.size) :]
     # oslo.utils reads qcow2 features in any version, and descriptors in ASCII only.

@@ -5,7 +5,7 @@ import threading
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import structlog
 
@@ -20,11 +20,14 @@ from app.catalog.work.kinds import Assemble, Conversion, Convert, Split, StreamR
 from app.errors import ImageFailed
 from app.lifecycle import FailureCode, ImagePhase
 from app.ports import Wakeups
+from workers.convert.split_plan import SplitPlan
 from workers.errors import Cancelled, SplitLost
-from workers.jobs.converters import Converter, Order, StoreConverter
+from workers.jobs.converters import Converter, Order
 from workers.jobs.progress import ProgressReporter
 from workers.jobs.turn_clock import TurnClock
-from workers.store.ranges import SplitPlan
+
+if TYPE_CHECKING:
+    from workers.jobs.store_converter import StoreConverter
 
 log = structlog.get_logger()
 
@@ -65,7 +68,7 @@ class Conversions:
         finished = await split_conversions.finished_ranges(self.catalogue, claim)
         before = sum(split.bytes_of(done) for done in finished)
 
-        async def stream(converter: StoreConverter, assignment: Assignment) -> None:
+        async def stream(converter: "StoreConverter", assignment: Assignment) -> None:
             def work(order: Order) -> int:
                 def report_done(done: int) -> None:
                     order.report(ImagePhase.CONVERTING, before + done, split.virtual_size)
@@ -83,7 +86,7 @@ class Conversions:
         """Finish a split conversion whose ranges are all done."""
         split = SplitPlan.from_json(claim.detail.shared)
 
-        async def finish(converter: StoreConverter, assignment: Assignment) -> None:
+        async def finish(converter: "StoreConverter", assignment: Assignment) -> None:
             made = await self._in_turn(claim, assignment, cancelled, lambda order: converter.assemble(order, split))
             await self._succeed(claim, assignment, made)
 
@@ -93,7 +96,7 @@ class Conversions:
         self,
         claim: Claim[Split],
         cancelled: threading.Event,
-        work: Callable[[StoreConverter, Assignment], Awaitable[None]],
+        work: "Callable[[StoreConverter, Assignment], Awaitable[None]]",
     ) -> None:
         """Do a job of a split conversion; if that is impossible, fail the image or start the conversion over."""
         converter = self.converter.ranges

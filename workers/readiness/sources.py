@@ -5,11 +5,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from app.adapters.s3.bucket import Bucket
 from app.sizes import MIB
 from workers.errors import SourceDamaged
 from workers.store.source import StoredSource
+
+if TYPE_CHECKING:
+    from app.adapters.s3.bucket import Bucket
 
 # A check reads the tables of a disk and its initramfs, here and there: most of what it reads again is in the reader.
 _CACHE_BYTES = 8 * MIB
@@ -29,7 +32,7 @@ def from_file(path: Path, size: int) -> Iterator[StoredSource]:
 
 
 @contextmanager
-def from_bucket(bucket: Bucket, key: str, size: int) -> Iterator[StoredSource]:
+def from_bucket(bucket: "Bucket", key: str, size: int) -> Iterator[StoredSource]:
     """An object of an S3 store, of `size` bytes. Raises StoreError, SourceDamaged."""
     if bucket.size(key) != size:
         raise SourceDamaged("the object does not have its recorded size")

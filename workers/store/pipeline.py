@@ -19,6 +19,7 @@ from app.sizes import MIB
 from workers.convert.blame import blaming_image
 from workers.convert.examination import Progress, Report, examine, verify
 from workers.convert.planning import Subject, counted
+from workers.convert.split_plan import SplitPlan
 from workers.convert.task import ConversionTask
 from workers.errors import SourceDamaged, UnsoundResult
 from workers.inspection.refusals import check_stored_size, within
@@ -30,7 +31,7 @@ from workers.qemu.confinement import Sandbox
 from workers.store.assembling import Assembly, StoredObject, assembling
 from workers.store.parts import Reference
 from workers.store.planning import StorePlan, StreamPlan, plan_in_store, plan_stream
-from workers.store.ranges import SplitPlan, split_up
+from workers.store.ranges import split_up
 from workers.store.reading import reading
 from workers.store.sandbox import StoredSandbox
 from workers.store.source import StoredSource

@@ -10,6 +10,7 @@ from app.catalog.outcome import Outcome, Way
 from app.errors import ObjectMissing, UploadClosed
 from workers.convert.blame import blaming_image
 from workers.convert.examination import Progress, Report, examine
+from workers.convert.split_plan import SplitPlan
 from workers.convert.task import ConversionTask
 from workers.errors import SourceDamaged, SplitLost
 from workers.inspection.refusals import within
@@ -17,7 +18,7 @@ from workers.limits import Limits
 from workers.store.assembling import Assembly
 from workers.store.pipeline import Place, packing, verified
 from workers.store.planning import plan_stream
-from workers.store.ranges import SplitPlan, decode_record, encode_record
+from workers.store.ranges import decode_record, encode_record
 from workers.store.streaming import Streaming, Target
 
 

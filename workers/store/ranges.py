@@ -4,82 +4,23 @@ Each streams a range of the disk into the same upload, with its own part numbers
 the last one adds header and tables.
 """
 
-import hashlib
 import json
 import sys
 import zlib
 from array import array
 from bisect import bisect_left
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
 from itertools import accumulate
-from typing import Any
 
-from app.lifecycle import DiskFormat
 from workers.convert.planning import Subject
+from workers.convert.split_plan import SplitPlan
 from workers.errors import SplitLost
-from workers.limits import PartRules
 from workers.qcow2.clusters import clusters_of_batch
 from workers.qcow2.packing import Packer
 from workers.store.streaming import Streamed
 
 # With more ranges, each would have too few part numbers.
 _MOST_RANGES = 250
-
-
-@dataclass(frozen=True, slots=True)
-class SplitPlan:
-    """How a conversion is split: the plan that all its workers share.
-
-    `reference` is that of the open upload. Range `n` of the disk is from cluster `cuts[n]` up to, but not including,
-    cluster `cuts[n + 1]`. Sizes are bytes.
-    """
-
-    reference: str
-    cuts: tuple[int, ...]
-    virtual_size: int
-    cluster_size: int
-    compress: bool
-    detected_format: DiskFormat
-    warnings: tuple[str, ...]
-
-    @property
-    def count(self) -> int:
-        """The number of ranges."""
-        return len(self.cuts) - 1
-
-    def numbers(self, index: int, rules: PartRules) -> range:
-        """The part numbers of a range; the first part belongs to no range."""
-        each = (rules.count - 1) // self.count
-        return range(2 + index * each, 2 + (index + 1) * each)
-
-    def bytes_of(self, index: int) -> int:
-        """The size of a range, in bytes of the disk."""
-        return min(self.cuts[index + 1] * self.cluster_size, self.virtual_size) - self.cuts[index] * self.cluster_size
-
-    def key(self, result_key: str, index: int) -> str:
-        """The key of a range's record."""
-        return f"{ranges_prefix(result_key)}{self._digest}-{index}"
-
-    @property
-    def _digest(self) -> str:
-        # Keeps two attempts at one image from using each other's ranges.
-        return hashlib.sha256(self.reference.encode()).hexdigest()[:16]
-
-    def as_json(self) -> dict[str, Any]:
-        """The plan as it is stored in the rows of jobs."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, found: Mapping[str, Any]) -> "SplitPlan":
-        """Read the result of `as_json`."""
-        lists = {"cuts": tuple(found["cuts"]), "warnings": tuple(found["warnings"])}
-        return cls(**{**found, **lists, "detected_format": DiskFormat(found["detected_format"])})
-
-
-def ranges_prefix(result_key: str) -> str:
-    """Key prefix for a result's range records."""
-    return f"{result_key}.range-"
 
 
 def split_up(packer: Packer, most: int, reference: str, subject: Subject, *, compress: bool) -> SplitPlan:

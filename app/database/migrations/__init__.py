@@ -3,9 +3,9 @@
 from functools import cache
 from pathlib import Path
 
-from alembic import command
-from alembic.config import Config
-from alembic.script import ScriptDirectory
+from app.errors import DatabaseUnavailable
+
+_FOLDER = Path(__file__).parent
 
 
 def migrate(url: str) -> None:
@@ -13,9 +13,23 @@ def migrate(url: str) -> None:
 
     Several processes may call it at once. Raises DatabaseUnavailable.
     """
-    config = _config()
+    # Loaded only here: most processes find the tables up to date.
+    from alembic import command
+    from alembic.config import Config
+    from alembic.util import CommandError
+
+    config = Config()
+    config.set_main_option("script_location", str(_FOLDER))
     config.attributes["url"] = url
-    command.upgrade(config, "head")
+    try:
+        command.upgrade(config, "head")
+    except CommandError as error:
+        raise DatabaseUnavailable(str(error)) from error
+
+
+def is_newest(revision: str | None) -> bool:
+    """Whether a database of this revision has exactly the tables of this version."""
+    return revision == _revisions()[0]
 
 
 def is_behind(revision: str | None) -> bool:
@@ -26,11 +40,5 @@ def is_behind(revision: str | None) -> bool:
 
 @cache
 def _revisions() -> tuple[str, ...]:
-    """Every revision that this version knows, newest first."""
-    return tuple(step.revision for step in ScriptDirectory.from_config(_config()).walk_revisions())
-
-
-def _config() -> Config:
-    config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parent))
-    return config
+    """Every revision that this version knows, newest first: what the names of the files begin with."""
+    return tuple(sorted((path.name.partition("_")[0] for path in _FOLDER.glob("versions/0*.py")), reverse=True))

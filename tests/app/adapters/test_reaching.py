@@ -12,7 +12,8 @@ import pytest
 from structlog.testing import capture_logs
 
 from app.adapters import reaching
-from app.adapters.reaching import BROKER, DATABASE, STORE, Trouble, troubles, wait_until_reached
+from app.adapters.reaching import troubles, wait_until_reached
+from app.adapters.trouble import BROKER, DATABASE, STORE, Trouble
 from app.commands.doctor import findings
 from app.errors import SettingsError
 from app.s3_address import S3Address

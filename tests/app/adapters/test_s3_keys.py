@@ -17,9 +17,10 @@ from minio import MinioAdmin
 from minio.credentials.providers import StaticProvider
 from minio.error import MinioAdminException, S3Error
 
-from app.adapters.reaching import STORE, UPLOAD_KEY, store_trouble
+from app.adapters.reaching import store_trouble
 from app.adapters.s3.bucket import Bucket
 from app.adapters.s3.policies import upload_policy
+from app.adapters.trouble import STORE, UPLOAD_KEY
 from app.commands.doctor import findings
 from app.commands.starting import migrate_all, prepare
 from app.errors import SettingsError, StoreUnavailable

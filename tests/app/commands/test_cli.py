@@ -71,10 +71,21 @@ app.cli.main()"""
 
 # What the API needs alone, and what converts images; an operator would wait for it at every command.
 HEAVY = ("strawberry", "starlette", "uvicorn", "app.graphql", "workers")
+# Clients of PostgreSQL, Redis, S3 and OIDC issuers, and what migrates tables that are not up to date.
+OF_SERVICES = ("asyncpg", "redis", "minio", "urllib3", "httpx", "alembic")
 
 
 @pytest.mark.parametrize("command", ["migrate", "found", "owner", "token", "signin", "hosts", "forget-host"])
 def test_what_changes_the_database_alone_loads_neither_api_nor_workers(command: str) -> None:
+    assert_loads_without(command, (*HEAVY, *OF_SERVICES))
+
+
+@pytest.mark.parametrize("command", ["up", "serve", "work"])
+def test_a_process_loads_no_client_of_a_service_before_it_knows_that_there_is_one(command: str) -> None:
+    assert_loads_without(command, OF_SERVICES)
+
+
+def assert_loads_without(command: str, names: tuple[str, ...]) -> None:
     code = f"""import atexit, json, sys
 sys.argv = ["images", "{command}", "--help"]
 atexit.register(lambda: print(json.dumps(sorted(sys.modules))))
@@ -85,4 +96,4 @@ app.cli.main()"""
 
     loaded = json.loads(printed)
     assert "app.database.sessions" in loaded
-    assert [name for name in loaded if name.startswith(HEAVY)] == []
+    assert [name for name in loaded if name.startswith(names)] == []

@@ -18,7 +18,7 @@ from sqlalchemy import Connection, text
 from sqlalchemy.ext.asyncio import create_async_engine
 
 import app.database.migrations
-from app.database.migrations import is_behind, migrate
+from app.database.migrations import is_behind, is_newest, migrate
 from app.database.migrations.comparison import belongs_to
 from app.errors import DatabaseUnavailable
 from app.models import TABLES, Instant, Word
@@ -190,6 +190,12 @@ def test_a_database_is_behind_that_was_never_migrated_or_by_an_older_version_alo
     assert is_behind(None)
     older = {step.revision for step in scripts().walk_revisions()} - {newest}
     assert all(is_behind(revision) for revision in older)
+    assert [revision for revision in [*older, newest, "of a later version", None] if is_newest(revision)] == [newest]
+
+
+def test_the_names_of_the_files_begin_with_their_revisions() -> None:
+    for step in scripts().walk_revisions():
+        assert Path(step.path).name.partition("_")[0] == step.revision
 
 
 def test_migrations_contain_own_column_types_as_their_types_in_the_database() -> None:

@@ -26,7 +26,8 @@ from tests.workers.readiness.tables import BIOS_BOOT, GRUB, LINUX, Entry, gpt, m
 from tests.workers.store_bench import StoreBench
 from tests.workers.stored import stored, stored_sandbox
 from workers.errors import Cancelled, QemuError, QemuFailed, QemuRefused, QemuStopped, QemuTimedOut, SourceDamaged
-from workers.jobs.converters import StoreConverter, StoredBlob
+from workers.jobs.converters import StoredBlob
+from workers.jobs.store_converter import StoreConverter
 from workers.limits import Limits
 from workers.readiness import check as checking
 from workers.readiness import confined
