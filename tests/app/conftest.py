@@ -2,7 +2,7 @@
 
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager
 from functools import partial
 from pathlib import Path
@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from app.catalog.bill import ledger
+from app.database import sqlite
 from app.database.sessions import Database
 from tests.servers.minio import Minio
 from tests.servers.postgresql import PostgreSQL
@@ -35,8 +36,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 @pytest.fixture(scope="session")
-def anyio_backend() -> str:
-    return "asyncio"
+def anyio_backend() -> tuple[str, dict[str, bool]]:
+    """The event loop of `images up` and `images serve`."""
+    return "asyncio", {"use_uvloop": True}
 
 
 @pytest.fixture(scope="module", params=["minio", "versitygw"])
@@ -53,11 +55,14 @@ def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def new_database(request: pytest.FixtureRequest) -> NewDatabase:
-    """Makes databases of the kind that the test is run over."""
+def new_database(request: pytest.FixtureRequest) -> Iterator[NewDatabase]:
+    """Makes databases of the kind that the test is run over. Here, commits to a file do not wait for the disk."""
     if getattr(request, "param", SQLITE) == SQLITE:
-        return partial(_new_file, request.getfixturevalue("migrated"))
-    return partial(new_on_server, request.getfixturevalue("postgresql"))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sqlite, "PRAGMAS", (*sqlite.PRAGMAS, "synchronous=OFF"))
+            yield partial(_new_file, request.getfixturevalue("migrated"))
+    else:
+        yield partial(new_on_server, request.getfixturevalue("postgresql"))
 
 
 def _new_file(migrated: Path, folder: Path) -> Mapping[str, str]:
