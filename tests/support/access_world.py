@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from stat import S_ISDIR
 from typing import Any
 
 import sqlalchemy
@@ -60,9 +61,11 @@ class World:
     images: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
     start: int = 0
     end: int = 0
-    built: tuple[Any, ...] = ()
+    built: Mapping[str, Sequence[str]] = field(default_factory=dict)
     untouched: bool = False
     rows: dict[str, Sequence[dict[str, Any]]] = field(default_factory=dict)
+    lines: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    files: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
     # ------------------------------------------------------------ building
 
@@ -182,25 +185,40 @@ class World:
             for table in TABLES.sorted_tables:
                 found = await session.execute(sqlalchemy.select(table))
                 self.rows[table.name] = [dict(row) for row in found.mappings()]
-        shutil.copytree(self.gateway.settings.objects_path, self.saved)
+        self.lines = await self.gateway.rows(self.rows)
+        shutil.copytree(self._objects, self.saved)
+        self.files = _files(self._objects)
         self.built = await self.gateway.everything()
         self.untouched = True
+
+    @property
+    def _objects(self) -> Path:
+        return self.gateway.settings.objects_path
 
     async def rebuild(self) -> None:
         """Restore everything as it was built, unless the last check found it untouched."""
         if not self.untouched:
             # As after any other restore, the positions of the feed are issued again.
             self.rows["feed_epoch"][0]["epoch"] = secrets.token_hex(EPOCH_BYTES)
-            async with self.gateway.database.transaction() as tx:
-                for table in reversed(TABLES.sorted_tables):
-                    await tx.session.execute(table.delete())
-                for table in TABLES.sorted_tables:
-                    if self.rows[table.name]:
-                        await tx.session.execute(table.insert(), self.rows[table.name])
-            shutil.rmtree(self.gateway.settings.objects_path)
-            shutil.copytree(self.saved, self.gateway.settings.objects_path)
+            lines = await self.gateway.rows(self.rows)
+            await self._restore([name for name in self.rows if lines[name] != self.lines[name] or name == "feed_epoch"])
+            if _files(self._objects) != self.files:
+                shutil.rmtree(self._objects)
+                shutil.copytree(self.saved, self._objects)
             await self.assert_untouched()
         self.untouched = False
+
+    async def _restore(self, names: Sequence[str]) -> None:
+        """Replace the rows of some tables by the saved ones."""
+        # Other tables refer to them, and in the end they do so rightly.
+        unchecked = "SET LOCAL session_replication_role = replica"
+        many_writers = self.gateway.database.many_writers
+        async with self.gateway.database.transaction() as tx:
+            await tx.session.execute(sqlalchemy.text(unchecked if many_writers else "PRAGMA defer_foreign_keys = ON"))
+            for name in names:
+                await tx.session.execute(TABLES.tables[name].delete())
+                if self.rows[name]:
+                    await tx.session.execute(TABLES.tables[name].insert(), self.rows[name])
 
     async def assert_untouched(self) -> None:
         """Assert that every row and every file is as it was built."""
@@ -249,6 +267,12 @@ class World:
             name: [(event["__typename"], event["imageId"], event["actor"]) for event in feed["nodes"]]
             for name, feed in found.items()
         }
+
+
+def _files(folder: Path) -> dict[str, tuple[int, int]]:
+    """Every file and folder in a folder, with size and time of the last change of the files."""
+    found = {str(path.relative_to(folder)): path.stat() for path in folder.rglob("*")}
+    return {name: (0, 0) if S_ISDIR(stat.st_mode) else (stat.st_size, stat.st_mtime_ns) for name, stat in found.items()}
 
 
 def anonymized(body: dict[str, Any]) -> dict[str, Any]:

@@ -34,7 +34,7 @@ from app.errors import ImageFailed
 from app.graphql.transport.asgi import GatewayGraphQL
 from app.lifecycle import Aspect, DiskFormat, FailureCode, ImageVisibility, JobKind, JobState, ProjectRole
 from app.main import create_app
-from app.models import Blob, Event, Image, Job, Source, Upload
+from app.models import TABLES, Blob, Event, Image, Job, Source, Upload
 from app.ports import HostBells
 from app.settings import Settings
 from app.sizes import GIB, MIB
@@ -243,14 +243,23 @@ class Gateway:
 
     # ------------------------------------------------------------ looking
 
-    async def everything(self) -> tuple[Any, ...]:
-        """Every row of what the API can change, and every file of the store."""
+    async def everything(self) -> dict[str, list[str]]:
+        """Every row of what the API can change, by table, and every file of the store."""
+        return {**await self.rows(_CHANGED_BY_THE_API), "files": self.files()}
+
+    async def rows(self, tables: Iterable[str]) -> dict[str, list[str]]:
+        """The rows of tables, each as JSON, read by one statement."""
+        selects = [f"SELECT '{name}' AS name, {self._as_json(name)} AS line FROM {name}" for name in tables]  # noqa: S608
+        found: dict[str, list[str]] = {name: [] for name in tables}
         async with self.database.read() as session:
-            tables = [
-                (await session.execute(text(f"SELECT * FROM {name} ORDER BY 1, 2"))).all()  # noqa: S608
-                for name in _CHANGED_BY_THE_API
-            ]
-        return (*tables, self.files())
+            for name, line in await session.execute(text(" UNION ALL ".join(selects) + " ORDER BY name, line")):
+                found[name].append(line)
+        return found
+
+    def _as_json(self, table: str) -> str:
+        if self.database.many_writers:
+            return f"to_json({table}.*)::text"
+        return f"json_array({', '.join(TABLES.tables[table].columns.keys())})"
 
     def files(self) -> list[str]:
         """Every file of the object store, but for the folders of jobs."""
