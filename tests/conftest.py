@@ -61,6 +61,8 @@ def pytest_configure(config: pytest.Config) -> None:
     # alone, would otherwise read all of them, which takes longer than most requests.
     os.environ.pop("SSL_CERT_FILE", None)
     os.environ["SSL_CERT_DIR"] = ssl.get_default_verify_paths().openssl_capath
+    # Until all tests are collected, nearly nothing is garbage.
+    gc.disable()
     # A shell starts what runs in its background with SIGINT ignored, and children inherit that: tests send it to them.
     if threading.current_thread() is threading.main_thread():
         for number, usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGTERM, signal.SIG_DFL)):
@@ -76,7 +78,8 @@ def pytest_collection_finish() -> None:
     # Thousands of tests and all their modules stay until the end: the collector need not visit them again and again.
     gc.freeze()
     # A test leaves few cycles. With the default, the collector takes a tenth of the time of most tests.
-    gc.set_threshold(100_000, 50, 100)
+    gc.set_threshold(50_000, 10, 10)
+    gc.enable()
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

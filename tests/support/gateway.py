@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import json
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -263,12 +264,9 @@ class Gateway:
 
     def files(self) -> list[str]:
         """Every file of the object store, but for the folders of jobs."""
-        root = self.settings.objects_path
-        return sorted(
-            str(path.relative_to(root))
-            for path in root.rglob("*")
-            if path.is_file() and path.relative_to(root).parts[0] != "work"
-        )
+        root = str(self.settings.objects_path)
+        found = [os.path.join(folder[len(root) + 1 :], name) for folder, _, names in os.walk(root) for name in names]
+        return sorted(path for path in found if not path.startswith("work/"))
 
     async def image(self, image_id: str) -> Image:
         async with self.database.read() as session:
