@@ -257,12 +257,14 @@ class World:
 
     async def feeds(self) -> dict[str, list[tuple[str, str, str | None]]]:
         """The events since everything was built, by project, each with its image and its actor."""
-        fields, end = "nodes { __typename imageId actor }", self.cursor(self.end)
+        fields = "nodes { __typename imageId actor }"
         asked = [
-            f'{name}: imageEvents(projectId: "{self.ids[name]}", after: "{end}", first: 50) {{ {fields} }}'
+            f'{name}: imageEvents(projectId: "{self.ids[name]}", after: $end, first: 50) {{ {fields} }}'
             for name in (*ACME, *GLOBEX)
         ]
-        found = await self.gateway.ask(f"{{ {' '.join(asked)} }}", OPERATOR)
+        # The cursor is a variable, so that the gateway validates the document once.
+        document = f"query ($end: EventCursor!) {{ {' '.join(asked)} }}"
+        found = await self.gateway.ask(document, OPERATOR, end=self.cursor(self.end))
         return {
             name: [(event["__typename"], event["imageId"], event["actor"]) for event in feed["nodes"]]
             for name, feed in found.items()
