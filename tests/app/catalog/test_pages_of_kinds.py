@@ -14,7 +14,7 @@ from app.catalog.images import ImageFilter, ImageOrder
 from app.catalog.pages import Place, Window
 from app.database.sessions import Database
 from app.lifecycle import ImageStatus, ImageType, ImageVisibility, ShareGrant, ShareState
-from app.models import Image, ImageShare
+from app.models import Image, ImageShare, new_id
 from app.settings import load_settings
 from app.viewer import Viewer
 from tests.app.conftest import NewDatabase
@@ -193,14 +193,20 @@ async def test_with_shared_images_a_page_looks_at_these_and_few_more_than_it_has
 async def public(large: Large, sharing: None) -> AsyncIterator[None]:
     """Many images of another project are public, beside the few that are shared."""
     (vendor,) = await members.create_organization(large.database, "bench", ["vendor"], None)
-    rows = []
-    for number in range(PUBLIC):
-        row = _image(vendor.id, number)
-        row.visibility, row.size_key = ImageVisibility.PUBLIC, (7 * number) << 25
-        row.type = ImageType.STOCK
-        row.status = ImageStatus.ERROR if number % 100 == 0 else ImageStatus.ACTIVE
-        row.created_at = datetime(2024, 1, 1, tzinfo=UTC) + timedelta(minutes=5 * number)
-        rows.append(row.model_dump())
+    # To make an object of each takes seconds.
+    template = _image(vendor.id, 0).model_dump() | {"visibility": ImageVisibility.PUBLIC, "type": ImageType.STOCK}
+    rows = [
+        template
+        | {
+            "id": new_id("img"),
+            "name": str(number),
+            "name_key": str(number),
+            "size_key": (7 * number) << 25,
+            "status": ImageStatus.ERROR if number % 100 == 0 else ImageStatus.ACTIVE,
+            "created_at": datetime(2024, 1, 1, tzinfo=UTC) + timedelta(minutes=5 * number),
+        }
+        for number in range(PUBLIC)
+    ]
     async with large.database.transaction() as tx:
         await tx.session.execute(insert(Image), rows)
         if not large.on_sqlite:
