@@ -88,7 +88,7 @@ class Cluster:
         self.apis: list[ImagesProcess] = []
         self.workers: list[ImagesProcess] = []
         self.settings: dict[str, str] = {}
-        self._database_address = ""
+        self._places: dict[str, str] = {}
         # Held while processes that are supervised are killed or started.
         self.changing = threading.Lock()
 
@@ -111,11 +111,8 @@ class Cluster:
             **self.minio.settings(BUCKET),
             "IMAGES_SECRET": SECRET,
         }
-        # What `images migrate` and `create-organization` do, without the processes, which take seconds to load it.
-        settings = _as_settings(places)
-        _in_a_thread(lambda: migrate_all(settings))
-        self._database_address = settings.database_address
-        self._in_database(lambda database: members.create_organization(database, "demo", ["alpha", "beta"], None))
+        install(places)
+        self._places = dict(places)
         # Only the migration gets it.
         del places["IMAGES_OBJECT_STORE_ADMIN_KEY"]
         self.settings = clean_environment(places | self._env)
@@ -149,8 +146,7 @@ class Cluster:
 
     def token(self, subject: str = "ann", project: str = "alpha", role: str = "ADMIN") -> str:
         """A token for a subject with a role in a project."""
-        self._in_database(lambda database: members.grant_role(database, project, subject, ProjectRole(role)))
-        return SecretTokens(SECRET.encode()).issue(subject, valid=timedelta(days=1))
+        return token_of(self._places, subject, project, role)
 
     def rows(self, query: str, *values: object) -> list[dict[str, Any]]:
         """What the database answers to a query."""
@@ -192,22 +188,37 @@ class Cluster:
             over.set()
             watching.join()
 
-    def _in_database(self, act: Callable[[Database], Awaitable[object]]) -> None:
-        async def done() -> None:
-            database = Database(self._database_address)
-            try:
-                await act(database)
-            finally:
-                await database.close()
-
-        _in_a_thread(lambda: asyncio.run(done()))
-
     def _process(self, name: str, *arguments: str) -> ImagesProcess:
         return ImagesProcess(self.folder / name, arguments, self.settings)
 
     def logs(self) -> str:
         """The end of what the gateway's processes said, for a test that failed."""
         return "\n".join(f"--- {process.folder.name}\n{_tail(process.log)}" for process in self.processes)
+
+
+def install(places: Mapping[str, str], admin: str | None = None) -> None:
+    """What `images migrate` and `create-organization` do, without the processes: the projects alpha and beta."""
+    settings = _as_settings(places)
+    _in_a_thread(lambda: migrate_all(settings))
+    _in_database(settings, lambda database: members.create_organization(database, "demo", ["alpha", "beta"], admin))
+
+
+def token_of(places: Mapping[str, str], subject: str, project: str, role: str) -> str:
+    """What `images token` does, without the process."""
+    settings = _as_settings(places)
+    _in_database(settings, lambda database: members.grant_role(database, project, subject, ProjectRole(role)))
+    return SecretTokens(settings.secret_bytes).issue(subject, valid=timedelta(days=1))
+
+
+def _in_database(settings: Settings, act: Callable[[Database], Awaitable[object]]) -> None:
+    async def done() -> None:
+        database = Database(settings.database_address)
+        try:
+            await act(database)
+        finally:
+            await database.close()
+
+    _in_a_thread(lambda: asyncio.run(done()))
 
 
 def _as_settings(environment: Mapping[str, str]) -> Settings:

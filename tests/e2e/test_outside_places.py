@@ -11,6 +11,7 @@ import httpx
 import pytest
 
 from tests.e2e.client import Client, eventually
+from tests.e2e.cluster import install, token_of
 from tests.e2e.gateway import running
 from tests.e2e.images import DENSE, Variant
 from tests.e2e.processes import images_command, images_process
@@ -45,19 +46,7 @@ def outside(postgresql: PostgreSQL, redis: Redis, minio: Minio) -> dict[str, str
 @pytest.fixture
 def installed(outside: dict[str, str]) -> dict[str, str]:
     """The same when tables, bucket and two projects are there."""
-    run("migrate", env=outside)
-    run(
-        "create-organization",
-        "--organization",
-        "demo",
-        "--project",
-        "alpha",
-        "--project",
-        "beta",
-        "--admin",
-        "ann",
-        env=outside,
-    )
+    install(outside, "ann")
     return outside
 
 
@@ -96,29 +85,33 @@ def address(log: Path, process: "subprocess.Popen[bytes]") -> str:
     return found[1]
 
 
-def test_an_installation_begins_with_migrate_found_and_token(installed: dict[str, str], tmp_path: Path) -> None:
-    again = run("migrate", env=installed)
-    printed = run("create-organization", "--organization", "demo", "--project", "gamma", env=installed)
-    token = run("token", "--subject", "max", "--project", "gamma", "--role", "member", env=installed)
+def test_an_installation_begins_with_migrate_found_and_token(outside: dict[str, str], tmp_path: Path) -> None:
+    run("migrate", env=outside)
+    again = run("migrate", env=outside)
+    printed = run("create-organization", "--organization", "demo", "--project", "gamma", env=outside)
+    token = run("token", "--subject", "max", "--project", "gamma", "--role", "member", env=outside)
 
     assert "the database is up to date" in again
     assert re.fullmatch(r"prj_\w{26}  gamma\n", printed)
     with ExitStack() as stack:
         log = tmp_path / "log"
-        url = address(log, serving(log, installed, stack))
+        url = address(log, serving(log, outside, stack))
         client = stack.enter_context(Client.with_token(url, token.strip(), "gamma"))
         assert client.image_ids() == []
         assert httpx.get(f"{url}/readyz").json()["checks"] == {"database": "ok", "store": "ok", "broker": "ok"}
         assert httpx.get(f"{url}/objects/blobs/some").status_code == 404
 
 
-def test_the_first_administrator_is_the_one_that_is_named(installed: dict[str, str], tmp_path: Path) -> None:
+def test_the_first_administrator_is_the_one_that_is_named(outside: dict[str, str], tmp_path: Path) -> None:
+    run("migrate", env=outside)
+    projects = ("--project", "alpha", "--project", "beta")
+    run("create-organization", "--organization", "demo", *projects, "--admin", "ann", env=outside)
     with ExitStack() as stack:
         log = tmp_path / "log"
-        url = address(log, serving(log, installed, stack))
+        url = address(log, serving(log, outside, stack))
         # A token of another project, and so nothing but a name.
-        run("create-organization", "--organization", "other", "--project", "delta", env=installed)
-        token = run("token", "--subject", "ann", "--project", "delta", "--role", "reader", env=installed).strip()
+        run("create-organization", "--organization", "other", "--project", "delta", env=outside)
+        token = token_of(outside, "ann", "delta", "READER")
         client = stack.enter_context(Client.with_token(url, token, "alpha"))
         found = client.ask("{ viewer { projects(first: 9) { nodes { name viewerRole } } } }")
         roles = {node["name"]: node["viewerRole"] for node in found["viewer"]["projects"]["nodes"]}
@@ -193,7 +186,7 @@ def test_a_gateway_starts_and_answers_without_redis(
     env = {**installed, "IMAGES_BROKER_URL": f"redis://:geheim@127.0.0.1:{free_port()}/0"}
     log = tmp_path / "log"
     url = address(log, serving(log, env, stack))
-    token = run("token", "--subject", "ann", "--project", "alpha", "--role", "admin", env=installed).strip()
+    token = token_of(installed, "ann", "alpha", "ADMIN")
     with Client.with_token(url, token, "alpha") as client:
         assert client.image_ids() == []
     answer = httpx.get(f"{url}/readyz")
