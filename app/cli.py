@@ -15,7 +15,7 @@ _PACKAGE = "image-gateway"
 # By command: the module that has it and few others, and what adds it.
 _OPERATORS_COMMANDS = {
     **dict.fromkeys(("up", "serve"), ("app.commands.api", "add_api_commands")),
-    **dict.fromkeys(("work", "schedule"), ("app.commands.work", "add_work_commands")),
+    **dict.fromkeys(("work", "schedule", "host"), ("app.commands.work", "add_work_commands")),
     **dict.fromkeys(("hosts", "forget-host"), ("app.commands.hosts", "add_host_commands")),
     **dict.fromkeys(("token", "signin"), ("app.commands.tokens", "add_token_commands")),
     **dict.fromkeys(

@@ -80,7 +80,7 @@ def test_what_changes_the_database_alone_loads_neither_api_nor_workers(command: 
     assert_loads_without(command, (*HEAVY, *OF_SERVICES))
 
 
-@pytest.mark.parametrize("command", ["up", "serve", "work"])
+@pytest.mark.parametrize("command", ["up", "serve", "work", "host"])
 def test_a_process_loads_no_client_of_a_service_before_it_knows_that_there_is_one(command: str) -> None:
     assert_loads_without(command, OF_SERVICES)
 
