@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from app.catalog.snapshots import capturing
 
 from app import cli
+from app.catalog.snapshots import capturing
 from app.lifecycle import ImagePhase
 from tests.e2e.client import eventually
 from workers.hypervisor.qemu import QemuHypervisor

@@ -10,7 +10,7 @@ from typing import Any
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
-from app.catalog import captures, idempotency, quotas, waiting
+from app.catalog import captures, idempotency, quotas
 from app.catalog.catalogue import Catalogue, Written
 from app.catalog.feed import event_log
 from app.catalog.feed.details import Created
@@ -18,6 +18,7 @@ from app.catalog.new_images import NewServerImage, NewSnapshot, described
 from app.catalog.people import tenancy
 from app.catalog.people.tenancy import LOCKED
 from app.catalog.servers import boot_checks, hosts, seeing
+from app.catalog.servers.awaiting import awaited
 from app.catalog.snapshots import rolling
 from app.database.sessions import Transaction
 from app.errors import Forbidden, NotReady
@@ -156,9 +157,10 @@ async def _require_ready(catalogue: Catalogue, session: AsyncSession, subject: _
 async def _once_captured(catalogue: Catalogue, image: Image) -> Image:
     """The image as it is when the host has taken the point in time, or has failed, or the wait is over."""
 
-    async def read(session: AsyncSession) -> Image | None:
-        row = await session.get_one(Image, image.id)
+    async def look() -> Image | None:
+        async with catalogue.database.read() as session:
+            row = await session.get_one(Image, image.id)
         waits = row.captured_at is None and row.status == ImageStatus.SAVING and row.deleted_at is None
         return None if waits else row
 
-    return await waiting.until(catalogue.database, read, catalogue.settings.snapshot_seconds) or image
+    return await awaited(look, catalogue.settings.snapshot_seconds) or image
