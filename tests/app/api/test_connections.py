@@ -14,7 +14,7 @@ import app
 from app.catalog import members
 from app.catalog.feed import event_log
 from app.catalog.feed.details import Created
-from app.lifecycle import ImageStatus, ProjectRole, ShareGrant, ShareState
+from app.lifecycle import ImageStatus, ImageType, ProjectRole, ShareGrant, ShareState, SourceKind
 from app.models import Host, ImageShare, Membership, Server, StorageEntry, Volume
 from app.sizes import GIB, MIB
 from tests.app.conftest import NewDatabase
@@ -42,6 +42,7 @@ CONNECTIONS = {
     "Query.projectEvents": Listed(
         "project", "projectEvents(projectId: $id", "... on ImageEvent { imageId }", "EventCursor"
     ),
+    "Image.promotedTo": Listed("snapshot", "promotedTo("),
     "Image.shares": Listed("image", "shares("),
     "Image.usedBy": Listed("image", "usedBy("),
     "ImageUpload.parts": Listed("upload", "parts(", "number"),
@@ -54,6 +55,7 @@ CONNECTIONS = {
     "Server.volumes": Listed("server", "volumes("),
     "StorageUsage.byImage": Listed("project", "byImage(", "imageName"),
     "Viewer.projects": Listed("viewer", "projects("),
+    "Volume.snapshots": Listed("volume", "snapshots("),
 }
 
 
@@ -116,7 +118,11 @@ async def filled(gateway: Gateway) -> dict[str, str]:
             tx.session.add(Membership(project_id=home.id, subject=f"member {n}", role=ProjectRole.READER))
             tx.session.add(entry(home.id, image, n))
             event_log.publish(tx, home.id, image, Created(), actor=WALT)
-    servers = await used(gateway, home.id, images[0])
+    servers, volume = await used(gateway, home.id, images[0])
+    captured = {"type": ImageType.SNAPSHOT, "source_kind": SourceKind.SERVER, "volume_id": volume}
+    snapshots = await gateway.stock(home.id, *[{"name": f"snapshot {n}", **captured} for n in range(5)])
+    promoted = {"source_kind": SourceKind.SNAPSHOT, "source_image_id": snapshots[0]}
+    await gateway.stock(home.id, *[{"name": f"promoted {n}", **promoted} for n in range(5)])
     upload = await gateway.create(WALT, projectId=home.id, upload={"size": 70 * MIB})
     return {
         "project": home.id,
@@ -124,14 +130,16 @@ async def filled(gateway: Gateway) -> dict[str, str]:
         "asked": others[1].id,
         "image": images[0],
         "server": servers[0],
+        "volume": volume,
+        "snapshot": snapshots[0],
         "upload": upload["upload"]["id"],
         "organization": home.organization_id,
         "viewer": f"usr_{WALT}",
     }
 
 
-async def used(gateway: Gateway, project_id: str, image_id: str) -> list[str]:
-    """Servers of an image; the first has all of the project's volumes. Returns the ids of the servers."""
+async def used(gateway: Gateway, project_id: str, image_id: str) -> tuple[list[str], str]:
+    """Servers of an image; the first has all of the project's volumes. Returns the ids of the servers, and of one."""
     given: dict[str, Any] = {"project_id": project_id, "created_by": WALT}
     async with gateway.database.transaction() as tx:
         host = Host(token="here", name="here", accelerator="tcg", memory=GIB, vcpus=1)
@@ -142,8 +150,9 @@ async def used(gateway: Gateway, project_id: str, image_id: str) -> list[str]:
         tx.session.add_all(servers)
         await tx.session.flush()
         attached: dict[str, Any] = {"server_id": servers[0].id, "host_id": host.id, "size": GIB}
-        tx.session.add_all(Volume(name=f"volume {n}", position=n, **attached, **given) for n in range(6))
-        return [server.id for server in servers]
+        volumes = [Volume(name=f"volume {n}", position=n, **attached, **given) for n in range(6)]
+        tx.session.add_all(volumes)
+        return [server.id for server in servers], volumes[0].id
 
 
 def share(image_id: str, project_id: str, state: ShareState) -> ImageShare:
