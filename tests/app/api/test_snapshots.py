@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from app.lifecycle import JobKind, ServerStatus
+from app.lifecycle import ImageType, JobKind, ServerStatus, SourceKind
 from app.models import Project, Server
 from app.sizes import GIB
 from tests.support.gateway import ADMIN, MEMBER, READER, STRANGER, Gateway, until
@@ -427,6 +427,19 @@ async def test_a_snapshot_that_fails_replaces_none_and_of_those_the_newest_stay(
     assert await snapshots_of(gateway, boot) == [one["id"] for one in (*good, *failed)]
     last = await stored(bench, boot)
     assert await snapshots_of(gateway, boot) == [good[1]["id"], failed[1]["id"], failed[2]["id"], last["id"]]
+
+
+async def test_by_default_a_hundred_snapshots_of_a_volume_are_kept(
+    bench: Bench, gateway: Gateway, project: str, server: dict[str, Any]
+) -> None:
+    boot = await boot_volume(gateway, server)
+    captured = {"type": ImageType.SNAPSHOT, "source_kind": SourceKind.SERVER, "volume_id": boot}
+    old = await gateway.stock(project, *[captured | {"name": f"{n}", "protected": n == 1} for n in range(100)])
+    promoted = {"source_kind": SourceKind.SNAPSHOT, "source_image_id": old[0]}
+    await gateway.stock(project, {"name": "promoted"} | promoted)
+    await stored(bench, boot)
+    deleted = [image_id for image_id in old if (await gateway.image(image_id)).deleted_at is not None]
+    assert deleted == old[2:3]
 
 
 async def test_a_lower_limit_takes_effect_with_the_next_snapshot(
