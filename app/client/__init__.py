@@ -4,7 +4,8 @@
 USER_COMMANDS = (
     *("upload", "watch", "list", "show", "history", "download", "copy", "delete"),
     *("launch", "servers", "start", "stop", "delete-server"),
-    *("volumes", "create-volume", "delete-volume"),
+    *("console", "volumes", "create-volume", "delete-volume"),
+    *("snapshot", "snapshots", "promote"),
     *("share", "unshare", "shares", "offers", "accept", "decline"),
     *("projects", "members", "member", "quota", "usage"),
 )

@@ -185,6 +185,7 @@ _BY_CODE: dict[str, type[ClientError]] = {
     "STORAGE_UNAVAILABLE": Overloaded,
     "DATABASE_DAMAGED": NoAnswer,
     "UNAVAILABLE": Overloaded,
+    "HOST_UNAVAILABLE": Overloaded,
     "TOO_MANY_SEARCHES": Overloaded,
 }
 

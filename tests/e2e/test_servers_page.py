@@ -62,6 +62,9 @@ def test_every_command_of_the_page_does_what_it_says(ended: list[tuple[str, Run]
     assert said["images stop web"].startswith("web is STOPPED")
     assert said["images start web"].startswith("web is RUNNING")
     assert "debian" in said["images servers web"]
+    assert "web, set up" in said["images snapshots web"]
+    assert said['images promote "web, set up" --name golden'].startswith("golden is ACTIVE")
+    assert said['images copy --from-server web --name "golden too"'].startswith("golden too is ACTIVE")
     assert "data" in said["images volumes"]
 
 
@@ -76,4 +79,5 @@ def test_the_calls_of_the_page_launch_stop_and_delete_a_server(
 
     assert (done.returncode, done.stderr) == (0, "")
     assert [line for line in done.stdout.splitlines() if line.isupper()] == ["RUNNING", "STOPPED"]
+    assert re.search('"createImage":{"userErrors":\\[\\],"image":{"id":"img_[^"]*","status":"ACTIVE"', done.stdout)
     assert '"userErrors":[],"deletedServerId":"srv_' in done.stdout

@@ -8,7 +8,9 @@ from app.client.errors import ClientError
 
 # The commands for mutations that hints name.
 _COMMANDS = {
+    "createSnapshot": "images snapshot",
     "createVolume": "images create-volume",
+    "deleteImage": "images delete",
     "deleteServer": "images delete-server",
     "deleteVolume": "images delete-volume",
     "launchServer": "images launch",

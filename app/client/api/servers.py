@@ -1,14 +1,16 @@
 """Finds servers and volumes, and waits for what their hosts do."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 from functools import partial
 
 from app.client.api.catalogue import find_project
 from app.client.api.gateway import Api
 from app.client.api.naming import called, only_one
 from app.client.api.paging import Page, nodes_of, read_all
-from app.client.errors import NotFound, ServerFailed
+from app.client.api.settling import first_state
+from app.client.errors import NoEventStream, NotFound, ServerFailed
 from app.client.generated.enums import ServerStatus
 from app.client.generated.fragments import ServerFields, VolumeFields
 from app.client.generated.server_volumes import ServerVolumesNodeServer
@@ -91,17 +93,44 @@ async def volume_by_id(api: Api, volume_id: str) -> VolumeFields:
 async def reached(
     api: Api, server_id: str, wanted: ServerStatus, policy: RetryPolicy, poll_seconds: float = _POLL_SECONDS
 ) -> ServerFields:
-    """The server once its status is `wanted`. Raises ClientError; ServerFailed if it can't become that."""
+    """The server once its status is `wanted`, which was requested before.
+
+    Subscribes to the server, or polls it every `poll_seconds` if the subscription returns no event stream. Raises
+    ClientError; ServerFailed if the server is in ERROR, or something else was requested meanwhile.
+    """
+    try:
+        server = await first_state(lambda: _states(api, server_id), _is_settled, policy)
+    except NoEventStream:
+        server = await _polled(api, server_id, policy, poll_seconds)
+    if server.status == wanted:
+        return server
+    if server.status == ServerStatus.ERROR:
+        raise ServerFailed.of(server)
+    raise ServerFailed(
+        f"The server is {server.status}: its guest shut down, or someone else started or stopped it.",
+        hint=f"Run `images console {server.id}` to see what it wrote.",
+        code=server.status,
+        server=server,
+    )
+
+
+def _is_settled(server: ServerFields) -> bool:
+    return server.status in (server.desired_status, ServerStatus.ERROR)
+
+
+async def _states(api: Api, server_id: str) -> AsyncGenerator[ServerFields, None]:
+    async with aclosing(api.server_settling(server_id)) as answers:
+        async for data in answers:
+            if data.server is None:
+                raise NotFound("The server has been deleted.")
+            yield data.server
+
+
+async def _polled(api: Api, server_id: str, policy: RetryPolicy, poll_seconds: float) -> ServerFields:
     while True:
         server = await policy.until_done(lambda: server_by_id(api, server_id))
-        if server.status == wanted:
+        if _is_settled(server):
             return server
-        if server.status == ServerStatus.ERROR:
-            raise ServerFailed.of(server)
-        if wanted == ServerStatus.RUNNING and server.status == ServerStatus.STOPPED:
-            raise ServerFailed(
-                "The server has stopped: its guest shut down, or someone stopped it.", code="STOPPED", server=server
-            )
         await asyncio.sleep(poll_seconds)
 
 

@@ -15,7 +15,8 @@ _FUNCTIONS = {
     ),
     "For users: servers": (
         *("launch.launch", "servers.servers", "servers.start", "servers.stop", "servers.delete_server"),
-        *("volumes.volumes", "volumes.create_volume", "volumes.delete_volume"),
+        *("console.console", "volumes.volumes", "volumes.create_volume", "volumes.delete_volume"),
+        *("snapshots.snapshot", "snapshots.snapshots", "snapshots.promote"),
     ),
     "For users: sharing": (
         *("share.share", "share.unshare", "share.shares"),

@@ -1,5 +1,6 @@
 """`images delete`"""
 
+from app.client.api.advice import advising
 from app.client.api.connection import Connection
 from app.client.api.gateway import present
 from app.client.commands import options
@@ -35,4 +36,5 @@ async def _deleted(connection: Connection, image: ImageFields) -> DeleteImageDel
     async with session(connection) as at:
         # The image may have changed since it was shown, for a reason to keep it.
         given = DeleteImageInput(image_id=image.id, expected_revision=image.revision)
-        return present((await at.api.delete_image(given)).delete_image)
+        with advising({}, {"IN_USE": "Delete those images first with `images delete`."}):
+            return present((await at.api.delete_image(given)).delete_image)

@@ -32,6 +32,12 @@ PatienceSeconds = Annotated[
     typer.Option("--patience", min=0, metavar="SECONDS", help="How long to retry while the gateway does not respond."),
 ]
 
+# Hints in terms of commands for mutations that create images, by the code of their error.
+IMAGE_ADVICE = {
+    "QUOTA_EXCEEDED": "Run `images quota` to see the limits. Delete images or snapshots that are no longer needed with "
+    "`images delete`, or have the limit raised."
+}
+
 
 def words(known: type[OpenEnum]) -> str:
     """The values that an option accepts, as its help shows them."""

@@ -20,6 +20,7 @@ from app.client.generated.input_types import CreateImageInput
 from app.client.retrying import RetryPolicy
 from app.client.terminal.output import Output
 from app.client.terminal.reporting import Reporter, reporter_for
+from app.client.terminal.showing import image_text
 from app.client.transfer.disk_file import DiskFile, opened
 from app.client.transfer.new_image import NewImage, describe
 from app.client.transfer.resume import cache_folder, claimed
@@ -90,7 +91,7 @@ def upload(
         if as_json:
             output.json(image)
         else:
-            output.line(f"{image.name} is {image.status}: {image.id}")
+            output.line(image_text(image))
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,8 +13,10 @@ if TYPE_CHECKING:
     from .accept_share import AcceptShare
     from .base_model import UnsetType
     from .complete_upload import CompleteUpload
+    from .console import Console
     from .copy_image import CopyImage
     from .create_image import CreateImage
+    from .create_snapshot import CreateSnapshot
     from .create_volume import CreateVolume
     from .decline_share import DeclineShare
     from .delete_image import DeleteImage
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
         AcceptImageShareInput,
         CompleteUploadInput,
         CreateImageInput,
+        CreateSnapshotInput,
         CreateVolumeInput,
         DeclineImageShareInput,
         DeleteImageInput,
@@ -59,6 +62,7 @@ if TYPE_CHECKING:
     from .remove_member import RemoveMember
     from .revoke_share import RevokeShare
     from .server import Server
+    from .server_settling import ServerSettling
     from .server_volumes import ServerVolumes
     from .servers import Servers
     from .set_member import SetMember
@@ -71,6 +75,7 @@ if TYPE_CHECKING:
     from .update_share import UpdateShare
     from .usage import Usage
     from .volume import Volume
+    from .volume_snapshots import VolumeSnapshots
     from .volumes import Volumes
     from .watch import Watch
 
@@ -502,6 +507,10 @@ class Client(BaseClient):
                   }
                 }
               }
+              volume {
+                id
+                name
+              }
               viewerCan {
                 launch
                 edit
@@ -648,6 +657,10 @@ class Client(BaseClient):
                   }
                 }
               }
+              volume {
+                id
+                name
+              }
               viewerCan {
                 launch
                 edit
@@ -781,6 +794,10 @@ class Client(BaseClient):
                   }
                 }
               }
+              volume {
+                id
+                name
+              }
               viewerCan {
                 launch
                 edit
@@ -906,6 +923,10 @@ class Client(BaseClient):
                     id
                   }
                 }
+              }
+              volume {
+                id
+                name
               }
               viewerCan {
                 launch
@@ -1304,8 +1325,10 @@ class Client(BaseClient):
               id
               name
               status
+              desiredStatus
               vcpus
               memoryMib
+              firmware
               revision
               createdBy
               image {
@@ -1361,8 +1384,10 @@ class Client(BaseClient):
               id
               name
               status
+              desiredStatus
               vcpus
               memoryMib
+              firmware
               revision
               createdBy
               image {
@@ -1391,6 +1416,77 @@ class Client(BaseClient):
         response = await self.execute(query=query, operation_name="Servers", variables=variables)
         data = self.get_data(response)
         return self.parsed(Servers, data)
+
+    async def server_settling(self, id: str) -> AsyncGenerator["ServerSettling", None]:
+        from .server_settling import ServerSettling
+
+        query = gql("""
+            subscription ServerSettling($id: ID!) {
+              server(id: $id, untilSettled: true) {
+                ...ServerFields
+              }
+            }
+
+            fragment ServerFields on Server {
+              id
+              name
+              status
+              desiredStatus
+              vcpus
+              memoryMib
+              firmware
+              revision
+              createdBy
+              image {
+                id
+                name
+              }
+              bootVolume {
+                id
+                size
+              }
+              project {
+                id
+                name
+              }
+              failure {
+                code
+                message
+                hint
+                occurredAt
+              }
+              createdAt
+              updatedAt
+            }
+            """)
+        variables: dict[str, object] = {"id": id}
+        async with aclosing(
+            self.execute_ws(query=query, operation_name="ServerSettling", variables=variables)
+        ) as answers:
+            async for data in answers:
+                yield self.parsed(ServerSettling, data)
+
+    async def console(self, server: str, kib: int) -> "Console":
+        from .console import Console
+
+        query = gql("""
+            query Console($server: ID!, $kib: Int!) {
+              node(id: $server) {
+                ... on Server {
+                  status
+                  console(lastKib: $kib) {
+                    text
+                    readAt
+                    truncated
+                  }
+                }
+              }
+            }
+            """)
+        variables: dict[str, object] = {"server": server, "kib": kib}
+        response = await self.execute(query=query, operation_name="Console", variables=variables)
+        data = self.get_data(response)
+        return self.parsed(Console, data)
 
     async def server_volumes(self, server: str) -> "ServerVolumes":
         from .server_volumes import ServerVolumes
@@ -1469,8 +1565,10 @@ class Client(BaseClient):
               id
               name
               status
+              desiredStatus
               vcpus
               memoryMib
+              firmware
               revision
               createdBy
               image {
@@ -1526,8 +1624,10 @@ class Client(BaseClient):
               id
               name
               status
+              desiredStatus
               vcpus
               memoryMib
+              firmware
               revision
               createdBy
               image {
@@ -1583,8 +1683,10 @@ class Client(BaseClient):
               id
               name
               status
+              desiredStatus
               vcpus
               memoryMib
+              firmware
               revision
               createdBy
               image {
@@ -2099,6 +2201,260 @@ class Client(BaseClient):
         data = self.get_data(response)
         return self.parsed(DeclineShare, data)
 
+    async def create_snapshot(self, input: "CreateSnapshotInput") -> "CreateSnapshot":
+        from .create_snapshot import CreateSnapshot
+
+        query = gql("""
+            mutation CreateSnapshot($input: CreateSnapshotInput!) {
+              createSnapshot(input: $input) {
+                snapshot {
+                  ...ImageFields
+                }
+                userErrors {
+                  ...MistakeFields
+                }
+              }
+            }
+
+            fragment FailureFields on ImageFailure {
+              code
+              message
+              hint
+              retriable
+              occurredAt
+            }
+
+            fragment ImageFields on Image {
+              id
+              name
+              type
+              status
+              visibility
+              architecture
+              revision
+              protected
+              warnings
+              os {
+                family
+                version
+                displayName
+              }
+              virtualSize
+              minBootDiskGib
+              storedSize
+              sha256
+              labels {
+                key
+                value
+              }
+              project {
+                id
+                name
+              }
+              source {
+                ... on UploadSource {
+                  fileName
+                  size
+                  declaredFormat
+                  detectedFormat
+                  sha256
+                }
+                ... on CopySource {
+                  imageName
+                  sha256
+                  image {
+                    id
+                  }
+                }
+                ... on ServerSource {
+                  serverName
+                  capturedAt
+                  quiet
+                  server {
+                    id
+                  }
+                }
+                ... on VolumeSource {
+                  volumeName
+                  capturedAt
+                  quiet
+                }
+                ... on SnapshotSource {
+                  snapshotName
+                  snapshot {
+                    id
+                  }
+                }
+              }
+              volume {
+                id
+                name
+              }
+              viewerCan {
+                launch
+                edit
+                share
+                delete
+              }
+              progress {
+                ...ProgressFields
+              }
+              failure {
+                ...FailureFields
+              }
+              createdAt
+              updatedAt
+            }
+
+            fragment MistakeFields on UserError {
+              code
+              message
+              hint
+              field
+            }
+
+            fragment ProgressFields on ImageProgress {
+              phase
+              percent
+              bytesDone
+              bytesTotal
+              etaSeconds
+              updatedAt
+            }
+            """)
+        variables: dict[str, object] = {"input": input}
+        response = await self.execute(query=query, operation_name="CreateSnapshot", variables=variables)
+        data = self.get_data(response)
+        return self.parsed(CreateSnapshot, data)
+
+    async def volume_snapshots(self, volume: str, after: Union[str | None, "UnsetType"] = UNSET) -> "VolumeSnapshots":
+        from .volume_snapshots import VolumeSnapshots
+
+        query = gql("""
+            query VolumeSnapshots($volume: ID!, $after: String) {
+              node(id: $volume) {
+                ... on Volume {
+                  snapshots(first: 100, after: $after) {
+                    nodes {
+                      ...ImageFields
+                    }
+                    pageInfo {
+                      ...NextPageFields
+                    }
+                  }
+                }
+              }
+            }
+
+            fragment FailureFields on ImageFailure {
+              code
+              message
+              hint
+              retriable
+              occurredAt
+            }
+
+            fragment ImageFields on Image {
+              id
+              name
+              type
+              status
+              visibility
+              architecture
+              revision
+              protected
+              warnings
+              os {
+                family
+                version
+                displayName
+              }
+              virtualSize
+              minBootDiskGib
+              storedSize
+              sha256
+              labels {
+                key
+                value
+              }
+              project {
+                id
+                name
+              }
+              source {
+                ... on UploadSource {
+                  fileName
+                  size
+                  declaredFormat
+                  detectedFormat
+                  sha256
+                }
+                ... on CopySource {
+                  imageName
+                  sha256
+                  image {
+                    id
+                  }
+                }
+                ... on ServerSource {
+                  serverName
+                  capturedAt
+                  quiet
+                  server {
+                    id
+                  }
+                }
+                ... on VolumeSource {
+                  volumeName
+                  capturedAt
+                  quiet
+                }
+                ... on SnapshotSource {
+                  snapshotName
+                  snapshot {
+                    id
+                  }
+                }
+              }
+              volume {
+                id
+                name
+              }
+              viewerCan {
+                launch
+                edit
+                share
+                delete
+              }
+              progress {
+                ...ProgressFields
+              }
+              failure {
+                ...FailureFields
+              }
+              createdAt
+              updatedAt
+            }
+
+            fragment NextPageFields on PageInfo {
+              hasNextPage
+              endCursor
+            }
+
+            fragment ProgressFields on ImageProgress {
+              phase
+              percent
+              bytesDone
+              bytesTotal
+              etaSeconds
+              updatedAt
+            }
+            """)
+        variables: dict[str, object] = {"volume": volume, "after": after}
+        response = await self.execute(query=query, operation_name="VolumeSnapshots", variables=variables)
+        data = self.get_data(response)
+        return self.parsed(VolumeSnapshots, data)
+
     async def image_and_upload(self, by: "ImageLookup") -> "ImageAndUpload":
         from .image_and_upload import ImageAndUpload
 
@@ -2185,6 +2541,10 @@ class Client(BaseClient):
                     id
                   }
                 }
+              }
+              volume {
+                id
+                name
               }
               viewerCan {
                 launch
@@ -2314,6 +2674,10 @@ class Client(BaseClient):
                     id
                   }
                 }
+              }
+              volume {
+                id
+                name
               }
               viewerCan {
                 launch
@@ -2491,6 +2855,10 @@ class Client(BaseClient):
                     id
                   }
                 }
+              }
+              volume {
+                id
+                name
               }
               viewerCan {
                 launch

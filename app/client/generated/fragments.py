@@ -18,6 +18,7 @@ from .enums import (
     ImageType,
     ImageVisibility,
     ServerFailureCode,
+    ServerFirmware,
     ServerStatus,
     ShareGrant,
     ShareState,
@@ -85,6 +86,7 @@ class ImageFields(BaseModel):
         ]
         | None
     )
+    volume: Optional["ImageFieldsVolume"]
     viewer_can: "ImageFieldsViewerCan" = Field(alias="viewerCan")
     progress: Optional["ImageFieldsProgress"]
     failure: Optional["ImageFieldsFailure"]
@@ -150,6 +152,11 @@ class ImageFieldsSourceVolumeSource(BaseModel):
     volume_name: str = Field(alias="volumeName")
     captured_at: str | None = Field(alias="capturedAt")
     quiet: bool | None
+
+
+class ImageFieldsVolume(BaseModel):
+    id: str
+    name: str
 
 
 class ImageFieldsViewerCan(BaseModel):
@@ -251,8 +258,10 @@ class ServerFields(BaseModel):
     id: str
     name: str
     status: ServerStatus
+    desired_status: ServerStatus = Field(alias="desiredStatus")
     vcpus: int
     memory_mib: int = Field(alias="memoryMib")
+    firmware: ServerFirmware
     revision: int
     created_by: str = Field(alias="createdBy")
     image: Optional["ServerFieldsImage"]

@@ -21,6 +21,7 @@ from .fragments import (  # noqa: F401
     ImageFieldsSourceUploadSource,
     ImageFieldsSourceVolumeSource,
     ImageFieldsViewerCan,
+    ImageFieldsVolume,
     MoneyFields,
 )
 

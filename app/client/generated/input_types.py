@@ -71,6 +71,19 @@ class CreateImageInput(BaseModel):
     "Whether to boot a throwaway server from the image once it is ACTIVE, and record in `bootChecked` whether it came up. A host has to run servers."
 
 
+class CreateSnapshotInput(BaseModel):
+    """A volume to take a snapshot of."""
+
+    idempotency_key: str | None = Field(alias="idempotencyKey", default=None)
+    "Key that makes the request safe to repeat, 1 to 255 characters: the same key and input return the same snapshot; other input with that key is a CONFLICT."
+    labels: list["LabelInput"] | None = None
+    "Labels to attach, at most 64."
+    name: str
+    "Name of the snapshot, 1 to 255 characters."
+    volume_id: str = Field(alias="volumeId")
+    "Id of the volume. It must have been attached to a server once; that server may be running."
+
+
 class CreateVolumeInput(BaseModel):
     """An empty volume to create."""
 

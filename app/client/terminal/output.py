@@ -41,6 +41,11 @@ class Output:
         self.out.print(text if isinstance(text, Text) else Text(visible(text)), soft_wrap=True)
         self.out.file.flush()
 
+    def text(self, text: str) -> None:
+        """Print text of several lines as it is, for people; only tabs and line feeds control the terminal."""
+        self.out.file.write("".join(one if one in "\n\t" else visible(one) for one in text))
+        self.out.file.flush()
+
     def note(self, text: str) -> None:
         """Print a note for people; nothing with `as_json`."""
         if not self.as_json:

@@ -13,6 +13,7 @@ from app.client.terminal.text import visible
 _PHASES = {
     ImagePhase.AWAITING_UPLOAD: "waiting for bytes",
     ImagePhase.UPLOADING: "uploading",
+    ImagePhase.CAPTURING: "capturing the volume",
     ImagePhase.WAITING: "waiting for a worker",
     ImagePhase.INSPECTING: "inspecting",
     ImagePhase.CONVERTING: "converting",

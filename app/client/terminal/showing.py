@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
+from typing import Protocol
 
 from rich.cells import cell_len
 from rich.table import Table
@@ -12,7 +13,10 @@ from app.client.generated.enums import ImageStatus
 from app.client.generated.fragments import (
     ImageFields,
     ImageFieldsSourceCopySource,
+    ImageFieldsSourceServerSource,
+    ImageFieldsSourceSnapshotSource,
     ImageFieldsSourceUploadSource,
+    ImageFieldsSourceVolumeSource,
     MoneyFields,
     ProgressFields,
 )
@@ -29,6 +33,11 @@ _COLOURS = {
     ImageStatus.SAVING: "yellow",
     ImageStatus.ERROR: "red",
 }
+
+
+def image_text(image: ImageFields) -> str:
+    """The state of an image on one line."""
+    return f"{image.name} is {image.status}: {image.id}"
 
 
 def show_images(output: Output, images: Sequence[ImageFields]) -> None:
@@ -122,8 +131,29 @@ def _source(image: ImageFields) -> list[tuple[str, str | None]]:
                 ("format", upload.detected_format or upload.declared_format),
             ]
         case ImageFieldsSourceCopySource() as copy:
-            return [("copy of", f"{copy.image_name} ({copy.image.id})" if copy.image else copy.image_name)]
+            return [("copy of", _named(copy.image_name, copy.image))]
+        case ImageFieldsSourceSnapshotSource() as promoted:
+            return [("snapshot", _named(promoted.snapshot_name, promoted.snapshot))]
+        case ImageFieldsSourceServerSource() as server:
+            return [("server", _named(server.server_name, server.server)), *_moment(server)]
+        case ImageFieldsSourceVolumeSource() as volume:
+            return [("volume", _named(volume.volume_name, image.volume)), *_moment(volume)]
     return []
+
+
+class _Identified(Protocol):
+    @property
+    def id(self) -> str: ...
+
+
+def _named(name: str, thing: _Identified | None) -> str:
+    return f"{name} ({thing.id})" if thing else name
+
+
+def _moment(source: ImageFieldsSourceServerSource | ImageFieldsSourceVolumeSource) -> list[tuple[str, str | None]]:
+    """When the bytes of a volume were captured, and whether its file systems were quiet then."""
+    states = {True: "quiet", False: "as after a power failure", None: None}
+    return [("captured", source.captured_at), ("file systems", states[source.quiet])]
 
 
 def progress_text(progress: ProgressFields) -> str:

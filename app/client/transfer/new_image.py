@@ -47,7 +47,8 @@ class NewImage:
             os=os,
             labels=[LabelInput(key=key, value=value) for key, value in self.labels] or None,
             source=ImageSourceInput(upload=file),
-            verify_boot=self.verify_boot,
+            # An older gateway does not know this field.
+            **({"verify_boot": True} if self.verify_boot else {}),
         )
 
     def identity(self) -> dict[str, Any]:

@@ -8,11 +8,14 @@ import { createRoot } from "react-dom/client";
 import { keepToken } from "./session.js";
 
 import createImage from "./examples/create-image.graphql";
+import createSnapshot from "./examples/create-snapshot.graphql";
 import deleteServer from "./examples/delete-server.graphql";
 import launchServer from "./examples/launch-server.graphql";
 import listImages from "./examples/list-images.graphql";
 import lookAtProject from "./examples/look-at-project.graphql";
 import lookAtServers from "./examples/look-at-servers.graphql";
+import promoteSnapshot from "./examples/promote-snapshot.graphql";
+import readConsole from "./examples/read-console.graphql";
 import shareImage from "./examples/share-image.graphql";
 import stopServer from "./examples/stop-server.graphql";
 import tabs from "./examples/tabs.json";
@@ -21,11 +24,14 @@ import whoAmI from "./examples/who-am-i.graphql";
 
 const documents = {
   "create-image": createImage,
+  "create-snapshot": createSnapshot,
   "delete-server": deleteServer,
   "launch-server": launchServer,
   "list-images": listImages,
   "look-at-project": lookAtProject,
   "look-at-servers": lookAtServers,
+  "promote-snapshot": promoteSnapshot,
+  "read-console": readConsole,
   "share-image": shareImage,
   "stop-server": stopServer,
   "watch-images": watchImages,
