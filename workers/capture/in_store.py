@@ -126,7 +126,7 @@ class _Storing:
 def _verify(task: CaptureTask, bucket: Bucket, limits: Limits, virtual_size: int, stored: Stored) -> None:
     """Verify the result, which is deleted if it is not sound.
 
-    This can't be cancelled: then nobody would know whether the result is there.
+    This can't be cancelled: it would be unknown whether the result exists.
     """
     made = Outcome(Way.COPY, DiskFormat.QCOW2, virtual_size, stored.stored_size, stored.file_size)
     try:

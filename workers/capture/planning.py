@@ -1,8 +1,8 @@
 """Plans a capture: which ranges of the base's file are copied as they are, and what is read of the point.
 
-A cluster of the result is copied if all of it is the base's; a cluster of which the guest has overwritten a part is
-read. What the volume has overwritten is never copied, not even as unused bytes: who deletes a secret and takes a
-snapshot does not expect it there. Pure functions, without I/O.
+A cluster of the result is copied if all of it is the base's; a cluster that the guest has overwritten in part is read.
+What the volume has overwritten is never copied, not even as unused bytes: users who delete a secret and take a snapshot
+don't expect it there. Pure functions, without I/O.
 """
 
 from bisect import bisect_left, bisect_right

@@ -43,7 +43,7 @@ def map_point(reader: PointReader, most: int, tick: Callable[[], None]) -> Point
 
 
 def disk_of(task: CaptureTask, extents: Extents, tally: Tally) -> Disk:
-    """The disk of a point, of which `extents` are to be read. Several threads may read it.
+    """The disk of a point, with the `extents` to read. Several threads may read it.
 
     Reading raises PointLost and Cancelled.
     """

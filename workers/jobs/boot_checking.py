@@ -1,7 +1,7 @@
 """Boots an image on a throwaway server, and looks whether it comes up. The guest is hostile.
 
-The server and its disk have the same id, which is that of the job. Whoever does the job next deletes what is left of
-them, and so does the host's sweep when no one does it.
+The server and its disk have the same id, which is that of the job. The next attempt deletes what is left of them,
+and so does the host's sweep.
 """
 
 import asyncio

@@ -1,7 +1,7 @@
 """Boot checks: a host boots a throwaway server from an image, and looks whether it comes up.
 
-The server is not one of the catalogue: no list, limit or `usedBy` contains it. Its id is that of its job, so whoever
-finds it knows whether it is still needed.
+The server is not one of the catalogue: no list, limit or `usedBy` contains it. Its id is that of its job,
+which says whether it is still needed.
 """
 
 from collections.abc import Mapping, Sequence

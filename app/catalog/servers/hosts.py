@@ -79,7 +79,7 @@ async def alive_among(session: AsyncSession, settings: Settings, ids: Collection
 async def require_any(
     session: AsyncSession, settings: Settings, *, memory: int = 0, field: Sequence[str] = ("projectId",)
 ) -> None:
-    """Raises NoHypervisor when no host with so many bytes of memory takes launches; `field` is what asks for one."""
+    """Raises NoHypervisor when no host with `memory` bytes takes launches; `field` is what asks for one."""
     alive = (Host.seen_at >= last_alive(settings), col(Host.takes_launches).is_(True), Host.memory >= memory)
     if (await session.execute(select(Host.id).where(*alive).limit(1))).first() is None:
         raise _no_host(field)

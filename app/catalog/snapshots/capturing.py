@@ -148,7 +148,7 @@ async def has_other(catalogue: Catalogue, claim: Claim[CaptureVolume]) -> bool:
 
 
 async def undone(catalogue: Catalogue, claim: Claim[CaptureVolume]) -> None:
-    """Finish a job of which nothing is left on the host. Its bytes are erased unless they are those of an image."""
+    """Finish a job that has left nothing on the host. Its bytes are erased unless they are those of an image."""
     async with catalogue.database.transaction() as tx:
         await jobs.finish(tx, claim)
         used = select(Blob.id).where(Blob.key == claim.detail.key)

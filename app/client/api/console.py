@@ -60,7 +60,7 @@ async def follow_console(
 
 
 def written_since(before: str, now: str) -> str | None:
-    """What a console shows in `now` after `before`, both of which end it at their time; None if they don't meet.
+    """What a console shows in `now` after `before`: two ends of it, the newer one last. None if they don't meet.
 
     Where the text repeats itself, this is the least that can have been written.
     """

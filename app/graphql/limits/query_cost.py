@@ -1,6 +1,6 @@
 """Calculates how many nodes an operation requests, multiplied down nested connections, with its variables.
 
-Text of which the caller says how much they want counts like nodes: one for each KiB.
+Text counts like nodes where the caller requests an amount of it: one for each KiB.
 """
 
 from collections.abc import Mapping, Sequence
