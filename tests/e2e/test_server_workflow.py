@@ -77,7 +77,13 @@ def uploaded(client: Client, linux: TinyLinux, variant: Variant, folder: Path) -
 
 def readiness(client: Client, image_id: str) -> dict[str, Any]:
     """What was found on the disk of an image, as soon as it is known."""
-    image = until(lambda: found if (found := client.ask(_READINESS, id=image_id)["node"])["bootReadiness"] else None)
+
+    def looked_up() -> Any:
+        found = client.ask(_READINESS, id=image_id)["node"]
+        # What was found is first kept with the bytes, and then published for their images.
+        return found if found["bootReadiness"] and found["os"] else None
+
+    image = until(looked_up)
     assert image["os"] == image["bootReadiness"]["os"] == {"displayName": "Debian 12"}
     return dict(image["bootReadiness"])
 

@@ -15,6 +15,9 @@ const WITHOUT_ID = {
   types: [
     "PageInfo",
     // Values of the object that they are a field of.
+    "BootCheck",
+    "BootPart",
+    "BootReadiness",
     "ByteQuota",
     "CopySource",
     "CountQuota",

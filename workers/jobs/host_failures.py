@@ -20,7 +20,7 @@ def failure_of(error: Exception) -> ServerFailure:
             return ServerFailure(
                 ServerFailureCode.IMAGE_UNAVAILABLE,
                 "The image has not been verified yet.",
-                "Try again with startServer when `sha256` of the image is known.",
+                "Try again with startServer when the SHA-256 of the image is known.",
             )
         case BaseDamaged() | StoreError():
             return ServerFailure(
